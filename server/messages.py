@@ -1,0 +1,134 @@
+"""The typed boundary between the front end and an engine process: every message that crosses it, and its encoding.
+
+Knows nothing of chat, modes or templates: token ids, sampling parameters and counts only. Imports neither torch nor
+vLLM, so that both processes (and the fake engine of the tests) share this file.
+"""
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one generation draws its tokens; names and ranges as in vLLM's SamplingParams."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: dict[int, float] | None = None
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Start one generation. `priority`: lower runs first."""
+
+    request_id: str
+    prompt_ids: list[int]
+    sampling: Sampling
+    priority: int = 0
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Stop a generation and free its pages; unknown ids are ignored. No further message about it follows."""
+
+    request_id: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Leave the engine process after the current step."""
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Progress of the start: `fraction` from 0 to 1, `stage` in words for a person."""
+
+    stage: str
+    fraction: float
+
+
+class PageGroup(msgspec.Struct, frozen=True):
+    """One kind of KV cache pages: `group` is "sliding" or "global", counts are in pages of `page_size` tokens."""
+
+    group: str
+    page_size: int
+    used: int
+    cached: int
+    free: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine takes requests. `max_context` in tokens (prompt and generated together)."""
+
+    protocol: int
+    engine_version: str
+    model_class: str
+    max_context: int
+    eos_token_ids: tuple[int, ...]
+    page_groups: tuple[PageGroup, ...]
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """New tokens of one generation.
+
+    `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
+    generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    cached_tokens: int | None = None
+    finish: Literal["stop", "length", "abort"] | None = None
+    stop_token_id: int | None = None
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """All that one engine step produced, in one message."""
+
+    deltas: list[Delta]
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True):
+    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second."""
+
+    running: int
+    waiting: int
+    page_groups: tuple[PageGroup, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """`request_id` set: that request could not be served; None: the engine is going down."""
+
+    message: str
+    request_id: str | None = None
+
+
+ToEngine = Generate | Abort | Shutdown
+FromEngine = Loading | Ready | Step | Stats | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_from_engine = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    """One message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode_to_engine(data: bytes) -> ToEngine:
+    """Raises msgspec.DecodeError when `data` is no message for an engine."""
+    return _to_engine.decode(data)
+
+
+def decode_from_engine(data: bytes) -> FromEngine:
+    """Raises msgspec.DecodeError when `data` is no message from an engine."""
+    return _from_engine.decode(data)
