@@ -1,0 +1,1 @@
+"""The HTTP front end, the modes and the command line; everything that runs a model is in the engine process."""

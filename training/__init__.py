@@ -1,0 +1,1 @@
+"""Tokenizer, data and training stages of the embedded checkpoint; knows nothing of serving."""
