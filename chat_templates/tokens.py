@@ -1,0 +1,121 @@
+"""Token ids and text: reads tokenizer.json, encodes text without ever yielding a control token, gives ids their bytes.
+
+Knows the spellings of the control tokens, not how turns are laid out (the templates) nor what they mean (the parser).
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from chat_templates.errors import FormatError
+
+END_OF_TURN = "[|endofturn|]"
+ASSISTANT = "[|assistant|]"
+THINK, THINK_END = "<think>", "</think>"
+TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+TAGS = (
+    *(END_OF_TURN, "[|system|]", "[|user|]", ASSISTANT, "[|tool|]"),
+    *(THINK, THINK_END, TOOL_CALL, TOOL_CALL_END, "<tool_result>", "</tool_result>", "<tool>", "</tool>"),
+)
+"""All that the templates write as control tokens. Each must be one added token of the tokenizer, or else a client's
+text could spell it."""
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def replace_surrogates(text: str) -> str:
+    """Lone surrogates, which JSON can smuggle in and UTF-8 cannot hold, become U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+class Vocabulary:
+    """One tokenizer.json.
+
+    `control` maps the spelling of every control token to its id: the special added tokens, and the tags of the format
+    also where the tokenizer has them as ordinary added tokens (`<think>` in Qwen3).
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        spec = json.loads(tokenizer_json)
+        added = {token["content"]: int(token["id"]) for token in spec["added_tokens"]}
+        missing = [tag for tag in TAGS if tag not in added]
+        if missing:
+            raise FormatError(f"the tokenizer has no token of its own for {', '.join(missing)}", "tokenizer")
+        special = {token["content"] for token in spec["added_tokens"] if token["special"]}
+        self.control: dict[str, int] = {text: added[text] for text in sorted(special.union(TAGS))}
+        self.control_ids = frozenset(self.control.values())
+        self.is_byte_level = _is_byte_level(spec["decoder"])
+        self._added_texts = {token_id: text for text, token_id in added.items()}
+        self._bytes: dict[int, bytes] = {}
+        plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._plain = Tokenizer.from_str(json.dumps(plain))
+        # Added tokens may also be entries of the model's vocabulary, which some models match whole.
+        self._forbidden = frozenset(added.values()) - {_unknown_id(spec["model"])}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens."""
+        return self._encode(replace_surrogates(text))
+
+    def _encode(self, text: str) -> list[int]:
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        spans = [span for token_id, span in zip(ids, encoding.offsets, strict=True) if token_id in self._forbidden]
+        if any(end - start < 2 for start, end in spans):
+            raise FormatError("the text holds a character that the tokenizer takes for a control token", "messages")
+        cuts = [0, *(start + 1 for start, _ in spans), len(text)]
+        return [token_id for start, end in pairwise(cuts) for token_id in self._encode(text[start:end])]
+
+    def token_text(self, token_id: int) -> str:
+        """How the tokenizer's file spells the token; empty for an id it does not have."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token of a byte-level tokenizer stands for; none for an id it does not have."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            text = self._added_texts.get(token_id)
+            known = _unescape(self.token_text(token_id)) if text is None else text.encode()
+            self._bytes[token_id] = known
+        return known
+
+    def decode_window(self, token_ids: Sequence[int]) -> str:
+        """The text of a few ids by the tokenizer's own decoder."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        return text
+
+
+def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
+    return decoder is not None and decoder["type"] == "ByteLevel"
+
+
+def _unknown_id(model: dict[str, Any]) -> int | None:
+    unknown: int | None
+    if model["type"] == "Unigram":
+        unknown = model.get("unk_id")
+    else:
+        unknown = model["vocab"].get(model.get("unk_token"))
+    return unknown
+
+
+def _byte_table() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (openai/gpt-2, src/encoder.py, `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_table()
+
+
+def _unescape(text: str) -> bytes:
+    """As the byte-level decoder does it: a token with a character outside the table stands for itself."""
+    if all(char in _BYTES for char in text):
+        return bytes(_BYTES[char] for char in text)
+    return text.encode()
