@@ -1,4 +1,4 @@
-"""The chat format with one tokenizer: conversations to ids (prompts, and training text with its loss mask), ids to text.
+"""The chat format with one tokenizer: conversations to ids (prompts, and training text with a loss mask), ids to text.
 
 Sampling, budgets and HTTP are not known here; understanding what a model generates is parser.py's part.
 """

@@ -96,11 +96,8 @@ def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
 
 
 def _unknown_id(model: dict[str, Any]) -> int | None:
-    unknown: int | None
-    if model["type"] == "Unigram":
-        unknown = model.get("unk_id")
-    else:
-        unknown = model["vocab"].get(model.get("unk_token"))
+    has_number = model["type"] == "Unigram"
+    unknown: int | None = model.get("unk_id") if has_number else model["vocab"].get(model.get("unk_token"))
     return unknown
 
 

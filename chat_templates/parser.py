@@ -1,0 +1,157 @@
+r"""Generated token ids, as they come, to reasoning, answer and tool calls, with exact counts; knows nothing of HTTP.
+
+Only control tokens are tags: text that spells one is text, and no control token is ever shown. The rules:
+
+- `<think>` opens reasoning in either mode, `</think>` ends it; a second `<think>`, or a `</think>` with nothing open,
+  is ignored. The newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
+- `<tool_call>` opens a call, in the answer as well as within the thinking, which then goes on; `</tool_call>`, the
+  tags above, another call or the end of the turn end it. One newline before a call belongs to the call.
+- What stands in a call's tags but is none comes back as text (of the reasoning, if within it), as does what follows
+  the call's JSON.
+- Any other control token, the end of the turn among them, is left out.
+- Nothing that is text is lost: without `</think>` all is reasoning, and characters that the generation left
+  unfinished end as U+FFFD.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from chat_templates.events import AnswerText, Event, ReasoningText, joined
+from chat_templates.format import ChatFormat, Mode
+from chat_templates.tool_call import ToolCallReader
+
+
+def new_call_id() -> str:
+    """An id for a tool call, spelled as OpenAI's are."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+class OutputParser:
+    """Reads one generation.
+
+        parser = OutputParser(fmt, "reasoning")
+        for ids in deltas:
+            events += parser.feed(ids)
+        events += parser.finish()
+
+    How the ids are cut into deltas does not change the events but for how much text each carries. `thinking_open` says
+    whether the prompt left a think block open; left out, as the mode's generation prompt does. Ids that were put into
+    the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
+
+    `reasoning_tokens` counts the tokens fed within a think block, its tags included; `answer_tokens` all others.
+    `is_thinking` tells whether a block is open now.
+    """
+
+    def __init__(
+        self,
+        fmt: ChatFormat,
+        mode: Mode,
+        thinking_open: bool | None = None,
+        call_id: Callable[[], str] = new_call_id,
+    ) -> None:
+        self.reasoning_tokens = 0
+        self.answer_tokens = 0
+        self.is_thinking = mode == "reasoning" if thinking_open is None else thinking_open
+        self._fmt = fmt
+        self._call_id = call_id
+        self._detokenizer = fmt.detokenizer()
+        self._events: list[Event] = []
+        self._call: ToolCallReader | None = None
+        self._calls = 0
+        self._skip = 0  # newlines still to be left out, as part of the tag before them
+        self._newline = ""  # held back: the next tag may own it
+        self._call_newline = ""  # the one that the open call owns, should it be a call
+
+    def feed(self, token_ids: Sequence[int]) -> list[Event]:
+        """What these ids add. Ids that the tokenizer does not have stand for no text."""
+        for is_control, run in groupby(token_ids, self._fmt.control_ids.__contains__):
+            if is_control:
+                for token_id in run:
+                    self._control(token_id)
+            else:
+                ids = list(run)
+                self._count(len(ids))
+                self._text(self._detokenizer.feed(ids))
+        return self._take()
+
+    def finish(self) -> list[Event]:
+        """The rest, once the generation has ended."""
+        self._text(self._detokenizer.flush())
+        self._end_call()
+        self._emit(self._newline)
+        self._newline = ""
+        return self._take()
+
+    def _take(self) -> list[Event]:
+        events, self._events = joined(self._events), []
+        return events
+
+    def _count(self, tokens: int) -> None:
+        if self.is_thinking:
+            self.reasoning_tokens += tokens
+        else:
+            self.answer_tokens += tokens
+
+    def _control(self, token_id: int) -> None:
+        fmt = self._fmt
+        self._text(self._detokenizer.flush())
+        if token_id == fmt.think_id:
+            self._open_thinking()
+        self._count(1)
+        if token_id == fmt.think_end_id:
+            self._close_thinking()
+        elif token_id == fmt.tool_call_id:
+            self._end_call()
+            self._call = ToolCallReader(self._calls, self._call_id())
+            self._call_newline, self._newline = self._newline, ""
+            self._skip = 0
+        elif token_id in (fmt.tool_call_end_id, fmt.end_of_turn_id):
+            self._end_call()
+
+    def _open_thinking(self) -> None:
+        self._end_call()
+        if not self.is_thinking:
+            self._emit(self._newline)
+            self._newline = ""
+        self.is_thinking = True
+        self._skip = 1
+
+    def _close_thinking(self) -> None:
+        if not self.is_thinking:
+            return
+        self._end_call()
+        self._newline = ""
+        self.is_thinking = False
+        self._skip = 2
+
+    def _end_call(self) -> None:
+        call, self._call = self._call, None
+        if call is None:
+            return
+        events, rest = call.close()
+        self._events += events
+        if call.has_started:
+            self._calls += 1
+            self._text(rest)
+        else:
+            self._text(self._call_newline + rest)
+
+    def _text(self, text: str) -> None:
+        if self._call is not None:
+            self._events += self._call.feed(text)
+            return
+        while self._skip and text.startswith("\n"):
+            text = text[1:]
+            self._skip -= 1
+        if not text:
+            return
+        self._skip = 0
+        text = self._newline + text
+        shown = text.removesuffix("\n")
+        self._newline = text[len(shown) :]
+        self._emit(shown)
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._events.append(ReasoningText(text) if self.is_thinking else AnswerText(text))
