@@ -1,0 +1,41 @@
+# Everything starts here: `make serve` and `make test` work from a fresh clone (Linux x86-64, CPython 3.11, gcc).
+PYTHON ?= python3.11
+ACCELERATOR ?= cpu
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+RECIPE ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check train lock clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## the environment in .venv/ (ACCELERATOR=cpu or cuda, PYTHON=); a second run does nothing
+	@$(PYTHON) -c '' 2>/dev/null || { echo "twogear: error: no CPython 3.11 as '$(PYTHON)'; install it or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) requirements/install.py requirements/$(ACCELERATOR).txt requirements/dev.txt
+
+serve: setup ## serve the embedded model on 127.0.0.1:8000 (PORT=, MODEL=, ARGS=)
+	@exec $(BIN)/twogear serve $(MODEL) --port $(PORT) $(ARGS)
+
+test: setup ## the whole test suite (ARGS= for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## linters, types, locks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m pytest -q tests/setup/test_locks.py
+
+train: setup ## a training stage: make train STAGE=sft RECIPE=FILE
+	$(BIN)/twogear train $(STAGE) --recipe $(RECIPE) $(ARGS)
+
+lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade renews the pins)
+	requirements/lock.sh $(ARGS)
+
+clean: ## back to a fresh clone: the environment and all caches go, training runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+"""What all tests share: no network, repeatable examples, and cheap tests before those that start an engine."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Set before anything imports the libraries that read them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# No deadlines: the machine may be busy. In CI the same examples every time, so that a failure can be repeated.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("local", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs tests marked `engine` last: a cheap failure shows before an engine is started."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
