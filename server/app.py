@@ -1,0 +1,38 @@
+"""Makes the FastAPI app around an engine client; the engine is an argument, so that tests need no model."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from chat_templates.format import ChatFormat
+from server.engine_client import EngineClient
+from server.errors import install_error_handlers
+from server.openapi import install_openapi
+from server.profile import Profile
+from server.routes import router
+from server.serving import Serving
+from server.settings import Settings
+
+
+def create_app(engine: EngineClient, settings: Settings, profile: Profile, fmt: ChatFormat) -> FastAPI:
+    """The app; it starts the engine with itself and closes it at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        yield
+        await engine.close()
+
+    app = FastAPI(
+        title="Twogear",
+        version=version("twogear"),
+        description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
+        lifespan=lifespan,
+    )
+    app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    app.include_router(router)
+    install_error_handlers(app)
+    install_openapi(app)
+    return app

@@ -1,0 +1,193 @@
+"""One assistant turn over token ids: thinking up to its limit, then the answer, in one engine generation or two.
+
+A turn starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
+closed for the model (its tokens are spent, or it ended its turn while thinking), or where the answer is drawn
+differently from the thinking (a client's stop tokens and least length bind the answer only). Knows no text, no HTTP.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from server.engine_client import EngineClient, EngineUnavailable
+from server.limits import ThinkingPlan
+from server.messages import Delta, Generate, Sampling
+
+Finish = Literal["stop", "length"]
+ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What a delta of the engine adds to the turn.
+
+    `token_ids` are for the parser: what the model wrote, end tag included, without stop tokens, without what was said
+    for it. `closed`: the thinking was closed for the model after these tokens.
+    """
+
+    token_ids: list[int]
+    closed: bool = False
+
+
+class Turn:
+    """The state of one turn, moved on by the engine's deltas; `generation` is what it has to run (prompt, sampling).
+
+    The sampling's `max_tokens` bounds everything generated (`completion_tokens`), a ThinkingPlan the thinking in it.
+    Not a token more than the plan allows is kept, whatever the engine's deltas bring.
+    """
+
+    def __init__(
+        self, prompt_ids: list[int], sampling: Sampling, think_end_id: int, thinking: ThinkingPlan | None = None
+    ) -> None:
+        self.cached_tokens: int | None = None
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
+        self.finish: Finish | None = None
+        self.thinking_finish: ThinkingFinish | None = None
+        self.thinking = thinking is not None
+        self._prompt_ids = prompt_ids
+        self._sampling = sampling
+        self._plan = thinking
+        self._think_end_id = think_end_id
+        self._thought: list[int] = []
+        self.generation = (prompt_ids, sampling)
+        if thinking is not None and thinking.max_tokens > 0:
+            self.generation = (prompt_ids, self._thinking_sampling(thinking))
+        elif thinking is not None:
+            self._close(thinking, thinking.bound_by)
+
+    def feed(self, delta: Delta) -> Advance:
+        """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
+        if delta.cached_tokens is not None and self.cached_tokens is None:
+            self.cached_tokens = delta.cached_tokens
+        ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
+        if self.thinking:
+            assert self._plan is not None
+            return self._think(ids, delta, self._plan)
+        return Advance(self._answer(ids, delta))
+
+    def stop(self) -> None:
+        """Ends the turn after the tokens fed so far."""
+        self.finish = "stop"
+
+    def _think(self, ids: list[int], delta: Delta, plan: ThinkingPlan) -> Advance:
+        if delta.stop_token_id == self._think_end_id:
+            ids = [*ids, self._think_end_id]
+        end = ids.index(self._think_end_id) if self._think_end_id in ids else len(ids)
+        room = plan.max_tokens - len(self._thought)
+        thought = ids[: min(end, room)]
+        self._thought += thought
+        self._count(len(thought), reasoning=True)
+        if end > room:
+            return self._close_after(thought, plan, plan.bound_by)
+        if end < len(ids):
+            return Advance(thought + self._end_naturally(ids[end:], delta))
+        if delta.finish == "stop":
+            return self._close_after(thought, plan, "stopped")
+        if delta.finish == "length":
+            # Only a limit too small for closing and answer ends here; else one token more than the plan is awaited.
+            self.thinking_finish, self.finish = "length", "length"
+        return Advance(thought)
+
+    def _end_naturally(self, rest: list[int], delta: Delta) -> list[int]:
+        """The model wrote the end tag: `rest` begins with it, and the answer goes on in this generation or the next."""
+        self.thinking = False
+        self.thinking_finish = "natural"
+        if delta.stop_token_id != self._think_end_id:
+            return self._answer(rest, delta)
+        self._count(1)
+        self._start_answer([*self._thought, self._think_end_id])
+        return rest
+
+    def _answer(self, ids: list[int], delta: Delta) -> list[int]:
+        self._count(len(ids) + (delta.stop_token_id is not None))
+        if delta.finish is not None:
+            self.finish = "length" if delta.finish == "length" else "stop"
+        return ids
+
+    def _close_after(self, thought: list[int], plan: ThinkingPlan, how: ThinkingFinish) -> Advance:
+        self._close(plan, how)
+        return Advance(thought, closed=True)
+
+    def _close(self, plan: ThinkingPlan, how: ThinkingFinish) -> None:
+        """Ends the thinking for the model: says the wrap-up and the closing, and has the answer generated."""
+        self.thinking = False
+        self.thinking_finish = how
+        if self.completion_tokens + len(plan.wrap_up) + len(plan.closing) >= self._sampling.max_tokens:
+            self.finish = "length"
+            return
+        self._count(len(plan.wrap_up), reasoning=True)
+        self._count(len(plan.closing))
+        self._start_answer([*self._thought, *plan.wrap_up, *plan.closing])
+
+    def _start_answer(self, said: list[int]) -> None:
+        left = self._sampling.max_tokens - self.completion_tokens
+        least = max(0, self._sampling.min_tokens - self.completion_tokens)
+        if left == 0:
+            self.finish = "length"
+            return
+        sampling = msgspec.structs.replace(self._sampling, max_tokens=left, min_tokens=least)
+        self.generation = ([*self._prompt_ids, *said], sampling)
+
+    def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
+        """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag."""
+        if not self._sampling.stop_token_ids and not self._sampling.min_tokens:
+            return self._sampling
+        most = min(plan.max_tokens + 1, self._sampling.max_tokens)
+        return msgspec.structs.replace(
+            self._sampling, max_tokens=most, min_tokens=0, stop_token_ids=(self._think_end_id,)
+        )
+
+    def _count(self, tokens: int, *, reasoning: bool = False) -> None:
+        self.completion_tokens += tokens
+        if reasoning:
+            self.reasoning_tokens += tokens
+
+
+async def run_turn(
+    engine: EngineClient, turn: Turn, request_id: str, priority: int, *, one_by_one: bool = False
+) -> AsyncGenerator[Advance, None]:
+    """Has the engine run all generations of `turn`; leaving early aborts the one that runs.
+
+    `one_by_one` advances a token at a time, for who may have to end the turn at any of them (`Turn.stop`). Raises
+    EngineUnavailable and RequestFailed as the engine client does.
+    """
+    if turn.thinking_finish is not None:
+        yield Advance([], closed=True)
+    part = 0
+    while turn.finish is None:
+        generation = turn.generation
+        prompt_ids, sampling = generation
+        request = Generate(f"{request_id}-{part}", prompt_ids, sampling, priority)
+        async with aclosing(_deltas(engine, request, one_by_one=one_by_one)) as deltas:
+            async for delta in deltas:
+                yield turn.feed(delta)
+                if turn.generation is not generation or turn.finish is not None:
+                    break
+            else:
+                raise EngineUnavailable("the engine broke off")
+        part += 1
+
+
+async def _deltas(engine: EngineClient, request: Generate, *, one_by_one: bool) -> AsyncGenerator[Delta, None]:
+    async with aclosing(engine.generate(request)) as deltas:
+        async for delta in deltas:
+            if delta.finish == "abort":
+                raise EngineUnavailable("the engine gave up this request")
+            if one_by_one and len(delta.token_ids) > 1:
+                for single in _singles(delta):
+                    yield single
+            else:
+                yield delta
+
+
+def _singles(delta: Delta) -> list[Delta]:
+    """The same tokens in a delta each; what ends the generation stays with the last."""
+    *first, last = delta.token_ids
+    return [
+        *(Delta(delta.request_id, [token_id], cached_tokens=delta.cached_tokens) for token_id in first),
+        msgspec.structs.replace(delta, token_ids=[last]),
+    ]

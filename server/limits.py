@@ -1,0 +1,69 @@
+"""How many tokens a request may generate, and how they are divided between thinking and answer.
+
+Numbers only; `server.generate` spends them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from server.errors import BadRequestError, ContextLengthError
+from server.profile import ModeProfile, ThinkingProfile
+
+
+@dataclass(frozen=True)
+class ThinkingPlan:
+    """How long the model may think and what is said for it when that is spent.
+
+    `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
+    follows it in the template. `bound_by` tells whether a budget or the token limit set `max_tokens`.
+    """
+
+    max_tokens: int
+    wrap_up: tuple[int, ...]
+    closing: tuple[int, ...]
+    bound_by: Literal["budget", "length"]
+
+
+def token_limit(asked: int | None, param: str, profile: ModeProfile, prompt_tokens: int, context: int) -> int:
+    """The most tokens to generate, thinking included.
+
+    Raises BadRequestError for `param` when the client asks for more than the mode allows, ContextLengthError when
+    prompt and completion do not fit into the context.
+    """
+    if asked is not None and asked > profile.max_tokens_limit:
+        raise BadRequestError(
+            f"{param} is {asked}, but this mode allows at most {profile.max_tokens_limit}.", param=param
+        )
+    left = context - prompt_tokens
+    needed = 1 if asked is None else asked
+    if needed > left:
+        raise ContextLengthError(context, prompt_tokens, needed)
+    return asked if asked is not None else min(profile.default_max_tokens, left)
+
+
+def plan_thinking(
+    limit: int,
+    budget: int | None,
+    profile: ThinkingProfile,
+    wrap_ups: Sequence[tuple[int, ...]],
+    closing: tuple[int, ...],
+) -> ThinkingPlan:
+    """Divides `limit` tokens: thinking and wrap-up within the budget, the closing, and a reserve for the answer.
+
+    Of `wrap_ups`, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
+    one answer token is left to the thinking as a whole.
+    """
+    if limit <= len(closing):
+        return ThinkingPlan(limit, (), closing, "length")
+    beside_closing = limit - len(closing)
+    share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // 2)))
+    budget = profile.thinking_budget if budget is None else budget
+    allowed = share if budget is None else min(budget, share)
+    wrap_up = next((ids for ids in wrap_ups if len(ids) <= allowed // 2), ())
+    return ThinkingPlan(
+        max_tokens=allowed - len(wrap_up),
+        wrap_up=wrap_up,
+        closing=closing,
+        bound_by="length" if budget is None or share < budget else "budget",
+    )

@@ -1,0 +1,122 @@
+"""The front end's Prometheus metrics; names and labels are the contract's."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.messages import PageGroup
+
+Outcome = Literal["completed", "rejected", "failed", "cancelled"]
+UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """All metrics of one app, in a registry of their own. `page_groups` is asked when they are read."""
+
+    def __init__(self, page_groups: Callable[[], Sequence[PageGroup]]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
+        self.tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
+        self.reasoning_finish = self._counter("reasoning_finish", "How thinking ended", "how")
+        self.first_token = self._seconds("time_to_first_token", "Until the first token")
+        self.first_answer_token = self._seconds("time_to_first_answer_token", "Until the first token of the answer")
+        self.per_token = self._seconds("time_per_output_token", "Between tokens, mean of a request", TOKEN_SECONDS)
+        self.request = self._seconds("request", "Whole requests")
+        self.running = self._gauge("requests_running", "Requests that are generating")
+        self.waiting = self._gauge("requests_waiting", "Requests without a first token yet")
+        self.registry.register(_KvPages(page_groups))
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+    def rejected(self, mode: str = UNKNOWN_MODE) -> None:
+        """Counts a request that never reached the engine."""
+        self.requests.labels(mode, "rejected").inc()
+
+    @contextmanager
+    def watch(self, mode: str, arrived: float) -> Iterator["RequestWatch"]:
+        """Times one request, from `arrived` (perf_counter) to the end of the block."""
+        watch = RequestWatch(self, mode, arrived)
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"twogear_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"twogear_{name}", text, ["mode"], registry=self.registry)
+
+    def _seconds(self, name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        return Histogram(f"twogear_{name}_seconds", text, ["mode"], buckets=buckets, registry=self.registry)
+
+
+class RequestWatch:
+    """The clock of one request. `outcome` stays "cancelled" unless the request is told to have ended otherwise."""
+
+    def __init__(self, metrics: Metrics, mode: str, arrived: float) -> None:
+        self.outcome: Outcome = "cancelled"
+        self._metrics = metrics
+        self._mode = mode
+        self._started = arrived
+        self._first: float | None = None
+        self._last = arrived
+        self._answered = False
+        self._tokens = 0
+        metrics.waiting.labels(mode).inc()
+
+    def tokens(self, total: int, *, answering: bool) -> None:
+        """Tokens came: `total` of the request so far; `answering` once one of them belongs to the answer."""
+        self._last = perf_counter()
+        self._tokens = total
+        if self._first is None:
+            self._first = self._last
+            self._metrics.waiting.labels(self._mode).dec()
+            self._metrics.running.labels(self._mode).inc()
+            self._metrics.first_token.labels(self._mode).observe(self._last - self._started)
+        if answering and not self._answered:
+            self._answered = True
+            self._metrics.first_answer_token.labels(self._mode).observe(self._last - self._started)
+
+    def count(self, **tokens: int) -> None:
+        """Adds the request's tokens by kind: prompt, cached, reasoning, answer."""
+        for kind, number in tokens.items():
+            self._metrics.tokens.labels(self._mode, kind).inc(number)
+
+    def close(self) -> None:
+        """Ends the request's time."""
+        metrics, mode = self._metrics, self._mode
+        if self._first is None:
+            metrics.waiting.labels(mode).dec()
+        else:
+            metrics.running.labels(mode).dec()
+            if self._tokens > 1:
+                metrics.per_token.labels(mode).observe((self._last - self._first) / (self._tokens - 1))
+        metrics.request.labels(mode).observe(perf_counter() - self._started)
+        metrics.requests.labels(mode, self.outcome).inc()
+
+
+class _KvPages(Collector):
+    """The engine's pages by group, read from its last report."""
+
+    def __init__(self, page_groups: Callable[[], Sequence[PageGroup]]) -> None:
+        self._page_groups = page_groups
+
+    def collect(self) -> Iterable[Metric]:
+        """One gauge with a sample for each group and state."""
+        pages = GaugeMetricFamily("twogear_kv_pages", "KV cache pages of the engine", labels=["group", "state"])
+        for group in self._page_groups():
+            pages.add_metric([group.group, "used"], group.used)
+            pages.add_metric([group.group, "cached"], group.cached)
+            pages.add_metric([group.group, "free"], group.free)
+        yield pages

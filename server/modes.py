@@ -1,0 +1,54 @@
+"""Which mode a request is in: the `reasoning_mode` field, the model aliases, or the profile's default.
+
+All ways to ask for a mode become a `Choice` each, so that a contradiction can name both fields.
+"""
+
+from typing import NamedTuple
+
+from server.errors import BadRequestError, UnknownModelError
+from server.profile import MODES, Mode
+
+
+class Choice(NamedTuple):
+    """`field` asked for `mode`."""
+
+    field: str
+    mode: Mode
+
+
+def model_names(served: str) -> list[str]:
+    """The names under which a model is listed: its own, then one alias per mode."""
+    return [served, *(f"{served}:{mode}" for mode in MODES)]
+
+
+def mode_of_model(name: str, served: str) -> Choice | None:
+    """The mode that a model name stands for, None for the plain name; raises UnknownModelError for any other."""
+    if name == served:
+        return None
+    for mode in MODES:
+        if name == f"{served}:{mode}":
+            return Choice("model", mode)
+    raise UnknownModelError(name, served)
+
+
+def mode_of_field(value: str | None) -> Choice | None:
+    """What `reasoning_mode` asks for; raises BadRequestError listing the valid values."""
+    if value is None:
+        return None
+    for mode in MODES:
+        if value == mode:
+            return Choice("reasoning_mode", mode)
+    valid = " or ".join(f'"{mode}"' for mode in MODES)
+    raise BadRequestError(f'reasoning_mode must be {valid}, not "{value[:40]}".', param="reasoning_mode")
+
+
+def resolve_mode(choices: list[Choice | None], default: Mode) -> Mode:
+    """The mode that all choices agree on, or `default`; raises BadRequestError naming two fields that contradict."""
+    made = [choice for choice in choices if choice is not None]
+    for choice in made[1:]:
+        if choice.mode != made[0].mode:
+            raise BadRequestError(
+                f"{made[0].field} asks for {made[0].mode} and {choice.field} for {choice.mode}: send only one of them.",
+                param=choice.field,
+            )
+    return made[0].mode if made else default

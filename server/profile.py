@@ -1,0 +1,73 @@
+"""What each reasoning mode means, read from a TOML profile: template, sampling, token budgets.
+
+Which mode a request is in is decided in `server.modes`; how budgets are spent in `server.limits` and `server.generate`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from server.cli_errors import UsageError
+
+Mode = Literal["standard", "reasoning"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Tokens = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]
+
+
+class ModeProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The defaults and limits of one mode; sampling names and ranges as in vLLM's SamplingParams."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Count = 0
+    min_p: Share = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10.0)] = 1.0
+    default_max_tokens: Tokens
+    max_tokens_limit: Tokens
+    priority: int = 0
+
+
+class StandardProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The mode that answers at once."""
+
+    template: Literal["standard"]
+
+
+class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve."""
+
+    template: Literal["reasoning"]
+    thinking_budget: Count | None = None
+    answer_reserve: Tokens
+    wrap_up: str
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Both modes, and the one of requests that name none."""
+
+    default_mode: Mode
+    standard: StandardProfile
+    reasoning: ThinkingProfile
+
+    def of(self, mode: Mode) -> StandardProfile | ThinkingProfile:
+        """The part that describes `mode`."""
+        return self.reasoning if mode == "reasoning" else self.standard
+
+
+def load_profile(path: Path) -> Profile:
+    """Reads a profile; raises UsageError, in one line, when it cannot be read or a value does not fit."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Profile)
+    except OSError as error:
+        raise UsageError(f"cannot read the profile {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"profile {path}: {error}") from error

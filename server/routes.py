@@ -1,0 +1,122 @@
+"""The HTTP routes, each a few lines: read, admit, run, answer."""
+
+from http import HTTPStatus
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.admission import admit_chat
+from server.chat import complete, stream
+from server.chat_request import ChatRequest, read_chat_request
+from server.errors import (
+    ApiError,
+    BadRequestError,
+    BodyTooLargeError,
+    JsonObject,
+    json_response,
+)
+from server.modes import mode_of_model, model_names
+from server.openapi import CHAT_BODY, ERRORS
+from server.serving import Serving
+from server.sse import EventStream, until_disconnect
+
+router = APIRouter()
+
+
+def serving_of(request: Request) -> Serving:
+    """What `create_app` put there."""
+    serving = request.app.state.serving
+    assert isinstance(serving, Serving)
+    return serving
+
+
+@router.post("/v1/chat/completions", openapi_extra=CHAT_BODY, responses=ERRORS)
+async def chat_completions(request: Request) -> Response:
+    """Answers a conversation, in the mode that the request asks for."""
+    serving = serving_of(request)
+    try:
+        body = await read_body(request, serving.settings.max_body_bytes)
+        asked = read_chat_request(body)
+        include_usage = _include_usage(asked)
+        job = await admit_chat(asked, len(body), serving)
+    except ApiError:
+        serving.metrics.rejected()
+        raise
+    if asked.stream:
+        return EventStream(stream(job, serving, include_usage=include_usage))
+    answer = await until_disconnect(request.receive, complete(job, serving))
+    return json_response(answer)
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Response:
+    """The model under its own name and under one alias for each mode."""
+    serving = serving_of(request)
+    names = model_names(serving.settings.model_name)
+    return json_response({"object": "list", "data": [_model(name, serving) for name in names]})
+
+
+@router.get("/v1/models/{name:path}", responses=ERRORS)
+async def model(request: Request, name: str) -> Response:
+    """One of them."""
+    serving = serving_of(request)
+    mode_of_model(name, serving.settings.model_name)
+    return json_response(_model(name, serving))
+
+
+@router.get("/health", responses=ERRORS)
+async def health(request: Request) -> Response:
+    """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
+    serving = serving_of(request)
+    status = serving.engine.status
+    try:
+        serving.admit()
+    except ApiError as error:
+        state = "draining" if serving.draining else status.state
+        body = {"status": state, "progress": round(status.fraction, 3), "detail": status.detail, **error.body()}
+        return json_response(body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(error.retry_after)})
+    return json_response({"status": "ok"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    return Response(serving_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version")
+async def versions(request: Request) -> Response:
+    """The versions of this server and, once it is up, of the engine."""
+    ready = serving_of(request).engine.ready
+    return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; raises BodyTooLargeError once it has more than `limit` bytes."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _include_usage(asked: ChatRequest) -> bool:
+    if asked.stream_options is None:
+        return False
+    if not asked.stream:
+        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
+    return asked.stream_options.include_usage
+
+
+def _model(name: str, serving: Serving) -> JsonObject:
+    ready = serving.engine.ready
+    return {
+        "id": name,
+        "object": "model",
+        "created": serving.started,
+        "owned_by": "twogear",
+        "max_model_len": None if ready is None else ready.max_context,
+    }

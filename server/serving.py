@@ -1,0 +1,63 @@
+"""What all requests share: settings, profile, chat format, engine and metrics; and whether requests are taken now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import time
+
+from chat_templates.format import ChatFormat
+from server.engine_client import EngineClient
+from server.errors import UnavailableError
+from server.messages import PageGroup, Ready
+from server.metrics import Metrics
+from server.profile import Profile
+from server.settings import Settings
+
+
+@dataclass(kw_only=True)
+class Serving:
+    """One server. `draining` is set once it finishes what runs and takes nothing new.
+
+    `started` in Unix seconds.
+    """
+
+    settings: Settings
+    profile: Profile
+    fmt: ChatFormat
+    engine: EngineClient
+    metrics: Metrics = field(init=False)
+    wrap_ups: list[tuple[int, ...]] = field(init=False)
+    closing: tuple[int, ...] = field(init=False)
+    draining: bool = False
+    started: int = field(default_factory=lambda: int(time()))
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.page_groups)
+        closings = [self.fmt.close_thinking(text) for text in (self.profile.reasoning.wrap_up, "")]
+        ends = [ids.index(self.fmt.think_end_id) for ids in closings]
+        self.wrap_ups = [tuple(ids[:end]) for ids, end in zip(closings, ends, strict=True)]
+        self.closing = tuple(closings[0][ends[0] :])
+
+    def admit(self) -> Ready:
+        """The engine's facts, if it takes requests now; raises UnavailableError."""
+        if self.draining:
+            raise self.unavailable("the server is shutting down")
+        ready = self.engine.ready
+        if self.engine.status.state != "ready" or ready is None:
+            raise self.unavailable(self.describe_engine())
+        return ready
+
+    def describe_engine(self) -> str:
+        """What keeps the engine from taking requests, in words."""
+        status = self.engine.status
+        if status.state == "loading":
+            return f"the model is loading, {status.fraction:.0%}: {status.detail}"
+        return f"engine {status.state}: {status.detail}" if status.detail else f"engine {status.state}"
+
+    def unavailable(self, reason: str) -> UnavailableError:
+        """The error for a request that cannot be served now."""
+        return UnavailableError(f"{reason}. Try again.".capitalize(), retry_after=self.settings.retry_after)
+
+    def page_groups(self) -> Sequence[PageGroup]:
+        """The engine's last report of its cache."""
+        latest = self.engine.stats or self.engine.ready
+        return () if latest is None else latest.page_groups

@@ -1,0 +1,37 @@
+"""Every default of the front end, in one frozen object; the command line and its help read them from here.
+
+The engine's own options are not here: they belong to the engine process (`server.engine`) and go through unchanged.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.profile import PROFILE_FOLDER
+
+EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the front end serves. Times in seconds, sizes in bytes."""
+
+    model: str = str(EMBEDDED_MODEL)
+    """A local folder or a hub id."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_model_name: str | None = None
+    """The name that clients send; None: the folder's name, or the hub id."""
+    profile: Path = PROFILE_FOLDER / "exaone4.toml"
+    max_body_bytes: int = 16 * 1024 * 1024
+    retry_after: int = 2
+    """What clients are told to wait when the server cannot take a request now."""
+    drain_seconds: float = 10.0
+    """How long running requests may go on after a termination signal."""
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is listed."""
+        if self.served_model_name is not None:
+            return self.served_model_name
+        folder = Path(self.model)
+        return folder.resolve().name if folder.is_dir() else self.model

@@ -1,0 +1,73 @@
+"""Server-sent events over ASGI, and work that ends when its client leaves. Knows nothing of chat."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from server.errors import ApiError
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect events
+]
+
+
+def event(body: object) -> bytes:
+    """One event."""
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when the client left first, in which case the work was cancelled."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for unfinished in (one for one in (task, gone) if not one.done()):
+            unfinished.cancel()
+            with suppress(asyncio.CancelledError):
+                await unfinished
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Sends the events of a generator, and closes it when the client leaves.
+
+    The response starts with the first event, so that an ApiError raised before it is an ordinary error response.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the response."""
+        await until_disconnect(receive, self._send_all(scope, receive, send))
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            try:
+                first = await anext(self._events)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for body in self._events:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,107 @@
+"""An engine client in this process that plays token ids by a script instead of running a model.
+
+It keeps the boundary's promises as the real one does: stop tokens, end of turn, token limits, aborts, one delta a step.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from itertools import count, cycle, islice
+from typing import Literal
+
+from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
+from server.messages import Delta, Generate, PageGroup, Ready, Stats
+
+Script = Callable[[list[int]], Iterator[int]]
+"""From prompt ids to the tokens that the model would write after them, the end of the turn among them."""
+
+
+def script_of(ids: Sequence[int], prompt_length: int) -> Script:
+    """Writes `ids` after a prompt of `prompt_length`; a longer prompt, as a second generation has, goes on in them.
+
+    What was said for the model in between counts as written, and once `ids` are used up, the last one is repeated.
+    """
+
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        done = len(prompt_ids) - prompt_length
+        return (ids[min(done + n, len(ids) - 1)] for n in count())
+
+    return script
+
+
+class FakeEngine:
+    """Plays `script`; `chunks` are the sizes of the deltas, repeated. `seen` are the requests it got.
+
+    `fail_after`: the engine is lost after so many deltas. `refuse`: the reason for which it refuses every request.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        eos_token_ids: tuple[int, ...],
+        *,
+        chunks: Sequence[int] = (1,),
+        max_context: int = 4096,
+        fail_after: int | None = None,
+        refuse: str | None = None,
+        step: Callable[[], asyncio.Future[None]] | None = None,
+    ) -> None:
+        self.script = script
+        self.chunks = chunks
+        self.fail_after = fail_after
+        self.refuse = refuse
+        self.seen: list[Generate] = []
+        self.aborted: list[str] = []
+        self.status = EngineStatus("ready", "", 1.0)
+        self.stats: Stats | None = None
+        groups = (PageGroup("sliding", 32, 1, 2, 3), PageGroup("global", 32, 4, 5, 6))
+        self.ready: Ready | None = Ready(1, "fake", "Fake", max_context, eos_token_ids, groups)
+        self._step = step
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+        """The script's tokens, cut into deltas; a step of the event loop between them."""
+        self.seen.append(request)
+        if self.refuse is not None:
+            raise RequestFailed(self.refuse)
+        ended = False
+        try:
+            for number, delta in enumerate(self._deltas(request)):
+                if number == self.fail_after:
+                    raise EngineUnavailable("engine lost")
+                await (asyncio.sleep(0) if self._step is None else self._step())
+                ended = delta.finish is not None
+                yield delta
+        finally:
+            if not ended:
+                self.aborted.append(request.request_id)
+
+    def _deltas(self, request: Generate) -> Iterator[Delta]:
+        ids, finish, stop_token_id = self._generation(request)
+        sizes = cycle(self.chunks)
+        at = 0
+        while at < len(ids):
+            size = next(sizes)
+            part, cached = ids[at : at + size], 0 if at == 0 else None
+            at += size
+            if at < len(ids):
+                yield Delta(request.request_id, part, cached_tokens=cached)
+            else:
+                yield Delta(request.request_id, part, cached, finish, stop_token_id)
+
+    def _generation(self, request: Generate) -> tuple[list[int], Literal["stop", "length"], int | None]:
+        assert self.ready is not None
+        sampling = request.sampling
+        stops = set(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            stops |= set(self.ready.eos_token_ids)
+        ids: list[int] = []
+        for token_id in islice(self.script(request.prompt_ids), sampling.max_tokens):
+            ids.append(token_id)
+            if token_id in stops and len(ids) > sampling.min_tokens:
+                return ids, "stop", token_id
+        return ids, "length", None

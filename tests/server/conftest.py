@@ -1,0 +1,53 @@
+"""What the tests of the front end share: the embedded model's chat format, and apps around a scripted engine."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.profile import PROFILE_FOLDER, Profile, load_profile
+from server.settings import EMBEDDED_MODEL, Settings
+from tests.fake_engine import FakeEngine, Script
+
+HELLO = [{"role": "user", "content": "Hi"}]
+MODEL = "twogear-tiny"
+
+Client = Callable[[FakeEngine], AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture(scope="session")
+def fmt() -> ChatFormat:
+    return ChatFormat.from_folder(EMBEDDED_MODEL)
+
+
+@pytest.fixture(scope="session")
+def profile() -> Profile:
+    return load_profile(PROFILE_FOLDER / "exaone4.toml")
+
+
+@pytest.fixture
+def client(fmt: ChatFormat, profile: Profile) -> Client:
+    """Makes an HTTP client of an app around an engine; the app's own exceptions come back as responses."""
+
+    @asynccontextmanager
+    async def connect(engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(engine, Settings(), profile, fmt)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:
+            yield http
+
+    return connect
+
+
+def always(ids: list[int]) -> Script:
+    """Writes `ids` after any prompt."""
+    return lambda _prompt: iter(ids)
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    """A chat request that is valid unless `fields` make it otherwise."""
+    return {"model": MODEL, "messages": HELLO, **fields}
