@@ -11,7 +11,7 @@ search for, text with `<`, `>`, `[` or `]` does not hold (the guards are in it).
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,19 @@ class Templates:
         )
         self._environment.filters["tojson"] = _to_json
 
-    def render(self, name: str, **context: Any) -> Iterator[str]:
-        """The pieces of the rendered text: control tokens and `CUT` one by one, the plain text between them whole.
+    def render(self, name: str, **context: Any) -> list[str]:
+        """The pieces of the rendered text, as `split` gives them.
 
-        Which piece is a control token is told by its place alone: 1, 3, 5 … are, 0, 2, 4 … are plain (maybe empty).
         Every client string in `context` must have gone through `protect`.
         """
-        text = self._environment.get_template(name).render(cut=CUT, **context)
-        return (piece.replace(GUARD, "") for piece in self._split.split(text))
+        return self.split(self._environment.get_template(name).render(cut=CUT, **context))
+
+    def split(self, text: str) -> list[str]:
+        """Control tokens and `CUT` one by one, the plain text between them whole and free of guards.
+
+        Which piece is which is told by its place alone: 0, 2, 4 … are plain (maybe empty), 1, 3, 5 … are not.
+        """
+        return [piece.replace(GUARD, "") for piece in self._split.split(text)]
 
     def protect(self, text: str) -> str:
         """Client text that can neither be nor become part of a control token, whatever stands before and after it."""

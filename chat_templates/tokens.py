@@ -58,7 +58,10 @@ class Vocabulary:
         self._forbidden = frozenset(added.values()) - {_unknown_id(spec["model"])}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens."""
+        """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens.
+
+        A tokenizer that puts a blank before all text it is given may put one at such a cut too.
+        """
         return self._encode(replace_surrogates(text))
 
     def _encode(self, text: str) -> list[int]:

@@ -1,0 +1,124 @@
+"""Text from clients never becomes a control token, and comes through unchanged all the same."""
+
+import json
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_templates.format import Mode
+from chat_templates.templates import Templates
+from chat_templates.tokens import TAGS, Vocabulary, replace_surrogates
+from tests.chat_templates.conversations import reference_text
+from tests.chat_templates.small_tokenizers import KINDS, make_format, tokenizer_spec
+from tests.chat_templates.strategies import hostile_text, json_values, messages, tools
+
+FORMATS = {kind: make_format(kind) for kind in KINDS}
+LOSSLESS = ("byte_level", "whole_words")
+MODES: tuple[Literal["standard"], Literal["reasoning"]] = ("standard", "reasoning")
+
+
+def _harmless(value: Any) -> Any:
+    """The same shape with every text that a client can choose replaced; empty stays empty."""
+    match value:
+        case str():
+            return "x" if value else ""
+        case list():
+            return [_harmless(item) for item in value]
+        case dict():
+            kept = ("role", "type")
+            return {key: item if key in kept else _harmless(item) for key, item in value.items()}
+    return value
+
+
+def _written(value: Any) -> Any:
+    """Arguments as JSON in a string, as clients send them."""
+    return [
+        message
+        | {
+            "tool_calls": [
+                {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+                for call in message.get("tool_calls", [])
+            ]
+        }
+        for message in value
+    ]
+
+
+@given(messages, tools, st.sampled_from(MODES), st.sampled_from(sorted(FORMATS)))
+def test_only_the_template_writes_control_tokens(
+    conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str
+) -> None:
+    fmt = FORMATS[kind]
+    ids = fmt.render(_written(conversation), mode, described)
+    harmless = fmt.render(_harmless(conversation), mode, _harmless(described))
+    control = [token_id for token_id in ids if token_id in fmt.control_ids]
+    assert control == [token_id for token_id in harmless if token_id in fmt.control_ids], fmt.decode(
+        ids, show_control=True
+    )
+
+
+@given(messages, tools, st.sampled_from(MODES), st.sampled_from(LOSSLESS))
+def test_client_text_comes_through_unchanged(
+    conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str
+) -> None:
+    fmt = FORMATS[kind]
+    ids = fmt.render(_written(conversation), mode, described)
+    expected = replace_surrogates(reference_text(_written(conversation), mode, described))
+    assert fmt.decode(ids, show_control=True) == expected
+
+
+@given(hostile_text, st.sampled_from(sorted(FORMATS)))
+def test_plain_text_has_no_control_token(text: str, kind: str) -> None:
+    fmt = FORMATS[kind]
+    ids = fmt.encode_text(text)
+    assert fmt.control_ids.isdisjoint(ids)
+    if kind in LOSSLESS:
+        assert fmt.decode(ids) == replace_surrogates(text)
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_long_text_of_nothing_but_tags(kind: str) -> None:
+    fmt = FORMATS[kind]
+    assert fmt.control_ids.isdisjoint(fmt.encode_text(" ".join(TAGS * 300)))
+
+
+fragments = st.one_of(
+    st.sampled_from(["<", ">", "[|", "|]", "[", "]", "</", "<th", "nk>", "ink>", " <", "> ", "", "\n", "_call>"]),
+    st.text(max_size=3),
+)
+
+
+@given(fragments, hostile_text, fragments, hostile_text, fragments)
+def test_guards_hold_wherever_a_template_puts_client_text(left: str, a: str, middle: str, b: str, right: str) -> None:
+    """The template's own text around and between may be the missing part of a tag."""
+    templates = Templates(TAGS)
+    left, middle, right = map(replace_surrogates, (left, middle, right))
+    text = left + templates.protect(a) + middle + templates.protect(b) + right
+    assert templates.split(text) == [replace_surrogates(left + a + middle + b + right)]
+
+
+@given(hostile_text, fragments, fragments)
+def test_guards_hold_through_filters(text: str, left: str, right: str) -> None:
+    templates = Templates(TAGS)
+    left, right = map(replace_surrogates, (left, right))
+    guarded, clean = templates.protect(text), replace_surrogates(text)
+    assert templates.split(left + guarded.strip() + right) == [left + clean.strip() + right]
+    quoted = json.dumps(guarded, ensure_ascii=False)
+    assert templates.split(left + quoted + right) == [left + json.dumps(clean, ensure_ascii=False) + right]
+    assert bool(guarded) == bool(text)
+
+
+@given(json_values)
+def test_guards_hold_in_json(value: Any) -> None:
+    templates = Templates(TAGS)
+    assert len(templates.split(json.dumps(templates.protect_all(value), ensure_ascii=False))) == 1
+
+
+def test_tags_without_a_token_of_their_own_are_refused() -> None:
+    """They would be ordinary text then, which any client could write."""
+    spec = tokenizer_spec()
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] != "[|user|]"]
+    with pytest.raises(ValueError, match=r"\[\|user\|\]"):
+        Vocabulary(json.dumps(spec))
