@@ -1,0 +1,53 @@
+"""Looks at a model folder before anything heavy is imported, so that a wrong path is an error at once.
+
+Checks only what every checkpoint has; whether vLLM can run the architecture is `loading`'s to find out.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class ModelError(ValueError):
+    """The model cannot be served; the message is one line that says what to do."""
+
+
+def check_model(model: str) -> None:
+    """Raises ModelError if `model` is a local path that is no checkpoint. A hub id passes: vLLM fetches it."""
+    folder = Path(model).expanduser()
+    if folder.is_file():  # a single GGUF file, which vLLM reads itself
+        return
+    if not folder.is_dir():
+        if _looks_like_a_path(model):
+            raise ModelError(f"no model folder at {model}; name a folder with config.json and weights, or a hub id")
+        return
+    read_config(folder)
+    if weight_bytes(folder) == 0:
+        raise ModelError(f"{model} holds no weights (*.safetensors or *.bin); is the download complete?")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises ModelError if it is missing, no JSON object, or names no architecture."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no config.json; name the folder of a checkpoint in transformers' format")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} must be a JSON object")
+    missing = [name for name in ("architectures", "model_type") if not config.get(name)]
+    if missing:
+        raise ModelError(f"{path} lacks {' and '.join(missing)}; add what the checkpoint's makers published")
+    return config
+
+
+def weight_bytes(folder: Path) -> int:
+    """The size of the weight files, 0 if there are none."""
+    return sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt") for path in folder.glob(pattern))
+
+
+def _looks_like_a_path(model: str) -> bool:
+    """Hub ids are `name` or `owner/name`."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")

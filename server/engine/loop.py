@@ -1,0 +1,170 @@
+"""The engine's life once it is loaded: drain the inbox, step, send what the step produced.
+
+Knows vLLM's request interface and the messages; the socket is `transport`'s, vLLM's inside is `pages`'.
+"""
+
+import time
+from typing import Literal, cast
+
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from server.engine.pages import PageCounter
+from server.engine.transport import Connection
+from server.messages import Abort, Delta, Failed, Generate, PageGroup, Sampling, Shutdown, Stats, Step, ToEngine
+
+_STATS_INTERVAL = 0.25
+_STATS_SHARE = 50
+"""Counting pages may take one 50th of the time, however large the cache."""
+
+
+class EngineLoop:
+    """Serves one connection until it is told to stop."""
+
+    def __init__(
+        self, engine: LLMEngine, pages: PageCounter, eos_token_ids: tuple[int, ...], connection: Connection
+    ) -> None:
+        self._engine = engine
+        self._pages = pages
+        self._eos_token_ids = eos_token_ids
+        self._connection = connection
+        self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
+        self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
+        self._stats = _StatsSender(pages, connection)
+
+    def run(self) -> None:
+        """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
+        while True:
+            busy = self._pages.has_work()
+            for message in self._connection.receive(0 if busy else self._stats.seconds_left()):
+                if isinstance(message, Shutdown):
+                    return
+                self._handle(message)
+            if self._pages.has_work():
+                self._step()
+            self._stats.send_if_due()
+
+    def _handle(self, message: ToEngine) -> None:
+        match message:
+            case Generate():
+                self._add(message)
+            case Abort(request_id):
+                if self._fresh.pop(request_id, None) is not None:
+                    self._engine.abort_request([request_id])
+                    self._stats.changed()
+
+    def _add(self, request: Generate) -> None:
+        try:
+            self._check(request)
+            self._engine.add_request(
+                request.request_id,
+                tokens_input(request.prompt_ids),
+                _sampling_params(request.sampling, self._eos_token_ids),
+                priority=request.priority,
+            )
+        except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
+            self._connection.send(Failed(str(error), request.request_id))
+        else:
+            self._fresh[request.request_id] = True
+
+    def _check(self, request: Generate) -> None:
+        """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
+        if request.request_id in self._fresh:
+            raise ValueError(f"request id {request.request_id} is already running")
+        ids = request.prompt_ids
+        if ids and not (min(ids) >= 0 and max(ids) < self._vocabulary):
+            raise ValueError(f"the prompt holds a token id outside the vocabulary of {self._vocabulary}")
+
+    def _step(self) -> None:
+        deltas: list[Delta] = []
+        for output in self._engine.step():
+            output = cast("RequestOutput", output)
+            if output.outputs[0].finish_reason == "error":
+                self._fresh.pop(output.request_id, None)
+                self._connection.send(Failed("the engine could not compute this request", output.request_id))
+            elif output.request_id in self._fresh:
+                deltas.append(self._delta(output))
+        if deltas:
+            self._connection.send(Step(deltas))
+        self._stats.changed()
+
+    def _delta(self, output: RequestOutput) -> Delta:
+        request_id = output.request_id
+        completion = output.outputs[0]
+        token_ids = list(completion.token_ids)
+        finish = completion.finish_reason
+        cached_tokens = None
+        if self._fresh[request_id]:
+            self._fresh[request_id] = False
+            cached_tokens = output.num_cached_tokens or 0
+        if finish is not None:
+            del self._fresh[request_id]
+        return Delta(
+            request_id=request_id,
+            token_ids=token_ids,
+            cached_tokens=cached_tokens,
+            finish=cast("Literal['stop', 'length', 'abort'] | None", finish),
+            stop_token_id=token_ids[-1] if finish == "stop" else None,
+        )
+
+
+class _StatsSender:
+    """Sends Stats after a change, not more often than a few times a second."""
+
+    def __init__(self, pages: PageCounter, connection: Connection) -> None:
+        self._pages = pages
+        self._connection = connection
+        self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
+        self._changed = False
+        self._next = 0.0
+
+    def changed(self) -> None:
+        """The counts may differ from those last sent."""
+        self._changed = True
+
+    def seconds_left(self) -> float | None:
+        """Until the next message is due; None if there is nothing to tell."""
+        return max(self._next - time.monotonic(), 0.0) if self._changed else None
+
+    def send_if_due(self) -> None:
+        """Counts and sends, if it is time and the counts are new."""
+        start = time.monotonic()
+        if not self._changed or start < self._next:
+            return
+        running, waiting = self._pages.requests()
+        counts = (running, waiting, self._pages.count())
+        if counts != self._last:
+            self._connection.send(Stats(*counts))
+            self._last = counts
+        self._changed = False
+        self._next = start + max(_STATS_INTERVAL, _STATS_SHARE * (time.monotonic() - start))
+
+
+def _sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
+    """In vLLM's words. Raises ValueError or vLLM's own error for values that it refuses.
+
+    The ids that end a text go in as stop tokens: without a tokenizer vLLM knows none of its own.
+    """
+    stop_token_ids = set(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        stop_token_ids.update(eos_token_ids)
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        min_tokens=sampling.min_tokens,
+        ignore_eos=sampling.ignore_eos,
+        stop_token_ids=sorted(stop_token_ids),
+        logit_bias=sampling.logit_bias,
+        output_kind=RequestOutputKind.DELTA,
+        detokenize=False,
+    )
