@@ -64,7 +64,7 @@ class TurnReader:
 async def run_chat(job: Job, turn: Turn, serving: Serving) -> AsyncGenerator[list[Event], None]:
     """The events of a job as they come; raises ApiError."""
     reader = TurnReader(serving.fmt, turn, job.stops)
-    with serving.metrics.watch(job.mode, job.arrived) as watch:
+    with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more():
         try:
             advances = run_turn(serving.engine, turn, job.id, job.priority, one_by_one=bool(job.stops))
             async with aclosing(advances):

@@ -1,6 +1,7 @@
 """What all requests share: settings, profile, chat format, engine and metrics; and whether requests are taken now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 
@@ -17,7 +18,7 @@ from server.settings import Settings
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `started` in Unix seconds.
+    `running` counts the requests under way; `started` in Unix seconds.
     """
 
     settings: Settings
@@ -28,6 +29,7 @@ class Serving:
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
     draining: bool = False
+    running: int = 0
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -46,6 +48,15 @@ class Serving:
             raise self.unavailable(self.describe_engine())
         return ready
 
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Counts a request as running during the block."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""
         status = self.engine.status
@@ -55,7 +66,8 @@ class Serving:
 
     def unavailable(self, reason: str) -> UnavailableError:
         """The error for a request that cannot be served now."""
-        return UnavailableError(f"{reason}. Try again.".capitalize(), retry_after=self.settings.retry_after)
+        message = f"{reason[:1].upper()}{reason[1:]}. Try again."
+        return UnavailableError(message, retry_after=self.settings.retry_after)
 
     def page_groups(self) -> Sequence[PageGroup]:
         """The engine's last report of its cache."""

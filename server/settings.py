@@ -25,6 +25,8 @@ class Settings:
     max_body_bytes: int = 16 * 1024 * 1024
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    verbose: bool = False
+    """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0
     """How long running requests may go on after a termination signal."""
 

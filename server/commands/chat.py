@@ -1,0 +1,135 @@
+"""`twogear chat`: a terminal conversation with a running server through its HTTP API, thinking shown dimmed."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+from rich.console import Console
+
+from server.cli_errors import UsageError
+from server.profile import MODES
+from server.settings import Settings
+
+HELP = "talk to a running server in the terminal"
+COMMANDS = "/mode reasoning|standard switches, /new starts afresh, /quit (or Ctrl-D) leaves"
+DEFAULTS = Settings()
+CONNECT_SECONDS = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the server is and how to begin."""
+    parser.add_argument("--url", default=f"http://{DEFAULTS.host}:{DEFAULTS.port}", help="where the server is")
+    parser.add_argument("--mode", choices=MODES, default="standard", help="the mode to begin in")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talks until the input ends. Raises UsageError when no server can be talked to."""
+    console = Console(highlight=False)
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+    try:
+        with httpx.Client(base_url=args.url, timeout=timeout) as http:
+            chat = Chat(http, console, model=_served_model(http), mode=args.mode)
+            console.print(f"{chat.model} in {chat.mode} mode; {COMMANDS}.", style="dim", markup=False)
+            chat.talk()
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise UsageError(f"no server answers at {args.url}; start one with twogear serve, or give --url") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UsageError(f"the connection to {args.url} failed: {str(error) or type(error).__name__}") from error
+    return 0
+
+
+def _served_model(http: httpx.Client) -> str:
+    response = http.get("/v1/models")
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{http.base_url} answers, but not as twogear or an OpenAI-compatible server") from error
+
+
+@dataclass
+class Chat:
+    """One conversation; `messages` is what was said so far."""
+
+    http: httpx.Client
+    console: Console
+    model: str
+    mode: str
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def talk(self) -> None:
+        """Reads lines and answers them until the input ends."""
+        while True:
+            try:
+                line = self.console.input(f"{self.mode}> ", markup=False).strip()
+            except (EOFError, KeyboardInterrupt):
+                self.console.print()
+                return
+            if line == "/quit":
+                return
+            if line.startswith("/"):
+                self._command(line)
+            elif line:
+                self._answer(line)
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
+        if name == "/mode" and argument in MODES:
+            self.mode = argument
+        elif name == "/new":
+            self.messages.clear()
+        else:
+            self._say(COMMANDS + ".", style="dim", end="\n")
+
+    def _answer(self, line: str) -> None:
+        """Shows the answer as it comes. Ctrl-C stops it and keeps what was said."""
+        asked = [*self.messages, {"role": "user", "content": line}]
+        answer, thought = "", False
+        try:
+            for kind, text in self._stream(asked):
+                if kind == "reasoning":
+                    thought = True
+                    self._say(text, style="dim")
+                else:
+                    self._say("\n" + text if thought and not answer else text)
+                    answer += text
+        except ChatError as error:
+            self._say(str(error), style="red", end="\n")
+            return
+        except KeyboardInterrupt:
+            pass
+        self._say("\n")
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def _stream(self, messages: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
+        """Pieces of "reasoning" and "content"; raises ChatError with the server's reason."""
+        body = {"model": self.model, "messages": messages, "reasoning_mode": self.mode, "stream": True}
+        with self.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.is_error:
+                raise ChatError(_reason(response.read()))
+            for line in response.iter_lines():
+                data = line.removeprefix("data: ")
+                if not line or data == "[DONE]":
+                    continue
+                chunk = orjson.loads(data)
+                if "error" in chunk:
+                    raise ChatError(_reason(data.encode()))
+                delta = chunk["choices"][0]["delta"]
+                yield from ((kind, delta[kind]) for kind in ("reasoning", "content") if delta.get(kind))
+
+    def _say(self, text: str, style: str | None = None, end: str = "") -> None:
+        # A model's control characters could do anything to a terminal.
+        text = "".join(character for character in text if character.isprintable() or character == "\n")
+        self.console.print(text, style=style, end=end, markup=False, soft_wrap=True)
+
+
+class ChatError(Exception):
+    """The server did not answer; the message says why."""
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return body[:200].decode(errors="replace")

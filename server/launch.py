@@ -1,0 +1,159 @@
+"""From settings to a running server: binds the port, makes the app, shows the start, and ends it in good order.
+
+The front end alone listens, from the first second on; the engine comes up behind it.
+"""
+
+import asyncio
+import errno
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+from rich.console import Console
+from rich.logging import RichHandler
+
+from chat_templates.errors import FormatError
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.cli_errors import UsageError
+from server.engine.defaults import engine_defaults
+from server.engine_client import EngineStatus, ProcessEngineClient
+from server.profile import load_profile
+from server.serving import Serving
+from server.settings import Settings
+from server.start_display import StartDisplay
+
+POLL_SECONDS = 0.1
+CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
+
+
+def launch(settings: Settings, engine_options: Sequence[str]) -> int:
+    """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
+    profile = load_profile(settings.profile)
+    fmt = load_format(settings.model)
+    console = Console(stderr=True, highlight=False)
+    _configure_logging(console, verbose=settings.verbose)
+    listener = bind(settings.host, settings.port)
+    engine = ProcessEngineClient(settings.model, engine_options)
+    app = create_app(engine, settings, profile, fmt)
+    server = DrainingServer(app.state.serving, uvicorn.Config(
+        app, log_config=None, access_log=settings.verbose, timeout_graceful_shutdown=CLOSE_SECONDS
+    ))  # fmt: skip
+    display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener, display))
+    return 0
+
+
+async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()[:2]
+    try:
+        failure = await _watch_start(server, display, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    finally:
+        display.close()
+    if failure is not None:
+        server.should_exit = True
+    await serving
+    if failure is not None:
+        raise UsageError(failure.detail)
+
+
+async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str) -> EngineStatus | None:
+    """Shows the start until the engine is up or the server ends; the last status of an engine that cannot come up."""
+    started = monotonic()
+    while not server.should_exit:
+        status = server.serving.engine.status
+        display.show(status)
+        if status.final:
+            return status
+        if status.state == "ready":
+            display.ready(url, monotonic() - started, server.serving.settings.model_name)
+            return None
+        await asyncio.sleep(POLL_SECONDS)
+    return None
+
+
+class DrainingServer(uvicorn.Server):
+    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not."""
+
+    def __init__(self, serving: Serving, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = serving
+        self._drain_until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Called by uvicorn for each signal."""
+        if self.should_exit:
+            self.force_exit = True
+        elif sig == signal.SIGTERM and not self.serving.draining:
+            self._drain_until = monotonic() + self.serving.settings.drain_seconds
+        else:
+            self.should_exit = True
+        self.serving.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; whether to exit."""
+        if self._drain_until is not None and (self.serving.running == 0 or monotonic() > self._drain_until):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, so that nobody takes it while the model loads; raises UsageError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise UsageError(f"there is no address {host!r} to listen on") from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"port {port} on {host} is taken; choose another with --port") from error
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def load_format(model: str) -> ChatFormat:
+    """The chat format of a local model or, fetching its tokenizer, of a hub id; raises UsageError."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        path = path.parent
+    folder = path if path.is_dir() else _fetch_tokenizer(model)
+    try:
+        return ChatFormat.from_folder(folder)
+    except FileNotFoundError as error:
+        raise UsageError(f"{model} has no tokenizer.json, which the chat format needs") from error
+    except (FormatError, json.JSONDecodeError) as error:
+        raise UsageError(f"the tokenizer of {model} cannot be used: {error}") from error
+
+
+def _fetch_tokenizer(model: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second that local models need not wait
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=["tokenizer*.json", "config.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{model} is neither a folder here nor a model that the hub gives us: {reason}") from error
+
+
+def _configure_logging(console: Console, *, verbose: bool) -> None:
+    handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S") if sys.stderr.isatty() else None
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s" if handler else "%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[handler] if handler else None,
+    )

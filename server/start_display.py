@@ -1,0 +1,56 @@
+"""What a person sees while the server starts: the chosen engine defaults, progress, then one line to paste."""
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from server.engine.defaults import Choice
+from server.engine_client import EngineStatus
+
+
+class StartDisplay:
+    """A progress bar on a terminal, elsewhere a line for each stage."""
+
+    def __init__(self, console: Console, choices: Sequence[Choice]) -> None:
+        self._console = console
+        self._stage = ""
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
+            transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=1.0)
+        self._print_choices(choices)
+        self._progress.start()
+
+    def show(self, status: EngineStatus) -> None:
+        """Shows how far the start is."""
+        stage = status.detail if status.state == "loading" else f"{status.state}: {status.detail}"
+        self._progress.update(self._task, description=stage, completed=status.fraction)
+        if stage != self._stage and not self._console.is_terminal:
+            self._print(f"{status.fraction:4.0%} {stage}")
+        self._stage = stage
+
+    def ready(self, url: str, seconds: float, model: str) -> None:
+        """The line at the end."""
+        self.close()
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": "What is 38 + 45?"}],
+            "reasoning_mode": "reasoning",
+        }
+        self._print(
+            f"Ready after {seconds:.0f} s at {url} - try: curl {url}/v1/chat/completions -d '{json.dumps(body)}'"
+        )
+
+    def close(self) -> None:
+        """Takes the progress bar away."""
+        self._progress.stop()
+
+    def _print_choices(self, choices: Sequence[Choice]) -> None:
+        for choice in choices:
+            self._print(f"{choice.name} {choice.value}: {choice.reason}", style="dim")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, soft_wrap=True)
