@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.format import Mode
@@ -46,6 +46,7 @@ def _written(value: Any) -> Any:
     ]
 
 
+@settings(max_examples=40)
 @given(messages, tools, st.sampled_from(MODES), st.sampled_from(sorted(FORMATS)))
 def test_only_the_template_writes_control_tokens(
     conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str
@@ -59,6 +60,7 @@ def test_only_the_template_writes_control_tokens(
     )
 
 
+@settings(max_examples=40)
 @given(messages, tools, st.sampled_from(MODES), st.sampled_from(LOSSLESS))
 def test_client_text_comes_through_unchanged(
     conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.errors import FormatError
@@ -133,6 +133,7 @@ _fields = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40)
 @given(st.one_of(json_values, st.lists(_fields, max_size=3)), json_values)
 def test_accepted_or_our_own_error(messages: Any, tools: Any) -> None:
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.events import AnswerText, ReasoningText, ToolCallArguments, ToolCallStart
@@ -46,6 +46,7 @@ answered = st.tuples(messages, contents, st.text(max_size=8)).map(
 )
 
 
+@settings(max_examples=40)
 @given(answered, st.sampled_from(MODES), st.sampled_from(sorted(FORMATS)))
 def test_prompt_is_a_prefix_of_the_training_text(conversation: list[dict[str, Any]], mode: Mode, kind: str) -> None:
     fmt = FORMATS[kind]
