@@ -96,6 +96,11 @@ class Architecture:
         return self.sliding_window is None or self.layer_types[layer] == SLIDING
 
     @property
+    def parameters(self) -> int:
+        """All parameters of the model."""
+        return self.linear_parameters + self.other_parameters
+
+    @property
     def linear_parameters(self) -> int:
         """Parameters of all projections inside the decoder layers, which is what quantization shrinks."""
         attention = 2 * self.hidden_size * (self.num_heads + self.num_kv_heads) * self.head_dim

@@ -33,7 +33,7 @@ def canonical_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Exaone4Config(transformers.Exaone4Config):  # type: ignore[no-untyped-call]
+class Exaone4Config(transformers.Exaone4Config):  # type: ignore[no-untyped-call, unused-ignore]
     """Takes the place of the class of this name, so that transformers' Auto classes find model and tokenizer."""
 
     # There is no such thing as a default EXAONE 4.0: the sizes have to be given.

@@ -13,6 +13,9 @@ with warnings.catch_warnings():
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.lora.request import LoRARequest
 
+# An engine's worker replaces this function in its process, which here is everybody's.
+_set_num_threads = torch.set_num_threads
+
 PAGE = 32  # tokens; the smallest that vLLM's CPU attention takes
 
 
@@ -33,11 +36,15 @@ def engine(folder: Path, **options: Any) -> Iterator[LLM]:
     # Eager also for the few functions that vLLM compiles even in an eager engine (ranks of log-probabilities).
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")
+        threads = torch.get_num_threads()
+        _set_num_threads(1)  # the matrices are tiny
         llm = LLM(str(folder), **(defaults | options))
         try:
             yield llm
         finally:
             llm.llm_engine.engine_core.shutdown()
+            torch.set_num_threads = _set_num_threads
+            torch.set_num_threads(threads)
 
 
 class Scored(NamedTuple):

@@ -59,7 +59,7 @@ def random_fields(rng: random.Random) -> Fields:
 
 def _random_layers(rng: random.Random) -> Fields:
     layers = rng.randint(3, 8)
-    window = rng.randint(33, 100)
+    window = rng.randint(33, 80)
     dialect = rng.choice(["letters", "letters", "number", "listed", "listed", "null", "all global"])
     # A null layer_types takes the one of `fields` away.
     common = {"num_hidden_layers": layers, "sliding_window": window, "layer_types": None}
