@@ -4,7 +4,7 @@ It keeps the boundary's promises as the real one does: stop tokens, end of turn,
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from itertools import count, cycle, islice
 from typing import Literal
 
@@ -43,7 +43,7 @@ class FakeEngine:
         max_context: int = 4096,
         fail_after: int | None = None,
         refuse: str | None = None,
-        step: Callable[[], asyncio.Future[None]] | None = None,
+        step: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.script = script
         self.chunks = chunks

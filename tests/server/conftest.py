@@ -29,7 +29,7 @@ def profile() -> Profile:
     return load_profile(PROFILE_FOLDER / "exaone4.toml")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(fmt: ChatFormat, profile: Profile) -> Client:
     """Makes an HTTP client of an app around an engine; the app's own exceptions come back as responses."""
 

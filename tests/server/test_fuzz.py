@@ -1,0 +1,68 @@
+"""Whatever a client sends is accepted, or refused with an error of ours; it is never a 5xx."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_templates.format import ChatFormat
+from server.chat_request import NOT_YET, ChatRequest
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import MODEL, Client
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
+TEXT_PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()}), max_size=2)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": ROLES | JSON, "content": st.text() | TEXT_PARTS | JSON},
+        optional={"name": st.text() | JSON, "tool_calls": JSON, "tool_call_id": JSON, "reasoning_content": JSON},
+    ),
+    max_size=3,
+)
+NAMES = sorted({*ChatRequest.model_fields, *NOT_YET} - {"messages"})
+VALUES = JSON | st.sampled_from([0, 1, 2, 0.5, -1, True, "reasoning", "standard", MODEL, f"{MODEL}:reasoning", [], {}])
+BODIES = st.builds(
+    lambda messages, fields: {"messages": messages, **fields},
+    MESSAGES | JSON,
+    st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), VALUES, max_size=4),
+)
+
+
+def post(client: Client, fmt: ChatFormat, content: bytes) -> tuple[int, str]:
+    engine = FakeEngine(
+        lambda _: iter([*fmt.encode_text("ab"), fmt.think_end_id, fmt.end_of_turn_id]), (fmt.end_of_turn_id,)
+    )
+
+    async def run() -> tuple[int, str]:
+        async with client(engine) as http:
+            response = await http.post("/v1/chat/completions", content=content)
+        return response.status_code, response.text
+
+    return asyncio.run(run())
+
+
+def check(status: int, text: str) -> None:
+    if status == 200:
+        return
+    assert 400 <= status < 500, text
+    error: dict[str, Any] = orjson.loads(text)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+@given(body=BODIES)
+def test_any_fields(client: Client, fmt: ChatFormat, body: dict[str, Any]) -> None:
+    check(*post(client, fmt, orjson.dumps(body)))
+
+
+@given(content=st.binary(max_size=60) | JSON.map(orjson.dumps))
+def test_any_body(client: Client, fmt: ChatFormat, content: bytes) -> None:
+    check(*post(client, fmt, content))

@@ -1,0 +1,137 @@
+"""A turn's tokens: no budget is exceeded by one, whatever the model writes and however its deltas are cut."""
+
+import asyncio
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.generate import Turn, run_turn
+from server.limits import ThinkingPlan
+from server.messages import Sampling
+from tests.fake_engine import FakeEngine, script_of
+
+THINK_END, END_OF_TURN = 1, 2
+PROMPT = [9, 9, 9]
+CLOSING = (THINK_END, 8)
+TOKENS = st.integers(10, 99)
+
+
+PLENTY = Sampling(max_tokens=200)
+
+
+def play(
+    ids: list[int],
+    plan: ThinkingPlan | None,
+    chunks: list[int],
+    sampling: Sampling = PLENTY,
+    *,
+    one_by_one: bool = False,
+) -> tuple[Turn, FakeEngine, list[int], int]:
+    """The finished turn, the engine, the ids for the parser, and how often the thinking was closed for the model."""
+    engine = FakeEngine(script_of(ids, len(PROMPT)), (END_OF_TURN,), chunks=chunks)
+    turn = Turn(PROMPT, sampling, THINK_END, plan)
+
+    async def run() -> tuple[list[int], int]:
+        shown, closed = [], 0
+        async for advance in run_turn(engine, turn, "id", 0, one_by_one=one_by_one):
+            shown += advance.token_ids
+            closed += advance.closed
+        return shown, closed
+
+    shown, closed = asyncio.run(run())
+    return turn, engine, shown, closed
+
+
+def test_a_natural_end_of_thinking_needs_one_generation() -> None:
+    ids = [10, 11, THINK_END, 12, 13, END_OF_TURN]
+    turn, engine, shown, closed = play(ids, ThinkingPlan(50, (), CLOSING, "length"), [4, 1])
+    assert (shown, closed, len(engine.seen)) == (ids[:-1], 0, 1)
+    assert (turn.finish, turn.thinking_finish) == ("stop", "natural")
+    assert (turn.reasoning_tokens, turn.completion_tokens) == (2, 6)
+
+
+def test_a_spent_budget_is_closed_with_the_wrap_up_and_the_answer_follows() -> None:
+    ids = [10, 11, 12, 13, 14, 15, 16, 17, END_OF_TURN]
+    turn, engine, shown, closed = play(ids, ThinkingPlan(2, (20, 21), CLOSING, "budget"), [3])
+    assert engine.seen[1].prompt_ids == [*PROMPT, 10, 11, 20, 21, *CLOSING]
+    assert engine.seen[1].sampling.max_tokens == 200 - 6
+    assert (shown, closed) == ([10, 11, 16, 17], 1)
+    assert (turn.thinking_finish, turn.reasoning_tokens, turn.completion_tokens) == ("budget", 4, 9)
+    assert engine.aborted == ["id-0"]
+
+
+def test_an_end_tag_right_after_the_last_allowed_token_is_natural() -> None:
+    turn, engine, _, _ = play([10, 11, THINK_END, 12, END_OF_TURN], ThinkingPlan(2, (20,), CLOSING, "budget"), [1])
+    assert (turn.thinking_finish, len(engine.seen)) == ("natural", 1)
+
+
+def test_no_budget_means_no_thinking_generation() -> None:
+    turn, engine, shown, closed = play([0, 0, 12, END_OF_TURN], ThinkingPlan(0, (), CLOSING, "budget"), [1])
+    assert (shown, closed, len(engine.seen)) == ([12], 1, 1)
+    assert (turn.reasoning_tokens, turn.completion_tokens) == (0, 4)
+
+
+def test_a_turn_that_ends_within_the_thinking_still_gets_its_answer() -> None:
+    turn, engine, shown, _ = play([10, END_OF_TURN, 0, 0, 12, END_OF_TURN], ThinkingPlan(9, (), CLOSING, "length"), [2])
+    assert engine.seen[1].prompt_ids == [*PROMPT, 10, *CLOSING]
+    assert (turn.thinking_finish, turn.finish, shown[0]) == ("stopped", "stop", 10)
+
+
+def test_stop_tokens_and_least_length_bind_the_answer_only() -> None:
+    ids = [50, 10, THINK_END, 11, 50, 12, END_OF_TURN]
+    sampling = Sampling(max_tokens=200, stop_token_ids=(50,), min_tokens=4)
+    turn, engine, shown, _ = play(ids, ThinkingPlan(20, (), CLOSING, "length"), [2], sampling)
+    thinking, answer = (request.sampling for request in engine.seen)
+    assert (thinking.stop_token_ids, thinking.min_tokens, thinking.max_tokens) == ((THINK_END,), 0, 21)
+    assert (answer.stop_token_ids, answer.min_tokens, answer.max_tokens) == ((50,), 1, 197)
+    assert (shown, turn.completion_tokens, turn.finish) == ([50, 10, THINK_END, 11], 5, "stop")
+
+
+def test_a_limit_too_small_for_an_answer_ends_within_the_thinking() -> None:
+    turn, _, shown, closed = play([10, 11, 12, 13], ThinkingPlan(2, (), CLOSING, "length"), [1], Sampling(max_tokens=2))
+    assert (shown, closed) == ([10, 11], 0)
+    assert (turn.finish, turn.thinking_finish, turn.completion_tokens) == ("length", "length", 2)
+
+
+@given(
+    ids=st.lists(st.one_of(TOKENS, TOKENS, TOKENS, st.sampled_from([THINK_END, END_OF_TURN])), min_size=1, max_size=40),
+    budget=st.integers(0, 40),
+    wrap_up=st.integers(0, 3),
+    limit=st.integers(3, 60),
+    chunks=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+    two_generations=st.booleans(),
+    one_by_one=st.booleans(),
+)
+def test_budgets_are_exact_and_deltas_do_not_matter(
+    *, ids: list[int], budget: int, wrap_up: int, limit: int, chunks: list[int], two_generations: bool, one_by_one: bool
+) -> None:
+    allowed = min(budget, limit - len(CLOSING) - 1)
+    said = min(wrap_up, allowed // 2)
+    plan = ThinkingPlan(allowed - said, tuple(range(100, 100 + said)), CLOSING, "budget")
+    sampling = Sampling(max_tokens=limit, stop_token_ids=(7,) if two_generations else ())
+    turn, engine, shown, closed = play(ids, plan, chunks, sampling, one_by_one=one_by_one)
+
+    assert turn.reasoning_tokens <= budget
+    assert turn.completion_tokens <= limit
+    assert closed == (turn.thinking_finish in ("budget", "stopped"))
+    thought = shown[: turn.reasoning_tokens - (said if closed else 0)]
+    assert THINK_END not in thought
+    last = engine.seen[-1]
+    written = len(last.prompt_ids) - len(PROMPT)
+    assert len(engine.seen) <= 2
+    assert written + last.sampling.max_tokens == limit
+    for before, after in pairwise(engine.seen):
+        assert after.prompt_ids[: len(before.prompt_ids) + len(thought)] == [*before.prompt_ids, *thought]
+
+    plain, _, shown_plain, closed_plain = play(ids, plan, [1], sampling)
+    assert (shown, closed) == (shown_plain, closed_plain)
+    assert (turn.completion_tokens, turn.reasoning_tokens) == (plain.completion_tokens, plain.reasoning_tokens)
+    assert (turn.finish, turn.thinking_finish) == (plain.finish, plain.thinking_finish)
+
+
+def test_a_turn_without_thinking_ends_as_the_engine_does() -> None:
+    turn, _, shown, _ = play([10, 11, END_OF_TURN], None, [2])
+    assert (shown, turn.finish, turn.completion_tokens, turn.thinking_finish) == ([10, 11], "stop", 3, None)
+    turn, _, shown, _ = play([10, 11, END_OF_TURN], None, [2], Sampling(max_tokens=2))
+    assert (shown, turn.finish, turn.completion_tokens) == ([10, 11], "length", 2)

@@ -1,0 +1,112 @@
+"""OpenAI's own client against a real HTTP server around a scripted engine."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import openai
+import pytest
+import uvicorn
+from openai.types.chat import ChatCompletionMessageParam
+
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.engine_client import EngineStatus
+from server.launch import bind
+from server.profile import Profile
+from server.settings import Settings
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import MODEL
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is 2 + 2?"}]
+
+
+@pytest.fixture(scope="module")
+def engine(fmt: ChatFormat) -> FakeEngine:
+    answer = [*fmt.encode_text("It is 4."), fmt.end_of_turn_id]
+    thinking = [*fmt.encode_text("2 and 2"), *fmt.close_thinking()]
+    return FakeEngine(
+        lambda prompt: iter(thinking + answer if fmt.is_thinking_open(prompt) else answer),
+        (fmt.end_of_turn_id,),
+        chunks=(1, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def url(engine: FakeEngine, fmt: ChatFormat, profile: Profile) -> Iterator[str]:
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(engine, Settings(), profile, fmt), log_config=None))
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def sdk(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_both_modes(sdk: openai.OpenAI) -> None:
+    direct = sdk.chat.completions.create(model=MODEL, messages=QUESTION)
+    reasoned = sdk.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"reasoning_mode": "reasoning"})
+    assert direct.choices[0].message.content == reasoned.choices[0].message.content == "It is 4."
+    assert not direct.choices[0].message.model_extra
+    assert reasoned.choices[0].message.model_extra == {"reasoning_content": "2 and 2", "reasoning": "2 and 2"}
+    assert reasoned.choices[0].model_extra == {"reasoning_finish_reason": "natural"}
+    assert reasoned.usage is not None
+    assert reasoned.usage.completion_tokens_details is not None
+    assert reasoned.usage.completion_tokens_details.reasoning_tokens
+
+
+def test_streaming(sdk: openai.OpenAI) -> None:
+    stream = sdk.chat.completions.create(
+        model=f"{MODEL}:reasoning", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+    )
+    *chunks, last = list(stream)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert "".join(delta.content or "" for delta in deltas) == "It is 4."
+    assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == "2 and 2"
+    assert last.usage is not None
+    assert last.usage.completion_tokens == last.usage.total_tokens - last.usage.prompt_tokens > 0
+
+
+async def test_async_and_side_by_side(url: str) -> None:
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as sdk:
+        answers = await asyncio.gather(
+            *(sdk.chat.completions.create(model=MODEL, messages=QUESTION) for _ in range(20)),
+        )
+        stream = await sdk.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert {answer.choices[0].message.content for answer in answers} == {text} == {"It is 4."}
+
+
+def test_models(sdk: openai.OpenAI) -> None:
+    assert [model.id for model in sdk.models.list()] == [MODEL, f"{MODEL}:standard", f"{MODEL}:reasoning"]
+    assert sdk.models.retrieve(MODEL).owned_by == "twogear"
+
+
+def test_errors_are_the_sdks(sdk: openai.OpenAI, engine: FakeEngine) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"reasoning_mode": "deep"})
+    assert caught.value.param == "reasoning_mode"
+    with pytest.raises(openai.NotFoundError):
+        sdk.chat.completions.create(model="gpt-5", messages=QUESTION)
+    engine.status = EngineStatus("lost", "", 0.0)
+    try:
+        with pytest.raises(openai.InternalServerError) as lost:
+            sdk.chat.completions.create(model=MODEL, messages=QUESTION)
+    finally:
+        engine.status = EngineStatus("ready", "", 1.0)
+    assert lost.value.status_code == 503
+
+
+def test_an_error_in_a_stream_is_raised(sdk: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.fail_after = 2
+    try:
+        with pytest.raises(openai.APIError, match="ngine lost"):
+            list(sdk.chat.completions.create(model=MODEL, messages=QUESTION, stream=True))
+    finally:
+        engine.fail_after = None

@@ -1,0 +1,153 @@
+"""A stream says what the plain response says, however the tokens are cut, and ends when its client leaves."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_templates.format import ChatFormat
+from server.profile import MODES
+from tests.fake_engine import FakeEngine, script_of
+from tests.server.conftest import HELLO, Client, body
+
+CHAT = "/v1/chat/completions"
+
+
+def events_of(text: str) -> list[Any]:
+    """The stream's events; the last is "[DONE]" where it ended well."""
+    assert text.endswith("\n\n")
+    data = [event.removeprefix("data: ") for event in text.removesuffix("\n\n").split("\n\n")]
+    return [event if event == "[DONE]" else orjson.loads(event) for event in data]
+
+
+def gathered(events: list[Any]) -> dict[str, Any]:
+    """The plain response that a stream with usage adds up to."""
+    *chunks, usage, done = events
+    assert done == "[DONE]"
+    assert usage["choices"] == []
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    choices = [chunk["choices"][0] for chunk in chunks]
+    joined = {
+        name: "".join(choice["delta"].get(name, "") for choice in choices)
+        for name in ("content", "reasoning", "reasoning_content")
+    }
+    assert all(choice["finish_reason"] is None for choice in choices[:-1])
+    ended = {name: choices[-1].get(name) for name in ("finish_reason", "reasoning_finish_reason")}
+    return {**joined, **ended, "usage": usage["usage"]}
+
+
+def plain(response: dict[str, Any]) -> dict[str, Any]:
+    """The same of a response that was not streamed."""
+    choice = response["choices"][0]
+    texts = {name: choice["message"].get(name, "") for name in ("content", "reasoning", "reasoning_content")}
+    ended = {name: choice.get(name) for name in ("finish_reason", "reasoning_finish_reason")}
+    return {**texts, **ended, "usage": response["usage"]}
+
+
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(["é", "😀", "\n", "\n\n", "</think>", "<think>", "<tool_call>", '{"name": "f", "arguments": {}}']),
+)
+
+
+@st.composite
+def generations(draw: st.DrawFn, fmt: ChatFormat) -> list[int]:
+    """What a model might write: text, broken characters, tags in any order, ends of turn."""
+    controls = st.sampled_from(sorted(fmt.control_ids)).map(lambda token_id: [token_id])
+    parts = draw(st.lists(st.one_of(TEXTS.map(fmt.encode_text), st.integers(0, 600).map(lambda n: [n]), controls)))
+    return [token_id for part in parts for token_id in part] + [fmt.end_of_turn_id]
+
+
+@given(data=st.data())
+def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: st.DataObject) -> None:
+    ids = data.draw(generations(fmt))
+    mode = data.draw(st.sampled_from(MODES))
+    fields = data.draw(
+        st.fixed_dictionaries(
+            {"max_tokens": st.integers(1, 80)},
+            optional={
+                "thinking_token_budget": st.integers(0, 40),
+                "stop": st.lists(st.text(min_size=1, max_size=2), max_size=2),
+                "stop_token_ids": st.just([fmt.encode_text("a")[0]]),
+                "min_tokens": st.just(1),
+                "ignore_eos": st.booleans(),
+            },
+        )
+    )
+    chunks = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in range(2)]
+
+    async def both() -> tuple[dict[str, Any], dict[str, Any]]:
+        asked = body(reasoning_mode=mode, **fields)
+        script = script_of(ids, len(fmt.render(HELLO, mode)))
+        engines = [FakeEngine(script, (fmt.end_of_turn_id,), chunks=sizes) for sizes in chunks]
+        async with client(engines[0]) as http:
+            whole = await http.post(CHAT, json=asked)
+        async with client(engines[1]) as http:
+            streamed = await http.post(CHAT, json={**asked, "stream": True, "stream_options": {"include_usage": True}})
+        return plain(whole.json()), gathered(events_of(streamed.text))
+
+    whole, streamed = asyncio.run(both())
+    assert streamed == whole
+    usage = whole["usage"]
+    assert usage["completion_tokens"] <= fields["max_tokens"]
+    reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
+    assert reasoning <= fields.get("thinking_token_budget", reasoning)
+    if mode == "standard":
+        assert (whole["reasoning"], reasoning) == ("", 0)
+
+
+async def test_a_stream_without_usage_has_no_usage(client: Client, fmt: ChatFormat) -> None:
+    engine = FakeEngine(lambda _: iter([*fmt.encode_text("ab"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        response = await http.post(CHAT, json=body(stream=True))
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events_of(response.text)
+    assert done == "[DONE]"
+    assert all("usage" not in chunk for chunk in chunks)
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+async def test_an_error_in_the_middle_is_an_event_and_the_end(client: Client, fmt: ChatFormat) -> None:
+    engine = FakeEngine(lambda _: iter(fmt.encode_text("abcdef")), (fmt.end_of_turn_id,), fail_after=2)
+    async with client(engine) as http:
+        response = await http.post(CHAT, json=body(stream=True))
+    assert response.status_code == 200
+    *_, last = events_of(response.text)
+    assert set(last["error"]) == {"message", "type", "param", "code"}
+    assert "ngine lost" in last["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_ends_the_generation(client: Client, fmt: ChatFormat, stream: bool) -> None:
+    generating, never = asyncio.Event(), asyncio.Event()
+
+    async def step() -> None:
+        if generating.is_set():
+            await never.wait()
+        generating.set()
+
+    engine = FakeEngine(lambda _: iter(fmt.encode_text("a") * 100), (fmt.end_of_turn_id,), step=step)
+    async with client(engine) as http:
+        app = http._transport.app  # type: ignore[attr-defined] # the client that leaves speaks ASGI itself
+        request = orjson.dumps(body(stream=stream))
+        sent: list[dict[str, Any]] = []
+        inbox = [{"type": "http.request", "body": request}]
+
+        async def receive() -> dict[str, Any]:
+            if inbox:
+                return inbox.pop()
+            await generating.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        assert len(engine.aborted) == 1
+        assert app.state.serving.running == 0
+        assert 'outcome="cancelled"} 1.0' in (await http.get("/metrics")).text
