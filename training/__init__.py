@@ -1,1 +1,1 @@
-"""Tokenizer, data and training stages of the embedded checkpoint; knows nothing of serving."""
+"""Everything that makes a checkpoint: tasks with traces, conversation, tokenizer, batches and the training stages."""

@@ -1,0 +1,122 @@
+"""The training loop for real, at smoke size: batches, resuming, and a checkpoint that transformers loads."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from transformers import AutoTokenizer, Exaone4ForCausalLM
+
+from chat_templates.format import ChatFormat
+from training import recipe as recipes
+from training.batches import IGNORED, ExampleSource, chunk, item_exchange
+from training.families import held_out_items
+from training.recipe import Recipe
+from training.sft import SftRun, learning_rate
+
+SMOKE = Path("training/recipes/smoke.toml")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    smoke = recipes.load(SMOKE)
+    return msgspec.structs.replace(smoke, output=str(tmp_path_factory.mktemp("sft") / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> SftRun:
+    run = SftRun(recipe, tmp_path_factory.mktemp("run"), CPU)
+    run.run()
+    return run
+
+
+def test_training_lowers_the_loss(finished: SftRun) -> None:
+    records = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) >= 2
+    assert records[-1]["loss"]["reasoning"] < 0.8 * records[0]["loss"]["reasoning"]
+
+
+def test_checkpoint_loads_in_transformers_and_computes_the_same(finished: SftRun, recipe: Recipe) -> None:
+    loaded = Exaone4ForCausalLM.from_pretrained(recipe.output, dtype=torch.float32)
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad():
+        expected = finished.model.eval()(ids).logits
+        actual = loaded(ids).logits
+    assert torch.allclose(actual.log_softmax(-1), expected.log_softmax(-1), atol=0.1)  # weights were rounded to bf16
+    assert AutoTokenizer.from_pretrained(recipe.output).eos_token == "[|endofturn|]"
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
+    def weights(run: SftRun) -> torch.Tensor:
+        return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+
+    short = msgspec.structs.replace(recipe, sft=msgspec.structs.replace(recipe.sft, tokens=30_000))
+    whole = SftRun(short, tmp_path / "whole", CPU)
+    whole.run()
+
+    interrupted = SftRun(short, tmp_path / "parts", CPU)
+    for batch in chunk(interrupted.source, short.sft, short.seed, 0, interrupted.progress):
+        interrupted._train_step(batch)
+    interrupted.chunk = 1
+    interrupted.save_state()
+    resumed = SftRun(short, tmp_path / "parts", CPU)
+    assert resumed.step == interrupted.step
+    resumed.run()
+    assert resumed.step == whole.step
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_batches_hold_both_modes_in_the_recipes_ratio(finished: SftRun, recipe: Recipe) -> None:
+    real = {"standard": 0, "reasoning": 0}
+    padded = 0
+    for index in range(4):
+        for batch in chunk(finished.source, recipe.sft, 0, index, 1.0):
+            used = int((batch.ids != 0).sum())
+            real[batch.mode] += used
+            padded += batch.ids.numel() - used
+            assert batch.ids.numel() <= recipe.sft.batch_tokens * 1.5
+    assert real["reasoning"] / real["standard"] == pytest.approx(recipe.sft.reasoning_ratio, rel=0.1)
+    assert padded < 0.25 * sum(real.values())
+
+
+def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    source = ExampleSource(finished.recipe.sft, fmt)
+    item = next(held_out_items(("chain_sum",), 1, 0))
+    for mode, expected in (
+        ("standard", f"{item.answer}[|endofturn|]"),
+        ("reasoning", f"{item.trace}\n</think>\n\n{item.answer}[|endofturn|]"),
+    ):
+        ids, mask = source.render([], item_exchange(item), mode)  # type: ignore[arg-type]
+        learnt = [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt]
+        assert fmt.decode(learnt, show_control=True) == expected
+
+
+def test_labels_are_the_next_tokens(finished: SftRun, recipe: Recipe) -> None:
+    batch = next(chunk(finished.source, recipe.sft, 0, 0, 1.0))
+    labels, following = batch.labels[:, :-1], batch.ids[:, 1:]
+    inside = (labels != IGNORED) & (following != 0)  # the end of the turn is a label only, never an input
+    assert inside.any()
+    assert torch.equal(labels[inside], following[inside])
+    last = batch.labels[torch.arange(len(labels)), (batch.labels != IGNORED).int().cumsum(1).argmax(1)]
+    assert (last == finished.source.end_of_turn_id).all()
+
+
+def test_rate_warms_up_stays_and_falls(recipe: Recipe) -> None:
+    rates = [learning_rate(recipe.sft, step, step / 100) for step in range(101)]
+    assert rates[0] < rates[4] == recipe.sft.learning_rate == rates[60]
+    assert all(later <= earlier for earlier, later in pairwise(rates[5:]))
+    assert rates[100] == 0.0
+
+
+def test_a_bad_recipe_names_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(SMOKE.read_text().replace("window = 64", 'window = "wide"'))
+    with pytest.raises(ValueError, match=r"window"):
+        recipes.load(path)
+    path.write_text(SMOKE.read_text() + "\n[sfd]\n")
+    with pytest.raises(ValueError, match="sfd"):
+        recipes.load(path)

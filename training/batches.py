@@ -1,0 +1,137 @@
+"""Training text as batches of token ids: items and conversation rendered in one mode, grouped by length.
+
+A stream is made of chunks; chunk k depends only on the recipe and k, so that a run resumes at any chunk.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from reasoning_gym.data import read_data_file
+
+from chat_templates.format import ChatFormat, Mode
+from chat_templates.messages import Message
+from training import conversation
+from training.families import FAMILIES, Item, draw, rephrase
+from training.recipe import SftRecipe
+
+_BATCHES_PER_CHUNK = 20
+_LENGTH_MULTIPLE = 8
+_SYSTEM_SHARE = 0.05
+_EASIER_SHARE = 0.3
+_SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are Twogear.", "Answer briefly.", "Be precise.")
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`ids` and `labels`, both (batch, length) int64; labels are the next tokens, IGNORED where nothing is learnt."""
+
+    mode: Mode
+    ids: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A user's text with the reasoning and the answer to it."""
+
+    prompt: str
+    reasoning: str
+    answer: str
+
+
+def things() -> tuple[str, ...]:
+    """Words of reasoning-gym's word list that unknown questions are about."""
+    return tuple(read_data_file("words3to10.txt").split())
+
+
+def item_exchange(item: Item) -> Exchange:
+    """An item as it is asked and answered."""
+    return Exchange(item.question.strip(), item.trace, item.answer)
+
+
+class ExampleSource:
+    """Draws exchanges by the recipe's shares; `progress` (0 to 1) moves the curriculum."""
+
+    def __init__(self, recipe: SftRecipe, fmt: ChatFormat) -> None:
+        self._recipe = recipe
+        self._format = fmt
+        self._names = tuple(recipe.families)
+        self._weights = tuple(recipe.families.values())
+        self._things = things()
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The token that every learnt answer ends with."""
+        return self._format.end_of_turn_id
+
+    def _level(self, name: str, progress: float, rng: random.Random) -> int:
+        """The curriculum's step: up to what the progress allows, sometimes an easier one."""
+        top = len(FAMILIES[name].easier)
+        reached = min(top, int(progress / self._recipe.curriculum * (top + 1)))
+        return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
+
+    def exchange(self, progress: float, rng: random.Random) -> Exchange:
+        """One exchange: a task in its own or in other words, or a line of conversation."""
+        if rng.random() < self._recipe.conversation_share:
+            talk = conversation.draw(rng, self._things)
+            return Exchange(talk.prompt, talk.thought, talk.reply)
+        name = rng.choices(self._names, self._weights)[0]
+        item = draw(name, rng, level=self._level(name, progress, rng))
+        return item_exchange(rephrase(item, rng) if rng.random() < self._recipe.rephrase_share else item)
+
+    def example(self, mode: Mode, progress: float, rng: random.Random) -> tuple[list[int], list[bool]]:
+        """The ids of one conversation and which of them are learnt."""
+        messages: list[Message] = []
+        if rng.random() < _SYSTEM_SHARE:
+            messages.append({"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
+        while rng.random() < self._recipe.history_share:
+            past = self.exchange(progress, rng)
+            messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
+        return self.render(messages, self.exchange(progress, rng), mode)
+
+    def render(self, history: list[Message], last: Exchange, mode: Mode) -> tuple[list[int], list[bool]]:
+        """A conversation that ends with `last`, as the mode writes it."""
+        answer = {"role": "assistant", "content": last.answer}
+        if mode == "reasoning":
+            answer["reasoning_content"] = last.reasoning
+        return self._format.render_conversation([*history, {"role": "user", "content": last.prompt}, answer], mode)
+
+
+def collate(examples: list[tuple[list[int], list[bool]]], mode: Mode, pad_id: int = 0) -> Batch:
+    """Right-padded tensors; label t is the token after t where that one is learnt."""
+    length = max(len(ids) for ids, _ in examples) - 1
+    length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    inputs = torch.full((len(examples), length), pad_id)
+    labels = torch.full((len(examples), length), IGNORED)
+    for row, (ids, mask) in enumerate(examples):
+        inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+        targets = [token if learnt else IGNORED for token, learnt in zip(ids[1:], mask[1:], strict=True)]
+        labels[row, : len(targets)] = torch.tensor(targets)
+    return Batch(mode, inputs, labels)
+
+
+def chunk(source: ExampleSource, recipe: SftRecipe, seed: int, index: int, progress: float) -> Iterator[Batch]:
+    """The batches of chunk `index`, both modes in the recipe's ratio of tokens, in random order."""
+    rng = random.Random(f"{seed}/{index}")
+    share = recipe.reasoning_ratio / (1 + recipe.reasoning_ratio)
+    batches: list[Batch] = []
+    modes: tuple[tuple[Mode, float], ...] = (("reasoning", share), ("standard", 1 - share))
+    for mode, part in modes:
+        budget = recipe.batch_tokens * _BATCHES_PER_CHUNK * part
+        examples = []
+        while budget > 0:
+            examples.append(source.example(mode, progress, rng))
+            budget -= len(examples[-1][0])
+        examples.sort(key=lambda example: len(example[0]))
+        group: list[tuple[list[int], list[bool]]] = []
+        for example in examples:
+            if (len(group) + 1) * len(example[0]) > recipe.batch_tokens:
+                batches.append(collate(group, mode))
+                group = []
+            group.append(example)
+        batches.append(collate(group, mode))
+    rng.shuffle(batches)
+    yield from batches

@@ -1,0 +1,62 @@
+"""A training recipe: everything that decides a run, read from one TOML file."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+
+class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model's size; `pattern` names its layers in turn (L: sliding window, G: global), lengths are in tokens."""
+
+    vocabulary_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    window: int
+    pattern: str = "LLLG"
+    context: int = 131072
+    rope_theta: float = 10000.0
+
+
+class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Supervised fine-tuning on both modes together.
+
+    `tokens` bounds the run; `reasoning_ratio` is reasoning tokens per standard token; `curriculum` and `decay` are
+    shares of the run: how long difficulty grows at its start, and how long the rate falls at its end.
+    """
+
+    tokens: int
+    batch_tokens: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    reasoning_ratio: float
+    curriculum: float
+    decay: float
+    conversation_share: float
+    rephrase_share: float
+    history_share: float
+    evaluate_every: int
+    save_every: int
+    families: dict[str, float]
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run; `output` is where the finished checkpoint goes, relative to the working directory."""
+
+    seed: int
+    output: str
+    model: ModelRecipe
+    sft: SftRecipe
+
+
+def load(path: Path) -> Recipe:
+    """Raises ValueError with the field's name when the file does not describe a recipe."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), Recipe)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ValueError(f"{path}: {error}") from error

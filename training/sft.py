@@ -1,0 +1,184 @@
+"""Supervised fine-tuning on both modes together: the loop, its checkpoints, and the checks along the way.
+
+What a batch holds is batches.py's matter, what the model looks like model.py's.
+"""
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import Exaone4ForCausalLM
+
+from chat_templates.format import ChatFormat, Mode
+from training import model as model_files
+from training import tokenizer as tokenizer_files
+from training.batches import IGNORED, Batch, ExampleSource, chunk, collate, item_exchange
+from training.families import draw
+from training.recipe import Recipe, SftRecipe
+
+_CHECK_ITEMS = 32
+_CLIP = 1.0
+_MODES: tuple[Mode, ...] = ("standard", "reasoning")
+
+
+def learning_rate(recipe: SftRecipe, step: int, progress: float) -> float:
+    """Linear warm-up, constant, then linear decay to zero over the last `decay` share of the run."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps)
+    cool = min(1.0, max(0.0, (1.0 - progress) / recipe.decay))
+    return recipe.learning_rate * warm * cool
+
+
+def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of the learnt tokens, and the (learnt,) predictions' correctness."""
+    ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
+    learnt = labels != IGNORED
+    with torch.autocast(model.device.type, torch.bfloat16):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+        logits = model.lm_head(hidden[learnt]).float()  # (learnt, V)
+    targets = labels[learnt]
+    return torch.nn.functional.cross_entropy(logits, targets), logits.argmax(-1) == targets
+
+
+@torch.no_grad()
+def whole_answers(model: Exaone4ForCausalLM, source: ExampleSource, recipe: SftRecipe, seed: int) -> dict[str, float]:
+    """Share of held-out items whose every learnt token is the most likely one, per `family/mode`.
+
+    That is what greedy decoding gets right word for word, from one forward pass.
+    """
+    model.eval()
+    shares = {}
+    for name in recipe.families:
+        rng = random.Random(f"check/{seed}/{name}")
+        items = [draw(name, rng, held_out=True) for _ in range(_CHECK_ITEMS)]
+        for mode in _MODES:
+            examples = [source.render([], item_exchange(item), mode) for item in items]
+            batch = collate(examples, mode)
+            _, correct = forward_loss(model, batch)
+            wrong = torch.zeros_like(batch.labels)
+            wrong[batch.labels != IGNORED] = (~correct).long().cpu()
+            shares[f"{name}/{mode}"] = float((wrong.sum(1) == 0).float().mean())
+    model.train()
+    return shares
+
+
+class SftRun:
+    """One run in a folder: state, metrics, and the finished checkpoint."""
+
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._prepare_tokenizer()
+        fmt = ChatFormat.from_folder(folder)
+        self.source = ExampleSource(recipe.sft, fmt)
+        config = model_files.build_config(recipe.model, eos_token_id=fmt.end_of_turn_id, pad_token_id=0, bos_token_id=1)
+        self.model = model_files.build(config, recipe.seed)
+        self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay
+        )
+        self.step = self.tokens = self.chunk = 0
+        self.seconds = 0.0
+        self._resume()
+
+    @property
+    def progress(self) -> float:
+        """The share of the recipe's tokens that is behind us."""
+        return min(1.0, self.tokens / self.recipe.sft.tokens)
+
+    def _prepare_tokenizer(self) -> None:
+        if not (self.folder / "tokenizer.json").exists():
+            trained = tokenizer_files.train(self.recipe.model.vocabulary_size, self.recipe.seed)
+            tokenizer_files.save(trained, self.folder)
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.tokens, self.chunk = state["step"], state["tokens"], state["chunk"]
+        self.seconds = state["seconds"]
+
+    def save_state(self) -> None:
+        """Writes what a later start resumes from; the old state stays until the new one is whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+            "chunk": self.chunk,
+            "seconds": self.seconds,
+        }
+        partial = self.folder / "state.pt.partial"
+        torch.save(state, partial)
+        partial.replace(self.folder / "state.pt")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line in `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _train_step(self, batch: Batch) -> float:
+        rate = learning_rate(self.recipe.sft, self.step, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, _ = forward_loss(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += batch.ids.numel()
+        return loss.item()
+
+    def _check(self, losses: dict[Mode, list[float]]) -> None:
+        means = {mode: sum(values) / len(values) for mode, values in losses.items() if values}
+        shares = whole_answers(self.model, self.source, self.recipe.sft, self.recipe.seed)
+        record = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds),
+            "learning_rate": learning_rate(self.recipe.sft, self.step, self.progress),
+            "loss": {mode: round(loss, 4) for mode, loss in means.items()},
+            "whole_answers": {key: round(share, 3) for key, share in shares.items()},
+        }
+        self.log(record)
+        if not all(math.isfinite(loss) for loss in means.values()):
+            raise FloatingPointError(f"the loss is no longer finite at step {self.step}; lower learning_rate")
+
+    def run(self) -> None:
+        """Trains to the recipe's number of tokens, checking and saving on the way, and exports the checkpoint."""
+        sft = self.recipe.sft
+        self.model.train()
+        losses: dict[Mode, list[float]] = {mode: [] for mode in _MODES}
+        columns = (TextColumn("sft"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            bar = progress.add_task("sft", total=sft.tokens, completed=self.tokens)
+            while self.tokens < sft.tokens:
+                before, started = self.step, time.monotonic()
+                for batch in chunk(self.source, sft, self.recipe.seed, self.chunk, self.progress):
+                    losses[batch.mode].append(self._train_step(batch))
+                    progress.update(bar, completed=min(self.tokens, sft.tokens))
+                self.chunk += 1
+                self.seconds += time.monotonic() - started
+                if self.step // sft.evaluate_every > before // sft.evaluate_every or self.tokens >= sft.tokens:
+                    self._check(losses)
+                    losses = {mode: [] for mode in _MODES}
+                if self.step // sft.save_every > before // sft.save_every:
+                    self.save_state()
+        self.save_state()
+        self.export(Path(self.recipe.output))
+
+    def export(self, output: Path) -> None:
+        """Writes the checkpoint folder."""
+        output.mkdir(parents=True, exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (output / name).write_bytes((self.folder / name).read_bytes())
+        model_files.save(self.model, output)

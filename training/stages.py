@@ -1,0 +1,24 @@
+"""The training stages by name, each over a recipe and a run's folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from training import tokenizer
+from training.recipe import Recipe, load
+from training.sft import SftRun
+
+Stage = Literal["tokenizer", "sft"]
+load_recipe = load
+
+
+def run(stage: Stage, recipe: Recipe, folder: Path, *, threads: int | None = None) -> None:
+    """Runs one stage, on the GPU where there is one; a run that was interrupted goes on from its last state."""
+    if stage == "tokenizer":
+        tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
+        return
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    SftRun(recipe, folder, device).run()
