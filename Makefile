@@ -4,6 +4,7 @@ ACCELERATOR ?= cpu
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
+STAGE ?= sft
 RECIPE ?=
 BIN := .venv/bin
 
@@ -30,8 +31,8 @@ check: setup ## linters, types, locks
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest -q tests/setup/test_locks.py
 
-train: setup ## a training stage: make train STAGE=sft RECIPE=FILE
-	$(BIN)/twogear train $(STAGE) --recipe $(RECIPE) $(ARGS)
+train: setup ## a training stage (STAGE=, RECIPE=, ARGS=)
+	$(BIN)/twogear train $(STAGE) $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade renews the pins)
 	requirements/lock.sh $(ARGS)

