@@ -65,14 +65,15 @@ class OutputParser:
 
     def feed(self, token_ids: Sequence[int]) -> list[Event]:
         """What these ids add. Ids that the tokenizer does not have stand for no text."""
+        if self._fmt.control_ids.isdisjoint(token_ids):  # nearly always
+            self._plain(token_ids)
+            return self._take()
         for is_control, run in groupby(token_ids, self._fmt.control_ids.__contains__):
             if is_control:
                 for token_id in run:
                     self._control(token_id)
             else:
-                ids = list(run)
-                self._count(len(ids))
-                self._text(self._detokenizer.feed(ids))
+                self._plain(list(run))
         return self._take()
 
     def finish(self) -> list[Event]:
@@ -84,14 +85,18 @@ class OutputParser:
         return self._take()
 
     def _take(self) -> list[Event]:
-        events, self._events = joined(self._events), []
-        return events
+        events, self._events = self._events, []
+        return joined(events) if len(events) > 1 else events
 
     def _count(self, tokens: int) -> None:
         if self.is_thinking:
             self.reasoning_tokens += tokens
         else:
             self.answer_tokens += tokens
+
+    def _plain(self, token_ids: Sequence[int]) -> None:
+        self._count(len(token_ids))
+        self._text(self._detokenizer.feed(token_ids))
 
     def _control(self, token_id: int) -> None:
         fmt = self._fmt

@@ -101,6 +101,16 @@ def test_guards_hold_wherever_a_template_puts_client_text(left: str, a: str, mid
     assert templates.split(text) == [replace_surrogates(left + a + middle + b + right)]
 
 
+@pytest.mark.parametrize(
+    ("left", "text", "right"),
+    [("<", "think", ">"), ("[|", "user", "|]"), ("<", " think ", ">"), ("</", "tool", "_call>"), ("[", "|user|", "]")],
+)
+def test_guards_hold_where_client_text_is_the_inner_part_of_a_tag(left: str, text: str, right: str) -> None:
+    templates = Templates(TAGS)
+    for guarded, clean in [(templates.protect(text), text), (templates.protect(text).strip(), text.strip())]:
+        assert templates.split(left + guarded + right) == [left + clean + right]
+
+
 @given(hostile_text, fragments, fragments)
 def test_guards_hold_through_filters(text: str, left: str, right: str) -> None:
     templates = Templates(TAGS)
