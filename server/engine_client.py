@@ -299,9 +299,10 @@ class ProcessEngineClient:
 
     def on_connection_lost(self) -> None:
         """Called by the connection: usually the first sign that the process is dead."""
+        detail = self._failure or "the engine died"
         if self._status.state == "ready":
-            self._set_status(EngineStatus("lost", "the connection to the engine broke", 0.0))
-        self._fail_streams("the engine died while it worked on this request")
+            self._set_status(EngineStatus("lost", detail, 0.0))
+        self._fail_streams(f"{detail}, while it worked on this request")
         self._transport = None
         self._stats = None
         self._ended.set()

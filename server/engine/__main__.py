@@ -31,9 +31,10 @@ def main() -> int:
         return USER_ERROR
     except ConnectionError:
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the border of the process: told to the front end, traceback in the log
+        traceback.print_exc()
         connection.send(Failed(f"the engine failed: {type(error).__name__}: {error}"))
-        raise
+        return 1
     return 0
 
 
@@ -72,4 +73,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # nothing is left to be saved, and Python takes seconds to unload torch

@@ -3,6 +3,7 @@
 Knows vLLM's request interface and the messages; the socket is `transport`'s, vLLM's inside is `pages`'.
 """
 
+import math
 import time
 from typing import Literal, cast
 
@@ -77,6 +78,9 @@ class EngineLoop:
         ids = request.prompt_ids
         if ids and not (min(ids) >= 0 and max(ids) < self._vocabulary):
             raise ValueError(f"the prompt holds a token id outside the vocabulary of {self._vocabulary}")
+        bias = request.sampling.logit_bias or {}
+        if not all(map(math.isfinite, bias.values())):
+            raise ValueError("logit_bias must hold finite numbers")
 
     def _step(self) -> None:
         deltas: list[Delta] = []
@@ -131,16 +135,16 @@ class _StatsSender:
 
     def send_if_due(self) -> None:
         """Counts and sends, if it is time and the counts are new."""
-        start = time.monotonic()
-        if not self._changed or start < self._next:
+        if not self._changed or time.monotonic() < self._next:
             return
+        start = time.thread_time()
         running, waiting = self._pages.requests()
         counts = (running, waiting, self._pages.count())
         if counts != self._last:
             self._connection.send(Stats(*counts))
             self._last = counts
         self._changed = False
-        self._next = start + max(_STATS_INTERVAL, _STATS_SHARE * (time.monotonic() - start))
+        self._next = time.monotonic() + max(_STATS_INTERVAL, _STATS_SHARE * (time.thread_time() - start))
 
 
 def _sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:

@@ -1,0 +1,16 @@
+"""vLLM's scheduler, failing inside a step when a request asks for it: how an error of the engine's own is provoked."""
+
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from tests.engine import FATAL_PRIORITY
+
+
+class FailingScheduler(Scheduler):
+    """Raises in the step after a request of FATAL_PRIORITY came in."""
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        if any(request.priority == FATAL_PRIORITY for request in self.requests.values()):
+            raise RuntimeError("this request breaks the engine")
+        return super().schedule(*args, **kwargs)
