@@ -1,9 +1,12 @@
 """What all tests share: no network, repeatable examples, and cheap tests before those that start an engine."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.real_server import RealServer
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,3 +21,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs tests marked `engine` last: a cheap failure shows before an engine is started."""
     items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+
+
+@pytest.fixture(scope="session")
+def real_server() -> Iterator[RealServer]:
+    """`twogear serve` with the embedded checkpoint, one for the whole run; tests that use it are marked `engine`."""
+    with RealServer() as server:
+        yield server
+        assert server.stop() == 0

@@ -1,0 +1,139 @@
+"""The whole path with the embedded checkpoint: `twogear serve`, vLLM behind it, and clients in front."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from server.settings import EMBEDDED_MODEL
+from tests.real_server import TWOGEAR, RealServer
+from tests.server.conftest import MODEL
+
+pytestmark = pytest.mark.engine
+CHAT = "/v1/chat/completions"
+
+
+def ask(server: RealServer, question: str, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}]
+    response = httpx.post(server.url + CHAT, json={"messages": messages, **fields}, timeout=120)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_the_last_line_is_a_curl_to_paste(real_server: RealServer) -> None:
+    line = next(line for line in real_server.output if line.startswith("Ready after"))
+    command = line.partition("try: ")[2]
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["object"] == "chat.completion"
+
+
+def test_the_modes_differ(real_server: RealServer) -> None:
+    question = "What is 38 + 45?"
+    direct = ask(real_server, question)
+    reasoned = ask(real_server, question, reasoning_mode="reasoning", max_tokens=400)
+    assert "reasoning_content" not in direct["choices"][0]["message"]
+    assert direct["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+    assert reasoned["choices"][0]["message"]["reasoning_content"]
+    assert reasoned["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+def test_the_sdk_in_five_lines(real_server: RealServer) -> None:
+    client = openai.OpenAI(base_url=f"{real_server.url}/v1", api_key="none")
+    for mode in ("standard", "reasoning"):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hi"}], extra_body={"reasoning_mode": mode}
+        )
+        assert answer.choices[0].message.content is not None
+    client.close()
+
+
+def test_an_unknown_mode_is_refused(real_server: RealServer) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "reasoning_mode": "deep"}
+    response = httpx.post(real_server.url + CHAT, json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "reasoning_mode")
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7, 30])
+@pytest.mark.parametrize("extra", [{}, {"min_tokens": 2}])
+def test_budgets_are_exact(real_server: RealServer, budget: int, extra: dict[str, Any]) -> None:
+    result = ask(
+        real_server, "What is 123 + 456 + 789?", reasoning_mode="reasoning", thinking_token_budget=budget,
+        max_tokens=budget + 40, ignore_eos=True, temperature=0, **extra,
+    )  # fmt: skip
+    (choice,) = result["choices"]
+    spent = result["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert spent <= budget
+    assert choice["reasoning_finish_reason"] == "natural" or spent == budget
+    assert choice["message"]["content"]
+    assert result["usage"]["completion_tokens"] == budget + 40
+
+
+async def test_greedy_answers_are_the_same_alone_and_under_load(real_server: RealServer) -> None:
+    async with httpx.AsyncClient(base_url=real_server.url, timeout=120) as http:
+
+        async def answer(question: str, **fields: Any) -> tuple[str, int]:
+            body = {"messages": [{"role": "user", "content": question}], **fields}
+            result = (await http.post(CHAT, json=body)).json()
+            return result["choices"][0]["message"]["content"], result["usage"]["completion_tokens"]
+
+        alone = [await answer("What is 17 + 25 + 9?") for _ in range(20)]
+        load = [
+            asyncio.create_task(answer(f"What is {n} + 4?", reasoning_mode="reasoning", max_tokens=64, ignore_eos=True))
+            for n in range(16)
+        ]
+        loaded = [await answer("What is 17 + 25 + 9?") for _ in range(20)]
+        await asyncio.gather(*load)
+    assert set(loaded) == set(alone)
+    assert len(set(alone)) == 1
+
+
+def test_streaming_equals_not_streaming(real_server: RealServer) -> None:
+    for mode in ("standard", "reasoning"):
+        fields = {"reasoning_mode": mode, "temperature": 0, "max_tokens": 120}
+        whole = ask(real_server, "Spell 'abc' backward.", **fields)
+        client = openai.OpenAI(base_url=f"{real_server.url}/v1", api_key="none")
+        *chunks, last = client.chat.completions.create(
+            model=f"{MODEL}:{mode}", messages=[{"role": "user", "content": "Spell 'abc' backward."}], temperature=0,
+            max_tokens=120, stream=True, stream_options={"include_usage": True},
+        )  # fmt: skip
+        client.close()
+        message = whole["choices"][0]["message"]
+        deltas = [chunk.choices[0].delta.model_dump() for chunk in chunks]
+        for name in ("content", "reasoning_content"):
+            assert "".join(delta.get(name) or "" for delta in deltas) == message.get(name, "")
+        assert last.usage is not None
+        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+        assert [getattr(last.usage, name) for name in counts] == [whole["usage"][name] for name in counts]
+
+
+def test_a_killed_engine_comes_back(real_server: RealServer) -> None:
+    question = "What is 6 + 7?"
+    before = ask(real_server, question)["choices"]
+    os.kill(real_server.engine_pid, signal.SIGKILL)
+    lost = real_server.wait_until(503)
+    assert int(lost.headers["retry-after"]) > 0
+    response = httpx.post(real_server.url + CHAT, json={"messages": [{"role": "user", "content": question}]})
+    assert response.status_code == 503
+    real_server.wait_until(200)
+    assert ask(real_server, question)["choices"] == before
+
+
+def test_a_model_that_the_engine_cannot_load_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_MODEL, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchForCausalLM"]}))
+    command = [str(TWOGEAR), "serve", str(folder), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    *_, last = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert last.startswith("twogear: error: ")
+    assert "NoSuchForCausalLM" in last
