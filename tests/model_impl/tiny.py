@@ -104,7 +104,7 @@ def save_checkpoint(folder: Path, config: Fields, dtype: torch.dtype = torch.flo
     # transformers' own config class: what ours makes of a dialect has to be what transformers takes as canonical.
     reference_config = transformers.Exaone4Config(**canonical_fields(config), initializer_range=0.3)
     torch.manual_seed(0)
-    model: Any = transformers.Exaone4ForCausalLM(reference_config)  # type: ignore[no-untyped-call]
+    model: Any = transformers.Exaone4ForCausalLM(reference_config)  # type: ignore[no-untyped-call, unused-ignore]
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:  # ones by default, which would hide a norm that is not loaded
