@@ -115,8 +115,9 @@ def _import_model_class(model: str) -> None:
     if not folder.is_dir():
         return
     for architecture in read_config(folder)["architectures"]:
-        registered: Any = ModelRegistry.models.get(architecture)
-        if registered is not None and not registered.module_name.startswith("vllm."):
+        registered = ModelRegistry.models.get(architecture)
+        module = getattr(registered, "module_name", None)  # of a class that is registered by name
+        if registered is not None and module is not None and not module.startswith("vllm."):
             ModelRegistry.register_model(architecture, registered.load_model_cls())
 
 

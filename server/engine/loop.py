@@ -63,7 +63,7 @@ class EngineLoop:
             self._engine.add_request(
                 request.request_id,
                 tokens_input(request.prompt_ids),
-                _sampling_params(request.sampling, self._eos_token_ids),
+                sampling_params(request.sampling, self._eos_token_ids),
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
@@ -147,7 +147,7 @@ class _StatsSender:
         self._next = time.monotonic() + max(_STATS_INTERVAL, _STATS_SHARE * (time.thread_time() - start))
 
 
-def _sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
+def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
     """In vLLM's words. Raises ValueError or vLLM's own error for values that it refuses.
 
     The ids that end a text go in as stop tokens: without a tokenizer vLLM knows none of its own.

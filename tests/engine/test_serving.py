@@ -1,6 +1,7 @@
 """Requests through the client to a real engine: tokens, stops, aborts, pages, refusals."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ async def test_greedy_tokens_are_the_same_alone_and_under_load(engine: ProcessEn
 
 
 async def test_seeded_sampling_repeats(engine: ProcessEngineClient) -> None:
-    sampled = {"max_tokens": 32, "temperature": 1.0, "top_p": 0.95}
+    sampled: dict[str, Any] = {"max_tokens": 32, "temperature": 1.0, "top_p": 0.95}
     first, again = [await token_ids(engine, request(prompt(40), seed=5, **sampled)) for _ in range(2)]
     other = await token_ids(engine, request(prompt(40), seed=6, **sampled))
     assert first == again != other
@@ -64,7 +65,7 @@ async def test_a_stop_token_is_the_last_token_and_is_named(engine: ProcessEngine
 
 async def test_the_end_of_turn_stops_unless_ignored(engine: ProcessEngineClient) -> None:
     eos = config()["eos_token_id"]
-    certain = {"max_tokens": 4, "logit_bias": {eos: 100.0}}
+    certain: dict[str, Any] = {"max_tokens": 4, "logit_bias": {eos: 100.0}}
     ended = await collect(engine, request(prompt(20), ignore_eos=False, **certain))
     assert [(d.token_ids, d.finish, d.stop_token_id) for d in ended] == [([eos], "stop", eos)]
     ignored = await collect(engine, request(prompt(20), **certain))
@@ -152,7 +153,7 @@ async def test_a_lower_priority_number_goes_first(engine: ProcessEngineClient) -
     ],
 )
 async def test_a_bad_request_fails_alone(
-    engine: ProcessEngineClient, prompt_ids: list[int], sampling: dict[str, object], words: str
+    engine: ProcessEngineClient, prompt_ids: list[int], sampling: dict[str, Any], words: str
 ) -> None:
     neighbour = asyncio.create_task(token_ids(engine, request(prompt(30), max_tokens=24)))
     with pytest.raises(RequestFailed, match=words):

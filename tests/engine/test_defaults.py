@@ -1,0 +1,78 @@
+"""What is chosen for vLLM where the user chose nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from server.engine.defaults import GIB, Machine, engine_defaults
+
+CPU = Machine("cpu", cpus=(0, 1, 4, 5), available_memory=16 * GIB)
+GPU = Machine("gpu", cpus=(0, 1), available_memory=64 * GIB)
+
+
+def chosen(machine: Machine, *options: str, model: str = "owner/model", **environment: str) -> dict[str, object]:
+    return {choice.name: choice.value for choice in engine_defaults(model, options, environment, machine)}
+
+
+def test_every_choice_has_a_reason() -> None:
+    assert all(choice.reason for machine in (CPU, GPU) for choice in engine_defaults("m", (), {}, machine))
+
+
+def test_on_cpu_pages_are_small_and_all_cores_compute() -> None:
+    choices = chosen(CPU)
+    assert choices["--block-size"] == 32
+    assert choices["--enforce-eager"] is True
+    assert choices["VLLM_CPU_OMP_THREADS_BIND"] == "0,1,4,5"
+
+
+def test_on_gpu_the_device_decides_page_size_memory_and_compilation() -> None:
+    assert not {"--block-size", "--enforce-eager", "--kv-cache-memory-bytes"} & set(chosen(GPU))
+
+
+@pytest.mark.parametrize(
+    "options", [("--block-size", "64"), ("--block-size=64",), ("--block_size", "64"), ("--block_size=64",)]
+)
+def test_an_option_of_the_user_replaces_the_default(options: tuple[str, ...]) -> None:
+    assert "--block-size" in chosen(CPU)
+    assert "--block-size" not in chosen(CPU, *options)
+
+
+def test_the_negative_of_a_switch_replaces_it_too() -> None:
+    assert "--enforce-eager" not in chosen(CPU, "--no-enforce-eager")
+
+
+def test_the_environment_of_the_user_wins() -> None:
+    choices = chosen(CPU, VLLM_CPU_OMP_THREADS_BIND="0", VLLM_CPU_KVCACHE_SPACE="2")
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in choices
+    assert "--kv-cache-memory-bytes" not in choices
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--tensor-parallel-size", "2"), ("-tp=2",), ("--pipeline_parallel_size=2",), ("-tp", "1", "-pp", "2")],
+)
+def test_workers_share_the_cores(options: tuple[str, ...]) -> None:
+    choices = chosen(CPU, *options)
+    assert choices["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|4,5"
+    assert choices["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("weights", "available", "expected"),
+    [
+        (10 << 20, 16 * GIB, GIB),  # a tiny model does not take the machine
+        (1 * GIB, 16 * GIB, 4 * GIB),
+        (8 * GIB, 16 * GIB, 4 * GIB),  # half of what the weights leave
+    ],
+)
+def test_kv_cache_space_follows_the_weights(tmp_path: Path, weights: int, available: int, expected: int) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(weights)  # sparse
+    machine = CPU._replace(available_memory=available)
+    assert chosen(machine, model=str(tmp_path))["--kv-cache-memory-bytes"] == expected
+
+
+def test_this_machine_is_read() -> None:
+    machine = Machine.detect()
+    assert machine.cpus
+    assert machine.available_memory > GIB // 4

@@ -1,0 +1,78 @@
+"""What vLLM cannot load is told in one line. In this process: nothing here gets as far as an engine."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.engine.checkpoint import ModelError
+from server.engine.defaults import engine_defaults
+from server.messages import Sampling
+
+
+def load(folder: Path, *options: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from server.engine.loading import load_engine
+
+        load_engine(str(folder), options, engine_defaults(str(folder), options), lambda stage, fraction: None)
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    edit(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--no-such-option", "3"], "engine options: unrecognized arguments: --no-such-option 3"),
+        (["--block-size", "many"], "engine options: argument --block-size"),
+        (["--data-parallel-size", "2"], "--data-parallel-size must be 1"),
+        (["--max-model-len", "10000000"], "could not be loaded: .*max_model_len"),
+    ],
+)
+def test_options_that_cannot_be(checkpoint: Path, options: list[str], words: str) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        load(checkpoint, *options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda config: config.update(architectures=["NoSuchModel"]), "NoSuchModel.* not supported"),
+        (lambda config: config.update(model_type="nothing"), "nothing"),
+        (lambda config: config.pop("hidden_size"), "hidden_size"),
+        (lambda config: config.update(num_attention_heads="four"), "num_attention_heads"),
+    ],
+)
+def test_configs_that_cannot_be(checkpoint: Path, edit: Callable[[dict[str, Any]], object], words: str) -> None:
+    change(checkpoint, edit)
+    with pytest.raises(ModelError, match=words) as caught:
+        load(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_sampling_fields_all_reach_vllm() -> None:
+    """A field that is added to the message must be passed on, or it would be ignored in silence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from vllm.sampling_params import SamplingParams
+
+        from server.engine.loop import sampling_params
+
+    values: dict[str, Any] = {
+        "max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.1,
+        "frequency_penalty": 0.2, "repetition_penalty": 1.5, "seed": 3, "min_tokens": 4, "ignore_eos": True,
+        "stop_token_ids": (7,), "logit_bias": {8: 0.5},
+    }  # fmt: skip
+    assert set(values) == set(Sampling.__struct_fields__)
+    params = sampling_params(Sampling(**values), eos_token_ids=(2,))
+    assert isinstance(params, SamplingParams)
+    assert {name: getattr(params, name) for name in values} == values | {"stop_token_ids": [7]}
