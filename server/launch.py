@@ -16,6 +16,7 @@ from time import monotonic
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -43,13 +44,22 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options)
     app = create_app(engine, settings, profile, fmt)
-    server = DrainingServer(app.state.serving, uvicorn.Config(
-        app, log_config=None, access_log=settings.verbose, timeout_graceful_shutdown=CLOSE_SECONDS
-    ))  # fmt: skip
+    server = DrainingServer(app.state.serving, server_config(app, settings))
     display = StartDisplay(console, engine_defaults(settings.model, engine_options))
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
     return 0
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the app."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=settings.verbose,
+        timeout_keep_alive=settings.keep_alive,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
 
 
 async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
@@ -98,6 +108,11 @@ class DrainingServer(uvicorn.Server):
         else:
             self.should_exit = True
         self.serving.draining = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn at the end: what still runs ends with an error of ours, before it would be cancelled."""
+        await self.serving.engine.close()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to exit."""

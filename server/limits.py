@@ -10,6 +10,8 @@ from typing import Literal
 from server.errors import BadRequestError, ContextLengthError
 from server.profile import ModeProfile, ThinkingProfile
 
+SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
+
 
 @dataclass(frozen=True)
 class ThinkingPlan:
@@ -57,7 +59,7 @@ def plan_thinking(
     if limit <= len(closing):
         return ThinkingPlan(limit, (), closing, "length")
     beside_closing = limit - len(closing)
-    share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // 2)))
+    share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     budget = profile.thinking_budget if budget is None else budget
     allowed = share if budget is None else min(budget, share)
     wrap_up = next((ids for ids in wrap_ups if len(ids) <= allowed // 2), ())

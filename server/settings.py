@@ -22,7 +22,10 @@ class Settings:
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""
     profile: Path = PROFILE_FOLDER / "exaone4.toml"
-    max_body_bytes: int = 16 * 1024 * 1024
+    max_body_bytes: int = 4 * 1024 * 1024
+    """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
+    keep_alive: int = 75
+    """How long an idle connection stays open: longer than the usual client keeps it."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
     verbose: bool = False

@@ -7,6 +7,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
+from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script
 from tests.server.conftest import HELLO, MODEL, Client, body
 
@@ -219,7 +220,7 @@ async def test_a_body_that_is_no_json_object(client: Client, engine: FakeEngine,
 
 async def test_a_body_that_is_too_large(client: Client, engine: FakeEngine) -> None:
     async with client(engine) as http:
-        response = await http.post(CHAT, content=b" " * (16 * 1024 * 1024 + 1))
+        response = await http.post(CHAT, content=b" " * (Settings().max_body_bytes + 1))
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
 
 

@@ -27,7 +27,7 @@ def test_thinking_and_answer_share_the_limit(profile: Profile, limit: int, budge
         return
     answer = limit - thinking - len(CLOSING)
     assert answer >= 1
-    assert answer >= min(profile.reasoning.answer_reserve, limit // 2) or thinking == 0
+    assert answer >= min(profile.reasoning.answer_reserve, limit // 4) or thinking == 0
     if budget is not None:
         assert thinking <= budget
         assert plan.bound_by == ("budget" if thinking == budget else "length")

@@ -1,0 +1,1 @@
+"""Tests of the front end: HTTP, modes, budgets, streams, the command line."""

@@ -1,0 +1,93 @@
+"""The server's life around a scripted engine: what signals do to running and to new requests."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.engine_client import EngineUnavailable
+from server.launch import DrainingServer, bind, server_config
+from server.profile import Profile
+from server.settings import Settings
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import body
+
+CHAT = "/v1/chat/completions"
+
+
+class HeldEngine(FakeEngine):
+    """Gives its second token once it is let go; closing it fails what runs, as with the real one."""
+
+    def __init__(self, fmt: ChatFormat) -> None:
+        ids = [*fmt.encode_text("one"), *fmt.encode_text(" two"), fmt.end_of_turn_id]
+        super().__init__(lambda _: iter(ids), (fmt.end_of_turn_id,), step=self._wait)
+        self.let_go = threading.Event()
+        self.closed = False
+        self._steps = 0
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _wait(self) -> None:
+        self._steps += 1
+        while self._steps > 1 and not self.let_go.is_set():
+            if self.closed:
+                raise EngineUnavailable("the server is shutting down")
+            await asyncio.sleep(0.01)
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+        listener = bind("127.0.0.1", 0)
+        settings = Settings()
+        app = create_app(engine, settings, profile, fmt)
+        self.server = DrainingServer(app.state.serving, server_config(app, settings))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=asyncio.run, args=(self.server.serve(sockets=[listener]),))
+        self.thread.start()
+
+
+@pytest.fixture
+def held(fmt: ChatFormat) -> HeldEngine:
+    return HeldEngine(fmt)
+
+
+@pytest.fixture
+def running(held: HeldEngine, profile: Profile, fmt: ChatFormat) -> Iterator[Running]:
+    running = Running(held, profile, fmt)
+    yield running
+    running.server.should_exit = True
+    running.thread.join()
+
+
+def test_a_termination_signal_lets_running_requests_end(running: Running, held: HeldEngine) -> None:
+    with httpx.stream("POST", running.url + CHAT, json=body(stream=True)) as response:
+        lines = response.iter_lines()
+        assert "assistant" in next(lines)
+        running.server.handle_exit(signal.SIGTERM, None)
+        health = httpx.get(f"{running.url}/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        refused = httpx.post(running.url + CHAT, json=body())
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        held.let_go.set()
+        rest = list(lines)
+    assert "data: [DONE]" in rest
+    running.thread.join()
+    assert held.closed
+
+
+def test_ctrl_c_ends_running_requests_with_an_error(running: Running) -> None:
+    with httpx.stream("POST", running.url + CHAT, json=body(stream=True)) as response:
+        lines = response.iter_lines()
+        assert "assistant" in next(lines)
+        running.server.handle_exit(signal.SIGINT, None)
+        rest = [line for line in lines if line]
+    assert "shutting down" in rest[-1]
+    running.thread.join()
