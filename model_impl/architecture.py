@@ -4,6 +4,7 @@ Plain Python: `twogear plan` uses it without torch. Building layers from it is `
 vLLM and transformers `model_impl.hf_config`'s.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +17,10 @@ GLOBAL: LayerType = "full_attention"
 
 RopeParameters = dict[str, float | int | str]
 
-# What each kind of rope scaling needs beside its theta (transformers' modeling_rope_utils).
+# What each kind of rope has beside its theta (transformers' modeling_rope_utils).
 _ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
-    "yarn": ("factor", "original_max_position_embeddings"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
@@ -78,7 +78,7 @@ class Architecture:
             max_positions=_count(config, "max_position_embeddings"),
             rope=_rope(config),
             rms_norm_eps=_number(config, "rms_norm_eps", default=1e-5),
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tied_embeddings=_flag(config, "tie_word_embeddings"),
         )
 
     @property
@@ -143,8 +143,18 @@ def _number(config: Mapping[str, Any], name: str, default: float | None = None) 
         value = default
     if value is None:
         raise ConfigError(f"config has no {name}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(f"{name} is {value!r}; expected a positive number")
+    return value
+
+
+def _flag(config: Mapping[str, Any], name: str) -> bool:
+    """True or false; an absent or null one is false."""
+    value = config.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; expected true or false")
     return value
 
 
@@ -161,7 +171,7 @@ def _layer_types(config: Mapping[str, Any], num_layers: int) -> tuple[LayerType,
     docstring in transformers, which makes the last layer global, does not describe what transformers does).
     """
     if (listed := config.get("layer_types")) is not None:
-        if not isinstance(listed, list | tuple) or not set(listed) <= {SLIDING, GLOBAL}:
+        if not isinstance(listed, list | tuple) or any(kind not in (SLIDING, GLOBAL) for kind in listed):
             raise ConfigError(f"layer_types is {listed!r}; expected a list of {SLIDING!r} and {GLOBAL!r}")
         if len(listed) != num_layers:
             raise ConfigError(f"layer_types has {len(listed)} entries, num_hidden_layers is {num_layers}")
@@ -198,14 +208,11 @@ def _rope(config: Mapping[str, Any]) -> RopeParameters:
         raise ConfigError("rope_scaling and rope_parameters contradict each other")
     fields = {**old, **new}
     kind = fields.get("rope_type", "default")
-    if kind not in _ROPE_FIELDS:
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
         raise ConfigError(f"rope_type is {kind!r}; supported are {', '.join(_ROPE_FIELDS)}")
     theta = _number(fields if fields.get("rope_theta") is not None else config, "rope_theta")
-    for name in _ROPE_FIELDS[kind]:
-        if name not in fields:
-            raise ConfigError(f"rope scaling of type {kind!r} has no {name}")
-        _number(fields, name)
-    return {**fields, "rope_type": kind, "rope_theta": theta}
+    rope: RopeParameters = {"rope_type": kind, "rope_theta": theta}
+    return rope | {name: _number(fields, name) for name in _ROPE_FIELDS[kind]}
 
 
 def _rope_dict(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 
 from model_impl.architecture import Architecture
 from model_impl.capacity import Cache, Load, uniform_cache, windowed_cache
+from tests.model_impl.config_fields import random_fields
 from tests.model_impl.planner import engine_config, layer_specs, plan
-from tests.model_impl.tiny import random_fields
 
 CONFIGS = Path(__file__).with_name("configs")
 GIB = 1 << 30
