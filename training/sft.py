@@ -19,6 +19,7 @@ from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate, item_exchange
 from training.families import draw
+from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe
 
 _CHECK_ITEMS = 32
@@ -177,8 +178,11 @@ class SftRun:
         self.export(Path(self.recipe.output))
 
     def export(self, output: Path) -> None:
-        """Writes the checkpoint folder."""
-        output.mkdir(parents=True, exist_ok=True)
+        """Writes the checkpoint folder, the run's metrics and curve in it under `training/`."""
+        record = output / "training"
+        record.mkdir(parents=True, exist_ok=True)
+        (record / "metrics.jsonl").write_bytes((self.folder / "metrics.jsonl").read_bytes())
+        draw_curve(self.folder / "metrics.jsonl", record / "curve.svg")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (output / name).write_bytes((self.folder / name).read_bytes())
         model_files.save(self.model, output)

@@ -49,6 +49,13 @@ def test_checkpoint_loads_in_transformers_and_computes_the_same(finished: SftRun
     assert AutoTokenizer.from_pretrained(recipe.output).eos_token == "[|endofturn|]"
 
 
+def test_checkpoint_carries_its_log_and_curve(finished: SftRun, recipe: Recipe) -> None:
+    folder = Path(recipe.output) / "training"
+    assert (folder / "metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
+    curve = (folder / "curve.svg").read_text()
+    assert all(name in curve for name in ("chain_sum", "letter_counting", "million tokens"))
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
     def weights(run: SftRun) -> torch.Tensor:
         return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
