@@ -8,7 +8,7 @@ import pytest
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
 from server.settings import Settings
-from tests.fake_engine import FakeEngine, Script
+from tests.fake_engine import FakeEngine, Script, script_of
 from tests.server.conftest import HELLO, MODEL, Client, body
 
 CHAT = "/v1/chat/completions"
@@ -100,6 +100,17 @@ async def test_a_budget_bounds_the_thinking_and_the_wrap_up_is_not_shown(
     assert choice["message"]["reasoning_content"] == shown
     assert choice["message"]["content"] == "forty é"
     assert choice["reasoning_finish_reason"] == "budget"
+    assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
+
+
+async def test_a_budget_that_ends_within_a_character_loses_nothing(client: Client, fmt: ChatFormat) -> None:
+    emoji = fmt.encode_text("😀")
+    assert len(emoji) > 2
+    script = script_of([*fmt.encode_text("a"), *emoji, *emoji], len(fmt.render(HELLO, "reasoning")))
+    async with client(FakeEngine(script, (fmt.end_of_turn_id,))) as http:
+        asked = body(reasoning_mode="reasoning", thinking_token_budget=4, max_tokens=20)
+        result = (await http.post(CHAT, json=asked)).json()
+    assert result["choices"][0]["message"]["reasoning_content"] == "a\ufffd"
     assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
 
 
