@@ -81,9 +81,9 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
     started = monotonic()
     while not server.should_exit:
         status = server.serving.engine.status
-        display.show(status)
         if status.final:
             return status
+        display.show(status)
         if status.state == "ready":
             display.ready(url, monotonic() - started, server.serving.settings.model_name)
             return None

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import httpx
 import pytest
@@ -12,6 +12,7 @@ from chat_templates.format import ChatFormat
 from server.app import create_app
 from server.engine_client import EngineUnavailable
 from server.launch import DrainingServer, bind, server_config
+from server.messages import Delta, Generate
 from server.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
@@ -27,11 +28,19 @@ class HeldEngine(FakeEngine):
         ids = [*fmt.encode_text("one"), *fmt.encode_text(" two"), fmt.end_of_turn_id]
         super().__init__(lambda _: iter(ids), (fmt.end_of_turn_id,), step=self._wait)
         self.let_go = threading.Event()
+        self.left = threading.Event()
         self.closed = False
         self._steps = 0
 
     async def close(self) -> None:
         self.closed = True
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+        try:
+            async for delta in super().generate(request):
+                yield delta
+        finally:
+            self.left.set()
 
     async def _wait(self) -> None:
         self._steps += 1
@@ -91,3 +100,15 @@ def test_ctrl_c_ends_running_requests_with_an_error(running: Running) -> None:
         rest = [line for line in lines if line]
     assert "shutting down" in rest[-1]
     running.thread.join()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_ends_its_generation(running: Running, held: HeldEngine, stream: bool) -> None:
+    if stream:
+        with httpx.stream("POST", running.url + CHAT, json=body(stream=True)) as response:
+            next(response.iter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(running.url + CHAT, json=body(), timeout=0.3)
+    assert held.left.wait(60)
+    assert not held.let_go.is_set()
