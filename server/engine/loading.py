@@ -5,6 +5,7 @@ the engine process after `defaults` has been put into the environment: importing
 """
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -24,6 +25,9 @@ from server.engine.checkpoint import ModelError, read_config
 from server.engine.defaults import Choice
 from server.engine.pages import PageCounter
 from server.messages import PROTOCOL_VERSION, Ready
+
+_LONGEST_REASON = 500
+"""Characters; the log has the rest."""
 
 Report = Callable[[str, float], None]
 """Called with a stage in words and the fraction of the start that lies behind, from 0 to 1."""
@@ -155,7 +159,8 @@ def _explain(error: Exception, model: str) -> str:
             f"out of memory while loading {model} ({text}); free some, or lower --kv-cache-memory-bytes (CPU), "
             "--gpu-memory-utilization, --max-model-len or --max-num-seqs"
         )
-    return f"{model} could not be loaded: {text}"
+    text = text.partition(" for now. Supported architectures: ")[0]  # vLLM names three hundred
+    return f"{model} could not be loaded: {textwrap.shorten(text, _LONGEST_REASON)}"
 
 
 def _essence(error: BaseException) -> str:
@@ -164,4 +169,6 @@ def _essence(error: BaseException) -> str:
     for line in lines:
         if line.startswith(("Value error, ", "Assertion failed, ")):
             return line.partition(", ")[2].partition(" [type=")[0]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
