@@ -3,6 +3,7 @@
 Response and stream are built from the same events, which is why they are equal.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -16,7 +17,7 @@ from server.errors import ApiError, BadRequestError, JsonObject
 from server.generate import Advance, Turn, run_turn
 from server.metrics import RequestWatch
 from server.serving import Serving
-from server.sse import DONE, event
+from server.sse import DONE, encode_event
 from server.stop_strings import StopStrings
 
 
@@ -48,12 +49,12 @@ class TurnReader:
 
     def _until_stop(self, events: list[Event]) -> list[Event]:
         shown: list[Event] = []
-        for event_ in events:
-            if not isinstance(event_, AnswerText):
-                shown.append(event_)
+        for event in events:
+            if not isinstance(event, AnswerText):
+                shown.append(event)
                 continue
             self.answering = True
-            text = self._stop.feed(event_.text)
+            text = self._stop.feed(event.text)
             if text:
                 shown.append(AnswerText(text))
             if self._stop.hit:
@@ -70,13 +71,14 @@ async def run_chat(job: Job, turn: Turn, serving: Serving) -> AsyncGenerator[lis
             async with aclosing(advances):
                 async for advance in advances:
                     events = reader.read(advance)
-                    if turn.completion_tokens:
-                        watch.tokens(turn.completion_tokens, answering=reader.answering)
+                    watch.tokens(turn.completion_tokens, answering=reader.answering)
                     if events:
                         yield events
             yield reader.finish()
+        except (asyncio.CancelledError, GeneratorExit):
+            watch.outcome = "cancelled"
+            raise
         except EngineUnavailable as error:
-            watch.outcome = "failed"
             raise serving.unavailable(str(error) or serving.describe_engine()) from error
         except RequestFailed as error:
             watch.outcome = "rejected"
@@ -93,8 +95,8 @@ async def complete(job: Job, serving: Serving) -> JsonObject:
     reasoning, answer = [], []
     async with aclosing(run_chat(job, turn, serving)) as batches:
         async for events in batches:
-            reasoning += [event_.text for event_ in events if isinstance(event_, ReasoningText)]
-            answer += [event_.text for event_ in events if isinstance(event_, AnswerText)]
+            reasoning += [event.text for event in events if isinstance(event, ReasoningText)]
+            answer += [event.text for event in events if isinstance(event, AnswerText)]
     return completion(job, turn, serving.settings.model_name, "".join(reasoning), "".join(answer))
 
 
@@ -106,19 +108,19 @@ async def stream(job: Job, serving: Serving, *, include_usage: bool) -> AsyncGen
     try:
         async with aclosing(run_chat(job, turn, serving)) as batches:
             async for events in batches:
-                chunks = [writer.text(event_) for event_ in events if isinstance(event_, ReasoningText | AnswerText)]
+                chunks = [writer.text(event) for event in events if isinstance(event, ReasoningText | AnswerText)]
                 if not started:
                     chunks.insert(0, writer.role())
                     started = True
                 if chunks:
-                    yield b"".join(map(event, chunks))
+                    yield b"".join(map(encode_event, chunks))
     except ApiError as error:
         if not started:
             raise
-        yield event(error.body())
+        yield encode_event(error.body())
         return
     last = [writer.finish(turn), writer.usage(turn)] if include_usage else [writer.finish(turn)]
-    yield b"".join(map(event, last)) + DONE
+    yield b"".join(map(encode_event, last)) + DONE
 
 
 def new_turn(job: Job, serving: Serving) -> Turn:

@@ -35,6 +35,8 @@ class Advance:
 class Turn:
     """The state of one turn, moved on by the engine's deltas; `generation` is what it has to run (prompt, sampling).
 
+    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
+
     The sampling's `max_tokens` bounds everything generated (`completion_tokens`), a ThinkingPlan the thinking in it.
     Not a token more than the plan allows is kept, whatever the engine's deltas bring.
     """
@@ -155,8 +157,6 @@ async def run_turn(
     `one_by_one` advances a token at a time, for who may have to end the turn at any of them (`Turn.stop`). Raises
     EngineUnavailable and RequestFailed as the engine client does.
     """
-    if turn.thinking_finish is not None:
-        yield Advance([], closed=True)
     part = 0
     while turn.finish is None:
         generation = turn.generation

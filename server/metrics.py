@@ -62,10 +62,10 @@ class Metrics:
 
 
 class RequestWatch:
-    """The clock of one request. `outcome` stays "cancelled" unless the request is told to have ended otherwise."""
+    """The clock of one request. `outcome` stays "failed" unless the request is told to have ended otherwise."""
 
     def __init__(self, metrics: Metrics, mode: str, arrived: float) -> None:
-        self.outcome: Outcome = "cancelled"
+        self.outcome: Outcome = "failed"
         self._metrics = metrics
         self._mode = mode
         self._started = arrived

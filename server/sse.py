@@ -21,7 +21,7 @@ HEADERS = [
 ]
 
 
-def event(body: object) -> bytes:
+def encode_event(body: object) -> bytes:
     """One event."""
     return b"data: " + orjson.dumps(body) + b"\n\n"
 

@@ -68,7 +68,7 @@ def test_an_end_tag_right_after_the_last_allowed_token_is_natural() -> None:
 
 def test_no_budget_means_no_thinking_generation() -> None:
     turn, engine, shown, closed = play([0, 0, 12, END_OF_TURN], ThinkingPlan(0, (), CLOSING, "budget"), [1])
-    assert (shown, closed, len(engine.seen)) == ([12], 1, 1)
+    assert (shown, closed, len(engine.seen)) == ([12], 0, 1)
     assert (turn.reasoning_tokens, turn.completion_tokens) == (0, 4)
 
 
@@ -114,8 +114,8 @@ def test_budgets_are_exact_and_deltas_do_not_matter(
 
     assert turn.reasoning_tokens <= budget
     assert turn.completion_tokens <= limit
-    assert closed == (turn.thinking_finish in ("budget", "stopped"))
-    thought = shown[: turn.reasoning_tokens - (said if closed else 0)]
+    assert closed == (turn.thinking_finish in ("budget", "stopped") and plan.max_tokens > 0)
+    thought = shown[: turn.reasoning_tokens - (said if turn.thinking_finish != "natural" else 0)]
     assert THINK_END not in thought
     last = engine.seen[-1]
     written = len(last.prompt_ids) - len(PROMPT)
