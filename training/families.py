@@ -98,9 +98,9 @@ def _drop_parentheses(tokens: list[str | int]) -> list[str | int]:
 
 
 def expression_trace(metadata: Mapping[str, Any]) -> str:
-    """Reduces `metadata["expression"]` operation by operation, the expression written again after each."""
+    """Reduces `metadata["expression"]` operation by operation, the expression written out before each but the last."""
     tokens = _drop_parentheses(_parse(metadata["expression"]))
-    lines: list[str] = []
+    lines: list[str] = ["".join(map(str, tokens))] if len(tokens) > 3 else []
     while len(tokens) > 1:
         i = _next_operation(tokens)
         a, operator, b = tokens[i - 1], tokens[i], tokens[i + 1]
@@ -115,10 +115,13 @@ def expression_trace(metadata: Mapping[str, Any]) -> str:
 
 
 def letters_trace(metadata: Mapping[str, Any]) -> str:
-    """Spells every word; the running count follows each letter that matches."""
+    """Copies and spells every word; the running count follows each letter that matches.
+
+    The copy is what lets a model find the next word: it stands in the question after the word just copied.
+    """
     target, count, words = metadata["target_letter"], 0, []
     for word in metadata["span"]:
-        spelled = ""
+        spelled = f" {word}"
         for letter in word.lower():
             spelled += f" {letter}"
             if letter == target:
@@ -128,12 +131,17 @@ def letters_trace(metadata: Mapping[str, Any]) -> str:
     return f"{target}:" + ",".join(words) + f">{count}"
 
 
+def _counted(animal: str, count: int) -> str:
+    """As reasoning-gym writes it: `3 starfishs`."""
+    return f"{count} {animal}{'s' if count > 1 else ''}"
+
+
 def legs_trace(metadata: Mapping[str, Any]) -> str:
-    """Legs of each kind, added to the total as soon as they are known."""
+    """Each kind as it stands in the question, its legs, added to the total as soon as they are known."""
     lines: list[str] = []
     total: int | None = None
     for animal, count in metadata["animals"].items():
-        lines.append(f"{animal} {operation_trace(ANIMALS[animal], '*', count)}")
+        lines.append(f"{_counted(animal, count)} {operation_trace(ANIMALS[animal], '*', count)}")
         legs = ANIMALS[animal] * count
         if total is not None:
             lines.append(operation_trace(total, "+", legs))
@@ -248,9 +256,7 @@ def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
     if family.name == "letter_counting":
         return text.format(metadata["target_letter"], " ".join(metadata["span"]))
     if family.name == "leg_counting":
-        return text.format(
-            " and ".join(f"{n} {animal}{'s' if n > 1 else ''}" for animal, n in metadata["animals"].items())
-        )
+        return text.format(" and ".join(_counted(*pair) for pair in metadata["animals"].items()))
     if family.name == "gcd":
         return text.format(*metadata["numbers"])
     expression = metadata["expression"]

@@ -58,11 +58,13 @@ def test_rephrased_items_keep_what_is_asked(name: str) -> None:
         assert list(re.findall(r"\d+", question)) == numbers, (item.question, question)
 
 
-def test_letter_counting_spells_every_letter() -> None:
+def test_letter_counting_copies_and_spells_every_word() -> None:
     for item in _items("letter_counting", 50, seed=4):
-        spelled = re.sub(r"[^a-z]", "", re.sub(r"\d+", "", item.trace.partition(":")[2]))
-        letters = [c for c in "".join(item.entry["metadata"]["span"]).lower() if c.isascii() and c.isalpha()]
-        assert spelled == "".join(letters)
+        words = item.trace.partition(":")[2].rpartition(">")[0].split(",")
+        for word, written in zip(item.entry["metadata"]["span"], words, strict=True):
+            copy, *letters = written.split()
+            assert copy == word
+            assert [letter[0] for letter in letters] == list(word.lower())
 
 
 def test_held_out_questions_are_never_drawn_for_training() -> None:
