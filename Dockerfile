@@ -5,10 +5,10 @@
 # The volume keeps compiled kernels, so that only the first start compiles.
 FROM python:3.11-slim-bookworm
 
-# g++ stays in the image: the model's kernels are compiled when the engine starts.
+# libnuma1 is loaded by vLLM's CPU kernels. g++ stays in the image: an engine that compiles does so when it starts.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
+    && apt-get install --yes --no-install-recommends g++ libnuma1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 twogear \
     && install --directory --owner=twogear --group=twogear /home/twogear/.cache
@@ -23,7 +23,8 @@ RUN PIP_NO_CACHE_DIR=1 python requirements/install.py --no-project requirements/
 
 COPY . .
 RUN PIP_NO_CACHE_DIR=1 .venv/bin/python -m pip install --no-deps --no-build-isolation --editable . \
-    && .venv/bin/python -m compileall -q benchmarks chat_templates model_impl server training
+    && .venv/bin/python -m compileall -q benchmarks chat_templates model_impl server training \
+    && chmod --recursive a+rX benchmarks chat_templates model_impl models server training
 
 # The second line lets the NVIDIA container runtime in; without a GPU it means nothing.
 ENV PATH=/opt/twogear/.venv/bin:$PATH \

