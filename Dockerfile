@@ -26,8 +26,9 @@ RUN PIP_NO_CACHE_DIR=1 .venv/bin/python -m pip install --no-deps --no-build-isol
     && .venv/bin/python -m compileall -q benchmarks chat_templates model_impl server training \
     && chmod --recursive a+rX benchmarks chat_templates model_impl models server training
 
-# The second line lets the NVIDIA container runtime in; without a GPU it means nothing.
+# Compiled kernels go where the volume is. The last line lets the NVIDIA container runtime in; without a GPU it means nothing.
 ENV PATH=/opt/twogear/.venv/bin:$PATH \
+    TORCHINDUCTOR_CACHE_DIR=/home/twogear/.cache/torchinductor \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 USER 10001
