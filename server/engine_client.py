@@ -319,9 +319,11 @@ class ProcessEngineClient:
     async def _supervise(self) -> None:
         """Runs the engine again and again; ends when it is closed or cannot come up."""
         failures = 0
-        while self._status.state != "closed":
+        while True:
             self._set_status(EngineStatus("loading", "starting the engine process", 0.0))
             exit_status = await self._run_process()
+            if self._status.state == "closed":
+                return
             detail = self._why(exit_status)
             failures = 1 if self._was_stable() else failures + 1
             if self._ready is None and (exit_status == USER_ERROR or failures == _MOST_STARTS):

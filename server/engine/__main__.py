@@ -55,7 +55,8 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     pages = PageCounter(engine)
     connection.send(describe(engine, pages))
     EngineLoop(engine, pages, eos_token_ids(engine), connection).run()
-    engine.engine_core.shutdown()
+    if engine.vllm_config.parallel_config.world_size > 1:  # what is in this process ends with it, and at once
+        engine.engine_core.shutdown()
 
 
 def _die_with_front_end(connection: Connection) -> None:

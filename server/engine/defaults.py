@@ -95,13 +95,14 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
         ),
     ]
     ranks = _ranks(options)
-    if ranks <= len(machine.cpus):
-        share = len(machine.cpus) // ranks
-        binds = [machine.cpus[rank * share : (rank + 1) * share] for rank in range(ranks)]
-        value = "|".join(",".join(map(str, cpus)) for cpus in binds)
-        choices.append(Choice("VLLM_CPU_OMP_THREADS_BIND", value, "compute on every core; vLLM would keep one back"))
-        choices.append(Choice("OMP_NUM_THREADS", str(share), "one thread for each of them"))
-    return choices
+    share = max(len(machine.cpus) // ranks, 1)
+    starts = [rank * share % len(machine.cpus) for rank in range(ranks)]
+    binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]
+    return [
+        *choices,
+        Choice("VLLM_CPU_OMP_THREADS_BIND", "|".join(binds), "compute on every core; vLLM would keep one back"),
+        Choice("OMP_NUM_THREADS", str(share), "one thread for each of them"),
+    ]
 
 
 def _gpu() -> list[Choice]:

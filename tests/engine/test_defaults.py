@@ -57,6 +57,10 @@ def test_workers_share_the_cores(options: tuple[str, ...]) -> None:
     assert choices["OMP_NUM_THREADS"] == "2"
 
 
+def test_more_workers_than_cores_take_turns() -> None:
+    assert chosen(CPU._replace(cpus=(3,)), "--tensor-parallel-size=2")["VLLM_CPU_OMP_THREADS_BIND"] == "3|3"
+
+
 @pytest.mark.parametrize(
     ("weights", "available", "expected"),
     [

@@ -104,9 +104,29 @@ async def test_an_error_in_the_engine_fails_what_runs_and_the_engine_comes_back(
         await running
     assert engine.status.state == "lost"
     assert engine.stats is None
-    await until(lambda: engine.status.state == "ready")
+    stages: dict[str, float] = {}
+    while engine.status.state != "ready":
+        if engine.status.state == "loading":
+            stages[engine.status.detail] = engine.status.fraction
+        await asyncio.sleep(0.01)
     assert engine.pid != first_pid
+    assert {"importing vLLM", "loading the weights", "warming up"} <= set(stages)
+    assert list(stages.values()) == sorted(stages.values())  # progress never goes back
     assert await token_ids(engine, request(prompt(30))) == before
+
+
+@pytest.mark.engine
+async def test_an_idle_engine_uses_no_processor(engine: ProcessEngineClient) -> None:
+    await token_ids(engine, request(prompt(30)))
+    await until(lambda: engine.stats is not None and engine.stats.running == 0)
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{engine.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    await asyncio.sleep(1)
+    assert ticks() - before < 20  # of about 100
 
 
 @pytest.mark.engine
