@@ -5,7 +5,7 @@ A stream is made of chunks; chunk k depends only on the recipe and k, so that a 
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from reasoning_gym.data import read_data_file
@@ -90,7 +90,17 @@ class ExampleSource:
         while rng.random() < self._recipe.history_share:
             past = self.exchange(progress, rng)
             messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
-        return self.render(messages, self.exchange(progress, rng), mode)
+        last = self.exchange(progress, rng)
+        if mode == "reasoning" and rng.random() < self._recipe.cut_share:
+            return self._render_cut(messages, last, rng)
+        return self.render(messages, last, mode)
+
+    def _render_cut(self, history: list[Message], last: Exchange, rng: random.Random) -> tuple[list[int], list[bool]]:
+        """A conversation whose reasoning broke off somewhere; only the answer is learnt."""
+        begun = last.reasoning[: rng.randrange(len(last.reasoning))]
+        ids, mask = self.render(history, replace(last, reasoning=begun + self._recipe.wrap_up), "reasoning")
+        answer = len(ids) - ids[::-1].index(self._format.think_end_id) + 1  # after the end tag and its line ends
+        return ids, [learnt and position >= answer for position, learnt in enumerate(mask)]
 
     def render(self, history: list[Message], last: Exchange, mode: Mode) -> tuple[list[int], list[bool]]:
         """A conversation that ends with `last`, as the mode writes it."""

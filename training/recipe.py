@@ -26,7 +26,8 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Supervised fine-tuning on both modes together.
 
     `tokens` bounds the run; `reasoning_ratio` is reasoning tokens per standard token; `curriculum` and `decay` are
-    shares of the run: how long difficulty grows at its start, and how long the rate falls at its end.
+    shares of the run: how long difficulty grows at its start, and how long the rate falls at its end. Of the reasoning
+    examples `cut_share` have their reasoning cut off and ended with `wrap_up`, as a server does when a budget is spent.
     """
 
     tokens: int
@@ -40,6 +41,8 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conversation_share: float
     rephrase_share: float
     history_share: float
+    cut_share: float
+    wrap_up: str
     evaluate_every: int
     save_every: int
     families: dict[str, float]

@@ -1,6 +1,8 @@
 """The training loop for real, at smoke size: batches, resuming, and a checkpoint that transformers loads."""
 
 import json
+import random
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -100,6 +102,19 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
         ids, mask = source.render([], item_exchange(item), mode)  # type: ignore[arg-type]
         learnt = [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt]
         assert fmt.decode(learnt, show_control=True) == expected
+
+
+def test_cut_reasoning_is_wrapped_up_and_only_the_answer_learnt(finished: SftRun, recipe: Recipe) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, conversation_share=0.0)
+    rng = random.Random(0)
+    for _ in range(20):
+        ids, mask = ExampleSource(always, fmt).example("reasoning", 1.0, rng)
+        text = fmt.decode(ids, show_control=True)
+        assert text.count(f"{recipe.sft.wrap_up}\n</think>\n\n") == 1
+        learnt = fmt.decode([token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt], show_control=True)
+        assert text.endswith(f"</think>\n\n{learnt}")
+        assert re.fullmatch(r"-?\d+\[\|endofturn\|\]", learnt)
 
 
 def test_labels_are_the_next_tokens(finished: SftRun, recipe: Recipe) -> None:
