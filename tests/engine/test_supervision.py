@@ -105,10 +105,14 @@ async def test_an_error_in_the_engine_fails_what_runs_and_the_engine_comes_back(
     assert engine.status.state == "lost"
     assert engine.stats is None
     stages: dict[str, float] = {}
-    while engine.status.state != "ready":
-        if engine.status.state == "loading":
-            stages[engine.status.detail] = engine.status.fraction
-        await asyncio.sleep(0.01)
+
+    def is_ready() -> bool:
+        state, stage, fraction, _ = engine.status
+        if state == "loading":
+            stages[stage] = fraction
+        return state == "ready"
+
+    await until(is_ready)
     assert engine.pid != first_pid
     assert {"importing vLLM", "loading the weights", "warming up"} <= set(stages)
     assert list(stages.values()) == sorted(stages.values())  # progress never goes back
