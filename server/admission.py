@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from chat_templates.errors import FormatError
-from server.chat_request import ChatRequest
+from server.bodies.chat import ChatRequest
+from server.dialects import Budget, thinking_wish
 from server.errors import BadRequestError
 from server.limits import ThinkingPlan, plan_thinking, token_limit
 from server.messages import Sampling
-from server.modes import mode_of_field, mode_of_model, resolve_mode
+from server.modes import Choice, mode_of_model, resolve_mode
 from server.profile import Mode, ModeProfile, ThinkingProfile
 from server.serving import Serving
 
@@ -25,12 +26,16 @@ LONG_PROMPT = 32_768  # bytes of a body from which rendering would hold up other
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One chat completion, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter."""
+    """One chat completion, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+
+    `shows_thinking`: whether the response has the thinking, of which the mode may have none.
+    """
 
     id: str
     created: int
     arrived: float
     mode: Mode
+    shows_thinking: bool
     prompt_ids: list[int]
     sampling: Sampling
     thinking: ThinkingPlan | None
@@ -48,7 +53,8 @@ class AskedLimit(NamedTuple):
 async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     """Plans the job; `size` is the body's, in bytes. Raises ApiError."""
     arrived = time.perf_counter()
-    mode = chat_mode(asked, serving)
+    wish = thinking_wish(asked)
+    mode = chat_mode(asked.model, wish.choices, serving)
     context = serving.admit().max_context
     profile = serving.profile.of(mode)
     prompt_ids = await _render(asked, profile.template, size, serving)
@@ -59,18 +65,19 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
         created=int(time.time()),
         arrived=arrived,
         mode=mode,
+        shows_thinking=mode == "reasoning" and wish.is_shown,
         prompt_ids=prompt_ids,
         sampling=_sampling(asked, profile, max_tokens, serving),
-        thinking=_thinking(asked, profile, max_tokens, serving),
+        thinking=_thinking(wish.budget, profile, max_tokens, serving),
         stops=_stops(asked),
         priority=profile.priority,
     )
 
 
-def chat_mode(asked: ChatRequest, serving: Serving) -> Mode:
-    """The mode that a request is in; raises BadRequestError or UnknownModelError."""
-    model = None if asked.model is None else mode_of_model(asked.model, serving.settings.model_name)
-    return resolve_mode([model, mode_of_field(asked.reasoning_mode)], serving.profile.default_mode)
+def chat_mode(name: str | None, choices: list[Choice | None], serving: Serving) -> Mode:
+    """The mode of a request for the model `name` that made `choices`; raises BadRequestError or UnknownModelError."""
+    model = None if name is None else mode_of_model(name, serving.settings.model_name)
+    return resolve_mode([model, *choices], serving.profile.default_mode)
 
 
 async def _render(asked: ChatRequest, template: Mode, size: int, serving: Serving) -> list[int]:
@@ -91,10 +98,11 @@ def _asked_limit(asked: ChatRequest) -> AskedLimit:
     return AskedLimit(old, "max_tokens") if new is None else AskedLimit(new, "max_completion_tokens")
 
 
-def _thinking(asked: ChatRequest, profile: ModeProfile, max_tokens: int, serving: Serving) -> ThinkingPlan | None:
+def _thinking(budget: Budget | None, profile: ModeProfile, max_tokens: int, serving: Serving) -> ThinkingPlan | None:
     if not isinstance(profile, ThinkingProfile):
         return None
-    return plan_thinking(max_tokens, asked.thinking_token_budget, profile, serving.wrap_ups, serving.closing)
+    tokens = None if budget is None else budget.tokens(profile, max_tokens)
+    return plan_thinking(max_tokens, tokens, profile, serving.wrap_ups, serving.closing)
 
 
 def _sampling(asked: ChatRequest, profile: ModeProfile, max_tokens: int, serving: Serving) -> Sampling:

@@ -104,11 +104,12 @@ async def stream(job: Job, serving: Serving, *, include_usage: bool) -> AsyncGen
     """The response as server-sent events. Raises ApiError before the first event; later, one event tells the error."""
     turn = new_turn(job, serving)
     writer = ChunkWriter(job, serving.settings.model_name, include_usage=include_usage)
+    shown = ReasoningText | AnswerText if job.shows_thinking else AnswerText
     started = False
     try:
         async with aclosing(run_chat(job, turn, serving)) as batches:
             async for events in batches:
-                chunks = [writer.text(event) for event in events if isinstance(event, ReasoningText | AnswerText)]
+                chunks = [writer.text(event) for event in events if isinstance(event, shown)]
                 if not started:
                     chunks.insert(0, writer.role())
                     started = True

@@ -9,7 +9,7 @@ from server.generate import Turn
 def completion(job: Job, turn: Turn, model: str, reasoning: str, answer: str) -> JsonObject:
     """The response to a request that was not streamed."""
     message: JsonObject = {"role": "assistant", "content": answer, "refusal": None}
-    if job.mode == "reasoning":
+    if job.shows_thinking:
         message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     choice: JsonObject = {"index": 0, "message": message, "logprobs": None, **_how_it_ended(turn)}
     return {

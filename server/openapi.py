@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.chat_request import ChatRequest
+from server.bodies.chat import ChatRequest
 
 SCHEMAS = "#/components/schemas/"
 _ERROR = {

@@ -42,6 +42,21 @@ class StandardProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fie
     template: Literal["standard"]
 
 
+class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For each `reasoning_effort`, the share of a request's token limit that is its thinking budget."""
+
+    minimal: Share
+    low: Share
+    medium: Share
+    high: Share
+    xhigh: Share
+
+    def __post_init__(self) -> None:
+        shares = msgspec.structs.astuple(self)
+        if list(shares) != sorted(set(shares)):
+            raise ValueError("the shares must grow from minimal to xhigh")
+
+
 class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve."""
 
@@ -49,6 +64,7 @@ class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fie
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
+    effort_shares: EffortShares
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

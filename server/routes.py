@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.admission import admit_chat
+from server.bodies.chat import ChatRequest, read_chat_request
 from server.chat import complete, stream
-from server.chat_request import ChatRequest, read_chat_request
 from server.errors import (
     ApiError,
     BadRequestError,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.chat_request import NOT_YET, ChatRequest
+from server.bodies.chat import NOT_YET, ChatRequest
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client
 

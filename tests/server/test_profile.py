@@ -34,6 +34,8 @@ def test_the_default_profile_is_the_contracts() -> None:
         ('template = "reasoning"', 'template = "standard"', "$.reasoning.template"),
         ('default_mode = "standard"', 'default_mode = "fast"', "$.default_mode"),
         ("[standard]", "[standard", "line"),
+        ("medium = 0.5", "medium = 0.1", "$.reasoning.effort_shares"),
+        ("medium = 0.5", "", "medium"),
         ("[standard]", "[standard]\nthinking_budget = 3", "thinking_budget"),
     ],
 )
