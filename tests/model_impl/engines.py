@@ -11,7 +11,20 @@ import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and vLLM deprecate of each other is not for these tests to fail on
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.config import CompilationMode
     from vllm.lora.request import LoRARequest
+
+__all__ = [
+    "LLM",
+    "PAGE",
+    "CompilationMode",
+    "LoRARequest",
+    "SamplingParams",
+    "Scored",
+    "engine",
+    "generate",
+    "largest_difference",
+]
 
 # An engine's worker replaces this function in its process, which here is everybody's.
 _set_num_threads = torch.set_num_threads
@@ -61,9 +74,9 @@ def generate(
     max_tokens: Sequence[int],
     *,
     score_prompt: bool = True,
-    lora: LoRARequest | None = None,
+    lora: Sequence[LoRARequest | None] | None = None,
 ) -> list[Scored]:
-    """Samples at temperature 1, all requests in one batch; prompts' scores switch reading the prefix cache off."""
+    """Samples at temperature 1, all requests in one batch; scoring prompts switches reading the prefix cache off."""
     params = [
         SamplingParams(
             temperature=1.0,
@@ -75,8 +88,9 @@ def generate(
         )
         for count in max_tokens
     ]
+    adapters: Any = None if lora is None else list(lora)
     inputs: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    return [_scored(output) for output in llm.generate(inputs, params, use_tqdm=False, lora_request=lora)]
+    return [_scored(output) for output in llm.generate(inputs, params, use_tqdm=False, lora_request=adapters)]
 
 
 def _scored(output: RequestOutput) -> Scored:
