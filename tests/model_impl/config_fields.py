@@ -31,57 +31,63 @@ def fields(**changes: Any) -> Fields:
     } | changes
 
 
-def random_fields(rng: random.Random) -> Fields:
-    """A random shape, written in a random dialect."""
-    head_dim = rng.choice([32, 64, 80, 128])
+def random_fields(rng: random.Random, number: int) -> Fields:
+    """A random shape, written in a random dialect; with `number`, what matters most takes its turns."""
     kv_heads, ratio = rng.choice([(1, 1), (1, 4), (2, 1), (2, 2), (2, 3), (1, 5), (4, 2)])
     return fields(
         hidden_size=16 * rng.randint(3, 9),
         intermediate_size=16 * rng.randint(4, 14),
         num_attention_heads=kv_heads * ratio,
         num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        tie_word_embeddings=rng.random() < 0.5,
+        head_dim=[64, 32, 128, 80][number % 4],
+        tie_word_embeddings=number % 2 == 1,
         vocab_size=rng.randint(70, 200),
-        **_random_layers(rng),
-        **_random_rope(rng),
+        **(_all_global(rng) if number % 3 == 2 else _hybrid(rng)),
+        **_random_rope(rng, ["llama3", "default", "llama3", "linear"][(number // 2) % 4]),
     )
 
 
-def _random_layers(rng: random.Random) -> Fields:
-    layers = rng.randint(3, 8)
-    window = rng.randint(33, 80)
-    dialect = rng.choice(["letters", "letters", "number", "listed", "listed", "null", "all global"])
+def _hybrid(rng: random.Random) -> Fields:
+    layers = rng.randint(4, 8)
     # A null layer_types takes the one of `fields` away.
-    common = {"num_hidden_layers": layers, "sliding_window": window, "layer_types": None}
+    config: Fields = {"num_hidden_layers": layers, "sliding_window": rng.randint(33, 80), "layer_types": None}
+    dialect = rng.choice(["letters", "number", "listed"])
     if dialect == "letters":
-        return common | {"sliding_window_pattern": rng.choice(["LLLG", "LG", "GL", "LLGLG", "L"])}
+        return config | {"sliding_window_pattern": rng.choice(["LLLG", "LG", "GLL", "LLGLG"])}
     if dialect == "number":
-        return common | {"sliding_window_pattern": rng.randint(1, 5)}
-    if dialect == "null":
-        return common | {"sliding_window": None, "sliding_window_pattern": None}
-    if dialect == "all global":
-        return common | {"sliding_window": None, "layer_types": ["full_attention"] * layers}
-    kinds = ["sliding_attention", rng.choice(["sliding_attention", "full_attention"]), "full_attention"]
-    listed = kinds[:2] + [rng.choice(kinds) for _ in range(layers - 2)]
-    return common | {"layer_types": listed, "sliding_window_pattern": "LLLG"}
+        return config | {"sliding_window_pattern": rng.randint(2, 4)}
+    listed = [
+        "sliding_attention",
+        "full_attention",
+        *rng.choices(["sliding_attention", "full_attention"], k=layers - 2),
+    ]
+    return config | {"layer_types": listed, "sliding_window_pattern": "LLLG"}
 
 
-def _random_rope(rng: random.Random) -> Fields:
-    theta = rng.choice([1e4, 1e6])
-    scaling = rng.choice(
+def _all_global(rng: random.Random) -> Fields:
+    layers = rng.randint(3, 6)
+    return {"num_hidden_layers": layers} | rng.choice(
         [
-            None,
-            {"rope_type": "linear", "factor": 4.0},
-            {
-                "rope_type": "llama3",
-                "factor": 16.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 128,
-            },
+            {"sliding_window": None, "sliding_window_pattern": None, "layer_types": None},
+            {"sliding_window": None, "sliding_window_pattern": "LLLG", "layer_types": ["full_attention"] * layers},
+            {"sliding_window": 64, "sliding_window_pattern": 1, "layer_types": None},
         ]
     )
+
+
+def _random_rope(rng: random.Random, kind: str) -> Fields:
+    theta = rng.choice([1e4, 1e6])
+    scaling: Fields | None = {
+        "default": None,
+        "linear": {"rope_type": "linear", "factor": 4.0},
+        "llama3": {
+            "rope_type": "llama3",
+            "factor": 16.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+    }[kind]
     dialect = rng.choice(["old", "legacy", "new"])
     if dialect == "new":
         return {"rope_parameters": {"rope_type": "default"} | (scaling or {}) | {"rope_theta": theta}}

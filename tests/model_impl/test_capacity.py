@@ -45,7 +45,7 @@ def test_the_32b_holds_three_and_a_half_times_the_requests(page_tokens: int, tmp
 def test_the_plan_is_the_engines_for_any_mix_of_layers(tmp_path: Path) -> None:
     rng = random.Random(5)
     for number in range(6):
-        config = random_fields(rng) | {"num_hidden_layers": 11, "layer_types": None, "sliding_window": 40}
+        config = random_fields(rng, number) | {"num_hidden_layers": 11, "layer_types": None, "sliding_window": 40}
         # 4:7 and 5:6 have no group size that divides both.
         config["sliding_window_pattern"] = ["LLLG", "LG", "LGGLGGLGGLL", "GGL", "L", None][number]
         load = Load(

@@ -19,10 +19,10 @@ TOLERANCE = 2e-4
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("seed", range(CONFIGS))
-def test_logprobs_are_those_of_transformers(seed: int, tmp_path: Path) -> None:
-    rng = random.Random(seed)
-    config = random_fields(rng)
+@pytest.mark.parametrize("number", range(CONFIGS))
+def test_logprobs_are_those_of_transformers(number: int, tmp_path: Path) -> None:
+    rng = random.Random(number)
+    config = random_fields(rng, number)
     reference = save_checkpoint(tmp_path, config)
     architecture = Architecture.from_config(config)
     window = architecture.sliding_window or 48
