@@ -1,35 +1,76 @@
 """OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
 
-from chat_templates.events import AnswerText, ReasoningText
-from server.admission import Job
+from collections.abc import Sequence
+
+from chat_templates.events import AnswerText, Event, ReasoningText
 from server.errors import JsonObject
 from server.generate import Turn
+from server.job import Job
+from server.reader import Piece
 
 
-def completion(job: Job, turn: Turn, model: str, reasoning: str, answer: str) -> JsonObject:
+class Gathered:
+    """The pieces of one choice, put together."""
+
+    def __init__(self) -> None:
+        self._reasoning: list[str] = []
+        self._answer: list[str] = []
+        self._logprobs: dict[str, list[JsonObject]] = {}
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        for event in piece.events:
+            match event:
+                case ReasoningText(text):
+                    self._reasoning.append(text)
+                case AnswerText(text):
+                    self._answer.append(text)
+        for name, entries in (piece.logprobs or {}).items():
+            self._logprobs.setdefault(name, []).extend(entries)
+
+    def message(self, *, shows_thinking: bool) -> JsonObject:
+        """The choice's message."""
+        message: JsonObject = {"role": "assistant", "content": "".join(self._answer), "refusal": None}
+        if shows_thinking:
+            reasoning = "".join(self._reasoning)
+            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+        return message
+
+    def logprobs(self) -> JsonObject | None:
+        """The choice's log-probabilities, if they were asked for."""
+        return {"refusal": None, **self._logprobs} if self._logprobs else None
+
+
+def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[Gathered]) -> JsonObject:
     """The response to a request that was not streamed."""
-    message: JsonObject = {"role": "assistant", "content": answer, "refusal": None}
-    if job.shows_thinking:
-        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
-    choice: JsonObject = {"index": 0, "message": message, "logprobs": None, **_how_it_ended(turn)}
+    choices = [
+        {
+            "index": index,
+            "message": choice.message(shows_thinking=job.shows_thinking),
+            "logprobs": choice.logprobs(),
+            **_how_it_ended(turn),
+        }
+        for index, (turn, choice) in enumerate(zip(turns, gathered, strict=True))
+    ]
     return {
         "id": job.id,
         "object": "chat.completion",
         "created": job.created,
         "model": model,
-        "choices": [choice],
-        "usage": usage(job, turn),
+        "choices": choices,
+        "usage": usage(job, turns),
     }
 
 
-def usage(job: Job, turn: Turn) -> JsonObject:
-    """The token counts of a finished turn."""
+def usage(job: Job, turns: Sequence[Turn]) -> JsonObject:
+    """The token counts of finished turns."""
+    completion_tokens = sum(turn.completion_tokens for turn in turns)
     return {
-        "prompt_tokens": len(job.prompt_ids),
-        "completion_tokens": turn.completion_tokens,
-        "total_tokens": len(job.prompt_ids) + turn.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": turn.cached_tokens or 0},
-        "completion_tokens_details": {"reasoning_tokens": turn.reasoning_tokens},
+        "prompt_tokens": job.prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": job.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": turns[0].cached_tokens or 0},
+        "completion_tokens_details": {"reasoning_tokens": sum(turn.reasoning_tokens for turn in turns)},
     }
 
 
@@ -53,24 +94,41 @@ class ChunkWriter:
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
 
-    def role(self) -> JsonObject:
-        """The first chunk."""
-        return self._chunk({"role": "assistant", "content": ""})
+    def role(self, index: int) -> JsonObject:
+        """The first chunk of a choice."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def text(self, event: ReasoningText | AnswerText) -> JsonObject:
-        """More thinking, or more of the answer."""
-        if isinstance(event, ReasoningText):
-            return self._chunk({"reasoning_content": event.text, "reasoning": event.text})
-        return self._chunk({"content": event.text})
+    def piece(self, piece: Piece) -> list[JsonObject]:
+        """The chunks of a piece; its log-probabilities come with the first, which may have no text for them yet."""
+        deltas = [delta for delta in map(self._delta, piece.events) if delta is not None]
+        logprobs: JsonObject | None = None
+        if piece.logprobs is not None and any(piece.logprobs.values()):
+            logprobs = {"refusal": None, **piece.logprobs}
+            deltas = deltas or [{}]
+        first, rest = deltas[:1], deltas[1:]
+        return [
+            *(self._chunk(piece.choice, delta, logprobs=logprobs) for delta in first),
+            *(self._chunk(piece.choice, delta) for delta in rest),
+        ]
 
-    def finish(self, turn: Turn) -> JsonObject:
-        """How it ended."""
-        return self._chunk({}, _how_it_ended(turn))
+    def finish(self, turns: Sequence[Turn]) -> list[JsonObject]:
+        """How each choice ended and, if asked for, the token counts in a chunk without choices."""
+        ends = [self._chunk(index, {}, _how_it_ended(turn)) for index, turn in enumerate(turns)]
+        if not self._tail:
+            return ends
+        return [*ends, {**self._head, "choices": [], "usage": usage(self._job, turns)}]
 
-    def usage(self, turn: Turn) -> JsonObject:
-        """The token counts, in a chunk without choices."""
-        return {**self._head, "choices": [], "usage": usage(self._job, turn)}
+    def _delta(self, event: Event) -> JsonObject | None:
+        match event:
+            case ReasoningText(text) if self._job.shows_thinking:
+                return {"reasoning_content": text, "reasoning": text}
+            case AnswerText(text):
+                return {"content": text}
+        return None
 
-    def _chunk(self, delta: JsonObject, ended: JsonObject | None = None) -> JsonObject:
-        choice: JsonObject = {"index": 0, "delta": delta, "logprobs": None, **(ended or {"finish_reason": None})}
+    def _chunk(
+        self, index: int, delta: JsonObject, ended: JsonObject | None = None, logprobs: JsonObject | None = None
+    ) -> JsonObject:
+        how = ended or {"finish_reason": None}
+        choice: JsonObject = {"index": index, "delta": delta, "logprobs": logprobs, **how}
         return {**self._head, "choices": [choice], **self._tail}

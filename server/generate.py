@@ -5,16 +5,16 @@ closed for the model (its tokens are spent, or it ended its turn while thinking)
 differently from the thinking (a client's stop tokens and least length bind the answer only). Knows no text, no HTTP.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 
 from server.engine_client import EngineClient, EngineUnavailable
 from server.limits import ThinkingPlan
-from server.messages import Delta, Generate, Sampling
+from server.messages import Delta, Generate, Sampling, TokenLogprob
 
 Finish = Literal["stop", "length"]
 ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
@@ -25,11 +25,13 @@ class Advance:
     """What a delta of the engine adds to the turn.
 
     `token_ids` are for the parser: what the model wrote, end tag included, without stop tokens, without what was said
-    for it. `closed`: the thinking was closed for the model after these tokens.
+    for it. `closed`: the thinking was closed for the model after these tokens. `logprobs`: empty, or one entry for each
+    of the tokens that the model wrote.
     """
 
     token_ids: list[int]
     closed: bool = False
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 class Turn:
@@ -68,8 +70,12 @@ class Turn:
         ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
         if self.thinking:
             assert self._plan is not None
-            return self._think(ids, delta, self._plan)
-        return Advance(self._answer(ids, delta))
+            advance = self._think(ids, delta, self._plan)
+        else:
+            advance = Advance(self._answer(ids, delta))
+        if delta.logprobs is None:
+            return advance
+        return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
 
     def stop(self) -> None:
         """Ends the turn after the tokens fed so far."""
@@ -187,7 +193,11 @@ async def _deltas(engine: EngineClient, request: Generate, *, one_by_one: bool) 
 def _singles(delta: Delta) -> list[Delta]:
     """The same tokens in a delta each; what ends the generation stays with the last."""
     *first, last = delta.token_ids
-    return [
-        *(Delta(delta.request_id, [token_id], cached_tokens=delta.cached_tokens) for token_id in first),
-        msgspec.structs.replace(delta, token_ids=[last]),
+    entries: list[list[TokenLogprob] | None] = [None] * len(delta.token_ids)
+    if delta.logprobs is not None:
+        entries = [[entry] for entry in delta.logprobs]
+    singles = [
+        Delta(delta.request_id, [token_id], cached_tokens=delta.cached_tokens, logprobs=entry)
+        for token_id, entry in zip(first, entries, strict=False)
     ]
+    return [*singles, msgspec.structs.replace(delta, token_ids=[last], logprobs=entries[-1])]

@@ -27,6 +27,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] | None = None
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told with each one drawn; 0: the drawn one's probability alone."""
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
@@ -76,11 +78,22 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     page_groups: tuple[PageGroup, ...]
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The natural log-probability of a token, and of the likeliest in its place, in order; `top` is (id, logprob).
+
+    By the model alone: before temperature, penalties and bias.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """New tokens of one generation.
 
     `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
-    generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`.
+    generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`. `logprobs`, where
+    they were asked for, has one entry for each of `token_ids`.
     """
 
     request_id: str
@@ -88,6 +101,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     cached_tokens: int | None = None
     finish: Literal["stop", "length", "abort"] | None = None
     stop_token_id: int | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

@@ -7,17 +7,17 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.admission import admit_chat
-from server.bodies.chat import ChatRequest, read_chat_request
+from server.bodies.chat import read_chat_request
 from server.chat import complete, stream
 from server.errors import (
     ApiError,
-    BadRequestError,
     BodyTooLargeError,
     JsonObject,
     json_response,
 )
 from server.modes import mode_of_model, model_names
 from server.openapi import CHAT_BODY, ERRORS
+from server.sampling import includes_usage
 from server.serving import Serving
 from server.sse import EventStream, until_disconnect
 
@@ -38,7 +38,7 @@ async def chat_completions(request: Request) -> Response:
     try:
         body = await read_body(request, serving.settings.max_body_bytes)
         asked = read_chat_request(body)
-        include_usage = _include_usage(asked)
+        include_usage = includes_usage(asked)
         job = await admit_chat(asked, len(body), serving)
     except ApiError:
         serving.metrics.rejected()
@@ -101,14 +101,6 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise BodyTooLargeError(limit)
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _include_usage(asked: ChatRequest) -> bool:
-    if asked.stream_options is None:
-        return False
-    if not asked.stream:
-        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
-    return asked.stream_options.include_usage
 
 
 def _model(name: str, serving: Serving) -> JsonObject:

@@ -9,7 +9,7 @@ from itertools import count, cycle, islice
 from typing import Literal
 
 from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
-from server.messages import Delta, Generate, PageGroup, Ready, Stats
+from server.messages import Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
 
 Script = Callable[[list[int]], Iterator[int]]
 """From prompt ids to the tokens that the model would write after them, the end of the turn among them."""
@@ -88,10 +88,20 @@ class FakeEngine:
             size = next(sizes)
             part, cached = ids[at : at + size], 0 if at == 0 else None
             at += size
+            logprobs = self._logprobs(part, request.sampling.logprobs)
             if at < len(ids):
-                yield Delta(request.request_id, part, cached_tokens=cached)
+                yield Delta(request.request_id, part, cached_tokens=cached, logprobs=logprobs)
             else:
-                yield Delta(request.request_id, part, cached, finish, stop_token_id)
+                yield Delta(request.request_id, part, cached, finish, stop_token_id, logprobs)
+
+    def _logprobs(self, ids: list[int], top: int | None) -> list[TokenLogprob] | None:
+        """Each token is the likeliest, with a probability by its id; those after it in the vocabulary come next."""
+        if top is None:
+            return None
+        return [
+            TokenLogprob(-token_id / 1000, [(token_id + n, -token_id / 1000 - n) for n in range(max(top, 1))])
+            for token_id in ids
+        ]
 
     def _generation(self, request: Generate) -> tuple[list[int], Literal["stop", "length"], int | None]:
         assert self.ready is not None

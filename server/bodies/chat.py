@@ -5,12 +5,11 @@ Says nothing about what the fields do; `server.admission` applies them.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, FailFast, Field, Tag, WithJsonSchema
+from pydantic import FailFast, Field, WithJsonSchema
 
-from server.bodies.fields import INT64, Fields, checked, read_object, refuse_misspelt, tag_of
+from server.bodies.fields import Fields, checked, read_object, refuse_misspelt
+from server.bodies.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount
 from server.errors import BadRequestError
-
-MAX_STOPS = 16
 
 # Fields of the contract that later versions will take: refused unless they ask for nothing, rather than ignored.
 NOT_YET: dict[str, tuple[object, ...]] = {
@@ -20,9 +19,6 @@ NOT_YET: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "structured_outputs": (),
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
     "priority": (0,),
@@ -31,7 +27,7 @@ NOT_YET: dict[str, tuple[object, ...]] = {
 EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
-    "continue_final_message", "add_generation_prompt", "priority",
+    "reasoning_logprobs",    "continue_final_message", "add_generation_prompt", "priority",
 )  # fmt: skip
 
 
@@ -59,7 +55,6 @@ Message = Annotated[dict[str, Any], WithJsonSchema(MESSAGE_SCHEMA)]
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-TokenCount = Annotated[int, Field(ge=0)]
 
 
 class ReasoningOptions(Fields):
@@ -84,29 +79,13 @@ class ChatTemplateKwargs(Fields):
     enable_thinking: bool | None = None
 
 
-class StreamOptions(Fields):
-    """Options of a streamed response."""
-
-    include_usage: bool = False
-
-
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-Stop = Annotated[
-    Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(max_length=MAX_STOPS), Tag("(list)")],
-    Discriminator(tag_of, custom_error_type="stop", custom_error_message="must be a string or a list of strings"),
-]
-
-
-class ChatRequest(Fields):
-    """A chat completion. Sampling fields that are absent take the mode's defaults."""
+class ChatRequest(SamplingFields):
+    """A chat completion."""
 
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]
-    model: str | None = Field(default=None, description="A listed model; an alias names the mode too.")
     reasoning_mode: str | None = Field(default=None, description='"standard" or "reasoning"', examples=["reasoning"])
     reasoning_effort: Effort | None = Field(
-        default=None,
-        description='"none" is standard mode; the others are reasoning mode with a share of the token limit.',
+        default=None, description='"none" is standard mode; the others are reasoning mode with a share of the limit.'
     )
     reasoning: ReasoningOptions | None = None
     thinking: ThinkingOptions | None = None
@@ -118,23 +97,13 @@ class ChatRequest(Fields):
         default=None, description="The most tokens to generate, thinking included."
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The same under its older name.")
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = Field(default=None, description="0 or -1: no limit")
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
-    stop: Stop | None = Field(default=None, description="Ends the answer before this text; thinking is not searched.")
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] | None = Field(
-        default=None, description="End the answer; thinking is not searched."
+    logprobs: bool | None = Field(default=None, description="Log-probabilities of the answer's tokens.")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None, description="With each, this many of the likeliest tokens."
     )
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    ignore_eos: bool | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    reasoning_logprobs: bool | None = Field(
+        default=None, description="With logprobs: those of the thinking too, as `logprobs.reasoning`."
+    )
 
 
 def read_chat_request(content: bytes) -> ChatRequest:

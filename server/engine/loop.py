@@ -9,13 +9,25 @@ from typing import Literal, cast
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from server.engine.pages import PageCounter
 from server.engine.transport import Connection
-from server.messages import Abort, Delta, Failed, Generate, PageGroup, Sampling, Shutdown, Stats, Step, ToEngine
+from server.messages import (
+    Abort,
+    Delta,
+    Failed,
+    Generate,
+    PageGroup,
+    Sampling,
+    Shutdown,
+    Stats,
+    Step,
+    ToEngine,
+    TokenLogprob,
+)
 
 _STATS_INTERVAL = 0.25
 _STATS_SHARE = 50
@@ -112,7 +124,20 @@ class EngineLoop:
             cached_tokens=cached_tokens,
             finish=cast("Literal['stop', 'length', 'abort'] | None", finish),
             stop_token_id=token_ids[-1] if finish == "stop" else None,
+            logprobs=_logprobs(completion),
         )
+
+
+def _logprobs(completion: CompletionOutput) -> list[TokenLogprob] | None:
+    """One entry for each token; its `top` ends with the token itself where that is not among the likeliest."""
+    if completion.logprobs is None:
+        return None
+    entries = []
+    for token_id, drawn in zip(completion.token_ids, completion.logprobs, strict=True):
+        assert drawn is not None
+        ranked = sorted(drawn.items(), key=lambda item: item[1].rank or 0)
+        entries.append(TokenLogprob(drawn[token_id].logprob, [(other, entry.logprob) for other, entry in ranked]))
+    return entries
 
 
 class _StatsSender:
@@ -169,6 +194,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         ignore_eos=sampling.ignore_eos,
         stop_token_ids=sorted(stop_token_ids),
         logit_bias=sampling.logit_bias,
+        logprobs=sampling.logprobs,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
     )

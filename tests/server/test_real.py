@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -112,6 +113,30 @@ def test_streaming_equals_not_streaming(real_server: RealServer) -> None:
         assert last.usage is not None
         counts = ("prompt_tokens", "completion_tokens", "total_tokens")
         assert [getattr(last.usage, name) for name in counts] == [whole["usage"][name] for name in counts]
+
+
+def test_log_probabilities_are_the_models(real_server: RealServer) -> None:
+    fields = {"temperature": 0, "max_tokens": 60, "logprobs": True, "top_logprobs": 3, "reasoning_logprobs": True}
+    (choice,) = ask(real_server, "What is 38 + 45?", reasoning_mode="reasoning", **fields)["choices"]
+    answer, thinking = choice["logprobs"]["content"], choice["logprobs"]["reasoning"]
+    assert "".join(entry["token"] for entry in answer) == choice["message"]["content"]
+    assert "".join(entry["token"] for entry in thinking).startswith(choice["message"]["reasoning_content"])
+    for entry in answer + thinking:
+        likeliest = entry["top_logprobs"]
+        assert len(likeliest) == 3
+        assert (entry["token"], entry["logprob"]) == (likeliest[0]["token"], likeliest[0]["logprob"])  # greedy
+        assert sum(math.exp(other["logprob"]) for other in likeliest) <= 1.001
+
+
+def test_choices_differ_and_can_be_had_again(real_server: RealServer) -> None:
+    def answers(**fields: Any) -> list[str]:
+        result = ask(real_server, "Tell me something.", temperature=1.5, max_tokens=20, **fields)
+        return [choice["message"]["content"] for choice in result["choices"]]
+
+    several = answers(n=3, seed=11)
+    assert len(set(several)) > 1
+    assert several == answers(n=3, seed=11)
+    assert several[1] == answers(seed=12)[0]
 
 
 def test_a_killed_engine_comes_back(real_server: RealServer) -> None:

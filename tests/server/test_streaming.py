@@ -29,25 +29,40 @@ def gathered(events: list[Any]) -> dict[str, Any]:
     assert done == "[DONE]"
     assert usage["choices"] == []
     assert all(chunk["usage"] is None for chunk in chunks)
-    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    choices = [chunk["choices"][0] for chunk in chunks]
-    joined = {
-        name: "".join(choice["delta"].get(name, "") for choice in choices)
-        for name in ("content", "reasoning", "reasoning_content")
-    }
-    assert all(choice["finish_reason"] is None for choice in choices[:-1])
-    ended = {name: choices[-1].get(name) for name in ("finish_reason", "reasoning_finish_reason")}
-    return {**joined, **ended, "usage": usage["usage"]}
+    parts: dict[int, list[dict[str, Any]]] = {}
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        parts.setdefault(choice["index"], []).append(choice)
+    return {"choices": [_joined(parts[index]) for index in sorted(parts)], "usage": usage["usage"]}
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    assert parts[0]["delta"] == {"role": "assistant", "content": ""}
+    assert all(part["finish_reason"] is None for part in parts[:-1])
+    texts = {name: "".join(part["delta"].get(name, "") for part in parts) for name in TEXT_FIELDS}
+    logprobs: dict[str, list[Any]] | None = None
+    for part in parts:
+        for name, entries in (part["logprobs"] or {}).items():
+            logprobs = logprobs or {}
+            logprobs[name] = logprobs.get(name, []) + (entries or [])
+    return {**texts, **_end(parts[-1]), "logprobs": logprobs}
 
 
 def plain(response: dict[str, Any]) -> dict[str, Any]:
     """The same of a response that was not streamed."""
-    choice = response["choices"][0]
-    texts = {name: choice["message"].get(name, "") for name in ("content", "reasoning", "reasoning_content")}
-    ended = {name: choice.get(name) for name in ("finish_reason", "reasoning_finish_reason")}
-    return {**texts, **ended, "usage": response["usage"]}
+    choices = []
+    for choice in response["choices"]:
+        texts = {name: choice["message"].get(name, "") for name in TEXT_FIELDS}
+        logprobs = {name: entries or [] for name, entries in (choice["logprobs"] or {}).items()}
+        choices.append({**texts, **_end(choice), "logprobs": logprobs if any(logprobs.values()) else None})
+    return {"choices": choices, "usage": response["usage"]}
 
 
+def _end(choice: dict[str, Any]) -> dict[str, Any]:
+    return {name: choice.get(name) for name in ("finish_reason", "reasoning_finish_reason")}
+
+
+TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 TEXTS = st.one_of(
     st.text(max_size=6),
     st.sampled_from(["é", "😀", "\n", "\n\n", "</think>", "<think>", "<tool_call>", '{"name": "f", "arguments": {}}']),
@@ -66,7 +81,7 @@ def generations(draw: st.DrawFn, fmt: ChatFormat) -> list[int]:
 def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: st.DataObject) -> None:
     ids = data.draw(generations(fmt))
     mode = data.draw(st.sampled_from(MODES))
-    fields = data.draw(
+    fields: dict[str, Any] = data.draw(
         st.fixed_dictionaries(
             {"max_tokens": st.integers(1, 80)},
             optional={
@@ -75,9 +90,12 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
                 "stop_token_ids": st.just([fmt.encode_text("a")[0]]),
                 "min_tokens": st.just(1),
                 "ignore_eos": st.booleans(),
+                "n": st.integers(1, 3),
             },
         )
     )
+    if data.draw(st.booleans()):
+        fields |= {"logprobs": True, "top_logprobs": 2, "reasoning_logprobs": data.draw(st.booleans())}
     chunks = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in range(2)]
 
     async def both() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -93,11 +111,13 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
     whole, streamed = asyncio.run(both())
     assert streamed == whole
     usage = whole["usage"]
-    assert usage["completion_tokens"] <= fields["max_tokens"]
+    n = fields.get("n", 1)
+    assert len(whole["choices"]) == n
+    assert usage["completion_tokens"] <= n * fields["max_tokens"]
     reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
-    assert reasoning <= fields.get("thinking_token_budget", reasoning)
+    assert reasoning <= n * fields.get("thinking_token_budget", reasoning)
     if mode == "standard":
-        assert (whole["reasoning"], reasoning) == ("", 0)
+        assert ([choice["reasoning"] for choice in whole["choices"]], reasoning) == ([""] * n, 0)
 
 
 async def test_a_stream_without_usage_has_no_usage(client: Client, fmt: ChatFormat) -> None:

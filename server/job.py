@@ -1,0 +1,48 @@
+"""What admission makes of a request and `server.run` runs: a job of one or several turns."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from server.generate import Turn
+from server.limits import ThinkingPlan
+from server.messages import Sampling
+from server.profile import Mode
+
+
+@dataclass(frozen=True)
+class TurnPlan:
+    """One choice of the response: what is generated after `prompt_ids`."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    thinking: ThinkingPlan | None = None
+
+    def start(self, think_end_id: int) -> Turn:
+        """The turn, not yet begun."""
+        return Turn(self.prompt_ids, self.sampling, think_end_id, self.thinking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+
+    `prompt_tokens` counts a prompt that several turns share once. `shows_thinking`: whether the response has the
+    thinking, of which the mode may have none.
+    """
+
+    id: str
+    arrived: float
+    mode: Mode
+    turns: tuple[TurnPlan, ...]
+    prompt_tokens: int
+    stops: tuple[str, ...]
+    priority: int
+    shows_thinking: bool = False
+    reasoning_logprobs: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def new_id(kind: str) -> str:
+    """An id such as `chatcmpl-…`."""
+    return f"{kind}-{secrets.token_hex(12)}"

@@ -1,0 +1,57 @@
+"""Log-probabilities in OpenAI's shape: those of the answer's tokens, and apart from them those of the thinking's.
+
+Control tokens have none, nor have the newlines that belong to the end of the thinking; tokens that were said for the
+model (wrap-up, closing) were never drawn.
+"""
+
+from chat_templates.format import ChatFormat
+from server.errors import JsonObject
+from server.generate import Advance
+from server.messages import TokenLogprob
+
+LEAST = -9999.0  # OpenAI's number for what is impossible; JSON has no infinity
+NEWLINES_AFTER_THINKING = 2
+
+
+class LogprobReader:
+    """Sorts the entries of one turn's tokens into `content` and `reasoning`; with each, the `top` likeliest."""
+
+    def __init__(self, fmt: ChatFormat, top: int, *, thinking: bool) -> None:
+        self._fmt = fmt
+        self._top = top
+        self._thinking = thinking
+        self._skip = 0
+        self._entries: dict[str, list[JsonObject]] = {"content": [], "reasoning": []}
+
+    def feed(self, advance: Advance) -> None:
+        """Takes the next tokens, with their entries."""
+        for token_id, entry in zip(advance.token_ids, advance.logprobs, strict=False):
+            if self._thinking and token_id == self._fmt.think_end_id:
+                self._thinking = False
+                self._skip = NEWLINES_AFTER_THINKING
+            elif token_id not in self._fmt.control_ids and not self._is_skipped(token_id):
+                self._entries["reasoning" if self._thinking else "content"].append(self._entry(token_id, entry))
+        self._thinking = self._thinking and not advance.closed
+
+    def take(self) -> dict[str, list[JsonObject]]:
+        """The entries since the last call."""
+        entries, self._entries = self._entries, {"content": [], "reasoning": []}
+        return entries
+
+    def _is_skipped(self, token_id: int) -> bool:
+        if self._skip:
+            text = self._fmt.vocabulary.token_bytes(token_id)
+            self._skip = max(0, self._skip - len(text)) if not text.strip(b"\n") else 0
+            return not text.strip(b"\n")
+        return False
+
+    def _entry(self, token_id: int, entry: TokenLogprob) -> JsonObject:
+        likeliest = [self._token(other, logprob) for other, logprob in entry.top[: self._top]]
+        return {**self._token(token_id, entry.logprob), "top_logprobs": likeliest}
+
+    def _token(self, token_id: int, logprob: float) -> JsonObject:
+        vocabulary = self._fmt.vocabulary
+        data = vocabulary.token_bytes(token_id) if vocabulary.is_byte_level else None
+        text = vocabulary.decode_window([token_id]) if data is None else data.decode(errors="replace")
+        data = text.encode() if data is None else data
+        return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(data)}

@@ -1,0 +1,73 @@
+"""Reads the tokens of one turn: events of thinking and answer, up to a stop string, and log-probabilities with them."""
+
+from typing import NamedTuple
+
+from chat_templates.events import AnswerText, Event
+from chat_templates.format import ChatFormat
+from chat_templates.parser import OutputParser
+from server.errors import JsonObject
+from server.generate import Advance, Turn
+from server.job import Job
+from server.logprobs import LogprobReader
+from server.stop_strings import StopStrings
+
+
+class Piece(NamedTuple):
+    """What some tokens add to the choice of that number; `logprobs` is None where none were asked for."""
+
+    choice: int
+    events: list[Event]
+    logprobs: dict[str, list[JsonObject]] | None
+
+
+class TurnReader:
+    """Reads the turn that is choice `index` of `job`; ends it where the answer reaches a stop string."""
+
+    def __init__(self, fmt: ChatFormat, job: Job, index: int, turn: Turn) -> None:
+        self.answering = False
+        self._index = index
+        self._fmt = fmt
+        self._turn = turn
+        self._parser = OutputParser(fmt, "reasoning" if turn.thinking else "standard")
+        self._stop = StopStrings(job.stops)
+        # Thinking opens once, in the prompt, so that its budget holds; and no tools were offered that could be called.
+        self._ignored = {fmt.think_id, fmt.tool_call_id, fmt.tool_call_end_id}
+        top = job.turns[index].sampling.logprobs
+        self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=turn.thinking)
+        self._shown = ("content", "reasoning") if job.reasoning_logprobs else ("content",)
+
+    def read(self, advance: Advance) -> Piece:
+        """What these tokens add."""
+        if self._logprobs is not None:
+            self._logprobs.feed(advance)
+        events = self._parser.feed([token_id for token_id in advance.token_ids if token_id not in self._ignored])
+        if advance.closed:
+            events += self._parser.finish()
+            self._parser = OutputParser(self._fmt, "standard")
+        return self._piece(self._until_stop(events))
+
+    def finish(self) -> Piece:
+        """What was held back until the turn's end."""
+        events = self._until_stop(self._parser.finish())
+        rest = self._stop.finish()
+        return self._piece([*events, AnswerText(rest)] if rest else events)
+
+    def _piece(self, events: list[Event]) -> Piece:
+        logprobs = None
+        if self._logprobs is not None:
+            logprobs = {name: entries for name, entries in self._logprobs.take().items() if name in self._shown}
+        return Piece(self._index, events, logprobs)
+
+    def _until_stop(self, events: list[Event]) -> list[Event]:
+        shown: list[Event] = []
+        for event in events:
+            if not isinstance(event, AnswerText):
+                shown.append(event)
+                continue
+            self.answering = True
+            text = self._stop.feed(event.text)
+            if text:
+                shown.append(AnswerText(text))
+            if self._stop.hit:
+                self._turn.stop()
+        return shown

@@ -1,0 +1,65 @@
+"""Runs a job: its turns at once, each turn's tokens to pieces of the response, and the metrics of it all."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from server.engine_client import EngineUnavailable, RequestFailed
+from server.errors import BadRequestError
+from server.generate import Turn, run_turn
+from server.job import Job
+from server.merge import merged
+from server.metrics import RequestWatch
+from server.reader import Piece, TurnReader
+from server.serving import Serving
+
+
+def start_turns(job: Job, serving: Serving) -> list[Turn]:
+    """The job's turns, not yet begun."""
+    return [plan.start(serving.fmt.think_end_id) for plan in job.turns]
+
+
+async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGenerator[Piece, None]:
+    """The pieces of all choices as they come; raises ApiError."""
+    with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more():
+        readers = [TurnReader(serving.fmt, job, index, turn) for index, turn in enumerate(turns)]
+        try:
+            sources = [_run(job, index, turns[index], reader, serving) for index, reader in enumerate(readers)]
+            async with aclosing(merged(sources)) as pieces:
+                async for piece in pieces:
+                    answering = any(reader.answering for reader in readers)
+                    watch.tokens(sum(turn.completion_tokens for turn in turns), answering=answering)
+                    yield piece
+        except (asyncio.CancelledError, GeneratorExit):
+            watch.outcome = "cancelled"
+            raise
+        except EngineUnavailable as error:
+            raise serving.unavailable(str(error) or serving.describe_engine()) from error
+        except RequestFailed as error:
+            watch.outcome = "rejected"
+            raise BadRequestError(str(error)) from error
+        else:
+            watch.outcome = "completed"
+        finally:
+            _count(watch, job, turns, serving)
+
+
+async def _run(job: Job, index: int, turn: Turn, reader: TurnReader, serving: Serving) -> AsyncGenerator[Piece, None]:
+    advances = run_turn(serving.engine, turn, f"{job.id}-{index}", job.priority, one_by_one=bool(job.stops))
+    async with aclosing(advances):
+        async for advance in advances:
+            yield reader.read(advance)
+    yield reader.finish()
+
+
+def _count(watch: RequestWatch, job: Job, turns: Sequence[Turn], serving: Serving) -> None:
+    reasoning = sum(turn.reasoning_tokens for turn in turns)
+    watch.count(
+        prompt=job.prompt_tokens,
+        cached=turns[0].cached_tokens or 0,
+        reasoning=reasoning,
+        answer=sum(turn.completion_tokens for turn in turns) - reasoning,
+    )
+    for turn in turns:
+        if turn.thinking_finish is not None:
+            serving.metrics.reasoning_finish.labels(turn.thinking_finish).inc()
