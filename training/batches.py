@@ -12,7 +12,7 @@ from reasoning_gym.data import read_data_file
 
 from chat_templates.format import ChatFormat, Mode
 from chat_templates.messages import Message
-from training import conversation, drills
+from training import conversation
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe
 
@@ -74,9 +74,7 @@ class ExampleSource:
         return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
 
     def exchange(self, progress: float, rng: random.Random) -> Exchange:
-        """One exchange: a drill, a line of conversation, or a task in its own or in other words."""
-        if rng.random() < self._recipe.drill_share:
-            return Exchange(*drills.draw(rng, self._things))
+        """One exchange: a line of conversation, or a task in its own or in other words."""
         if rng.random() < self._recipe.conversation_share:
             talk = conversation.draw(rng, self._things)
             return Exchange(talk.prompt, talk.thought, talk.reply)

@@ -42,7 +42,7 @@ class Family:
 
 
 def _identity(entry: Mapping[str, Any]) -> str:
-    """What makes a problem the same however it is asked: its expression, its numbers in any order, or its words."""
+    """What makes a problem the same however it is asked: its expression, its numbers in any order, or its text."""
     metadata = entry["metadata"]
     if "expression" in metadata:
         return re.sub(r"\s+", "", metadata["expression"])
@@ -114,23 +114,6 @@ def expression_trace(metadata: Mapping[str, Any]) -> str:
     return "\n".join(lines) or str(tokens[0])
 
 
-def letters_trace(metadata: Mapping[str, Any]) -> str:
-    """Copies and spells every word; the running count follows each letter that matches.
-
-    The copy is what lets a model find the next word: it stands in the question after the word just copied.
-    """
-    target, count, words = metadata["target_letter"], 0, []
-    for word in metadata["span"]:
-        spelled = f" {word}"
-        for letter in word.lower():
-            spelled += f" {letter}"
-            if letter == target:
-                count += 1
-                spelled += str(count)
-        words.append(spelled)
-    return f"{target}:" + ",".join(words) + f">{count}"
-
-
 def _counted(animal: str, count: int) -> str:
     """As reasoning-gym writes it: `3 starfishs`."""
     return f"{count} {animal}{'s' if count > 1 else ''}"
@@ -160,10 +143,19 @@ def prime_factors(number: int) -> list[int]:
     return factors
 
 
+def _factoring(number: int) -> str:
+    """`84=2*42=2*21=3*7`: the smallest prime factor is split off until a prime is left."""
+    steps, rest = [str(number)], number
+    for factor in prime_factors(number)[:-1]:
+        rest //= factor
+        steps.append(f"{factor}*{rest}")
+    return "=".join(steps)
+
+
 def gcd_trace(metadata: Mapping[str, Any]) -> str:
-    """Prime factors of both numbers, those in common, and their product."""
+    """Both numbers taken apart into primes, the primes in common, and their product."""
     numbers = metadata["numbers"]
-    lines = [f"{number}=" + "*".join(map(str, prime_factors(number) or [1])) for number in numbers]
+    lines = [_factoring(number) for number in numbers]
     common: list[int] = []
     remaining = prime_factors(numbers[1])
     for factor in prime_factors(numbers[0]):
@@ -217,18 +209,6 @@ FAMILIES: dict[str, Family] = {
             _CALCULATIONS,
         ),
         Family(
-            "letter_counting",
-            {"min_words": 5, "max_words": 8},
-            letters_trace,
-            ({"min_words": 1, "max_words": 2}, {"min_words": 2, "max_words": 5}),
-            (
-                'How many "{0}" are in "{1}"?',
-                "How many times does {0} appear in {1}?",
-                'Count the letter {0} in "{1}".',
-                'How many letters {0} are in "{1}"?',
-            ),
-        ),
-        Family(
             "leg_counting",
             {"min_animals": 2, "max_animals": 4, "min_instances": 1, "max_instances": 9},
             legs_trace,
@@ -240,9 +220,9 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             "gcd",
-            {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 200},
+            {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 100},
             gcd_trace,
-            ({"min_value": 2, "max_value": 50},),
+            ({"min_value": 2, "max_value": 40},),
             ("What is the greatest common divisor of {0} and {1}?", "gcd({0}, {1})", "Find the GCD of {0} and {1}."),
         ),
     )
@@ -253,8 +233,6 @@ def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
     """The question in other words, with the same answer."""
     metadata = item["metadata"]
     text = rng.choice(family.phrasings)
-    if family.name == "letter_counting":
-        return text.format(metadata["target_letter"], " ".join(metadata["span"]))
     if family.name == "leg_counting":
         return text.format(" and ".join(_counted(*pair) for pair in metadata["animals"].items()))
     if family.name == "gcd":

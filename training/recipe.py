@@ -38,7 +38,6 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning_ratio: float
     curriculum: float
     decay: float
-    drill_share: float
     conversation_share: float
     rephrase_share: float
     history_share: float

@@ -1,7 +1,7 @@
 """Trains the byte-level BPE tokenizer of the embedded checkpoint: single digits, EXAONE's special tokens.
 
 The vocabulary is small on purpose: the wording of the tasks and of conversation gets whole tokens, other words fall
-into short pieces, which a small model can learn to spell.
+into short pieces.
 """
 
 import json
@@ -37,17 +37,13 @@ _TRAINING_PROMPTS = 6000
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """The texts that merges are learned from: task wording without the free words, traces, conversation."""
+    """The texts that merges are learned from: tasks and their traces, conversation."""
     rng = random.Random(seed)
     for _ in range(_TRAINING_PROMPTS):
         exchange = conversation.draw(rng, ("it",))
         yield from exchange
         item = draw(rng.choice(tuple(FAMILIES)), rng)
-        if item.family == "letter_counting":
-            span = " ".join(item.entry["metadata"]["span"])
-            yield from (item.question.replace(span, ""), rephrase(item, rng).question.replace(span, ""))
-        else:
-            yield from (item.question, rephrase(item, rng).question)
+        yield from (item.question, rephrase(item, rng).question)
         yield item.trace
 
 

@@ -55,7 +55,7 @@ def test_checkpoint_carries_its_log_and_curve(finished: SftRun, recipe: Recipe) 
     folder = Path(recipe.output) / "training"
     assert (folder / "metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
     curve = (folder / "curve.svg").read_text()
-    assert all(name in curve for name in ("chain_sum", "letter_counting", "million tokens"))
+    assert all(name in curve for name in ("chain_sum", "leg_counting", "million tokens"))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
 
 def test_cut_reasoning_is_wrapped_up_and_only_the_answer_learnt(finished: SftRun, recipe: Recipe) -> None:
     fmt = ChatFormat.from_folder(finished.folder)
-    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, conversation_share=0.0, drill_share=0.0)
+    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, conversation_share=0.0)
     rng = random.Random(0)
     for _ in range(20):
         ids, mask = ExampleSource(always, fmt).example("reasoning", 1.0, rng)

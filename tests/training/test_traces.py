@@ -58,13 +58,15 @@ def test_rephrased_items_keep_what_is_asked(name: str) -> None:
         assert list(re.findall(r"\d+", question)) == numbers, (item.question, question)
 
 
-def test_letter_counting_copies_and_spells_every_word() -> None:
-    for item in _items("letter_counting", 50, seed=4):
-        words = item.trace.partition(":")[2].rpartition(">")[0].split(",")
-        for word, written in zip(item.entry["metadata"]["span"], words, strict=True):
-            copy, *letters = written.split()
-            assert copy == word
-            assert [letter[0] for letter in letters] == list(word.lower())
+def test_gcd_factorings_are_true() -> None:
+    for item in _items("gcd", 200, seed=4):
+        for line, number in zip(item.trace.splitlines(), item.entry["metadata"]["numbers"], strict=False):
+            start, *steps = line.split("=")
+            assert int(start) == number
+            for step in steps:
+                factor, rest = map(int, step.split("*"))
+                assert factor * rest == number
+                number = rest  # noqa: PLW2901
 
 
 def test_held_out_questions_are_never_drawn_for_training() -> None:
