@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -18,6 +19,7 @@ with warnings.catch_warnings():
         initialize_model_parallel,
     )
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.layers.rotary_embedding import _ROPE_DICT
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity, get_kv_cache_configs
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
@@ -51,7 +53,8 @@ def layer_specs(vllm_config: VllmConfig, rendezvous: Path) -> dict[str, KVCacheS
     """What each attention layer says about its pages, by the layer's name. `rendezvous`: a path for a new file."""
     with warnings.catch_warnings(), set_current_vllm_config(vllm_config), _one_rank(rendezvous):
         warnings.simplefilter("ignore")
-        with torch.device("meta"):
+        # The ropes without data must not stay where later models of the process look for theirs.
+        with torch.device("meta"), patch.dict(_ROPE_DICT):
             initialize_model(vllm_config)
         layers = vllm_config.compilation_config.static_forward_context
         return {name: layer.get_kv_cache_spec(vllm_config) for name, layer in layers.items()}

@@ -16,18 +16,26 @@ def model_class(worker: Any) -> str:
     return type(worker.get_model()).__module__
 
 
+# Traced by dynamo and run as it is: vLLM's CPU worker makes the buffer in which a pipeline rank receives while it warms
+# a compiled model up; an eager one stops at the missing buffer (0.32).
+TRACED: dict[str, Any] = {
+    "enforce_eager": False,
+    "compilation_config": {"mode": CompilationMode.DYNAMO_TRACE_ONCE, "backend": "eager"},
+}
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("ranks", "shape"),
+    ("options", "shape"),
     [
-        ("tensor_parallel_size", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
-        ("tensor_parallel_size", {"num_key_value_heads": 1}),  # both ranks hold the one head
-        ("pipeline_parallel_size", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+        ({"tensor_parallel_size": 2}, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+        ({"tensor_parallel_size": 2}, {"num_key_value_heads": 1}),  # both ranks hold the one head
+        ({"pipeline_parallel_size": 2} | TRACED, {"num_hidden_layers": 5, "tie_word_embeddings": True}),
     ],
     ids=["tensor", "tensor-replicated", "pipeline"],
 )
 def test_two_ranks_compute_one_model(
-    ranks: str, shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = fields(layer_types=None, sliding_window_pattern="LLLG") | shape
     reference = save_checkpoint(tmp_path, config)
@@ -38,11 +46,7 @@ def test_two_ranks_compute_one_model(
         tmp_path,
         max_num_batched_tokens=96,
         distributed_executor_backend="mp",
-        # Traced by dynamo and run as it is: vLLM's CPU worker makes the buffer in which a pipeline rank receives while
-        # it warms a compiled model up, and an eager one stops at the missing buffer (0.32).
-        enforce_eager=False,
-        compilation_config={"mode": CompilationMode.DYNAMO_TRACE_ONCE, "backend": "eager"},
-        **{ranks: 2},
+        **options,
     ) as llm:
         assert llm.collective_rpc(model_class) == ["model_impl.model"] * 2
         mixed = generate(llm, prompts, [50, 50, 10])
