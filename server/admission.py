@@ -3,13 +3,11 @@
 Starts nothing; `server.run` runs the job.
 """
 
-import asyncio
 import time
 from typing import NamedTuple
 
 import msgspec
 
-from chat_templates.errors import FormatError
 from server.bodies.chat import ChatRequest
 from server.dialects import Budget, thinking_wish
 from server.errors import BadRequestError
@@ -18,10 +16,9 @@ from server.limits import ThinkingPlan, plan_thinking, token_limit
 from server.messages import Sampling
 from server.modes import Choice, mode_of_model, resolve_mode
 from server.profile import Mode, ModeProfile, ThinkingProfile
+from server.prompts import to_ids
 from server.sampling import choices_of, plan_sampling, stops_of
 from server.serving import Serving
-
-LONG_PROMPT = 32_768  # bytes of a body from which rendering would hold up other requests' tokens
 
 
 class AskedLimit(NamedTuple):
@@ -38,7 +35,7 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     mode = mode_for(asked.model, wish.choices, serving)
     context = serving.admit().max_context
     profile = serving.profile.of(mode)
-    prompt_ids = await _render(asked, profile.template, size, serving)
+    prompt_ids = await chat_prompt(asked, mode, size, serving)
     limit = _asked_limit(asked)
     max_tokens = token_limit(limit.tokens, limit.param, profile, len(prompt_ids), context)
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
@@ -62,13 +59,10 @@ def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -
     return resolve_mode([model, *choices], serving.profile.default_mode)
 
 
-async def _render(asked: ChatRequest, template: Mode, size: int, serving: Serving) -> list[int]:
-    try:
-        if size < LONG_PROMPT:
-            return serving.fmt.render(asked.messages, template)
-        return await asyncio.to_thread(serving.fmt.render, asked.messages, template)
-    except FormatError as error:
-        raise BadRequestError(error.message, param=error.param) from None
+async def chat_prompt(asked: ChatRequest, mode: Mode, size: int, serving: Serving) -> list[int]:
+    """The prompt's ids in that mode; `size` is the body's, in bytes. Raises BadRequestError."""
+    template = serving.profile.of(mode).template
+    return await to_ids(lambda: serving.fmt.render(asked.messages, template), size)
 
 
 def _asked_limit(asked: ChatRequest) -> AskedLimit:

@@ -1,11 +1,13 @@
 """OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from chat_templates.events import AnswerText, Event, ReasoningText
 from server.errors import JsonObject
 from server.generate import Turn
 from server.job import Job
+from server.logprobs import LogprobJson
 from server.reader import Piece
 
 
@@ -15,7 +17,7 @@ class Gathered:
     def __init__(self) -> None:
         self._reasoning: list[str] = []
         self._answer: list[str] = []
-        self._logprobs: dict[str, list[JsonObject]] = {}
+        self._logprobs = defaultdict[str, list[LogprobJson]](list)
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -26,7 +28,7 @@ class Gathered:
                 case AnswerText(text):
                     self._answer.append(text)
         for name, entries in (piece.logprobs or {}).items():
-            self._logprobs.setdefault(name, []).extend(entries)
+            self._logprobs[name] += entries
 
     def message(self, *, shows_thinking: bool) -> JsonObject:
         """The choice's message."""

@@ -142,6 +142,7 @@ def _merge(deltas: Sequence[Delta]) -> Delta:
         deltas[-1],
         token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
         cached_tokens=deltas[0].cached_tokens,
+        prompt_logprobs=deltas[0].prompt_logprobs,
         logprobs=None if deltas[0].logprobs is None else [one for delta in deltas for one in delta.logprobs or ()],
     )
 

@@ -55,11 +55,11 @@ class BadRequestError(ApiError):
 class ContextLengthError(BadRequestError):
     """Prompt and token limit together are longer than the model's context."""
 
-    def __init__(self, context: int, prompt: int, completion: int) -> None:
+    def __init__(self, context: int, prompt: int, completion: int, param: str) -> None:
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {prompt + completion} "
-            f"tokens ({prompt} in the messages, {completion} in the completion). Please shorten either.",
-            param="messages",
+            f"tokens ({prompt} in the {param}, {completion} in the completion). Please shorten either.",
+            param=param,
             code="context_length_exceeded",
         )
 

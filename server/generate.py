@@ -47,6 +47,7 @@ class Turn:
         self, prompt_ids: list[int], sampling: Sampling, think_end_id: int, thinking: ThinkingPlan | None = None
     ) -> None:
         self.cached_tokens: int | None = None
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.finish: Finish | None = None
@@ -67,6 +68,7 @@ class Turn:
         """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
         if delta.cached_tokens is not None and self.cached_tokens is None:
             self.cached_tokens = delta.cached_tokens
+            self.prompt_logprobs = delta.prompt_logprobs
         ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
         if self.thinking:
             assert self._plan is not None
@@ -197,7 +199,7 @@ def _singles(delta: Delta) -> list[Delta]:
     if delta.logprobs is not None:
         entries = [[entry] for entry in delta.logprobs]
     singles = [
-        Delta(delta.request_id, [token_id], cached_tokens=delta.cached_tokens, logprobs=entry)
+        msgspec.structs.replace(delta, token_ids=[token_id], logprobs=entry, finish=None, stop_token_id=None)
         for token_id, entry in zip(first, entries, strict=False)
     ]
     return [*singles, msgspec.structs.replace(delta, token_ids=[last], logprobs=entries[-1])]

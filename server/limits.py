@@ -27,8 +27,10 @@ class ThinkingPlan:
     bound_by: Literal["budget", "length"]
 
 
-def token_limit(asked: int | None, param: str, profile: ModeProfile, prompt_tokens: int, context: int) -> int:
-    """The most tokens to generate, thinking included.
+def token_limit(
+    asked: int | None, param: str, profile: ModeProfile, prompt_tokens: int, context: int, *, prompt: str = "messages"
+) -> int:
+    """The most tokens to generate, thinking included; `prompt` is the field that the prompt came in.
 
     Raises BadRequestError for `param` when the client asks for more than the mode allows, ContextLengthError when
     prompt and completion do not fit into the context.
@@ -40,7 +42,7 @@ def token_limit(asked: int | None, param: str, profile: ModeProfile, prompt_toke
     left = context - prompt_tokens
     needed = 1 if asked is None else asked
     if needed > left:
-        raise ContextLengthError(context, prompt_tokens, needed)
+        raise ContextLengthError(context, prompt_tokens, needed, prompt)
     return asked if asked is not None else min(profile.default_max_tokens, left)
 
 

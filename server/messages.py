@@ -29,6 +29,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
     """How many of the likeliest tokens are told with each one drawn; 0: the drawn one's probability alone."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens; the prompt is then computed without the prefix cache."""
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
@@ -93,7 +95,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
     generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`. `logprobs`, where
-    they were asked for, has one entry for each of `token_ids`.
+    they were asked for, has one entry for each of `token_ids`; `prompt_logprobs`, with the first delta, one for each
+    of the prompt's, None for the first.
     """
 
     request_id: str
@@ -102,6 +105,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish: Literal["stop", "length", "abort"] | None = None
     stop_token_id: int | None = None
     logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

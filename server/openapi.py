@@ -6,8 +6,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from server.bodies.chat import ChatRequest
+from server.bodies.completion import CompletionRequest
+from server.bodies.fields import Fields
+from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 
 SCHEMAS = "#/components/schemas/"
+BODIES = (ChatRequest, CompletionRequest, TokenizeTextRequest, TokenizeChatRequest, DetokenizeRequest)
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -26,11 +30,16 @@ _ERROR = {
 }
 
 
-def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": SCHEMAS + schema}}}
+def _json(*schemas: str) -> dict[str, Any]:
+    references = [{"$ref": SCHEMAS + schema} for schema in schemas]
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
 
 
-CHAT_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": _json(ChatRequest.__name__)}}
+def body_of(*kinds: type[Fields]) -> dict[str, Any]:
+    """What a route says of the body that it reads itself: it is of one of `kinds`."""
+    return {"requestBody": {"required": True, "content": _json(*(kind.__name__ for kind in kinds))}}
+
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request cannot be served as it is", "content": _json("Error")},
     "503": {"description": "Not now; see Retry-After", "content": _json("Error")},
@@ -38,14 +47,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Adds the schemas that CHAT_BODY and ERRORS refer to."""
+    """Adds the schemas that `body_of` and ERRORS refer to."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            body = ChatRequest.model_json_schema(ref_template=SCHEMAS + "{model}")
             schemas = spec.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update({"Error": _ERROR, **body.pop("$defs", {}), ChatRequest.__name__: body})
+            schemas["Error"] = _ERROR
+            for kind in BODIES:
+                body = kind.model_json_schema(ref_template=SCHEMAS + "{model}")
+                schemas.update({**body.pop("$defs", {}), kind.__name__: body})
             app.openapi_schema = spec
         return app.openapi_schema
 

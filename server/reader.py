@@ -5,10 +5,9 @@ from typing import NamedTuple
 from chat_templates.events import AnswerText, Event
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
-from server.errors import JsonObject
 from server.generate import Advance, Turn
 from server.job import Job
-from server.logprobs import LogprobReader
+from server.logprobs import LogprobJson, LogprobReader
 from server.stop_strings import StopStrings
 
 
@@ -17,7 +16,7 @@ class Piece(NamedTuple):
 
     choice: int
     events: list[Event]
-    logprobs: dict[str, list[JsonObject]] | None
+    logprobs: dict[str, list[LogprobJson]] | None
 
 
 class TurnReader:

@@ -7,8 +7,17 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.admission import admit_chat
-from server.bodies.chat import read_chat_request
+from server.bodies.chat import ChatRequest, read_chat_request
+from server.bodies.completion import CompletionRequest, read_completion_request
+from server.bodies.tokens import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeTextRequest,
+    read_detokenize_request,
+    read_tokenize_request,
+)
 from server.chat import complete, stream
+from server.completions import admit_completion, complete_text, stream_text
 from server.errors import (
     ApiError,
     BodyTooLargeError,
@@ -16,10 +25,11 @@ from server.errors import (
     json_response,
 )
 from server.modes import mode_of_model, model_names
-from server.openapi import CHAT_BODY, ERRORS
+from server.openapi import ERRORS, body_of
 from server.sampling import includes_usage
 from server.serving import Serving
 from server.sse import EventStream, until_disconnect
+from server.tokens import detokenize, tokenize
 
 router = APIRouter()
 
@@ -31,7 +41,7 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
-@router.post("/v1/chat/completions", openapi_extra=CHAT_BODY, responses=ERRORS)
+@router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=ERRORS)
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
     serving = serving_of(request)
@@ -47,6 +57,38 @@ async def chat_completions(request: Request) -> Response:
         return EventStream(stream(job, serving, include_usage=include_usage))
     answer = await until_disconnect(request.receive, complete(job, serving))
     return json_response(answer)
+
+
+@router.post("/v1/completions", openapi_extra=body_of(CompletionRequest), responses=ERRORS)
+async def completions(request: Request) -> Response:
+    """Goes on with a text or with token ids."""
+    serving = serving_of(request)
+    try:
+        asked = read_completion_request(await read_body(request, serving.settings.max_body_bytes))
+        include_usage = includes_usage(asked)
+        job = await admit_completion(asked, serving)
+    except ApiError:
+        serving.metrics.rejected()
+        raise
+    if asked.stream:
+        return EventStream(stream_text(job, serving, include_usage=include_usage))
+    return json_response(await until_disconnect(request.receive, complete_text(job, serving)))
+
+
+@router.post("/tokenize", openapi_extra=body_of(TokenizeTextRequest, TokenizeChatRequest), responses=ERRORS)
+async def tokenize_text(request: Request) -> Response:
+    """The token ids of a text, or of the prompt that a conversation makes."""
+    serving = serving_of(request)
+    body = await read_body(request, serving.settings.max_body_bytes)
+    return json_response(await tokenize(read_tokenize_request(body), len(body), serving))
+
+
+@router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), responses=ERRORS)
+async def detokenize_ids(request: Request) -> Response:
+    """The text of token ids."""
+    serving = serving_of(request)
+    body = await read_body(request, serving.settings.max_body_bytes)
+    return json_response(detokenize(read_detokenize_request(body), serving))
 
 
 @router.get("/v1/models")

@@ -89,10 +89,15 @@ class FakeEngine:
             part, cached = ids[at : at + size], 0 if at == 0 else None
             at += size
             logprobs = self._logprobs(part, request.sampling.logprobs)
+            of_prompt = self._prompt_logprobs(request) if cached is not None else None
             if at < len(ids):
-                yield Delta(request.request_id, part, cached_tokens=cached, logprobs=logprobs)
+                yield Delta(request.request_id, part, cached, logprobs=logprobs, prompt_logprobs=of_prompt)
             else:
-                yield Delta(request.request_id, part, cached, finish, stop_token_id, logprobs)
+                yield Delta(request.request_id, part, cached, finish, stop_token_id, logprobs, of_prompt)
+
+    def _prompt_logprobs(self, request: Generate) -> list[TokenLogprob | None] | None:
+        entries = self._logprobs(request.prompt_ids, request.sampling.prompt_logprobs)
+        return None if entries is None else [None, *entries[1:]]
 
     def _logprobs(self, ids: list[int], top: int | None) -> list[TokenLogprob] | None:
         """Each token is the likeliest, with a probability by its id; those after it in the vocabulary come next."""

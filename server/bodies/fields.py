@@ -14,6 +14,7 @@ INT64 = 2**63 - 1
 MAX_NAME = 40  # no misspelling of an extension is longer
 MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost nothing
 MAX_PATH = 200
+TAGS = frozenset({"(text)", "(list)", "(object)", "(texts)", "(lists)"})  # of `tag_of` and its like
 
 
 class Fields(BaseModel):
@@ -34,7 +35,7 @@ def checked(kind: type[Body], fields: dict[str, Any]) -> Body:
 
 
 def tag_of(value: object) -> str | None:
-    """The tag of a field that is a string, a list or an object; tags are left out of the paths in errors."""
+    """The tag of a field that is a string, a list or an object; errors leave TAGS out of paths."""
     if isinstance(value, str):
         return "(text)"
     if isinstance(value, dict):
@@ -74,7 +75,7 @@ def _meant_extension(name: str, plain: dict[str, str]) -> str | None:
 
 
 def _bad_field(error: ErrorDetails) -> BadRequestError:
-    param = _path([step for step in error["loc"] if step not in ("(text)", "(list)", "(object)")])
+    param = _path([step for step in error["loc"] if step not in TAGS])
     problem = "is required" if error["type"] == "missing" else error["msg"].replace("Input should be", "must be", 1)
     return BadRequestError(f"{param}: {problem}.", param=param)
 

@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
+from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -112,9 +113,10 @@ class EngineLoop:
         completion = output.outputs[0]
         token_ids = list(completion.token_ids)
         finish = completion.finish_reason
-        cached_tokens = None
+        cached_tokens = prompt_logprobs = None
         if self._fresh[request_id]:
             self._fresh[request_id] = False
+            prompt_logprobs = _prompt_logprobs(output)
             cached_tokens = output.num_cached_tokens or 0
         if finish is not None:
             del self._fresh[request_id]
@@ -125,19 +127,32 @@ class EngineLoop:
             finish=cast("Literal['stop', 'length', 'abort'] | None", finish),
             stop_token_id=token_ids[-1] if finish == "stop" else None,
             logprobs=_logprobs(completion),
+            prompt_logprobs=prompt_logprobs,
         )
 
 
 def _logprobs(completion: CompletionOutput) -> list[TokenLogprob] | None:
-    """One entry for each token; its `top` ends with the token itself where that is not among the likeliest."""
     if completion.logprobs is None:
         return None
-    entries = []
-    for token_id, drawn in zip(completion.token_ids, completion.logprobs, strict=True):
-        assert drawn is not None
-        ranked = sorted(drawn.items(), key=lambda item: item[1].rank or 0)
-        entries.append(TokenLogprob(drawn[token_id].logprob, [(other, entry.logprob) for other, entry in ranked]))
-    return entries
+    entries = [
+        _logprob(token_id, drawn) for token_id, drawn in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+    return [entry for entry in entries if entry is not None]
+
+
+def _prompt_logprobs(output: RequestOutput) -> list[TokenLogprob | None] | None:
+    if output.prompt_logprobs is None:
+        return None
+    ids = output.prompt_token_ids or []
+    return [_logprob(token_id, likeliest) for token_id, likeliest in zip(ids, output.prompt_logprobs, strict=True)]
+
+
+def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogprob | None:
+    """Its `top` ends with the token itself where that is not among the likeliest."""
+    if likeliest is None:
+        return None
+    ranked = sorted(likeliest.items(), key=lambda item: item[1].rank or 0)
+    return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
 
 
 class _StatsSender:
@@ -195,6 +210,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         stop_token_ids=sorted(stop_token_ids),
         logit_bias=sampling.logit_bias,
         logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
 from server.bodies.chat import NOT_YET, ChatRequest
+from server.bodies.completion import CompletionRequest
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client
 
@@ -36,14 +37,14 @@ BODIES = st.builds(
 )
 
 
-def post(client: Client, fmt: ChatFormat, content: bytes) -> tuple[int, str]:
+def post(client: Client, fmt: ChatFormat, content: bytes, path: str = "/v1/chat/completions") -> tuple[int, str]:
     engine = FakeEngine(
         lambda _: iter([*fmt.encode_text("ab"), fmt.think_end_id, fmt.end_of_turn_id]), (fmt.end_of_turn_id,)
     )
 
     async def run() -> tuple[int, str]:
         async with client(engine) as http:
-            response = await http.post("/v1/chat/completions", content=content)
+            response = await http.post(path, content=content)
         return response.status_code, response.text
 
     return asyncio.run(run())
@@ -66,3 +67,15 @@ def test_any_fields(client: Client, fmt: ChatFormat, body: dict[str, Any]) -> No
 @given(content=st.binary(max_size=60) | JSON.map(orjson.dumps))
 def test_any_body(client: Client, fmt: ChatFormat, content: bytes) -> None:
     check(*post(client, fmt, content))
+
+
+@given(
+    path=st.sampled_from(["/v1/completions", "/tokenize", "/detokenize"]),
+    body=st.dictionaries(
+        st.sampled_from(sorted({*CompletionRequest.model_fields, "messages", "tokens"})),
+        VALUES | st.lists(st.text(max_size=3) | st.integers(0, 1100), max_size=3),
+        max_size=4,
+    ),
+)
+def test_any_fields_of_the_other_routes(client: Client, fmt: ChatFormat, path: str, body: dict[str, Any]) -> None:
+    check(*post(client, fmt, orjson.dumps(body), path))

@@ -128,6 +128,25 @@ def test_log_probabilities_are_the_models(real_server: RealServer) -> None:
         assert sum(math.exp(other["logprob"]) for other in likeliest) <= 1.001
 
 
+def test_echo_scores_a_prompt_as_its_generation_did(real_server: RealServer) -> None:
+    def post(**fields: Any) -> dict[str, Any]:
+        body = {"temperature": 0, "logprobs": 2, "max_tokens": 8, **fields}
+        response = httpx.post(f"{real_server.url}/v1/completions", json=body, timeout=120)
+        assert response.status_code == 200, response.text
+        return dict(response.json()["choices"][0])
+
+    written = post(prompt="What is 38", ignore_eos=True)["logprobs"]
+    together = post(prompt="What is 38", ignore_eos=True, echo=True)["logprobs"]
+    tokens = len(written["tokens"])
+    assert together["tokens"][-tokens:] == written["tokens"]
+    whole = "".join(together["tokens"])
+    ids = httpx.post(f"{real_server.url}/tokenize", json={"prompt": whole}).json()["tokens"]
+    scored = post(prompt=ids, echo=True, max_tokens=0)["logprobs"]
+    assert scored["token_logprobs"][0] is None
+    if scored["tokens"] == together["tokens"]:  # the text's own tokens may be other ones
+        assert scored["token_logprobs"][-tokens:] == pytest.approx(written["token_logprobs"], abs=0.2)
+
+
 def test_choices_differ_and_can_be_had_again(real_server: RealServer) -> None:
     def answers(**fields: Any) -> list[str]:
         result = ask(real_server, "Tell me something.", temperature=1.5, max_tokens=20, **fields)

@@ -1,0 +1,29 @@
+"""`/tokenize` and `/detokenize`: what the engine would be given, and the text of its tokens."""
+
+from server.admission import chat_prompt, mode_for
+from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.dialects import thinking_wish
+from server.errors import JsonObject
+from server.prompts import encode_prompt
+from server.sampling import known_ids
+from server.serving import Serving
+
+
+async def tokenize(asked: TokenizeTextRequest | TokenizeChatRequest, size: int, serving: Serving) -> JsonObject:
+    """VLLM's response; `size` is the body's, in bytes. Raises ApiError."""
+    if isinstance(asked, TokenizeTextRequest):
+        mode_for(asked.model, [], serving)
+        ids = await encode_prompt(asked.prompt, serving)
+    else:
+        mode = mode_for(asked.model, thinking_wish(asked).choices, serving)
+        ids = await chat_prompt(asked, mode, size, serving)
+    token_strs = list(map(serving.fmt.vocabulary.token_text, ids)) if asked.return_token_strs else None
+    context = serving.admit().max_context
+    return {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": token_strs}
+
+
+def detokenize(asked: DetokenizeRequest, serving: Serving) -> JsonObject:
+    """VLLM's response; raises ApiError."""
+    mode_for(asked.model, [], serving)
+    ids = known_ids(asked.tokens, "tokens", serving)
+    return {"prompt": serving.fmt.decode(ids, show_control=True)}

@@ -1,0 +1,194 @@
+"""Text completions, and the tokenizer's two routes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_templates.format import ChatFormat
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import HELLO, MODEL, Client, always
+from tests.server.test_http import error_of
+from tests.server.test_streaming import events_of
+
+PATH = "/v1/completions"
+LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+@pytest.fixture
+def engine(fmt: ChatFormat) -> FakeEngine:
+    return FakeEngine(always([*fmt.encode_text(" né\nend"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+
+
+async def post(client: Client, engine: FakeEngine, **fields: Any) -> dict[str, Any]:
+    async with client(engine) as http:
+        response = await http.post(PATH, json={"model": MODEL, "prompt": "Once", **fields})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+async def test_a_text_goes_on(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
+    result = await post(client, engine)
+    assert result["object"] == "text_completion"
+    (choice,) = result["choices"]
+    assert choice == {"index": 0, "text": " né\nend", "logprobs": None, "finish_reason": "stop"}
+    (request,) = engine.seen
+    assert request.prompt_ids == fmt.encode_text("Once")
+    assert request.sampling.max_tokens == 16
+    assert result["usage"]["completion_tokens"] == len(fmt.encode_text(" né\nend")) + 1
+
+
+async def test_prompts_of_all_kinds(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
+    ids = [*fmt.encode_text("a"), fmt.think_id]
+    for prompt, expected in [
+        ("</think>", [fmt.encode_text("</think>")]),
+        (ids, [ids]),
+        (["a", "b"], [fmt.encode_text("a"), fmt.encode_text("b")]),
+        ([ids, [5]], [ids, [5]]),
+    ]:
+        engine.seen.clear()
+        result = await post(client, engine, prompt=prompt, n=2, seed=1)
+        assert [choice["index"] for choice in result["choices"]] == list(range(2 * len(expected)))
+        assert sorted(request.prompt_ids for request in engine.seen) == sorted(expected * 2)
+        assert result["usage"]["prompt_tokens"] == sum(map(len, expected))
+    assert fmt.think_end_id not in fmt.encode_text("</think>")
+
+
+async def test_echo_with_logprobs_scores_the_prompt(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
+    result = await post(client, engine, echo=True, logprobs=2, max_tokens=0)
+    (choice,) = result["choices"]
+    ids = fmt.encode_text("Once")
+    assert (choice["text"], choice["finish_reason"]) == ("Once", "length")
+    logprobs = choice["logprobs"]
+    assert "".join(logprobs["tokens"]) == "Once"
+    assert logprobs["token_logprobs"] == [None, *(-token_id / 1000 for token_id in ids[1:])]
+    assert logprobs["top_logprobs"][0] is None
+    assert [len(likeliest) for likeliest in logprobs["top_logprobs"][1:]] == [2] * (len(ids) - 1)
+    starts = [sum(map(len, logprobs["tokens"][:index])) for index in range(len(ids))]
+    assert logprobs["text_offset"] == starts
+    assert result["usage"]["completion_tokens"] == 0
+
+
+@given(data=st.data())
+def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: st.DataObject) -> None:
+    text = data.draw(st.text(alphabet="aé😀\n ", max_size=8))
+    controls = st.sampled_from(sorted(fmt.control_ids))
+    ids = [*fmt.encode_text(text), *data.draw(st.lists(controls, max_size=2)), fmt.end_of_turn_id]
+    fields = data.draw(
+        st.fixed_dictionaries(
+            {"prompt": st.sampled_from(["x", ["x", "yé"]])},
+            optional={
+                "echo": st.booleans(),
+                "logprobs": st.integers(0, 2),
+                "n": st.integers(1, 2),
+                "max_tokens": st.integers(1, 9),
+                "stop": st.sampled_from(["a", ["\n", "é "]]),
+            },
+        )
+    )
+    chunks = [data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)) for _ in range(2)]
+
+    async def both() -> tuple[list[Any], Any, list[Any]]:
+        engines = [FakeEngine(always(ids), (fmt.end_of_turn_id,), chunks=sizes) for sizes in chunks]
+        async with client(engines[0]) as http:
+            whole = (await http.post(PATH, json=fields)).json()
+        async with client(engines[1]) as http:
+            asked = {**fields, "stream": True, "stream_options": {"include_usage": True}}
+            streamed = events_of((await http.post(PATH, json=asked)).text)
+        return whole["choices"], whole["usage"], streamed
+
+    choices, counts, (*parts, usage, done) = asyncio.run(both())
+    assert (done, usage["usage"]) == ("[DONE]", counts)
+    for choice in choices:
+        mine = [part["choices"][0] for part in parts if part["choices"][0]["index"] == choice["index"]]
+        assert "".join(part["text"] for part in mine) == choice["text"]
+        assert mine[-1]["finish_reason"] == choice["finish_reason"]
+        for name in LISTS:
+            joined = [value for part in mine for value in (part["logprobs"] or {}).get(name, [])]
+            assert joined == (choice["logprobs"] or {}).get(name, [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": 3}, "prompt"),
+        ({"prompt": {"text": "a"}}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt[1]"),
+        ({"prompt": [1, "a"]}, "prompt[1]"),
+        ({"prompt": [[1], []]}, "prompt[1]"),
+        ({"prompt": [10**6]}, "prompt"),
+        ({"prompt": [-1]}, "prompt[0]"),
+        ({"prompt": ["a"] * 257}, "prompt"),
+        ({"prompt": ["a"] * 100, "n": 100}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens"),
+        ({"max_tokens": 5000}, "prompt"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"echo": "yes"}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "."}, "suffix"),
+        ({"reasoning_mode": "reasoning"}, "reasoning_mode"),
+        ({"topk": 1}, "topk"),
+        ({"stream_options": {}}, "stream_options"),
+    ],
+)
+async def test_a_bad_field_is_named(client: Client, engine: FakeEngine, fields: dict[str, Any], param: str) -> None:
+    async with client(engine) as http:
+        response = await http.post(PATH, json={"model": MODEL, "prompt": "a", **fields})
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
+    assert not engine.seen
+
+
+async def test_tokenize_and_back(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
+    async with client(engine) as http:
+        text = (await http.post("/tokenize", json={"prompt": "a</think>é", "return_token_strs": True})).json()
+        chat = (await http.post("/tokenize", json={"messages": HELLO, "reasoning_effort": "low"})).json()
+        back = (await http.post("/detokenize", json={"tokens": chat["tokens"]})).json()
+        again = (await http.post("/detokenize", json={"tokens": text["tokens"]})).json()
+    assert text["tokens"] == fmt.encode_text("a</think>é")
+    assert (text["count"], text["max_model_len"]) == (len(text["tokens"]), 4096)
+    assert len(text["token_strs"]) == text["count"]
+    assert chat["tokens"] == fmt.render(HELLO, "reasoning")
+    assert chat["token_strs"] is None
+    assert back["prompt"] == fmt.decode(chat["tokens"], show_control=True)
+    assert again["prompt"] == "a</think>é"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": 3}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": HELLO}, "messages"),
+        ("/tokenize", {"messages": [{"role": "user"}]}, "messages[0].content"),
+        ("/tokenize", {"prompt": "a", "model": "gpt-5"}, "model"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [10**6]}, "tokens"),
+        ("/detokenize", {"tokens": [10**12]}, "tokens[0]"),
+    ],
+)
+async def test_bad_tokenizer_requests(
+    client: Client, engine: FakeEngine, path: str, fields: dict[str, Any], param: str
+) -> None:
+    async with client(engine) as http:
+        response = await http.post(path, json=fields)
+    assert response.status_code in (400, 404)
+    assert error_of(response)["param"] == param
+
+
+async def test_the_documentation_has_every_body(client: Client, engine: FakeEngine) -> None:
+    async with client(engine) as http:
+        document = (await http.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    for path in (PATH, "/tokenize", "/detokenize", "/v1/chat/completions"):
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        for one in schema.get("anyOf", [schema]):
+            assert schemas[one["$ref"].rpartition("/")[2]]["properties"]
