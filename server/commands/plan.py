@@ -180,7 +180,7 @@ def as_text(plan: Plan) -> str:
     rows.append(("without windows", all_layers, uniform.pages_per_request, uniform.bytes_per_request))
     return "\n".join(
         [
-            f"{architecture.parameters / 1e9:.2f} billion parameters, {all_layers - sliding} global layers"
+            f"{_parameters(architecture.parameters)} parameters, {all_layers - sliding} global layers"
             + (f", {sliding} that see {architecture.sliding_window} tokens" if sliding else ""),
             f"memory   {_size(plan.memory):>12}",
             f"weights  {_size(plan.weights):>12}   {plan.dtype}",
@@ -198,6 +198,10 @@ def as_text(plan: Plan) -> str:
             f"  {'ratio':<16}{uniform.bytes_per_request / windowed.bytes_per_request:>10.2f}",
         ]
     )
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 10**9 else f"{count / 1e6:.2f} million"
 
 
 def _size(count: int) -> str:

@@ -1,10 +1,12 @@
 """vLLM engines in the test process, and what they score."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -29,6 +31,15 @@ __all__ = [
 # An engine's worker replaces this function in its process, which here is everybody's.
 _set_num_threads = torch.set_num_threads
 
+# The engine's worker lives in the test process, so that tests can look into it, and leaves its CPU affinity alone,
+# which every process started later would inherit.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_AOT_COMPILE": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
 PAGE = 32  # tokens; the smallest that vLLM's CPU attention takes
 
 
@@ -46,8 +57,12 @@ def engine(folder: Path, **options: Any) -> Iterator[LLM]:
         "enable_prefix_caching": False,
         "kv_cache_memory_bytes": 64 << 20,
     }
-    # Eager also for the few functions that vLLM compiles even in an eager engine (ranks of log-probabilities).
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+    with (
+        warnings.catch_warnings(),
+        patch.dict(os.environ, _ENVIRONMENT),
+        # Eager also for the few functions that vLLM compiles even in an eager engine (ranks of log-probabilities).
+        torch.compiler.set_stance("force_eager"),
+    ):
         warnings.simplefilter("ignore")
         threads = torch.get_num_threads()
         _set_num_threads(1)  # the matrices are tiny
