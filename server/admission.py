@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from server.answer_format import AnswerFormat, answer_format
 from server.bodies.chat import ChatRequest
 from server.dialects import Budget, thinking_wish
 from server.errors import BadRequestError
@@ -19,6 +20,8 @@ from server.profile import Mode, ModeProfile, ThinkingProfile
 from server.prompts import to_ids
 from server.sampling import choices_of, plan_sampling, stops_of
 from server.serving import Serving
+
+NEVER = -100.0  # a bias that no token survives
 
 
 class AskedLimit(NamedTuple):
@@ -39,6 +42,8 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     limit = _asked_limit(asked)
     max_tokens = token_limit(limit.tokens, limit.param, profile, len(prompt_ids), context)
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
+    form = await answer_format(asked, serving)
+    sampling = _with_format(sampling, form, serving)
     thinking = _thinking(wish.budget, profile, max_tokens, serving)
     return Job(
         id=new_id("chatcmpl"),
@@ -50,6 +55,7 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
         priority=profile.priority,
         shows_thinking=mode == "reasoning" and wish.is_shown,
         reasoning_logprobs=bool(asked.reasoning_logprobs),
+        answer_format=form,
     )
 
 
@@ -62,7 +68,7 @@ def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -
 async def chat_prompt(asked: ChatRequest, mode: Mode, size: int, serving: Serving) -> list[int]:
     """The prompt's ids in that mode; `size` is the body's, in bytes. Raises BadRequestError."""
     template = serving.profile.of(mode).template
-    return await to_ids(lambda: serving.fmt.render(asked.messages, template), size)
+    return await to_ids(lambda: serving.fmt.render(asked.messages, template, asked.tools or ()), size)
 
 
 def _asked_limit(asked: ChatRequest) -> AskedLimit:
@@ -88,3 +94,10 @@ def _with_logprobs(sampling: Sampling, asked: ChatRequest) -> Sampling:
         if value:
             raise BadRequestError(f"{name} needs logprobs: set it to true.", param=name)
     return sampling
+
+
+def _with_format(sampling: Sampling, form: AnswerFormat, serving: Serving) -> Sampling:
+    bias = sampling.logit_bias
+    if form.forbids_calls:
+        bias = {**(bias or {}), serving.fmt.tool_call_id: NEVER}
+    return msgspec.structs.replace(sampling, grammar=form.grammar, logit_bias=bias)

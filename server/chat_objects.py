@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from chat_templates.events import AnswerText, Event, ReasoningText
+from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
 from server.errors import JsonObject
 from server.generate import Turn
 from server.job import Job
@@ -17,6 +17,8 @@ class Gathered:
     def __init__(self) -> None:
         self._reasoning: list[str] = []
         self._answer: list[str] = []
+        self._calls: list[ToolCallStart] = []
+        self._arguments: list[list[str]] = []
         self._logprobs = defaultdict[str, list[LogprobJson]](list)
 
     def add(self, piece: Piece) -> None:
@@ -27,16 +29,32 @@ class Gathered:
                     self._reasoning.append(text)
                 case AnswerText(text):
                     self._answer.append(text)
+                case ToolCallStart():
+                    self._calls.append(event)
+                    self._arguments.append([])
+                case ToolCallArguments(_, text):
+                    self._arguments[-1].append(text)
         for name, entries in (piece.logprobs or {}).items():
             self._logprobs[name] += entries
 
     def message(self, *, shows_thinking: bool) -> JsonObject:
         """The choice's message."""
-        message: JsonObject = {"role": "assistant", "content": "".join(self._answer), "refusal": None}
+        answer = "".join(self._answer)
+        message: JsonObject = {"role": "assistant", "content": answer, "refusal": None}
+        if self._calls:
+            message["content"] = answer or None
+            message["tool_calls"] = [
+                _call(call, "".join(texts)) for call, texts in zip(self._calls, self._arguments, strict=True)
+            ]
         if shows_thinking:
             reasoning = "".join(self._reasoning)
             message |= {"reasoning_content": reasoning, "reasoning": reasoning}
         return message
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model called a tool."""
+        return bool(self._calls)
 
     def logprobs(self) -> JsonObject | None:
         """The choice's log-probabilities, if they were asked for."""
@@ -50,7 +68,7 @@ def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[G
             "index": index,
             "message": choice.message(shows_thinking=job.shows_thinking),
             "logprobs": choice.logprobs(),
-            **_how_it_ended(turn),
+            **_how_it_ended(turn, has_calls=choice.has_calls),
         }
         for index, (turn, choice) in enumerate(zip(turns, gathered, strict=True))
     ]
@@ -76,8 +94,13 @@ def usage(job: Job, turns: Sequence[Turn]) -> JsonObject:
     }
 
 
-def _how_it_ended(turn: Turn) -> JsonObject:
-    ended: JsonObject = {"finish_reason": turn.finish}
+def _call(call: ToolCallStart, arguments: str) -> JsonObject:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _how_it_ended(turn: Turn, *, has_calls: bool) -> JsonObject:
+    calls = has_calls and turn.finish == "stop"
+    ended: JsonObject = {"finish_reason": "tool_calls" if calls else turn.finish}
     if turn.thinking_finish is not None:
         ended["reasoning_finish_reason"] = turn.thinking_finish
     return ended
@@ -95,6 +118,7 @@ class ChunkWriter:
             "model": model,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
+        self._with_calls: set[int] = set()
 
     def role(self, index: int) -> JsonObject:
         """The first chunk of a choice."""
@@ -102,6 +126,8 @@ class ChunkWriter:
 
     def piece(self, piece: Piece) -> list[JsonObject]:
         """The chunks of a piece; its log-probabilities come with the first, which may have no text for them yet."""
+        if any(isinstance(event, ToolCallStart) for event in piece.events):
+            self._with_calls.add(piece.choice)
         deltas = [delta for delta in map(self._delta, piece.events) if delta is not None]
         logprobs: JsonObject | None = None
         if piece.logprobs is not None and any(piece.logprobs.values()):
@@ -115,7 +141,10 @@ class ChunkWriter:
 
     def finish(self, turns: Sequence[Turn]) -> list[JsonObject]:
         """How each choice ended and, if asked for, the token counts in a chunk without choices."""
-        ends = [self._chunk(index, {}, _how_it_ended(turn)) for index, turn in enumerate(turns)]
+        ends = [
+            self._chunk(index, {}, _how_it_ended(turn, has_calls=index in self._with_calls))
+            for index, turn in enumerate(turns)
+        ]
         if not self._tail:
             return ends
         return [*ends, {**self._head, "choices": [], "usage": usage(self._job, turns)}]
@@ -126,6 +155,10 @@ class ChunkWriter:
                 return {"reasoning_content": text, "reasoning": text}
             case AnswerText(text):
                 return {"content": text}
+            case ToolCallStart(index):
+                return {"tool_calls": [{"index": index, **_call(event, "")}]}
+            case ToolCallArguments(index, text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
         return None
 
     def _chunk(

@@ -2,7 +2,8 @@
 
 A turn starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
 closed for the model (its tokens are spent, or it ended its turn while thinking), or where the answer is drawn
-differently from the thinking (a client's stop tokens and least length bind the answer only). Knows no text, no HTTP.
+differently from the thinking (a client's stop tokens, least length and grammar bind the answer only). Knows no text,
+no HTTP.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -108,8 +109,11 @@ class Turn:
         self.thinking_finish = "natural"
         if delta.stop_token_id != self._think_end_id:
             return self._answer(rest, delta)
-        self._count(1)
-        self._start_answer([*self._thought, self._think_end_id])
+        assert self._plan is not None
+        if self._sampling.grammar is not None:  # what follows the end tag in the template has no place in a grammar
+            rest = list(self._plan.closing[: self._sampling.max_tokens - self.completion_tokens])
+        self._count(len(rest))
+        self._start_answer([*self._thought, *rest])
         return rest
 
     def _answer(self, ids: list[int], delta: Delta) -> list[int]:
@@ -144,11 +148,12 @@ class Turn:
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag."""
-        if not self._sampling.stop_token_ids and not self._sampling.min_tokens:
-            return self._sampling
-        most = min(plan.max_tokens + 1, self._sampling.max_tokens)
+        own = self._sampling
+        if not own.stop_token_ids and not own.min_tokens and own.grammar is None:
+            return own
+        most = min(plan.max_tokens + 1, own.max_tokens)
         return msgspec.structs.replace(
-            self._sampling, max_tokens=most, min_tokens=0, stop_token_ids=(self._think_end_id,)
+            own, max_tokens=most, min_tokens=0, stop_token_ids=(self._think_end_id,), grammar=None
         )
 
     def _count(self, tokens: int, *, reasoning: bool = False) -> None:

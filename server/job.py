@@ -4,6 +4,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from server.answer_format import AnswerFormat
 from server.generate import Turn
 from server.limits import ThinkingPlan
 from server.messages import Sampling
@@ -40,6 +41,7 @@ class Job:
     priority: int
     shows_thinking: bool = False
     reasoning_logprobs: bool = False
+    answer_format: AnswerFormat = field(default_factory=AnswerFormat)
     created: int = field(default_factory=lambda: int(time.time()))
 
 

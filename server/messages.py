@@ -27,6 +27,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] | None = None
+    grammar: str | None = None
+    """What may be generated, in llguidance's Lark dialect; `<[n]>` in it is the token n."""
     logprobs: int | None = None
     """How many of the likeliest tokens are told with each one drawn; 0: the drawn one's probability alone."""
     prompt_logprobs: int | None = None

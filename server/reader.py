@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from chat_templates.events import AnswerText, Event
+from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
 from server.generate import Advance, Turn
@@ -29,8 +29,7 @@ class TurnReader:
         self._turn = turn
         self._parser = OutputParser(fmt, "reasoning" if turn.thinking else "standard")
         self._stop = StopStrings(job.stops)
-        # Thinking opens once, in the prompt, so that its budget holds; and no tools were offered that could be called.
-        self._ignored = {fmt.think_id, fmt.tool_call_id, fmt.tool_call_end_id}
+        self._form = job.answer_format
         top = job.turns[index].sampling.logprobs
         self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=turn.thinking)
         self._shown = ("content", "reasoning") if job.reasoning_logprobs else ("content",)
@@ -39,7 +38,7 @@ class TurnReader:
         """What these tokens add."""
         if self._logprobs is not None:
             self._logprobs.feed(advance)
-        events = self._parser.feed([token_id for token_id in advance.token_ids if token_id not in self._ignored])
+        events = self._parse(advance.token_ids)
         if advance.closed:
             events += self._parser.finish()
             self._parser = OutputParser(self._fmt, "standard")
@@ -50,6 +49,19 @@ class TurnReader:
         events = self._until_stop(self._parser.finish())
         rest = self._stop.finish()
         return self._piece([*events, AnswerText(rest)] if rest else events)
+
+    def _parse(self, token_ids: list[int]) -> list[Event]:
+        """Thinking opens once, in the prompt, so that its budget holds; calls are read where there can be any."""
+        fmt = self._fmt
+        if fmt.control_ids.isdisjoint(token_ids):  # nearly always
+            return self._parser.feed(token_ids)
+        tags = {fmt.tool_call_id, fmt.tool_call_end_id}
+        events: list[Event] = []
+        for token_id in token_ids:
+            may_call = self._form.calls_in_thinking if self._parser.is_thinking else self._form.calls
+            if token_id != fmt.think_id and (may_call or token_id not in tags):
+                events += self._parser.feed([token_id])
+        return joined(events)
 
     def _piece(self, events: list[Event]) -> Piece:
         logprobs = None
@@ -62,6 +74,9 @@ class TurnReader:
         for event in events:
             if not isinstance(event, AnswerText):
                 shown.append(event)
+                if isinstance(event, ToolCallEnd) and not self._form.parallel:
+                    self._turn.stop()
+                    break
                 continue
             self.answering = True
             text = self._stop.feed(event.text)

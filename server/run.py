@@ -45,7 +45,8 @@ async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGen
 
 
 async def _run(job: Job, index: int, turn: Turn, reader: TurnReader, serving: Serving) -> AsyncGenerator[Piece, None]:
-    advances = run_turn(serving.engine, turn, f"{job.id}-{index}", job.priority, one_by_one=bool(job.stops))
+    one_by_one = bool(job.stops) or not job.answer_format.parallel
+    advances = run_turn(serving.engine, turn, f"{job.id}-{index}", job.priority, one_by_one=one_by_one)
     async with aclosing(advances):
         async for advance in advances:
             yield reader.read(advance)

@@ -8,17 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import FailFast, Field, WithJsonSchema
 
 from server.bodies.fields import Fields, checked, read_object, refuse_misspelt
+from server.bodies.formats import ResponseFormat, StructuredOutputs, ToolChoice
 from server.bodies.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount
 from server.errors import BadRequestError
 
 # Fields of the contract that later versions will take: refused unless they ask for nothing, rather than ignored.
 NOT_YET: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
     "priority": (0,),
@@ -54,6 +51,26 @@ MESSAGE_SCHEMA = {
 Message = Annotated[dict[str, Any], WithJsonSchema(MESSAGE_SCHEMA)]
 
 
+TOOL_SCHEMA = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string"},
+                "description": {"type": "string"},
+                "parameters": {"type": "object"},
+            },
+        },
+    },
+}
+# As for messages: `chat_templates.messages` checks them.
+Tool = Annotated[dict[str, Any], WithJsonSchema(TOOL_SCHEMA)]
+MAX_TOOLS = 256
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
@@ -83,6 +100,11 @@ class ChatRequest(SamplingFields):
     """A chat completion."""
 
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = Field(default=None, description='"auto" if there are tools.')
+    parallel_tool_calls: bool | None = Field(default=None, description="False: at most one call.")
+    response_format: ResponseFormat | None = Field(default=None, description="Binds the answer, not the thinking.")
+    structured_outputs: StructuredOutputs | None = Field(default=None, description="The same, as in vLLM.")
     reasoning_mode: str | None = Field(default=None, description='"standard" or "reasoning"', examples=["reasoning"])
     reasoning_effort: Effort | None = Field(
         default=None, description='"none" is standard mode; the others are reasoning mode with a share of the limit.'

@@ -14,7 +14,6 @@ INT64 = 2**63 - 1
 MAX_NAME = 40  # no misspelling of an extension is longer
 MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost nothing
 MAX_PATH = 200
-TAGS = frozenset({"(text)", "(list)", "(object)", "(texts)", "(lists)"})  # of `tag_of` and its like
 
 
 class Fields(BaseModel):
@@ -35,7 +34,7 @@ def checked(kind: type[Body], fields: dict[str, Any]) -> Body:
 
 
 def tag_of(value: object) -> str | None:
-    """The tag of a field that is a string, a list or an object; errors leave TAGS out of paths."""
+    """The tag of a field that is a string, a list or an object; errors leave what is in brackets out of paths."""
     if isinstance(value, str):
         return "(text)"
     if isinstance(value, dict):
@@ -75,9 +74,13 @@ def _meant_extension(name: str, plain: dict[str, str]) -> str | None:
 
 
 def _bad_field(error: ErrorDetails) -> BadRequestError:
-    param = _path([step for step in error["loc"] if step not in TAGS])
+    param = _path([step for step in error["loc"] if not _is_tag(step)])
     problem = "is required" if error["type"] == "missing" else error["msg"].replace("Input should be", "must be", 1)
     return BadRequestError(f"{param}: {problem}.", param=param)
+
+
+def _is_tag(step: str | int) -> bool:
+    return isinstance(step, str) and step.startswith("(") and step.endswith(")")
 
 
 def _path(steps: list[str | int]) -> str:

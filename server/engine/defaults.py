@@ -68,7 +68,11 @@ def _common() -> list[Choice]:
             "vLLM's engine runs in the process that steps it: one hop between processes less per token",
         ),
         Choice("VLLM_NO_USAGE_STATS", "1", "a server that you start reports to nobody"),
-        Choice("--skip-tokenizer-init", True, "the engine sees token ids only; text is the front end's work"),
+        Choice(
+            "--structured-outputs-config",
+            '{"backend": "guidance"}',
+            "grammars take every schema at once, whatever its size: others compile for minutes",
+        ),
         Choice("--disable-log-stats", True, "the front end keeps the metrics"),
         Choice("--scheduling-policy", "priority", "a mode can go before another; equal priorities stay first come"),
         Choice(

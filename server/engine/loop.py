@@ -11,7 +11,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from server.engine.pages import PageCounter
@@ -209,6 +209,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         ignore_eos=sampling.ignore_eos,
         stop_token_ids=sorted(stop_token_ids),
         logit_bias=sampling.logit_bias,
+        structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         output_kind=RequestOutputKind.DELTA,

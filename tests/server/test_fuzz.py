@@ -29,7 +29,33 @@ MESSAGES = st.lists(
     max_size=3,
 )
 NAMES = sorted({*ChatRequest.model_fields, *NOT_YET} - {"messages"})
-VALUES = JSON | st.sampled_from([0, 1, 2, 0.5, -1, True, "reasoning", "standard", MODEL, f"{MODEL}:reasoning", [], {}])
+VALUES = JSON | st.sampled_from(
+    [
+        0,
+        1,
+        2,
+        0.5,
+        -1,
+        True,
+        "reasoning",
+        "standard",
+        MODEL,
+        f"{MODEL}:reasoning",
+        [],
+        {},
+        "required",
+        [{"type": "function", "function": {"name": "f"}}],
+        {"type": "json_object"},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+        {"regex": "a("},
+        {"choice": ["a"]},
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "enabled"},
+        {"effort": "low"},
+        "high",
+    ]
+)
 BODIES = st.builds(
     lambda messages, fields: {"messages": messages, **fields},
     MESSAGES | JSON,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from server.profile import MODES
 from server.settings import EMBEDDED_MODEL
 from tests.real_server import TWOGEAR, RealServer
 from tests.server.conftest import MODEL
@@ -126,6 +128,70 @@ def test_log_probabilities_are_the_models(real_server: RealServer) -> None:
         assert len(likeliest) == 3
         assert (entry["token"], entry["logprob"]) == (likeliest[0]["token"], likeliest[0]["logprob"])  # greedy
         assert sum(math.exp(other["logprob"]) for other in likeliest) <= 1.001
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"enum": ["Paris", "Rome"]},
+                "days": {"type": "integer", "maximum": 9, "minimum": 1},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("budget", [{}, {"thinking_token_budget": 3}])
+def test_a_grammar_binds_the_answer_and_not_the_thinking(
+    real_server: RealServer, mode: str, budget: dict[str, int]
+) -> None:
+    if mode == "standard" and budget:
+        pytest.skip("thinks not")
+    schema: dict[str, Any] = {"type": "object", "properties": {"sum": {"enum": [83, 38, 45]}}, "required": ["sum"]}
+    schema["additionalProperties"] = False
+    json_schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    forms: list[tuple[dict[str, Any], str]] = [
+        ({"response_format": json_schema}, r'{"sum": \d\d}'),
+        ({"structured_outputs": {"regex": "[A-Z]{3}-[0-9]{2}"}}, "[A-Z]{3}-[0-9]{2}"),
+        ({"structured_outputs": {"choice": ["yes", "no\n\n"]}}, "yes|no\n\n"),
+        ({"structured_outputs": {"grammar": 'root ::= "(" root ")" | "x"'}}, r"\(*x\)*"),
+    ]
+    for form, matches in forms:
+        result = ask(real_server, "What is 38 + 45?", reasoning_mode=mode, max_tokens=400, **budget, **form)
+        (choice,) = result["choices"]
+        assert re.fullmatch(matches, choice["message"]["content"]), (form, choice)
+        assert choice["finish_reason"] == "stop"
+        if mode == "reasoning":
+            assert choice["message"]["reasoning"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_forced_tool_call_fits_its_schema(real_server: RealServer, mode: str) -> None:
+    fields = {"tools": [WEATHER], "reasoning_mode": mode, "max_tokens": 300, "parallel_tool_calls": False}
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        result = ask(real_server, "How is the weather in Rome?", tool_choice=choice, **fields)
+        (answer,) = result["choices"]
+        (call,) = answer["message"]["tool_calls"]
+        assert (answer["finish_reason"], call["function"]["name"]) == ("tool_calls", "weather")
+        arguments = json.loads(call["function"]["arguments"])
+        assert arguments["city"] in ("Paris", "Rome")
+        assert 1 <= arguments["days"] <= 9
+
+
+def test_a_pattern_that_explodes_disturbs_nobody(real_server: RealServer) -> None:
+    regexes = ["(.*a){1,20}.{1000}", "((a{1,1000}){1,1000}){1,1000}", "(x+x+)+y", "(a|b)*a(a|b){1000}"]
+    for regex in regexes:
+        result = ask(real_server, "Hi", structured_outputs={"regex": regex}, max_tokens=30)
+        assert result["usage"]["completion_tokens"] <= 30
+    assert ask(real_server, "Hi")["choices"][0]["message"]["content"]
 
 
 def test_echo_scores_a_prompt_as_its_generation_did(real_server: RealServer) -> None:

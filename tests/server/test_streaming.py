@@ -40,21 +40,32 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     assert parts[0]["delta"] == {"role": "assistant", "content": ""}
     assert all(part["finish_reason"] is None for part in parts[:-1])
     texts = {name: "".join(part["delta"].get(name, "") for part in parts) for name in TEXT_FIELDS}
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        for delta in part["delta"].get("tool_calls", []):
+            if "id" in delta:
+                assert delta["index"] == len(calls)
+                assert (delta["type"], delta["function"]["arguments"]) == ("function", "")
+                calls.append({"name": delta["function"]["name"], "arguments": ""})
+            else:
+                calls[delta["index"]]["arguments"] += delta["function"]["arguments"]
     logprobs: dict[str, list[Any]] | None = None
     for part in parts:
         for name, entries in (part["logprobs"] or {}).items():
             logprobs = logprobs or {}
             logprobs[name] = logprobs.get(name, []) + (entries or [])
-    return {**texts, **_end(parts[-1]), "logprobs": logprobs}
+    return {**texts, **_end(parts[-1]), "logprobs": logprobs, "calls": calls}
 
 
 def plain(response: dict[str, Any]) -> dict[str, Any]:
     """The same of a response that was not streamed."""
     choices = []
     for choice in response["choices"]:
-        texts = {name: choice["message"].get(name, "") for name in TEXT_FIELDS}
+        texts = {name: choice["message"].get(name) or "" for name in TEXT_FIELDS}
+        calls = [call["function"] for call in choice["message"].get("tool_calls", [])]
         logprobs = {name: entries or [] for name, entries in (choice["logprobs"] or {}).items()}
-        choices.append({**texts, **_end(choice), "logprobs": logprobs if any(logprobs.values()) else None})
+        logprobs_or_none = logprobs if any(logprobs.values()) else None
+        choices.append({**texts, **_end(choice), "logprobs": logprobs_or_none, "calls": calls})
     return {"choices": choices, "usage": response["usage"]}
 
 
@@ -63,9 +74,11 @@ def _end(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
+CALL = '{"name": "f", "arguments": {"a": "é}"}}'
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 TEXTS = st.one_of(
     st.text(max_size=6),
-    st.sampled_from(["é", "😀", "\n", "\n\n", "</think>", "<think>", "<tool_call>", '{"name": "f", "arguments": {}}']),
+    st.sampled_from(["é", "😀", "\n", "\n\n", "</think>", "<think>", "<tool_call>", CALL, CALL]),
 )
 
 
@@ -73,7 +86,9 @@ TEXTS = st.one_of(
 def generations(draw: st.DrawFn, fmt: ChatFormat) -> list[int]:
     """What a model might write: text, broken characters, tags in any order, ends of turn."""
     controls = st.sampled_from(sorted(fmt.control_ids)).map(lambda token_id: [token_id])
-    parts = draw(st.lists(st.one_of(TEXTS.map(fmt.encode_text), st.integers(0, 600).map(lambda n: [n]), controls)))
+    call = st.just([fmt.tool_call_id, *fmt.encode_text(CALL), fmt.tool_call_end_id])
+    texts = TEXTS.map(fmt.encode_text)
+    parts = draw(st.lists(st.one_of(texts, st.integers(0, 600).map(lambda n: [n]), controls, call)))
     return [token_id for part in parts for token_id in part] + [fmt.end_of_turn_id]
 
 
@@ -95,12 +110,14 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
         )
     )
     if data.draw(st.booleans()):
+        fields |= {"tools": TOOLS, "parallel_tool_calls": data.draw(st.booleans())}
+    if data.draw(st.booleans()):
         fields |= {"logprobs": True, "top_logprobs": 2, "reasoning_logprobs": data.draw(st.booleans())}
     chunks = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in range(2)]
 
     async def both() -> tuple[dict[str, Any], dict[str, Any]]:
         asked = body(reasoning_mode=mode, **fields)
-        script = script_of(ids, len(fmt.render(HELLO, mode)))
+        script = script_of(ids, len(fmt.render(HELLO, mode, fields.get("tools", ()))))
         engines = [FakeEngine(script, (fmt.end_of_turn_id,), chunks=sizes) for sizes in chunks]
         async with client(engines[0]) as http:
             whole = await http.post(CHAT, json=asked)
@@ -113,6 +130,8 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
     usage = whole["usage"]
     n = fields.get("n", 1)
     assert len(whole["choices"]) == n
+    for choice in whole["choices"]:
+        assert len(choice["calls"]) <= (100 if fields.get("parallel_tool_calls") else 1 if "tools" in fields else 0)
     assert usage["completion_tokens"] <= n * fields["max_tokens"]
     reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
     assert reasoning <= n * fields.get("thinking_token_budget", reasoning)
