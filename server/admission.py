@@ -4,6 +4,7 @@ Starts nothing; `server.run` runs the job.
 """
 
 import time
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -16,9 +17,9 @@ from server.job import Job, TurnPlan, new_id
 from server.limits import ThinkingPlan, plan_thinking, token_limit
 from server.messages import Sampling
 from server.modes import Choice, mode_of_model, resolve_mode
-from server.profile import Mode, ModeProfile, ThinkingProfile
+from server.profile import Mode, ThinkingProfile
 from server.prompts import to_ids
-from server.sampling import choices_of, plan_sampling, stops_of
+from server.sampling import choices_of, plan_sampling, priority_of, stops_of
 from server.serving import Serving
 
 NEVER = -100.0  # a bias that no token survives
@@ -44,7 +45,9 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
     form = await answer_format(asked, serving)
     sampling = _with_format(sampling, form, serving)
-    thinking = _thinking(wish.budget, profile, max_tokens, serving)
+    thinking = None
+    if isinstance(profile, ThinkingProfile) and (_opens_turn(asked) or serving.fmt.is_thinking_open(prompt_ids)):
+        thinking = _thinking(wish.budget, profile, max_tokens, serving)
     return Job(
         id=new_id("chatcmpl"),
         arrived=arrived,
@@ -52,7 +55,7 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
         turns=tuple(TurnPlan(prompt_ids, one, thinking) for one in choices_of(sampling, asked.n)),
         prompt_tokens=len(prompt_ids),
         stops=stops_of(asked),
-        priority=profile.priority,
+        priority=priority_of(asked, profile, serving),
         shows_thinking=mode == "reasoning" and wish.is_shown,
         reasoning_logprobs=bool(asked.reasoning_logprobs),
         answer_format=form,
@@ -68,7 +71,20 @@ def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -
 async def chat_prompt(asked: ChatRequest, mode: Mode, size: int, serving: Serving) -> list[int]:
     """The prompt's ids in that mode; `size` is the body's, in bytes. Raises BadRequestError."""
     template = serving.profile.of(mode).template
-    return await to_ids(lambda: serving.fmt.render(asked.messages, template, asked.tools or ()), size)
+    if asked.add_generation_prompt and asked.continue_final_message:
+        raise BadRequestError(
+            "add_generation_prompt and continue_final_message contradict each other: send only one of them.",
+            param="continue_final_message",
+        )
+    render = partial(
+        serving.fmt.render,
+        asked.messages,
+        template,
+        asked.tools or (),
+        add_generation_prompt=asked.add_generation_prompt is not False,
+        continue_final_message=bool(asked.continue_final_message),
+    )
+    return await to_ids(render, size)
 
 
 def _asked_limit(asked: ChatRequest) -> AskedLimit:
@@ -80,9 +96,11 @@ def _asked_limit(asked: ChatRequest) -> AskedLimit:
     return AskedLimit(old, "max_tokens") if new is None else AskedLimit(new, "max_completion_tokens")
 
 
-def _thinking(budget: Budget | None, profile: ModeProfile, max_tokens: int, serving: Serving) -> ThinkingPlan | None:
-    if not isinstance(profile, ThinkingProfile):
-        return None
+def _opens_turn(asked: ChatRequest) -> bool:
+    return asked.add_generation_prompt is not False and not asked.continue_final_message
+
+
+def _thinking(budget: Budget | None, profile: ThinkingProfile, max_tokens: int, serving: Serving) -> ThinkingPlan:
     tokens = None if budget is None else budget.tokens(profile, max_tokens)
     return plan_thinking(max_tokens, tokens, profile, serving.wrap_ups, serving.closing)
 

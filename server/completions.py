@@ -19,7 +19,7 @@ from server.limits import token_limit
 from server.profile import ModeProfile
 from server.prompts import encode_prompt
 from server.run import run_job, start_turns
-from server.sampling import choices_of, known_ids, plan_sampling, stops_of
+from server.sampling import choices_of, known_ids, plan_sampling, priority_of, stops_of
 from server.serving import Serving
 from server.sse import DONE, encode_event
 
@@ -42,7 +42,7 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
         turns=tuple(turns),
         prompt_tokens=sum(map(len, prompts)),
         stops=stops_of(asked),
-        priority=profile.priority,
+        priority=priority_of(asked, profile, serving),
         echoes=bool(asked.echo),
         generates=asked.max_tokens != 0,
     )

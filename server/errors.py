@@ -4,6 +4,7 @@ ApiError
 ├── BadRequestError        400, `param` names the field
 │   └── ContextLengthError 400, code context_length_exceeded
 ├── UnknownModelError      404
+├── UnknownRequestError    404
 ├── BodyTooLargeError      413
 └── UnavailableError       503, with Retry-After
 """
@@ -76,6 +77,16 @@ class UnknownModelError(ApiError):
             param="model",
             code="model_not_found",
         )
+
+
+class UnknownRequestError(ApiError):
+    """A request is named that does not run here."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
 
 
 class BodyTooLargeError(ApiError):

@@ -1,9 +1,9 @@
 """One assistant turn over token ids: thinking up to its limit, then the answer, in one engine generation or two.
 
 A turn starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
-closed for the model (its tokens are spent, or it ended its turn while thinking), or where the answer is drawn
-differently from the thinking (a client's stop tokens, least length and grammar bind the answer only). Knows no text,
-no HTTP.
+closed for the model (its tokens are spent, it was told to end, or it ended its turn while thinking), or where the
+answer is drawn differently from the thinking (a client's stop tokens, least length and grammar bind the answer only).
+Knows no text, no HTTP.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -59,6 +59,7 @@ class Turn:
         self._plan = thinking
         self._think_end_id = think_end_id
         self._thought: list[int] = []
+        self._told_to_end = False
         self.generation = (prompt_ids, sampling)
         if thinking is not None and thinking.max_tokens > 0:
             self.generation = (prompt_ids, self._thinking_sampling(thinking))
@@ -84,6 +85,13 @@ class Turn:
         """Ends the turn after the tokens fed so far."""
         self.finish = "stop"
 
+    def end_thinking(self) -> bool:
+        """Closes the thinking for the model after the next tokens; whether there is any to close."""
+        if not self.thinking or self.finish is not None or self._told_to_end:
+            return False
+        self._told_to_end = True
+        return True
+
     def _think(self, ids: list[int], delta: Delta, plan: ThinkingPlan) -> Advance:
         if delta.stop_token_id == self._think_end_id:
             ids = [*ids, self._think_end_id]
@@ -96,7 +104,7 @@ class Turn:
             return self._close_after(thought, plan, plan.bound_by)
         if end < len(ids):
             return Advance(thought + self._end_naturally(ids[end:], delta))
-        if delta.finish == "stop":
+        if delta.finish == "stop" or self._told_to_end:
             return self._close_after(thought, plan, "stopped")
         if delta.finish == "length":
             # Only a limit too small for closing and answer ends here; else one token more than the plan is awaited.

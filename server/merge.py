@@ -8,13 +8,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """The items of all; the first error ends all, as does leaving early."""
     if len(sources) == 1:  # no task and no queue in the way of the usual request
-        async with aclosing(sources[0]) as items:
-            async for item in items:
-                yield item
-        return
+        return sources[0]
+    return _merged(sources)
+
+
+async def _merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     queue: asyncio.Queue[T | asyncio.Task[None]] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(source, queue)) for source in sources]
     for task in tasks:

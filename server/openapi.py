@@ -7,11 +7,12 @@ from fastapi.openapi.utils import get_openapi
 
 from server.bodies.chat import ChatRequest
 from server.bodies.completion import CompletionRequest
+from server.bodies.control import ControlRequest
 from server.bodies.fields import Fields
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 
 SCHEMAS = "#/components/schemas/"
-BODIES = (ChatRequest, CompletionRequest, TokenizeTextRequest, TokenizeChatRequest, DetokenizeRequest)
+BODIES = (ChatRequest, CompletionRequest, TokenizeTextRequest, TokenizeChatRequest, DetokenizeRequest, ControlRequest)
 _ERROR = {
     "type": "object",
     "required": ["error"],

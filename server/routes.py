@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from server.admission import admit_chat
 from server.bodies.chat import ChatRequest, read_chat_request
 from server.bodies.completion import CompletionRequest, read_completion_request
+from server.bodies.control import ControlRequest, read_control_request
 from server.bodies.tokens import (
     DetokenizeRequest,
     TokenizeChatRequest,
@@ -57,6 +58,16 @@ async def chat_completions(request: Request) -> Response:
         return EventStream(stream(job, serving, include_usage=include_usage))
     answer = await until_disconnect(request.receive, complete(job, serving))
     return json_response(answer)
+
+
+@router.post("/v1/chat/completions/{completion_id}/control", openapi_extra=body_of(ControlRequest), responses=ERRORS)
+async def control(request: Request, completion_id: str) -> Response:
+    """Closes the thinking of a running completion; tells which of its choices were thinking."""
+    serving = serving_of(request)
+    asked = read_control_request(await read_body(request, serving.settings.max_body_bytes))
+    choices = serving.end_thinking(completion_id)
+    head = {"id": completion_id, "object": "chat.completion.control", "action": asked.action}
+    return json_response({**head, "choices": choices})
 
 
 @router.post("/v1/completions", openapi_extra=body_of(CompletionRequest), responses=ERRORS)

@@ -21,14 +21,16 @@ def start_turns(job: Job, serving: Serving) -> list[Turn]:
 
 async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGenerator[Piece, None]:
     """The pieces of all choices as they come; raises ApiError."""
-    with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more():
+    with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more(job.id, turns):
+        total, counted = 0, [0] * len(turns)
         readers = [TurnReader(serving.fmt, job, index, turn) for index, turn in enumerate(turns)]
         try:
             sources = [_run(job, index, turns[index], reader, serving) for index, reader in enumerate(readers)]
             async with aclosing(merged(sources)) as pieces:
                 async for piece in pieces:
-                    answering = any(reader.answering for reader in readers)
-                    watch.tokens(sum(turn.completion_tokens for turn in turns), answering=answering)
+                    total += turns[piece.choice].completion_tokens - counted[piece.choice]
+                    counted[piece.choice] = turns[piece.choice].completion_tokens
+                    watch.tokens(total, answering=readers[piece.choice].answering)
                     yield piece
         except (asyncio.CancelledError, GeneratorExit):
             watch.outcome = "cancelled"

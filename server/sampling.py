@@ -49,6 +49,17 @@ def stops_of(asked: SamplingFields) -> tuple[str, ...]:
     return (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
 
 
+def priority_of(asked: SamplingFields, profile: ModeProfile, serving: Serving) -> int:
+    """The client's own where the server allows one, else the mode's; raises BadRequestError."""
+    if not asked.priority:
+        return profile.priority
+    if not serving.settings.allow_priority:
+        raise BadRequestError(
+            "priority is the server's to set; it was started without --allow-priority.", param="priority"
+        )
+    return asked.priority
+
+
 def includes_usage(asked: SamplingFields) -> bool:
     """Whether a stream ends with its usage; raises BadRequestError for stream options without a stream."""
     if asked.stream_options is None:

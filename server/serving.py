@@ -7,7 +7,8 @@ from time import time
 
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineClient
-from server.errors import UnavailableError
+from server.errors import UnavailableError, UnknownRequestError
+from server.generate import Turn
 from server.messages import PageGroup, Ready
 from server.metrics import Metrics
 from server.profile import Profile
@@ -18,7 +19,7 @@ from server.settings import Settings
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `running` counts the requests under way; `started` in Unix seconds.
+    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds.
     """
 
     settings: Settings
@@ -29,7 +30,7 @@ class Serving:
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
     draining: bool = False
-    running: int = 0
+    turns: dict[str, Sequence[Turn]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -48,14 +49,26 @@ class Serving:
             raise self.unavailable(self.describe_engine())
         return ready
 
+    @property
+    def running(self) -> int:
+        """How many requests are under way."""
+        return len(self.turns)
+
     @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Counts a request as running during the block."""
-        self.running += 1
+    def one_more(self, request_id: str, turns: Sequence[Turn]) -> Iterator[None]:
+        """Lists a request as running during the block."""
+        self.turns[request_id] = turns
         try:
             yield
         finally:
-            self.running -= 1
+            del self.turns[request_id]
+
+    def end_thinking(self, request_id: str) -> list[int]:
+        """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+        turns = self.turns.get(request_id)
+        if turns is None:
+            raise UnknownRequestError(request_id)
+        return [index for index, turn in enumerate(turns) if turn.end_thinking()]
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

@@ -28,6 +28,8 @@ class Settings:
     """How long an idle connection stays open: longer than the usual client keeps it."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    allow_priority: bool = False
+    """Whether clients may set the priority of their requests."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0

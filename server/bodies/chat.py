@@ -12,14 +12,8 @@ from server.bodies.formats import ResponseFormat, StructuredOutputs, ToolChoice
 from server.bodies.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount
 from server.errors import BadRequestError
 
-# Fields of the contract that later versions will take: refused unless they ask for nothing, rather than ignored.
-NOT_YET: dict[str, tuple[object, ...]] = {
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
-    "priority": (0,),
-}
+# OpenAI's fields of before: refused unless they ask for nothing, rather than ignored.
+RETIRED = {"functions": "tools", "function_call": "tool_choice"}
 # The fields beyond OpenAI's own whose misspellings are refused: ignoring one would silently change what is asked.
 EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
@@ -105,6 +99,10 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = Field(default=None, description="False: at most one call.")
     response_format: ResponseFormat | None = Field(default=None, description="Binds the answer, not the thinking.")
     structured_outputs: StructuredOutputs | None = Field(default=None, description="The same, as in vLLM.")
+    add_generation_prompt: bool | None = Field(default=None, description="False: no turn is opened for the model.")
+    continue_final_message: bool | None = Field(
+        default=None, description="The last message, an assistant's, is gone on with; the response has what follows it."
+    )
     reasoning_mode: str | None = Field(default=None, description='"standard" or "reasoning"', examples=["reasoning"])
     reasoning_effort: Effort | None = Field(
         default=None, description='"none" is standard mode; the others are reasoning mode with a share of the limit.'
@@ -131,13 +129,12 @@ class ChatRequest(SamplingFields):
 def read_chat_request(content: bytes) -> ChatRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content)
-    refuse_misspelt(fields, {*ChatRequest.model_fields, *NOT_YET}, EXTENSIONS)
-    _refuse_not_yet(fields)
+    refuse_misspelt(fields, {*ChatRequest.model_fields, *RETIRED}, EXTENSIONS)
+    _refuse_retired(fields)
     return checked(ChatRequest, fields)
 
 
-def _refuse_not_yet(fields: dict[str, Any]) -> None:
-    for name, neutral in NOT_YET.items():
-        value = fields.get(name)
-        if value is not None and value not in neutral:
-            raise BadRequestError(f"{name} is not supported by this version.", param=name)
+def _refuse_retired(fields: dict[str, Any]) -> None:
+    for name, newer in RETIRED.items():
+        if fields.get(name) not in (None, [], "none", "auto"):
+            raise BadRequestError(f"{name} is no longer supported: use {newer}.", param=name)

@@ -9,11 +9,11 @@ from server.bodies.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount,
 from server.errors import BadRequestError
 
 MAX_PROMPTS = 256
-EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids")
+EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "priority")
 # Asked for in vain: there is no template here to think with, nothing to put after the completion, no tools.
 CHAT_ONLY = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
-    "tools", "suffix",
+    "tools", "tool_choice", "response_format", "structured_outputs", "suffix",
 )  # fmt: skip
 
 
@@ -54,6 +54,6 @@ def read_completion_request(content: bytes) -> CompletionRequest:
     fields = read_object(content)
     refuse_misspelt(fields, {*CompletionRequest.model_fields, *CHAT_ONLY}, EXTENSIONS)
     for name in CHAT_ONLY:
-        if fields.get(name) not in (None, "", [], {}):
+        if fields.get(name) not in (None, "", [], {}, "none", {"type": "text"}):
             raise BadRequestError(f"{name} means nothing to a text completion.", param=name)
     return checked(CompletionRequest, fields)

@@ -46,6 +46,9 @@ class SamplingFields(Fields):
     min_tokens: TokenCount | None = None
     ignore_eos: bool | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = Field(
+        default=None, description="Instead of the mode's; lower runs first. Only where the server allows it."
+    )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(default=None, description="How many choices.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", type=Path, default=DEFAULTS.profile, metavar="FILE", help="what the modes mean, as TOML"
     )
+    parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
     parser.set_defaults(engine_options=[])
 

@@ -91,14 +91,22 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
             "VLLM_USE_AOT_COMPILE", "0", "the ahead-of-time cache of 0.32 never loads on CPU: it compiles every start"
         ),
         Choice("--block-size", 32, "small pages: at a phase change or a follow-up only a part of one is recomputed"),
-        Choice("--enforce-eager", True, "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"),
+        Choice(
+            "--worker-cls",
+            "model_impl.cpu_worker.TwogearCPUWorker",
+            "vLLM's own ends the engine when a request with a seed has a prompt of several chunks",
+        ),
         Choice(
             "--kv-cache-memory-bytes",
             size,
             f"{size / GIB:.1f} GiB: four times the weights, at least 1 GiB, at most half of the memory that they leave",
         ),
     ]
-    ranks = _ranks(options)
+    tensor, pipeline = _parallel_sizes(options)
+    if pipeline == 1:
+        reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
+        choices.append(Choice("--enforce-eager", True, reason))  # vLLM 0.32's CPU pipelines fail in eager mode
+    ranks = tensor * pipeline
     share = max(len(machine.cpus) // ranks, 1)
     starts = [rank * share % len(machine.cpus) for rank in range(ranks)]
     binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]
@@ -122,15 +130,18 @@ def _kv_cache_bytes(model: str, available: int) -> int:
     return min(max(4 * weights, GIB), max((available - weights) // 2, GIB // 4))
 
 
-def _ranks(options: Sequence[str]) -> int:
-    """How many worker processes share the cores."""
+def _parallel_sizes(options: Sequence[str]) -> tuple[int, int]:
+    """Tensor- and pipeline-parallel size; their product is how many worker processes share the cores."""
     sizes = {"--tensor-parallel-size": 1, "-tp": 1, "--pipeline-parallel-size": 1, "-pp": 1}
     for option, following in zip_longest(options, options[1:], fillvalue=""):
         name, _, value = option.replace("_", "-").partition("=")
         number = value or following
         if name in sizes and number.isdigit():
             sizes[name] = max(int(number), 1)
-    return sizes["--tensor-parallel-size"] * sizes["-tp"] * sizes["--pipeline-parallel-size"] * sizes["-pp"]
+    return (
+        sizes["--tensor-parallel-size"] * sizes["-tp"],
+        sizes["--pipeline-parallel-size"] * sizes["-pp"],
+    )
 
 
 def _installed_platform() -> Literal["cpu", "gpu"]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.bodies.chat import NOT_YET, ChatRequest
+from server.bodies.chat import RETIRED, ChatRequest
 from server.bodies.completion import CompletionRequest
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client
@@ -28,7 +28,7 @@ MESSAGES = st.lists(
     ),
     max_size=3,
 )
-NAMES = sorted({*ChatRequest.model_fields, *NOT_YET} - {"messages"})
+NAMES = sorted({*ChatRequest.model_fields, *RETIRED} - {"messages"})
 VALUES = JSON | st.sampled_from(
     [
         0,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.generate import Turn, run_turn
 from server.limits import ThinkingPlan
-from server.messages import Sampling
+from server.messages import Delta, Sampling
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2
@@ -76,6 +76,26 @@ def test_a_turn_that_ends_within_the_thinking_still_gets_its_answer() -> None:
     turn, engine, shown, _ = play([10, END_OF_TURN, 0, 0, 12, END_OF_TURN], ThinkingPlan(9, (), CLOSING, "length"), [2])
     assert engine.seen[1].prompt_ids == [*PROMPT, 10, *CLOSING]
     assert (turn.thinking_finish, turn.finish, shown[0]) == ("stopped", "stop", 10)
+
+
+def test_thinking_that_is_told_to_end_is_closed_after_the_next_tokens() -> None:
+    turn = Turn(PROMPT, PLENTY, THINK_END, ThinkingPlan(50, (20,), CLOSING, "length"))
+    turn.feed(Delta("id", [10, 11]))
+    assert turn.end_thinking()
+    assert not turn.end_thinking()
+    advance = turn.feed(Delta("id", [12]))
+    assert (advance.token_ids, advance.closed, turn.thinking_finish) == ([12], True, "stopped")
+    assert turn.generation[0] == [*PROMPT, 10, 11, 12, 20, *CLOSING]
+    assert (turn.reasoning_tokens, turn.completion_tokens) == (4, 6)
+    turn.feed(Delta("id", [13, END_OF_TURN], finish="stop", stop_token_id=END_OF_TURN))
+    assert not turn.end_thinking()
+
+
+def test_thinking_that_ends_by_itself_after_being_told_to_is_natural() -> None:
+    turn = Turn(PROMPT, PLENTY, THINK_END, ThinkingPlan(50, (20,), CLOSING, "length"))
+    turn.end_thinking()
+    assert turn.feed(Delta("id", [10, THINK_END, 12])).token_ids == [10, THINK_END, 12]
+    assert turn.thinking_finish == "natural"
 
 
 def test_stop_tokens_and_least_length_bind_the_answer_only() -> None:

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from chat_templates.format import ChatFormat
 from server.profile import MODES
 from server.settings import EMBEDDED_MODEL
 from tests.real_server import TWOGEAR, RealServer
@@ -192,6 +193,26 @@ def test_a_pattern_that_explodes_disturbs_nobody(real_server: RealServer) -> Non
         result = ask(real_server, "Hi", structured_outputs={"regex": regex}, max_tokens=30)
         assert result["usage"]["completion_tokens"] <= 30
     assert ask(real_server, "Hi")["choices"][0]["message"]["content"]
+
+
+def test_a_client_ends_the_thinking(real_server: RealServer) -> None:
+    fmt = ChatFormat.from_folder(EMBEDDED_MODEL)
+    body = {
+        "messages": [{"role": "user", "content": "What is 123 + 456 + 789?"}], "reasoning_mode": "reasoning",
+        "stream": True, "logit_bias": {str(fmt.think_end_id): -100, str(fmt.end_of_turn_id): -100}, "n": 2,
+    }  # fmt: skip
+    answered: set[int] = set()
+    with httpx.stream("POST", real_server.url + CHAT, json=body, timeout=120) as response:
+        lines = (json.loads(line[6:]) for line in response.iter_lines() if line)
+        path = f"{real_server.url}{CHAT}/{next(lines)['id']}/control"
+        assert httpx.post(path, json={"action": "end_reasoning"}).json()["choices"] == [0, 1]
+        for chunk in lines:
+            (choice,) = chunk["choices"]
+            assert choice["finish_reason"] is None
+            if choice["delta"].get("content"):
+                answered.add(choice["index"])
+            if answered == {0, 1}:
+                break
 
 
 def test_echo_scores_a_prompt_as_its_generation_did(real_server: RealServer) -> None:

@@ -1,0 +1,16 @@
+"""The body of `POST /v1/chat/completions/{id}/control`."""
+
+from typing import Literal
+
+from server.bodies.fields import Fields, checked, read_object
+
+
+class ControlRequest(Fields):
+    """What a running completion shall do."""
+
+    action: Literal["end_reasoning"]
+
+
+def read_control_request(content: bytes) -> ControlRequest:
+    """Parses and checks a body; raises BadRequestError."""
+    return checked(ControlRequest, read_object(content))

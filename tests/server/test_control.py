@@ -1,0 +1,116 @@
+"""What clients may steer beyond a question: end the thinking of a running request, prefill answers, set priorities."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.profile import Profile
+from server.settings import Settings
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import HELLO, Client, always, body
+from tests.server.test_http import error_of
+from tests.server.test_launch import Running
+from tests.server.test_streaming import events_of, gathered
+
+CHAT = "/v1/chat/completions"
+END = {"action": "end_reasoning"}
+
+
+def test_a_client_ends_the_thinking_of_its_running_request(fmt: ChatFormat, profile: Profile) -> None:
+    """The model would think for ever; the answer comes once it is told to end."""
+    thinking = fmt.encode_text("hm ") * 10_000
+    prompt = fmt.render(HELLO, "reasoning")
+
+    async def step() -> None:
+        await asyncio.sleep(0.001)
+
+    def script(ids: list[int]) -> Any:
+        return iter([*fmt.encode_text("forty"), fmt.end_of_turn_id] if len(ids) > len(prompt) else thinking)
+
+    running = Running(FakeEngine(script, (fmt.end_of_turn_id,), max_context=100_000, step=step), profile, fmt)
+    fields = {"reasoning_mode": "reasoning", "stream": True, "stream_options": {"include_usage": True}}
+    with httpx.Client(base_url=running.url) as http:
+        with http.stream("POST", CHAT, json=body(**fields)) as response:
+            lines = response.iter_text()
+            text = next(lines)
+            chunk = orjson.loads(text.partition("\n")[0].removeprefix("data: "))
+            told = http.post(f"{CHAT}/{chunk['id']}/control", json=END).json()
+            assert told == {
+                "id": chunk["id"],
+                "object": "chat.completion.control",
+                "action": "end_reasoning",
+                "choices": [0],
+            }
+            text += "".join(lines)
+        over = http.post(f"{CHAT}/{chunk['id']}/control", json=END)
+        assert (over.status_code, error_of(over)["code"]) == (404, "request_not_found")
+        result = gathered(events_of(text))
+        (choice,) = result["choices"]
+        assert (choice["content"], choice["reasoning_finish_reason"]) == ("forty", "stopped")
+        assert choice["reasoning"].startswith("hm hm")
+        assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] < 9_000
+        assert 'twogear_reasoning_finish_total{how="stopped"} 1.0' in http.get("/metrics").text
+    running.server.should_exit = True
+    running.thread.join()
+
+
+@pytest.mark.parametrize("fields", [{}, {"action": "stop"}, {"action": 1}])
+async def test_bad_control_requests(client: Client, fmt: ChatFormat, fields: dict[str, Any]) -> None:
+    async with client(FakeEngine(always([fmt.end_of_turn_id]), (fmt.end_of_turn_id,))) as http:
+        response = await http.post(f"{CHAT}/chatcmpl-1/control", json=fields)
+    assert (response.status_code, error_of(response)["param"]) == (400, "action")
+
+
+@pytest.mark.parametrize(
+    ("message", "mode", "shown"),
+    [
+        ({"content": "It is"}, "standard", ("so\nfour", "")),
+        ({"content": "It is"}, "reasoning", ("so\nfour", "")),
+        ({"content": "", "reasoning_content": "2 and"}, "reasoning", ("four", "so")),
+    ],
+)
+async def test_a_final_message_goes_on(
+    client: Client, fmt: ChatFormat, message: dict[str, str], mode: str, shown: tuple[str, str]
+) -> None:
+    answer, reasoning = shown
+    messages = [*HELLO, {"role": "assistant", **message}]
+    ids = fmt.encode_text("so\n")
+    if reasoning:
+        ids = [*ids, fmt.think_end_id, *fmt.encode_text("\n\n")]
+    engine = FakeEngine(always([*ids, *fmt.encode_text("four"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        asked = body(messages=messages, reasoning_mode=mode, continue_final_message=True)
+        (choice,) = (await http.post(CHAT, json=asked)).json()["choices"]
+        tokens = (await http.post("/tokenize", json=asked)).json()["tokens"]
+    assert choice["message"]["content"] == answer
+    assert choice["message"].get("reasoning", "") == reasoning
+    (request,) = engine.seen
+    assert request.prompt_ids == tokens
+    assert fmt.decode(request.prompt_ids).endswith(message["content"] or message["reasoning_content"])
+    assert choice.get("reasoning_finish_reason") == ("natural" if reasoning else None)
+
+
+@pytest.mark.parametrize("mode", ["standard", "reasoning"])
+async def test_without_a_generation_prompt_no_turn_is_opened(client: Client, fmt: ChatFormat, mode: str) -> None:
+    engine = FakeEngine(always([*fmt.encode_text("x"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        asked = body(reasoning_mode=mode, add_generation_prompt=False)
+        (choice,) = (await http.post(CHAT, json=asked)).json()["choices"]
+    assert fmt.decode(engine.seen[0].prompt_ids, show_control=True) == "[|user|]\nHi[|endofturn|]\n"
+    assert choice["message"]["content"] == "x"
+
+
+async def test_priorities_with_the_servers_leave(fmt: ChatFormat, profile: Profile) -> None:
+    engine = FakeEngine(always([fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    app = create_app(engine, Settings(allow_priority=True), profile, fmt)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        for priority in (-3, 5, 0, None):
+            response = await http.post(CHAT, json=body(priority=priority))
+            assert response.status_code == 200, response.text
+        await http.post("/v1/completions", json={"prompt": "a", "priority": 7})
+    assert [request.priority for request in engine.seen] == [-3, 5, 0, 0, 7]
