@@ -41,6 +41,11 @@ def test_the_negative_of_a_switch_replaces_it_too() -> None:
     assert "--enforce-eager" not in chosen(CPU, "--no-enforce-eager")
 
 
+def test_pipelines_on_cpu_are_compiled() -> None:
+    assert chosen(CPU, "-tp", "2")["--enforce-eager"] is True
+    assert "--enforce-eager" not in chosen(CPU, "--pipeline-parallel-size", "2")
+
+
 def test_the_environment_of_the_user_wins() -> None:
     choices = chosen(CPU, VLLM_CPU_OMP_THREADS_BIND="0", VLLM_CPU_KVCACHE_SPACE="2")
     assert "VLLM_CPU_OMP_THREADS_BIND" not in choices
