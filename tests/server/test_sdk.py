@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import openai
 import pytest
 import uvicorn
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
@@ -81,6 +83,72 @@ async def test_async_and_side_by_side(url: str) -> None:
         stream = await sdk.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert {answer.choices[0].message.content for answer in answers} == {text} == {"It is 4."}
+
+
+class Sum(BaseModel):
+    """What the answer is parsed to."""
+
+    a: int
+    total: int
+
+
+class Weather(BaseModel):
+    """The arguments of a tool."""
+
+    city: str
+
+
+@contextmanager
+def answering(engine: FakeEngine, ids: list[int]) -> Iterator[None]:
+    """The engine writes `ids` meanwhile."""
+    before, engine.script = engine.script, lambda _prompt: iter(ids)
+    try:
+        yield
+    finally:
+        engine.script = before
+
+
+def test_an_answer_parsed_to_a_model(sdk: openai.OpenAI, engine: FakeEngine, fmt: ChatFormat) -> None:
+    with answering(engine, [*fmt.encode_text('{"a": 2, "total": 4}'), fmt.end_of_turn_id]):
+        parsed = sdk.chat.completions.parse(model=MODEL, messages=QUESTION, response_format=Sum)
+    assert parsed.choices[0].message.parsed == Sum(a=2, total=4)
+    grammar = engine.seen[-1].sampling.grammar
+    assert grammar is not None
+    assert '"total"' in grammar
+
+
+def test_tools_whole_and_through_the_streaming_helper(sdk: openai.OpenAI, engine: FakeEngine, fmt: ChatFormat) -> None:
+    text = '{"name": "Weather", "arguments": {"city": "Rome"}}'
+    tools = [openai.pydantic_function_tool(Weather)]
+    with answering(engine, [fmt.tool_call_id, *fmt.encode_text(text), fmt.tool_call_end_id, fmt.end_of_turn_id]):
+        whole = sdk.chat.completions.parse(model=MODEL, messages=QUESTION, tools=tools)
+        with sdk.chat.completions.stream(model=MODEL, messages=QUESTION, tools=tools) as stream:
+            kinds = {event.type for event in stream}
+            streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        assert answer.choices[0].finish_reason == "tool_calls"
+        (call,) = answer.choices[0].message.tool_calls or []
+        assert call.function.parsed_arguments == Weather(city="Rome")
+    assert "tool_calls.function.arguments.delta" in kinds
+
+
+def test_choices_logprobs_and_efforts(sdk: openai.OpenAI, engine: FakeEngine) -> None:
+    answer = sdk.chat.completions.create(
+        model=MODEL, messages=QUESTION, n=2, seed=3, logprobs=True, top_logprobs=2, reasoning_effort="low",
+        max_completion_tokens=200,
+    )  # fmt: skip
+    assert [choice.message.content for choice in answer.choices] == ["It is 4."] * 2
+    logprobs = answer.choices[1].logprobs
+    assert logprobs is not None
+    assert "".join(entry.token for entry in logprobs.content or []) == "It is 4."
+    assert {request.sampling.seed for request in engine.seen[-2:]} == {3, 4}
+
+
+def test_text_completions(sdk: openai.OpenAI) -> None:
+    answer = sdk.completions.create(model=MODEL, prompt=["Once", "Twice"], logprobs=1, echo=True)
+    assert [choice.text for choice in answer.choices] == ["OnceIt is 4.", "TwiceIt is 4."]
+    stream = sdk.completions.create(model=MODEL, prompt="Once", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == "It is 4."
 
 
 def test_models(sdk: openai.OpenAI) -> None:
