@@ -85,15 +85,24 @@ def _next_operation(tokens: Sequence[str | int]) -> int:
     return (products or operators or [-1])[0]
 
 
+def _pairs(tokens: Sequence[str | int]) -> Iterator[tuple[int, int]]:
+    """The positions of matching parentheses, inner pairs first."""
+    opened: list[int] = []
+    for position, symbol in enumerate(tokens):
+        if symbol == "(":
+            opened.append(position)
+        elif symbol == ")":
+            yield opened.pop(), position
+
+
 def _drop_parentheses(tokens: list[str | int]) -> list[str | int]:
-    """Removes parentheses around a single number."""
-    position = 0
-    while position < len(tokens) - 2:
-        if tokens[position] == "(" and tokens[position + 2] == ")":
-            tokens = [*tokens[:position], tokens[position + 1], *tokens[position + 3 :]]
-            position = 0
-        else:
-            position += 1
+    """Removes parentheses that say nothing: around a single number, around everything, around other parentheses."""
+    pairs = set(_pairs(tokens))
+    for start, end in pairs:
+        around_number = end - start == 2
+        around_everything = start == 0 and end == len(tokens) - 1
+        if around_number or around_everything or (start + 1, end - 1) in pairs:
+            return _drop_parentheses([*tokens[:start], *tokens[start + 1 : end], *tokens[end + 1 :]])
     return tokens
 
 
@@ -120,15 +129,16 @@ def _counted(animal: str, count: int) -> str:
 
 
 def legs_trace(metadata: Mapping[str, Any]) -> str:
-    """Each kind as it stands in the question, its legs, added to the total as soon as they are known."""
+    """Each kind as it stands in the question with its legs, one after the other so that the next is found; the sum."""
     lines: list[str] = []
-    total: int | None = None
+    legs: list[int] = []
     for animal, count in metadata["animals"].items():
         lines.append(f"{_counted(animal, count)} {operation_trace(ANIMALS[animal], '*', count)}")
-        legs = ANIMALS[animal] * count
-        if total is not None:
-            lines.append(operation_trace(total, "+", legs))
-        total = legs + (total or 0)
+        legs.append(ANIMALS[animal] * count)
+    total = legs[0]
+    for more in legs[1:]:
+        lines.append(operation_trace(total, "+", more))
+        total += more
     return "\n".join(lines)
 
 
@@ -153,20 +163,24 @@ def _factoring(number: int) -> str:
 
 
 def gcd_trace(metadata: Mapping[str, Any]) -> str:
-    """Both numbers taken apart into primes, the primes in common, and their product."""
+    """Both numbers taken apart; for each prime of the first whether the second has it too (y or n); their product."""
     numbers = metadata["numbers"]
     lines = [_factoring(number) for number in numbers]
     common: list[int] = []
+    marks: list[str] = []
     remaining = prime_factors(numbers[1])
     for factor in prime_factors(numbers[0]):
-        if factor in remaining:
+        is_common = factor in remaining
+        marks.append(f"{factor}{'y' if is_common else 'n'}")
+        if is_common:
             remaining.remove(factor)
             common.append(factor)
-    lines.append("*".join(map(str, common or [1])))
-    product = 1
-    for position, factor in enumerate(common):
-        if position:
-            lines.append(f"{product}*{factor}={product * factor}")
+    lines.append(",".join(marks))
+    product = common[0] if common else 1
+    if len(common) < 2:
+        lines.append(str(product))
+    for factor in common[1:]:
+        lines.append(f"{product}*{factor}={product * factor}")
         product *= factor
     return "\n".join(lines)
 
@@ -182,7 +196,7 @@ _CALCULATIONS = (
     "Please calculate {0}.",
     "Solve {0}.",
 )
-_SIGNED_DIGITS = {"min_digits": 1, "max_digits": 1, "operators": ["+", "-", "*"], "allow_negation": False}
+_DIGITS = {"min_digits": 1, "max_digits": 1, "operators": ["+", "-", "*"], "allow_negation": False}
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -196,9 +210,9 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             "basic_arithmetic",
-            {"min_terms": 2, "max_terms": 4} | _SIGNED_DIGITS,
+            {"min_terms": 2, "max_terms": 3} | _DIGITS,
             expression_trace,
-            ({"max_terms": 2} | _SIGNED_DIGITS, {"max_terms": 3} | _SIGNED_DIGITS),
+            ({"max_terms": 2} | _DIGITS,),
             _CALCULATIONS,
         ),
         Family(
