@@ -1,6 +1,8 @@
 """The command line: mistakes are one line on stderr and exit code 2."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,19 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as left:
             main([name, "--help"])
         assert left.value.code == 0
-        assert "options:" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "options:" in text
+        assert "default: None" not in text
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = [sys.executable, "-c", "import sys; from server.cli import main; sys.exit(main(['--help']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
 
 
 def test_the_help_tells_the_defaults_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
