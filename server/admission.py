@@ -19,7 +19,7 @@ from server.messages import Sampling
 from server.modes import Choice, mode_of_model, resolve_mode
 from server.profile import Mode, ThinkingProfile
 from server.prompts import to_ids
-from server.sampling import choices_of, plan_sampling, priority_of, stops_of
+from server.sampling import answer_sampling, choices_of, plan_sampling, priority_of, stops_of
 from server.serving import Serving
 
 NEVER = -100.0  # a bias that no token survives
@@ -45,14 +45,19 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
     form = await answer_format(asked, serving)
     sampling = _with_format(sampling, form, serving)
-    thinking = None
-    if isinstance(profile, ThinkingProfile) and (_opens_turn(asked) or serving.fmt.is_thinking_open(prompt_ids)):
-        thinking = _thinking(wish.budget, profile, max_tokens, serving)
+    thinking, answer = None, None
+    if isinstance(profile, ThinkingProfile):
+        answer = profile.answer
+        if _opens_turn(asked) or serving.fmt.is_thinking_open(prompt_ids):
+            thinking = _thinking(wish.budget, profile, max_tokens, serving)
     return Job(
         id=new_id("chatcmpl"),
         arrived=arrived,
         mode=mode,
-        turns=tuple(TurnPlan(prompt_ids, one, thinking) for one in choices_of(sampling, asked.n)),
+        turns=tuple(
+            TurnPlan(prompt_ids, one, thinking, answer_sampling(asked, answer, one))
+            for one in choices_of(sampling, asked.n)
+        ),
         prompt_tokens=len(prompt_ids),
         stops=stops_of(asked),
         priority=priority_of(asked, profile, serving),

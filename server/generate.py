@@ -41,11 +41,18 @@ class Turn:
     `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
 
     The sampling's `max_tokens` bounds everything generated (`completion_tokens`), a ThinkingPlan the thinking in it.
-    Not a token more than the plan allows is kept, whatever the engine's deltas bring.
+    Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer is
+    drawn where it is not as the thinking; limits and what binds the answer only are the same in both.
     """
 
     def __init__(
-        self, prompt_ids: list[int], sampling: Sampling, think_end_id: int, thinking: ThinkingPlan | None = None
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        think_end_id: int,
+        thinking: ThinkingPlan | None = None,
+        *,
+        answer: Sampling | None = None,
     ) -> None:
         self.cached_tokens: int | None = None
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -56,11 +63,12 @@ class Turn:
         self.thinking = thinking is not None
         self._prompt_ids = prompt_ids
         self._sampling = sampling
+        self._answer_sampling = answer or sampling
         self._plan = thinking
         self._think_end_id = think_end_id
         self._thought: list[int] = []
         self._told_to_end = False
-        self.generation = (prompt_ids, sampling)
+        self.generation = (prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
             self.generation = (prompt_ids, self._thinking_sampling(thinking))
         elif thinking is not None:
@@ -151,13 +159,14 @@ class Turn:
         if left == 0:
             self.finish = "length"
             return
-        sampling = msgspec.structs.replace(self._sampling, max_tokens=left, min_tokens=least)
+        sampling = msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
         self.generation = ([*self._prompt_ids, *said], sampling)
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag."""
         own = self._sampling
-        if not own.stop_token_ids and not own.min_tokens and own.grammar is None:
+        binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
+        if not binds and own == self._answer_sampling:
             return own
         most = min(plan.max_tokens + 1, own.max_tokens)
         return msgspec.structs.replace(

@@ -13,15 +13,16 @@ from server.profile import Mode
 
 @dataclass(frozen=True)
 class TurnPlan:
-    """One choice of the response: what is generated after `prompt_ids`."""
+    """One choice of the response: what is generated after `prompt_ids`. `answer`: how, after the thinking."""
 
     prompt_ids: list[int]
     sampling: Sampling
     thinking: ThinkingPlan | None = None
+    answer: Sampling | None = None
 
     def start(self, think_end_id: int) -> Turn:
         """The turn, not yet begun."""
-        return Turn(self.prompt_ids, self.sampling, think_end_id, self.thinking)
+        return Turn(self.prompt_ids, self.sampling, think_end_id, self.thinking, answer=self.answer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,19 +18,22 @@ PROFILE_FOLDER = Path(__file__).parent / "profiles"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Temperature = Annotated[float, msgspec.Meta(ge=0.0, le=2.0)]
+TopP = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+Repetition = Annotated[float, msgspec.Meta(ge=0.01, le=10.0)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]
 
 
 class ModeProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults and limits of one mode; sampling names and ranges as in vLLM's SamplingParams."""
 
-    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.0
-    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
     top_k: Count = 0
     min_p: Share = 0.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=10.0)] = 1.0
+    repetition_penalty: Repetition = 1.0
     default_max_tokens: Tokens
     max_tokens_limit: Tokens
     priority: int = 0
@@ -57,6 +60,18 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("the shares must grow from minimal to xhigh")
 
 
+class AnswerSampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the answer is drawn where that differs from the thinking; None: alike."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Count | None = None
+    min_p: Share | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Repetition | None = None
+
+
 class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve."""
 
@@ -65,6 +80,7 @@ class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fie
     answer_reserve: Tokens
     wrap_up: str
     effort_shares: EffortShares
+    answer: AnswerSampling | None = None
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from server.bodies.fields import INT64
 from server.bodies.sampling import SamplingFields
 from server.errors import BadRequestError
 from server.messages import Sampling
-from server.profile import ModeProfile
+from server.profile import AnswerSampling, ModeProfile
 from server.serving import Serving
 
 T = TypeVar("T")
@@ -34,6 +34,18 @@ def plan_sampling(asked: SamplingFields, profile: ModeProfile, max_tokens: int, 
         stop_token_ids=tuple(known_ids(asked.stop_token_ids or [], "stop_token_ids", serving)),
         logit_bias=_logit_bias(asked, serving),
     )
+
+
+def answer_sampling(asked: SamplingFields, answer: AnswerSampling | None, thinking: Sampling) -> Sampling:
+    """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
+    if answer is None:
+        return thinking
+    own = {
+        name: value
+        for name, value in msgspec.structs.asdict(answer).items()
+        if value is not None and getattr(asked, name) is None
+    }
+    return msgspec.structs.replace(thinking, **own)
 
 
 def choices_of(sampling: Sampling, n: int | None) -> list[Sampling]:

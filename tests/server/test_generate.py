@@ -98,6 +98,22 @@ def test_thinking_that_ends_by_itself_after_being_told_to_is_natural() -> None:
     assert turn.thinking_finish == "natural"
 
 
+def test_an_answer_may_be_drawn_differently() -> None:
+    engine = FakeEngine(script_of([10, THINK_END, 11, END_OF_TURN], len(PROMPT)), (END_OF_TURN,))
+    answer = Sampling(max_tokens=200, temperature=0.0)
+    sampling = Sampling(max_tokens=200, temperature=0.6)
+    turn = Turn(PROMPT, sampling, THINK_END, ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
+
+    async def run() -> list[int]:
+        return [token_id async for advance in run_turn(engine, turn, "id", 0) for token_id in advance.token_ids]
+
+    assert asyncio.run(run()) == [10, THINK_END, 11]
+    thinking, answering = (request.sampling for request in engine.seen)
+    assert (thinking.temperature, thinking.stop_token_ids, thinking.max_tokens) == (0.6, (THINK_END,), 51)
+    assert (answering.temperature, answering.stop_token_ids, answering.max_tokens) == (0.0, (), 198)
+    assert (turn.reasoning_tokens, turn.completion_tokens, turn.thinking_finish) == (1, 4, "natural")
+
+
 def test_stop_tokens_and_least_length_bind_the_answer_only() -> None:
     ids = [50, 10, THINK_END, 11, 50, 12, END_OF_TURN]
     sampling = Sampling(max_tokens=200, stop_token_ids=(50,), min_tokens=4)

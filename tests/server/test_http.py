@@ -4,9 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
+from server.app import create_app
 from server.engine_client import EngineStatus
+from server.profile import AnswerSampling, Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of
 from tests.server.conftest import HELLO, MODEL, Client, body
@@ -88,6 +91,16 @@ async def test_explicit_fields_win_over_the_modes(client: Client, engine: FakeEn
     sampling = engine.seen[0].sampling
     assert {name: getattr(sampling, name) for name in fields} == fields
     assert sampling.logit_bias == {5: -100}
+
+
+async def test_a_profile_may_draw_the_answer_differently(engine: FakeEngine, fmt: ChatFormat, profile: Profile) -> None:
+    own = replace(profile, reasoning=replace(profile.reasoning, answer=AnswerSampling(temperature=0.0, top_p=1.0)))
+    app = create_app(engine, Settings(), own, fmt)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        await http.post(CHAT, json=body(reasoning_mode="reasoning"))
+        await http.post(CHAT, json=body(reasoning_mode="reasoning", temperature=0.9))
+    drawn = [(request.sampling.temperature, request.sampling.top_p) for request in engine.seen]
+    assert drawn == [(0.6, 0.95), (0.0, 1.0), (0.9, 0.95), (0.9, 1.0)]
 
 
 async def test_a_budget_bounds_the_thinking_and_the_wrap_up_is_not_shown(

@@ -36,6 +36,7 @@ def test_the_default_profile_is_the_contracts() -> None:
         ("[standard]", "[standard", "line"),
         ("medium = 0.5", "medium = 0.1", "$.reasoning.effort_shares"),
         ("medium = 0.5", "", "medium"),
+        ("# [reasoning.answer]\n# temperature = 0.0", "[reasoning.answer]\ntemperature = 9.0", "$.reasoning.answer"),
         ("[standard]", "[standard]\nthinking_budget = 3", "thinking_budget"),
     ],
 )
