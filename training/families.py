@@ -42,12 +42,10 @@ class Family:
 
 
 def _identity(entry: Mapping[str, Any]) -> str:
-    """What makes a problem the same however it is asked: its expression, its numbers in any order, or its text."""
+    """What makes a problem the same however it is asked: its expression or its text."""
     metadata = entry["metadata"]
     if "expression" in metadata:
         return re.sub(r"\s+", "", metadata["expression"])
-    if "numbers" in metadata:
-        return ",".join(map(str, sorted(metadata["numbers"])))
     return re.sub(r"\s+", "", entry["question"])
 
 
@@ -142,47 +140,11 @@ def legs_trace(metadata: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def prime_factors(number: int) -> list[int]:
-    """Prime factors in rising order; none for 1."""
-    factors, divisor = [], 2
-    while number > 1:
-        while number % divisor == 0:
-            factors.append(divisor)
-            number //= divisor
-        divisor += 1
-    return factors
-
-
-def _factoring(number: int) -> str:
-    """`84=2*42=2*21=3*7`: the smallest prime factor is split off until a prime is left."""
-    steps, rest = [str(number)], number
-    for factor in prime_factors(number)[:-1]:
-        rest //= factor
-        steps.append(f"{factor}*{rest}")
-    return "=".join(steps)
-
-
-def gcd_trace(metadata: Mapping[str, Any]) -> str:
-    """Both numbers taken apart; for each prime of the first whether the second has it too (y or n); their product."""
-    numbers = metadata["numbers"]
-    lines = [_factoring(number) for number in numbers]
-    common: list[int] = []
-    marks: list[str] = []
-    remaining = prime_factors(numbers[1])
-    for factor in prime_factors(numbers[0]):
-        is_common = factor in remaining
-        marks.append(f"{factor}{'y' if is_common else 'n'}")
-        if is_common:
-            remaining.remove(factor)
-            common.append(factor)
-    lines.append(",".join(marks))
-    product = common[0] if common else 1
-    if len(common) < 2:
-        lines.append(str(product))
-    for factor in common[1:]:
-        lines.append(f"{product}*{factor}={product * factor}")
-        product *= factor
-    return "\n".join(lines)
+def decimals_trace(metadata: Mapping[str, Any]) -> str:
+    """The sum in tenths, without points, and the result with its point again."""
+    trace = expression_trace({"expression": metadata["expression"].replace(".", "")})
+    tenths = int(re.split(r"[>\n]", trace)[-1])
+    return f"{trace}\n{'-' if tenths < 0 else ''}{abs(tenths) // 10}.{abs(tenths) % 10}"
 
 
 _CALCULATIONS = (
@@ -198,6 +160,7 @@ _CALCULATIONS = (
 )
 _DIGITS = {"min_digits": 1, "max_digits": 1, "operators": ["+", "-", "*"], "allow_negation": False}
 
+_TENTHS = {"min_decimal_places": 1, "max_decimal_places": 1}
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -206,6 +169,13 @@ FAMILIES: dict[str, Family] = {
             {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 3},
             expression_trace,
             ({"max_terms": 2, "max_digits": 1}, {"max_terms": 2, "max_digits": 2}, {"max_terms": 3, "max_digits": 2}),
+            _CALCULATIONS,
+        ),
+        Family(
+            "decimal_chain_sum",
+            {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2} | _TENTHS,
+            decimals_trace,
+            ({"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2} | _TENTHS,),
             _CALCULATIONS,
         ),
         Family(
@@ -232,13 +202,6 @@ FAMILIES: dict[str, Family] = {
             ),
             ("How many legs do {0} have?", "How many legs do {0} have in total?", "Count the legs of {0}."),
         ),
-        Family(
-            "gcd",
-            {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 100},
-            gcd_trace,
-            ({"min_value": 2, "max_value": 40},),
-            ("What is the greatest common divisor of {0} and {1}?", "gcd({0}, {1})", "Find the GCD of {0} and {1}."),
-        ),
     )
 }
 
@@ -249,8 +212,6 @@ def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
     text = rng.choice(family.phrasings)
     if family.name == "leg_counting":
         return text.format(" and ".join(_counted(*pair) for pair in metadata["animals"].items()))
-    if family.name == "gcd":
-        return text.format(*metadata["numbers"])
     expression = metadata["expression"]
     if rng.random() < 0.3:
         expression = expression.replace(" ", "")
