@@ -25,10 +25,12 @@ def _draw_loss(axes: Axes, records: list[dict[str, Any]]) -> None:
 
 
 def _draw_answers(axes: Axes, records: list[dict[str, Any]], mode: str) -> None:
-    for key in records[-1]["whole_answers"]:
+    keys = sorted({key for record in records for key in record["whole_answers"]})  # a run's families may change
+    for key in keys:
         family, _, key_mode = key.partition("/")
         if key_mode == mode:
-            axes.plot([r["tokens"] / 1e6 for r in records], [r["whole_answers"][key] for r in records], label=family)
+            points = [(r["tokens"] / 1e6, r["whole_answers"][key]) for r in records if key in r["whole_answers"]]
+            axes.plot(*zip(*points, strict=True), label=family)
     axes.set(title=f"held-out items, every token right: {mode}", xlabel="million tokens", ylim=(-0.02, 1.02))
     axes.legend(fontsize="small")
 
