@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from server.cli_errors import UsageError
+from training.recipe import load
 
 HELP = "train a checkpoint, stage by stage"
 
@@ -22,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the stage. Raises UsageError for a recipe that cannot be read."""
-    from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
-
     try:
-        recipe = stages.load_recipe(args.recipe)
+        recipe = load(args.recipe)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
+
     stages.run(args.stage, recipe, args.run or Path("runs") / args.recipe.stem, threads=args.threads)
     return 0

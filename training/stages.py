@@ -6,11 +6,10 @@ from typing import Literal
 import torch
 
 from training import tokenizer
-from training.recipe import Recipe, load
+from training.recipe import Recipe
 from training.sft import SftRun
 
 Stage = Literal["tokenizer", "sft"]
-load_recipe = load
 
 
 def run(stage: Stage, recipe: Recipe, folder: Path, *, threads: int | None = None) -> None:
