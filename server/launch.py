@@ -22,11 +22,11 @@ from rich.logging import RichHandler
 
 from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
-from server.app import create_app
 from server.cli_errors import UsageError
 from server.engine.defaults import engine_defaults
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.profile import load_profile
+from server.http.app import create_app
+from server.modes.profile import load_profile
 from server.serving import Serving
 from server.settings import Settings
 from server.start_display import StartDisplay

@@ -4,15 +4,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
+from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
-from server.generate import Turn
 from server.messages import PageGroup, Ready
 from server.metrics import Metrics
-from server.profile import Profile
+from server.modes.profile import Profile
 from server.settings import Settings
+
+
+class RunningTurn(Protocol):
+    """What a server knows of a turn under way; `server.turns` has the rest."""
+
+    def end_thinking(self) -> bool:
+        """Has the thinking closed; whether the turn was thinking."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -30,7 +38,7 @@ class Serving:
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
     draining: bool = False
-    turns: dict[str, Sequence[Turn]] = field(default_factory=dict)
+    turns: dict[str, Sequence[RunningTurn]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -55,7 +63,7 @@ class Serving:
         return len(self.turns)
 
     @contextmanager
-    def one_more(self, request_id: str, turns: Sequence[Turn]) -> Iterator[None]:
+    def one_more(self, request_id: str, turns: Sequence[RunningTurn]) -> Iterator[None]:
         """Lists a request as running during the block."""
         self.turns[request_id] = turns
         try:

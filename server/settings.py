@@ -6,7 +6,7 @@ The engine's own options are not here: they belong to the engine process (`serve
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.profile import PROFILE_FOLDER
+from server.modes.profile import PROFILE_FOLDER
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 

@@ -1,6 +1,6 @@
 """The body of `POST /v1/chat/completions`: which fields there are, their types and ranges.
 
-Says nothing about what the fields do; `server.admission` applies them.
+Says nothing about what the fields do; `server.requests.chat` applies them.
 """
 
 from typing import Annotated, Any, Literal

@@ -9,7 +9,7 @@ import orjson
 from rich.console import Console
 
 from server.cli_errors import UsageError
-from server.profile import MODES
+from server.modes.profile import MODES
 from server.settings import Settings
 
 HELP = "talk to a running server in the terminal"

@@ -8,7 +8,7 @@ import pytest
 from chat_templates.format import ChatFormat
 from server.cli import main
 from server.engine_client import EngineStatus
-from server.profile import Profile
+from server.modes.profile import Profile
 from tests.fake_engine import FakeEngine
 from tests.server.test_launch import Running
 

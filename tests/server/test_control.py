@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.app import create_app
-from server.profile import Profile
+from server.http.app import create_app
+from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, always, body

@@ -8,10 +8,10 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.bodies.chat import read_chat_request
-from server.dialects import thinking_wish
 from server.errors import BadRequestError
-from server.modes import resolve_mode
-from server.profile import Profile
+from server.modes.dialects import thinking_wish
+from server.modes.profile import Profile
+from server.modes.resolve import resolve_mode
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always, body
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.generate import Turn, run_turn
-from server.limits import ThinkingPlan
 from server.messages import Delta, Sampling
+from server.modes.limits import ThinkingPlan
+from server.turns.generate import Turn, run_turn
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2

@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
-from server.app import create_app
 from server.engine_client import EngineStatus
-from server.profile import AnswerSampling, Profile
+from server.http.app import create_app
+from server.modes.profile import AnswerSampling, Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of
 from tests.server.conftest import HELLO, MODEL, Client, body

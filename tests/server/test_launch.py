@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.app import create_app
 from server.engine_client import EngineUnavailable
+from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.messages import Delta, Generate
-from server.profile import Profile
+from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import body

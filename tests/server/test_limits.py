@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BadRequestError, ContextLengthError
-from server.limits import plan_thinking, token_limit
-from server.profile import PROFILE_FOLDER, Profile, load_profile
+from server.modes.limits import plan_thinking, token_limit
+from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 
 CLOSING = (7, 8, 8)
 WRAP_UPS = [(1, 2, 3, 4, 5), (5,), ()]

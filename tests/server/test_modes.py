@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import BadRequestError, UnknownModelError
-from server.modes import Choice, mode_of_field, mode_of_model, model_names, resolve_mode
+from server.modes.resolve import Choice, mode_of_field, mode_of_model, model_names, resolve_mode
 
 
 def test_names_of_a_model() -> None:

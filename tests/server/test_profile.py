@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.cli_errors import UsageError
-from server.profile import MODES, PROFILE_FOLDER, load_profile
+from server.modes.profile import MODES, PROFILE_FOLDER, load_profile
 
 SHIPPED = PROFILE_FOLDER / "exaone4.toml"
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.profile import MODES
+from server.modes.profile import MODES
 from server.settings import EMBEDDED_MODEL
 from tests.real_server import TWOGEAR, RealServer
 from tests.server.conftest import MODEL

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.profile import MODES
+from server.modes.profile import MODES
 from tests.fake_engine import FakeEngine, script_of
 from tests.server.conftest import HELLO, Client, body
 

@@ -42,6 +42,17 @@ def test_the_front_end_imports_nothing_heavy() -> None:
     assert not offenders(("server",), ("torch", "vllm", "transformers"), but=("server/engine/",))
 
 
+def test_the_packages_of_the_server_stand_on_one_another() -> None:
+    """A package stands on those after it in the list and on single files, never the other way round."""
+    order = ["commands", "http", "responses", "requests", "turns", "modes", "bodies", "engine"]
+    found = []
+    for index, package in enumerate(order):
+        above = tuple(f"server.{name}" for name in order[:index])
+        for path in (ROOT / "server" / package).glob("*.py"):
+            found += [f"{path.relative_to(ROOT)}: {name}" for name in imported(path) if name.startswith(above)]
+    assert not found
+
+
 def test_vllm_is_imported_where_it_is_run_and_nowhere_else() -> None:
     assert not offenders(("chat_templates", "training", "benchmarks", "requirements"), ("vllm",))
 

@@ -1,11 +1,11 @@
 """`/tokenize` and `/detokenize`: what the engine would be given, and the text of its tokens."""
 
-from server.admission import chat_prompt, mode_for
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
-from server.dialects import thinking_wish
 from server.errors import JsonObject
-from server.prompts import encode_prompt
-from server.sampling import known_ids
+from server.modes.dialects import thinking_wish
+from server.requests.chat import chat_prompt, mode_for
+from server.requests.prompts import encode_prompt
+from server.requests.sampling import known_ids
 from server.serving import Serving
 
 

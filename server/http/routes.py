@@ -6,7 +6,6 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server.admission import admit_chat
 from server.bodies.chat import ChatRequest, read_chat_request
 from server.bodies.completion import CompletionRequest, read_completion_request
 from server.bodies.control import ControlRequest, read_control_request
@@ -17,20 +16,22 @@ from server.bodies.tokens import (
     read_detokenize_request,
     read_tokenize_request,
 )
-from server.chat import complete, stream
-from server.completions import admit_completion, complete_text, stream_text
 from server.errors import (
     ApiError,
     BodyTooLargeError,
     JsonObject,
     json_response,
 )
-from server.modes import mode_of_model, model_names
-from server.openapi import ERRORS, body_of
-from server.sampling import includes_usage
+from server.http.openapi import ERRORS, body_of
+from server.modes.resolve import mode_of_model, model_names
+from server.requests.chat import admit_chat
+from server.requests.completions import admit_completion
+from server.requests.sampling import includes_usage
+from server.responses.chat import complete, stream
+from server.responses.completions import complete_text, stream_text
+from server.responses.sse import EventStream, until_disconnect
+from server.responses.tokens import detokenize, tokenize
 from server.serving import Serving
-from server.sse import EventStream, until_disconnect
-from server.tokens import detokenize, tokenize
 
 router = APIRouter()
 

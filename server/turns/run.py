@@ -6,12 +6,12 @@ from contextlib import aclosing
 
 from server.engine_client import EngineUnavailable, RequestFailed
 from server.errors import BadRequestError
-from server.generate import Turn, run_turn
-from server.job import Job
-from server.merge import merged
 from server.metrics import RequestWatch
-from server.reader import Piece, TurnReader
 from server.serving import Serving
+from server.turns.generate import Turn, run_turn
+from server.turns.job import Job
+from server.turns.merge import merged
+from server.turns.reader import Piece, TurnReader
 
 
 def start_turns(job: Job, serving: Serving) -> list[Turn]:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
-from server.generate import Advance, Turn
-from server.job import Job
-from server.logprobs import LogprobJson, LogprobReader
-from server.stop_strings import StopStrings
+from server.turns.generate import Advance, Turn
+from server.turns.job import Job
+from server.turns.logprobs import LogprobJson, LogprobReader
+from server.turns.stop_strings import StopStrings
 
 
 class Piece(NamedTuple):

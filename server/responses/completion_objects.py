@@ -1,28 +1,17 @@
 """OpenAI's objects of a text completion, in parts that make up a response or are its chunks, as plain dicts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from chat_templates.events import AnswerText
-from server.chat_objects import usage
 from server.errors import JsonObject
-from server.generate import Turn
-from server.job import Job
-from server.logprobs import LogprobJson, prompt_entries
-from server.reader import Piece
+from server.responses.chat_objects import usage
 from server.serving import Serving
+from server.turns.generate import Turn
+from server.turns.job import CompletionJob
+from server.turns.logprobs import LogprobJson, prompt_entries
+from server.turns.reader import Piece
 
 LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompletionJob(Job):
-    """`echoes`: the prompt comes first in the text. Without `generates` it is all of it: the one token that the engine
-    must generate to read a prompt is dropped.
-    """
-
-    echoes: bool
-    generates: bool
 
 
 class TextWriter:

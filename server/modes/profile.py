@@ -1,6 +1,7 @@
 """What each reasoning mode means, read from a TOML profile: template, sampling, token budgets.
 
-Which mode a request is in is decided in `server.modes`; how budgets are spent in `server.limits` and `server.generate`.
+Which mode a request is in is decided in `server.modes.resolve`; how budgets are spent in `server.modes.limits` and
+`server.turns.generate`.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """How many tokens a request may generate, and how they are divided between thinking and answer.
 
-Numbers only; `server.generate` spends them.
+Numbers only; `server.turns.generate` spends them.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from server.errors import BadRequestError, ContextLengthError
-from server.profile import ModeProfile, ThinkingProfile
+from server.modes.profile import ModeProfile, ThinkingProfile
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
 

@@ -1,14 +1,26 @@
-"""What admission makes of a request and `server.run` runs: a job of one or several turns."""
+"""What admission makes of a request and `server.turns.run` runs: a job of one or several turns."""
 
 import secrets
 import time
 from dataclasses import dataclass, field
 
-from server.answer_format import AnswerFormat
-from server.generate import Turn
-from server.limits import ThinkingPlan
 from server.messages import Sampling
-from server.profile import Mode
+from server.modes.limits import ThinkingPlan
+from server.modes.profile import Mode
+from server.turns.generate import Turn
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
+    thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
+    """
+
+    grammar: str | None = None
+    calls: bool = False
+    calls_in_thinking: bool = False
+    parallel: bool = True
+    forbids_calls: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,16 @@ class Job:
     reasoning_logprobs: bool = False
     answer_format: AnswerFormat = field(default_factory=AnswerFormat)
     created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionJob(Job):
+    """`echoes`: the prompt comes first in the text. Without `generates` it is all of it: the one token that the engine
+    must generate to read a prompt is dropped.
+    """
+
+    echoes: bool
+    generates: bool
 
 
 def new_id(kind: str) -> str:

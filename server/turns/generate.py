@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from server.engine_client import EngineClient, EngineUnavailable
-from server.limits import ThinkingPlan
 from server.messages import Delta, Generate, Sampling, TokenLogprob
+from server.modes.limits import ThinkingPlan
 
 Finish = Literal["stop", "length"]
 ThinkingFinish = Literal["natural", "budget", "length", "stopped"]

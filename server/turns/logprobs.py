@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from chat_templates.format import ChatFormat
-from server.generate import Advance
 from server.messages import TokenLogprob
+from server.turns.generate import Advance
 
 LEAST = -9999.0  # OpenAI's number for what is impossible; JSON has no infinity
 NEWLINES_AFTER_THINKING = 2

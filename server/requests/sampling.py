@@ -8,7 +8,7 @@ from server.bodies.fields import INT64
 from server.bodies.sampling import SamplingFields
 from server.errors import BadRequestError
 from server.messages import Sampling
-from server.profile import AnswerSampling, ModeProfile
+from server.modes.profile import AnswerSampling, ModeProfile
 from server.serving import Serving
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineClient
 from server.errors import install_error_handlers
-from server.openapi import install_openapi
-from server.profile import Profile
-from server.routes import router
+from server.http.openapi import install_openapi
+from server.http.routes import router
+from server.modes.profile import Profile
 from server.serving import Serving
 from server.settings import Settings
 

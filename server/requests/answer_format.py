@@ -1,6 +1,6 @@
 """What form a request wants its answer in: free text, JSON, some grammar, tool calls; and the grammar for that.
 
-The grammar binds the answer only. Knows the fields' meaning; `server.grammars` writes and checks the grammars.
+The grammar binds the answer only. Knows the fields' meaning; `server.requests.grammars` writes and checks the grammars.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server import grammars
 from server.bodies.chat import ChatRequest
 from server.bodies.formats import (
     JsonObjectFormat,
@@ -20,25 +19,14 @@ from server.bodies.formats import (
     ToolChoice,
 )
 from server.errors import BadRequestError
+from server.requests import grammars
 from server.serving import Serving
+from server.turns.job import AnswerFormat
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 NamedSchema = tuple[str, grammars.Schema]
 """A tool's name and the schema of its arguments."""
-
-
-@dataclass(frozen=True)
-class AnswerFormat:
-    """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
-    thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
-    """
-
-    grammar: str | None = None
-    calls: bool = False
-    calls_in_thinking: bool = False
-    parallel: bool = True
-    forbids_calls: bool = False
 
 
 @dataclass(frozen=True)

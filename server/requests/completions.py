@@ -1,27 +1,19 @@
-"""Text completions: from a checked body to a job, and the pieces of its choices to one response or a stream.
-
-Response and stream are built from the same parts, which is why they are equal.
-"""
+"""Plans a text completion: from a checked body to a job."""
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import cast
 
 import msgspec
 
-from server.admission import mode_for
 from server.bodies.completion import CompletionRequest
-from server.completion_objects import CompletionJob, TextWriter, join_parts
-from server.errors import ApiError, BadRequestError, JsonObject
-from server.job import TurnPlan, new_id
-from server.limits import token_limit
-from server.profile import ModeProfile
-from server.prompts import encode_prompt
-from server.run import run_job, start_turns
-from server.sampling import choices_of, known_ids, plan_sampling, priority_of, stops_of
+from server.errors import BadRequestError
+from server.modes.limits import token_limit
+from server.modes.profile import ModeProfile
+from server.requests.chat import mode_for
+from server.requests.prompts import encode_prompt
+from server.requests.sampling import choices_of, known_ids, plan_sampling, priority_of, stops_of
 from server.serving import Serving
-from server.sse import DONE, encode_event
+from server.turns.job import CompletionJob, TurnPlan, new_id
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_TURNS = 1024
@@ -46,45 +38,6 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
         echoes=bool(asked.echo),
         generates=asked.max_tokens != 0,
     )
-
-
-async def complete_text(job: CompletionJob, serving: Serving) -> JsonObject:
-    """The whole response; raises ApiError."""
-    turns = start_turns(job, serving)
-    writer = TextWriter(job, turns, serving)
-    parts = [[writer.begin(index)] for index in range(len(turns))]
-    async with aclosing(run_job(job, turns, serving)) as pieces:
-        async for piece in pieces:
-            parts[piece.choice].append(writer.part(piece))
-    choices = [{**join_parts(mine), "finish_reason": writer.finish_reason(index)} for index, mine in enumerate(parts)]
-    return {**writer.head, "choices": choices, "usage": writer.usage()}
-
-
-async def stream_text(job: CompletionJob, serving: Serving, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """The response as server-sent events. Raises ApiError before the first event; later, one event tells the error."""
-    turns = start_turns(job, serving)
-    writer = TextWriter(job, turns, serving)
-    tail: JsonObject = {"usage": None} if include_usage else {}
-
-    def event(choice: JsonObject) -> bytes:
-        return encode_event({**writer.head, "choices": [choice], **tail})
-
-    started = False
-    try:
-        async with aclosing(run_job(job, turns, serving)) as pieces:
-            async for piece in pieces:
-                part = writer.part(piece)
-                if part["text"] or part["logprobs"]:
-                    started = True
-                    yield event(part)
-    except ApiError as error:
-        if not started:
-            raise
-        yield encode_event(error.body())
-        return
-    ends = [{**writer.begin(index), "finish_reason": writer.finish_reason(index)} for index in range(len(turns))]
-    last = [encode_event({**writer.head, "choices": [], "usage": writer.usage()})] if include_usage else []
-    yield b"".join([*map(event, ends), *last]) + DONE
 
 
 def _check_combinations(asked: CompletionRequest) -> None:

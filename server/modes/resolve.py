@@ -6,7 +6,7 @@ All ways to ask for a mode become a `Choice` each, so that a contradiction can n
 from typing import NamedTuple
 
 from server.errors import BadRequestError, UnknownModelError
-from server.profile import MODES, Mode
+from server.modes.profile import MODES, Mode
 
 
 class Choice(NamedTuple):

@@ -6,12 +6,12 @@ Response and stream are built from the same pieces, which is why they are equal.
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from server.chat_objects import ChunkWriter, Gathered, completion
 from server.errors import ApiError, JsonObject
-from server.job import Job
-from server.run import run_job, start_turns
+from server.responses.chat_objects import ChunkWriter, Gathered, completion
+from server.responses.sse import DONE, encode_event
 from server.serving import Serving
-from server.sse import DONE, encode_event
+from server.turns.job import Job
+from server.turns.run import run_job, start_turns
 
 
 async def complete(job: Job, serving: Serving) -> JsonObject:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
 from server.errors import JsonObject
-from server.generate import Turn
-from server.job import Job
-from server.logprobs import LogprobJson
-from server.reader import Piece
+from server.turns.generate import Turn
+from server.turns.job import Job
+from server.turns.logprobs import LogprobJson
+from server.turns.reader import Piece
 
 
 class Gathered:

@@ -1,14 +1,14 @@
 """What a request says about thinking, in whichever of the peers' dialects, as choices of a mode and one budget.
 
-The dialects mix freely as long as they agree; `server.modes` and this file name the two fields that do not.
+The dialects mix freely as long as they agree; `server.modes.resolve` and this file name the two fields that do not.
 """
 
 from typing import NamedTuple
 
 from server.bodies.chat import ChatRequest, Effort, ReasoningOptions, ThinkingOptions
 from server.errors import BadRequestError
-from server.modes import Choice, mode_of_field
-from server.profile import ThinkingProfile
+from server.modes.profile import ThinkingProfile
+from server.modes.resolve import Choice, mode_of_field
 
 
 class Budget(NamedTuple):

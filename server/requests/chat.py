@@ -1,6 +1,6 @@
 """From a checked chat body to a job for the engine: mode, prompt ids, token limit, thinking plan, sampling.
 
-Starts nothing; `server.run` runs the job.
+Starts nothing; `server.turns.run` runs the job.
 """
 
 import time
@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from server.answer_format import AnswerFormat, answer_format
 from server.bodies.chat import ChatRequest
-from server.dialects import Budget, thinking_wish
 from server.errors import BadRequestError
-from server.job import Job, TurnPlan, new_id
-from server.limits import ThinkingPlan, plan_thinking, token_limit
 from server.messages import Sampling
-from server.modes import Choice, mode_of_model, resolve_mode
-from server.profile import Mode, ThinkingProfile
-from server.prompts import to_ids
-from server.sampling import answer_sampling, choices_of, plan_sampling, priority_of, stops_of
+from server.modes.dialects import Budget, thinking_wish
+from server.modes.limits import ThinkingPlan, plan_thinking, token_limit
+from server.modes.profile import Mode, ThinkingProfile
+from server.modes.resolve import Choice, mode_of_model, resolve_mode
+from server.requests.answer_format import answer_format
+from server.requests.prompts import to_ids
+from server.requests.sampling import answer_sampling, choices_of, plan_sampling, priority_of, stops_of
 from server.serving import Serving
+from server.turns.job import AnswerFormat, Job, TurnPlan, new_id
 
 NEVER = -100.0  # a bias that no token survives
 

@@ -1,0 +1,1 @@
+"""From pieces to OpenAI's objects, whole or streamed."""

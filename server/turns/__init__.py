@@ -1,0 +1,1 @@
+"""Runs jobs: the engine's tokens of each turn become pieces of a response."""
