@@ -25,4 +25,4 @@ resolve pyproject.toml --extra engine-cuda --extra train --constraint requiremen
 resolve pyproject.toml --extra engine-cpu --extra train --constraint requirements/cuda.txt \
     --override requirements/overrides-cpu.txt "${cpu_torch[@]}" -o requirements/cpu.txt "$@"
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' |
-    resolve - --constraint requirements/cpu.txt -o requirements/dev.txt "$@"
+    resolve - --constraint requirements/cpu.txt --override requirements/overrides-dev.txt -o requirements/dev.txt "$@"

@@ -29,10 +29,15 @@ def direct(*extras: str) -> list[Requirement]:
     return [Requirement(line) for line in wanted]
 
 
-def left_out(*files: str) -> set[str]:
+def overrides(file: str) -> list[Requirement]:
+    """The requirements that `requirements/<file>` puts in place of what packages ask for."""
+    lines = (REQUIREMENTS / file).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def left_out(file: str) -> set[str]:
     """The packages that overrides keep out of a lock."""
-    lines = [line for file in files for line in (REQUIREMENTS / file).read_text().splitlines()]
-    return {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    return {canonicalize_name(entry.name) for entry in overrides(file) if entry.marker is not None}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +82,10 @@ def test_the_tools_run_with_the_servers_pins() -> None:
 def test_what_is_left_out_is_in_no_lock() -> None:
     assert not left_out("overrides.txt") & (pins("cpu").keys() | pins("cuda").keys() | pins("dev").keys())
     assert not left_out("overrides-cpu.txt") & (pins("cpu").keys() | pins("dev").keys())
+    assert not left_out("overrides-dev.txt") & (pins("cpu").keys() | pins("dev").keys())
+
+
+def test_no_bound_of_a_tool_is_lifted_but_for_the_servers_pin() -> None:
+    lifted = {canonicalize_name(entry.name) for entry in overrides("overrides-dev.txt") if entry.marker is None}
+    assert lifted
+    assert lifted <= pins("cpu").keys() & pins("dev").keys()
