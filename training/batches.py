@@ -1,4 +1,4 @@
-"""Training text as batches of token ids: items and conversation rendered in one mode, grouped by length.
+"""Training text as batches of token ids: tasks, conversation, JSON and tools rendered in one mode, grouped by length.
 
 A stream is made of chunks; chunk k depends only on the recipe and k, so that a run resumes at any chunk.
 """
@@ -6,13 +6,14 @@ A stream is made of chunks; chunk k depends only on the recipe and k, so that a 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from reasoning_gym.data import read_data_file
 
 from chat_templates.format import ChatFormat, Mode
-from chat_templates.messages import Message
-from training import conversation
+from chat_templates.messages import Message, Tool
+from training import conversation, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe
 
@@ -20,6 +21,10 @@ _BATCHES_PER_CHUNK = 20
 _LENGTH_MULTIPLE = 8
 _SYSTEM_SHARE = 0.05
 _EASIER_SHARE = 0.3
+_JSON_TASK_SHARE = 0.25
+_FITTING_SHARE = 0.7
+_MORE_TURNS_SHARE = 0.6
+_MOST_EXCHANGES = 4
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are Twogear.", "Answer briefly.", "Be precise.")
 IGNORED = -100
 
@@ -74,19 +79,39 @@ class ExampleSource:
         return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
 
     def exchange(self, progress: float, rng: random.Random) -> Exchange:
-        """One exchange: a line of conversation, or a task in its own or in other words."""
-        if rng.random() < self._recipe.conversation_share:
-            talk = conversation.draw(rng, self._things)
-            return Exchange(talk.prompt, talk.thought, talk.reply)
+        """One exchange without tools: a line of conversation, a request for JSON, or a task."""
+        kind = rng.random()
+        if kind < self._recipe.conversation_share:
+            return self._talk(rng)
+        if kind < self._recipe.conversation_share + self._recipe.json_share:
+            return self._json(progress, rng)
+        return self._task(progress, rng)
+
+    def _talk(self, rng: random.Random) -> Exchange:
+        talk = conversation.draw(rng, self._things)
+        return Exchange(talk.prompt, talk.thought, talk.reply)
+
+    def _task(self, progress: float, rng: random.Random) -> Exchange:
+        """A task in its own or in other words."""
         name = rng.choices(self._names, self._weights)[0]
         item = draw(name, rng, level=self._level(name, progress, rng))
         return item_exchange(rephrase(item, rng) if rng.random() < self._recipe.rephrase_share else item)
+
+    def _json(self, progress: float, rng: random.Random) -> Exchange:
+        """A record asked for as JSON, or a task whose answer is."""
+        if rng.random() < _JSON_TASK_SHARE:
+            task = self._task(progress, rng)
+            return Exchange(records.ask_for_json(task.prompt, rng), task.reasoning, records.json_answer(task.answer))
+        extraction = records.draw(rng)
+        return Exchange(extraction.request, extraction.thought, extraction.answer)
 
     def example(self, mode: Mode, progress: float, rng: random.Random) -> tuple[list[int], list[bool]]:
         """The ids of one conversation and which of them are learnt."""
         messages: list[Message] = []
         if rng.random() < _SYSTEM_SHARE:
             messages.append({"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
+        if rng.random() < self._recipe.tools_share:
+            return self._with_tools(messages, mode, progress, rng)
         while rng.random() < self._recipe.history_share:
             past = self.exchange(progress, rng)
             messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
@@ -94,6 +119,48 @@ class ExampleSource:
         if mode == "reasoning" and rng.random() < self._recipe.cut_share:
             return self._render_cut(messages, last, rng)
         return self.render(messages, last, mode)
+
+    def held_out(self, kind: str, mode: Mode, rng: random.Random) -> tuple[list[int], list[bool]]:
+        """A held-out example: of a family, a record as JSON (`json`), or a request that fits a tool (`tools`)."""
+        if kind == "json":
+            extraction = records.draw(rng, held_out=True)
+            return self.render([], Exchange(extraction.request, extraction.thought, extraction.answer), mode)
+        if kind == "tools":
+            tools = tool_use.tool_set(rng)
+            use = tool_use.use(rng.choice(tools), rng, held_out=True)
+            messages = tool_use.exchange(use, (f"call_{number}" for number in count()))
+            return self._format.render_conversation(messages[:2], mode, [tool.schema() for tool in tools])
+        return self.render([], item_exchange(draw(kind, rng, held_out=True)), mode)
+
+    def _with_tools(
+        self, messages: list[Message], mode: Mode, progress: float, rng: random.Random
+    ) -> tuple[list[int], list[bool]]:
+        """A conversation with tools in it: most requests fit one of them, the others are answered without.
+
+        In reasoning mode, which learns the last turn only, it ends with any of the assistant's turns.
+        """
+        tools = tool_use.tool_set(rng)
+        call_ids = (f"call_{number}" for number in count())
+        begin = len(messages)
+        for _ in range(_MOST_EXCHANGES):
+            begin = len(messages)
+            if rng.random() < _FITTING_SHARE:
+                messages += tool_use.exchange(tool_use.use(rng.choice(tools), rng), call_ids)
+            else:
+                messages += self._without_call(tools, progress, rng)
+            if rng.random() >= _MORE_TURNS_SHARE:
+                break
+        ends = [at + 1 for at in range(begin, len(messages)) if messages[at]["role"] == "assistant"]
+        until = rng.choice(ends) if mode == "reasoning" else ends[-1]
+        described: list[Tool] = [tool.schema() for tool in tools]
+        return self._format.render_conversation(messages[:until], mode, described)
+
+    def _without_call(self, tools: list[tool_use.ToolKind], progress: float, rng: random.Random) -> list[Message]:
+        """Conversation, or a task where no tool calculates."""
+        calculates = any(parameter.pool == "expression" for tool in tools for parameter in tool.parameters)
+        said = self._talk(rng) if calculates or rng.random() < 0.5 else self._task(progress, rng)
+        answer: Message = {"role": "assistant", "content": said.answer, "reasoning_content": said.reasoning}
+        return [{"role": "user", "content": said.prompt}, answer]
 
     def _render_cut(self, history: list[Message], last: Exchange, rng: random.Random) -> tuple[list[int], list[bool]]:
         """A conversation whose reasoning broke off somewhere; only the answer is learnt."""

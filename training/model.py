@@ -2,9 +2,11 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
 from training.recipe import ModelRecipe
@@ -60,6 +62,24 @@ def build(config: Exaone4Config, seed: int) -> Exaone4ForCausalLM:
     model: Exaone4ForCausalLM = Exaone4ForCausalLM._from_config(config, attn_implementation="sdpa")
     initialize(model)
     return model
+
+
+def start_from(model: Exaone4ForCausalLM, folder: Path, vocabulary: Mapping[str, int]) -> None:
+    """Takes over the weights of a checkpoint of the same shape, whatever its vocabulary.
+
+    `vocabulary` is the model's own (text of a token to its id): rows of tokens that both know go along, the others
+    stay as they are. Raises FileNotFoundError, or RuntimeError where a shape differs.
+    """
+    older = Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    shared = [(vocabulary[text], known[text]) for text in vocabulary if text in known]
+    here, there = (torch.tensor(ids) for ids in zip(*shared, strict=True))
+    state = older.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = model.state_dict()[name].clone()
+        rows[here] = state[name][there]
+        state[name] = rows
+    model.load_state_dict(state)
 
 
 def save(model: Exaone4ForCausalLM, folder: Path) -> None:

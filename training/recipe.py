@@ -28,6 +28,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tokens` bounds the run; `reasoning_ratio` is reasoning tokens per standard token; `curriculum` and `decay` are
     shares of the run: how long difficulty grows at its start, and how long the rate falls at its end. Of the reasoning
     examples `cut_share` have their reasoning cut off and ended with `wrap_up`, as a server does when a budget is spent.
+    `start` names a checkpoint's folder to go on from instead of fresh weights; its tokenizer may be another.
     """
 
     tokens: int
@@ -39,6 +40,8 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curriculum: float
     decay: float
     conversation_share: float
+    json_share: float
+    tools_share: float
     rephrase_share: float
     history_share: float
     cut_share: float
@@ -46,6 +49,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluate_every: int
     save_every: int
     families: dict[str, float]
+    start: str | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

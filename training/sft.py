@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
 from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat, Mode
 from training import model as model_files
 from training import tokenizer as tokenizer_files
-from training.batches import IGNORED, Batch, ExampleSource, chunk, collate, item_exchange
-from training.families import draw
+from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
 from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe
 
@@ -47,18 +47,16 @@ def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor,
 
 @torch.no_grad()
 def whole_answers(model: Exaone4ForCausalLM, source: ExampleSource, recipe: SftRecipe, seed: int) -> dict[str, float]:
-    """Share of held-out items whose every learnt token is the most likely one, per `family/mode`.
+    """Share of held-out items whose every learnt token is the most likely one, per `family/mode`; JSON and tools too.
 
     That is what greedy decoding gets right word for word, from one forward pass.
     """
     model.eval()
     shares = {}
-    for name in recipe.families:
-        rng = random.Random(f"check/{seed}/{name}")
-        items = [draw(name, rng, held_out=True) for _ in range(_CHECK_ITEMS)]
+    for name in [*recipe.families, "json", "tools"]:
         for mode in _MODES:
-            examples = [source.render([], item_exchange(item), mode) for item in items]
-            batch = collate(examples, mode)
+            rng = random.Random(f"check/{seed}/{name}")
+            batch = collate([source.held_out(name, mode, rng) for _ in range(_CHECK_ITEMS)], mode)
             _, correct = forward_loss(model, batch)
             wrong = torch.zeros_like(batch.labels)
             wrong[batch.labels != IGNORED] = (~correct).long().cpu()
@@ -79,6 +77,9 @@ class SftRun:
         self.source = ExampleSource(recipe.sft, fmt)
         config = model_files.build_config(recipe.model, eos_token_id=fmt.end_of_turn_id, pad_token_id=0, bos_token_id=1)
         self.model = model_files.build(config, recipe.seed)
+        if recipe.sft.start:
+            vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+            model_files.start_from(self.model, Path(recipe.sft.start), vocabulary)
         self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay

@@ -7,11 +7,14 @@ into short pieces.
 import json
 import random
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training import conversation
+from chat_templates.format import ChatFormat
+from chat_templates.tokens import Vocabulary
+from training import conversation, records, tool_use
 from training.families import FAMILIES, draw, rephrase
 
 SPECIAL_TOKENS = (
@@ -31,24 +34,41 @@ SPECIAL_TOKENS = (
     "<tool>",
     "</tool>",
 )
-# Words with their leading space, digits one by one, punctuation, line ends apart from other white space.
-_SPLIT = r" ?[A-Za-z]+|\p{N}| ?[^\sA-Za-z\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words with their leading space, digits one by one, punctuation, line ends apart from other white space. Capitals start
+# a token: a name is the same tokens after a space and after a quotation mark, so that it can be copied into JSON.
+_SPLIT = r"[A-Z]+[a-z]*| ?[a-z]+|\p{N}| ?[^\sA-Za-z\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 _TRAINING_PROMPTS = 6000
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """The texts that merges are learned from: tasks and their traces, conversation."""
+    """The texts that merges are learned from: tasks and their traces, conversation, records, tools as shown."""
     rng = random.Random(seed)
+    fmt = ChatFormat(Vocabulary(_untrained().to_str()))
+    calls = (f"call_{number}" for number in count())
     for _ in range(_TRAINING_PROMPTS):
         exchange = conversation.draw(rng, ("it",))
         yield from exchange
         item = draw(rng.choice(tuple(FAMILIES)), rng)
         yield from (item.question, rephrase(item, rng).question)
         yield item.trace
+        yield from records.draw(rng)[:1]
+        tools = tool_use.tool_set(rng)
+        messages = tool_use.exchange(tool_use.use(tools[0], rng), calls)
+        ids, _ = fmt.render_conversation(messages, "reasoning", [tool.schema() for tool in tools])
+        yield fmt.decode(ids)
+
+
+def _untrained() -> Tokenizer:
+    """Single bytes and the special tokens: enough to render with."""
+    return _trained(iter(()), 0)
 
 
 def train(vocabulary_size: int, seed: int) -> Tokenizer:
     """A tokenizer of at most `vocabulary_size` tokens; the special tokens get the first ids in their order."""
+    return _trained(corpus(seed), vocabulary_size)
+
+
+def _trained(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -64,7 +84,7 @@ def train(vocabulary_size: int, seed: int) -> Tokenizer:
         min_frequency=20,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(seed), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
