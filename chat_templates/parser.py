@@ -1,4 +1,4 @@
-r"""Generated token ids, as they come, to reasoning, answer and tool calls, with exact counts; knows nothing of HTTP.
+r"""Generated token ids, as they come, to reasoning, answer and tool calls; counts nothing and knows nothing of HTTP.
 
 Only control tokens are tags: text that spells one is text, and no control token is ever shown. The rules:
 
@@ -39,7 +39,6 @@ class OutputParser:
     whether the prompt left a think block open; left out, as the mode's generation prompt does. Ids that were put into
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
-    `reasoning_tokens` counts the tokens fed within a think block, its tags included; `answer_tokens` all others.
     `is_thinking` tells whether a block is open now.
     """
 
@@ -50,8 +49,6 @@ class OutputParser:
         thinking_open: bool | None = None,
         call_id: Callable[[], str] = new_call_id,
     ) -> None:
-        self.reasoning_tokens = 0
-        self.answer_tokens = 0
         self.is_thinking = mode == "reasoning" if thinking_open is None else thinking_open
         self._fmt = fmt
         self._call_id = call_id
@@ -66,14 +63,14 @@ class OutputParser:
     def feed(self, token_ids: Sequence[int]) -> list[Event]:
         """What these ids add. Ids that the tokenizer does not have stand for no text."""
         if self._fmt.control_ids.isdisjoint(token_ids):  # nearly always
-            self._plain(token_ids)
+            self._text(self._detokenizer.feed(token_ids))
             return self._take()
         for is_control, run in groupby(token_ids, self._fmt.control_ids.__contains__):
             if is_control:
                 for token_id in run:
                     self._control(token_id)
             else:
-                self._plain(list(run))
+                self._text(self._detokenizer.feed(list(run)))
         return self._take()
 
     def finish(self) -> list[Event]:
@@ -88,23 +85,12 @@ class OutputParser:
         events, self._events = self._events, []
         return joined(events) if len(events) > 1 else events
 
-    def _count(self, tokens: int) -> None:
-        if self.is_thinking:
-            self.reasoning_tokens += tokens
-        else:
-            self.answer_tokens += tokens
-
-    def _plain(self, token_ids: Sequence[int]) -> None:
-        self._count(len(token_ids))
-        self._text(self._detokenizer.feed(token_ids))
-
     def _control(self, token_id: int) -> None:
         fmt = self._fmt
         self._text(self._detokenizer.flush())
         if token_id == fmt.think_id:
             self._open_thinking()
-        self._count(1)
-        if token_id == fmt.think_end_id:
+        elif token_id == fmt.think_end_id:
             self._close_thinking()
         elif token_id == fmt.tool_call_id:
             self._end_call()

@@ -55,16 +55,6 @@ def reference_parse(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -
     return events
 
 
-def reference_reasoning_tokens(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -> int:
-    """How many of the ids are within a think block, its tags included."""
-    count = 0
-    for token_id in ids:
-        is_thinking = is_thinking or token_id == fmt.think_id
-        count += is_thinking
-        is_thinking = is_thinking and token_id != fmt.think_end_id
-    return count
-
-
 def _call(body: str, index: int) -> tuple[list[Event], str]:
     """The events of one call and the text after its JSON; no events if it is none."""
     head = _HEAD.match(body, 0, 512)

@@ -20,7 +20,7 @@ from chat_templates.events import (
 from chat_templates.format import ChatFormat, Mode
 from chat_templates.parser import OutputParser, new_call_id
 from chat_templates.tokens import TAGS
-from tests.chat_templates.reference_parser import reference_parse, reference_reasoning_tokens
+from tests.chat_templates.reference_parser import reference_parse
 from tests.chat_templates.small_tokenizers import KINDS, make_format
 from tests.chat_templates.strategies import hostile_text
 
@@ -46,8 +46,6 @@ def parse(ids: list[int], mode: Mode = "standard", fmt: ChatFormat = FORMAT, cut
     for start, end in pairwise(bounds):
         events += parser.feed(ids[start:end])
     events += parser.finish()
-    assert parser.reasoning_tokens + parser.answer_tokens == len(ids)
-    assert parser.reasoning_tokens == reference_reasoning_tokens(fmt, ids, is_thinking=mode == "reasoning")
     assert all(event.text for event in events if isinstance(event, ReasoningText | AnswerText | ToolCallArguments))
     return joined(events)
 
@@ -250,14 +248,13 @@ def test_rule(kind: str, mode: Mode, text: str, expected: list[Event]) -> None:
     assert joined(reference_parse(fmt, ids, is_thinking=mode == "reasoning")) == expected
 
 
-def test_counts() -> None:
+def test_it_tells_whether_a_block_is_open() -> None:
     parser = OutputParser(FORMAT, "reasoning")
-    assert parser.is_thinking
-    thinking, answer = ids_of("Let me think.\n</think>"), ids_of("\n\nHello[|endofturn|]")
-    parser.feed(thinking)
-    assert (parser.reasoning_tokens, parser.answer_tokens, parser.is_thinking) == (len(thinking), 0, False)
-    parser.feed(answer)
-    assert (parser.reasoning_tokens, parser.answer_tokens) == (len(thinking), len(answer))
+    opened = []
+    for text in ("Let me think.\n", "</think>", "\n\nHello", "<think>", "\nhm"):
+        parser.feed(ids_of(text))
+        opened.append(parser.is_thinking)
+    assert opened == [True, False, False, True, True]
 
 
 def test_whether_thinking_is_open_can_be_told() -> None:
