@@ -1,0 +1,59 @@
+"""Draws a result of `twogear eval budgets` or `twogear eval needles`: `python -m benchmarks.eval_plots RESULT OUTPUT`.
+
+The plots in the docs are made with it; the format is the output's suffix (.svg, .png).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def draw(result: dict[str, Any], output: Path) -> None:
+    """Writes the plot of a result. Raises ValueError for one that has none."""
+    draws = {"eval budgets": _draw_budgets, "eval needles": _draw_needles}
+    if result.get("what") not in draws:
+        raise ValueError(f"no plot of {result.get('what')!r}; there are plots of {', '.join(draws)}")
+    with mpl.rc_context({"svg.hashsalt": "twogear", "svg.fonttype": "none"}):  # the same data gives the same file
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        draws[result["what"]](figure.subplots(), result)
+        figure.savefig(output, metadata={"Date": None} if output.suffix == ".svg" else None)
+
+
+def _draw_budgets(axes: Axes, result: dict[str, Any]) -> None:
+    budgets = list(result["summary"])
+    places = range(len(budgets))
+    for family, curves in result["families"].items():
+        axes.plot(places, [curves["forced"][budget] for budget in budgets], linewidth=1, alpha=0.6, label=family)
+    axes.plot(places, list(result["summary"].values()), color="black", linewidth=2.5, label="all, answer forced")
+    stopped = [result["stopped"][budget] for budget in budgets]
+    axes.plot(places, stopped, color="black", linestyle=":", label="all, stopped without an answer")
+    axes.axhline(result["standard"], color="grey", linestyle="--", label="all, standard mode")
+    axes.set_xticks(places, budgets)
+    axes.set(title="accuracy over thinking budget", xlabel="thinking tokens at most", ylim=(-0.02, 1.02))
+    axes.legend(fontsize="small")
+
+
+def _draw_needles(axes: Axes, result: dict[str, Any]) -> None:
+    grid = result["grid"]
+    rows = list(zip(*grid["accuracy"], strict=True))  # depth downwards, length to the right
+    image = axes.imshow(rows, cmap="RdYlGn", vmin=0.0, vmax=1.0, aspect="auto")
+    for y, row in enumerate(rows):
+        for x, accuracy in enumerate(row):
+            axes.text(x, y, f"{accuracy:.0%}", ha="center", va="center", fontsize="small")
+    axes.set_xticks(range(len(grid["lengths"])), [_in_k(length) for length in grid["lengths"]])
+    axes.set_yticks(range(len(grid["depths"])), [f"{depth:.0%}" for depth in grid["depths"]])
+    axes.set(title="codes found in standard mode", xlabel="tokens", ylabel="depth of the needle")
+    axes.figure.colorbar(image, ax=axes)
+
+
+def _in_k(length: int) -> str:
+    return f"{length // 1024}K" if length % 1024 == 0 else str(length)
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
