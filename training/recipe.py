@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -52,6 +53,37 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: str | None = None
 
 
+class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Reinforcement learning in reasoning mode from the checkpoint in `start`; the finished one goes to `output`.
+
+    Of `prompts` drawn questions, those that the start solves in all `group_size` answers are dropped; every step asks
+    `groups` of the others. `updates` steps of the optimizer are taken on parts of what a step drew. `all_wrong_reward`
+    (below zero) is the advantage of answers in a group that has no right one, and `kl_weight` is of the divergence
+    from the start. `method`: agapo, or what it is compared with: grpo (clipped at `clip`), sft (on the traces of the
+    same questions).
+    """
+
+    start: str
+    output: str
+    steps: int
+    prompts: int
+    groups: int
+    learning_rate: float
+    max_tokens: int
+    batch_tokens: int
+    evaluate_every: int
+    evaluation_items: int
+    save_every: int
+    families: dict[str, float]
+    method: Literal["agapo", "grpo", "sft"] = "agapo"
+    group_size: Annotated[int, msgspec.Meta(ge=2)] = 8
+    updates: int = 1
+    kl_weight: float = 0.01
+    all_wrong_reward: Annotated[float, msgspec.Meta(le=0.0)] = -0.1
+    clip: float = 0.2
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run; `output` is where the finished checkpoint goes, relative to the working directory."""
 
@@ -59,6 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str
     model: ModelRecipe
     sft: SftRecipe
+    agapo: AgapoRecipe | None = None
 
 
 def load(path: Path) -> Recipe:
