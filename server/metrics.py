@@ -72,13 +72,12 @@ class RequestWatch:
         self._first: float | None = None
         self._last = arrived
         self._answered = False
-        self._tokens = 0
+        self._generated = 0
         metrics.waiting.labels(mode).inc()
 
-    def tokens(self, total: int, *, answering: bool) -> None:
-        """Tokens came: `total` of the request so far; `answering` once one of them belongs to the answer."""
+    def advance(self, *, answering: bool) -> None:
+        """Tokens came; `answering` once one of them belongs to the answer."""
         self._last = perf_counter()
-        self._tokens = total
         if self._first is None:
             self._first = self._last
             self._metrics.waiting.labels(self._mode).dec()
@@ -88,9 +87,10 @@ class RequestWatch:
             self._answered = True
             self._metrics.first_answer_token.labels(self._mode).observe(self._last - self._started)
 
-    def count(self, **tokens: int) -> None:
-        """Adds the request's tokens by kind: prompt, cached, reasoning, answer."""
-        for kind, number in tokens.items():
+    def count(self, *, prompt: int, cached: int, reasoning: int, answer: int) -> None:
+        """Adds the request's tokens."""
+        self._generated = reasoning + answer
+        for kind, number in {"prompt": prompt, "cached": cached, "reasoning": reasoning, "answer": answer}.items():
             self._metrics.tokens.labels(self._mode, kind).inc(number)
 
     def close(self) -> None:
@@ -100,8 +100,8 @@ class RequestWatch:
             metrics.waiting.labels(mode).dec()
         else:
             metrics.running.labels(mode).dec()
-            if self._tokens > 1:
-                metrics.per_token.labels(mode).observe((self._last - self._first) / (self._tokens - 1))
+            if self._generated > 1:
+                metrics.per_token.labels(mode).observe((self._last - self._first) / (self._generated - 1))
         metrics.request.labels(mode).observe(perf_counter() - self._started)
         metrics.requests.labels(mode, self.outcome).inc()
 

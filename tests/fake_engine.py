@@ -31,7 +31,8 @@ def script_of(ids: Sequence[int], prompt_length: int) -> Script:
 class FakeEngine:
     """Plays `script`; `chunks` are the sizes of the deltas, repeated. `seen` are the requests it got.
 
-    `fail_after`: the engine is lost after so many deltas. `refuse`: the reason for which it refuses every request.
+    `cached_tokens`: what it says it found in its cache. `fail_after`: the engine is lost after so many deltas.
+    `refuse`: the reason for which it refuses every request.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class FakeEngine:
         self.chunks = chunks
         self.fail_after = fail_after
         self.refuse = refuse
+        self.cached_tokens = 0
         self.seen: list[Generate] = []
         self.aborted: list[str] = []
         self.status = EngineStatus("ready", "", 1.0)
@@ -86,7 +88,7 @@ class FakeEngine:
         at = 0
         while at < len(ids):
             size = next(sizes)
-            part, cached = ids[at : at + size], 0 if at == 0 else None
+            part, cached = ids[at : at + size], self.cached_tokens if at == 0 else None
             at += size
             logprobs = self._logprobs(part, request.sampling.logprobs)
             of_prompt = self._prompt_logprobs(request) if cached is not None else None

@@ -50,5 +50,8 @@ class SamplingFields(Fields):
         default=None, description="Instead of the mode's; lower runs first. Only where the server allows it."
     )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(default=None, description="How many choices.")
+    return_token_ids: bool | None = Field(
+        default=None, description="Token ids of the prompt and of all that was generated, as vLLM tells them."
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -63,6 +63,7 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
         priority=priority_of(asked, profile, serving),
         shows_thinking=mode == "reasoning" and wish.is_shown,
         reasoning_logprobs=bool(asked.reasoning_logprobs),
+        shows_token_ids=bool(asked.return_token_ids),
         answer_format=form,
     )
 

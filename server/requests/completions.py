@@ -35,6 +35,7 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
         prompt_tokens=sum(map(len, prompts)),
         stops=stops_of(asked),
         priority=priority_of(asked, profile, serving),
+        shows_token_ids=bool(asked.return_token_ids),
         echoes=bool(asked.echo),
         generates=asked.max_tokens != 0,
     )

@@ -32,16 +32,15 @@ async def stream(job: Job, serving: Serving, *, include_usage: bool) -> AsyncGen
     try:
         async with aclosing(run_job(job, turns, serving)) as pieces:
             async for piece in pieces:
-                chunks = writer.piece(piece)
+                events = writer.piece(piece)
                 if not started:
-                    chunks = [*map(writer.role, range(len(turns))), *chunks]
+                    events = writer.begin() + events
                     started = True
-                if chunks:
-                    yield b"".join(map(encode_event, chunks))
+                if events:
+                    yield events
     except ApiError as error:
         if not started:
             raise
         yield encode_event(error.body())
         return
-    last = writer.finish(turns)
-    yield b"".join(map(encode_event, last)) + DONE
+    yield writer.finish(turns) + DONE

@@ -3,12 +3,17 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import orjson
+
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
 from server.errors import JsonObject
+from server.responses.sse import encode_event
 from server.turns.generate import Turn
 from server.turns.job import Job
 from server.turns.logprobs import LogprobJson
 from server.turns.reader import Piece
+
+HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
 
 
 class Gathered:
@@ -69,6 +74,7 @@ def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[G
             "message": choice.message(shows_thinking=job.shows_thinking),
             "logprobs": choice.logprobs(),
             **_how_it_ended(turn, has_calls=choice.has_calls),
+            **({"token_ids": turn.token_ids} if job.shows_token_ids else {}),
         }
         for index, (turn, choice) in enumerate(zip(turns, gathered, strict=True))
     ]
@@ -79,6 +85,7 @@ def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[G
         "model": model,
         "choices": choices,
         "usage": usage(job, turns),
+        **_prompt_ids(job),
     }
 
 
@@ -89,9 +96,13 @@ def usage(job: Job, turns: Sequence[Turn]) -> JsonObject:
         "prompt_tokens": job.prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": job.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": turns[0].cached_tokens or 0},
+        "prompt_tokens_details": {"cached_tokens": job.cached_tokens(turns)},
         "completion_tokens_details": {"reasoning_tokens": sum(turn.reasoning_tokens for turn in turns)},
     }
+
+
+def _prompt_ids(job: Job) -> JsonObject:
+    return {"prompt_token_ids": job.turns[0].prompt_ids} if job.shows_token_ids else {}
 
 
 def _call(call: ToolCallStart, arguments: str) -> JsonObject:
@@ -107,7 +118,7 @@ def _how_it_ended(turn: Turn, *, has_calls: bool) -> JsonObject:
 
 
 class ChunkWriter:
-    """The chunks of one streamed response. With `include_usage` each has the field, null but in the last."""
+    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
 
     def __init__(self, job: Job, model: str, *, include_usage: bool) -> None:
         self._job = job
@@ -119,51 +130,63 @@ class ChunkWriter:
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()
+        self._around: dict[tuple[int, type[Event]], list[bytes]] = {}
 
-    def role(self, index: int) -> JsonObject:
-        """The first chunk of a choice."""
-        return self._chunk(index, {"role": "assistant", "content": ""})
+    def begin(self) -> bytes:
+        """The first event of each choice."""
+        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._job.turns))]
+        roles[0] |= _prompt_ids(self._job)
+        return b"".join(map(encode_event, roles))
 
-    def piece(self, piece: Piece) -> list[JsonObject]:
-        """The chunks of a piece; its log-probabilities come with the first, which may have no text for them yet."""
-        if any(isinstance(event, ToolCallStart) for event in piece.events):
-            self._with_calls.add(piece.choice)
-        deltas = [delta for delta in map(self._delta, piece.events) if delta is not None]
-        logprobs: JsonObject | None = None
+    def piece(self, piece: Piece) -> bytes:
+        """The events of a piece; what is told of its tokens comes with the first, which may have no text for them."""
+        index = piece.choice
+        if piece.logprobs is None and piece.token_ids is None:  # nearly always
+            return b"".join([self._event(index, event) for event in piece.events])
+        told: JsonObject = {}
         if piece.logprobs is not None and any(piece.logprobs.values()):
-            logprobs = {"refusal": None, **piece.logprobs}
-            deltas = deltas or [{}]
-        first, rest = deltas[:1], deltas[1:]
-        return [
-            *(self._chunk(piece.choice, delta, logprobs=logprobs) for delta in first),
-            *(self._chunk(piece.choice, delta) for delta in rest),
-        ]
+            told["logprobs"] = {"refusal": None, **piece.logprobs}
+        if piece.token_ids:
+            told["token_ids"] = piece.token_ids
+        first, *rest = [delta for event in piece.events if (delta := self._delta(index, event)) is not None] or [{}]
+        chunks = [self._chunk(index, first, told)] if first or told else []
+        return b"".join(map(encode_event, [*chunks, *(self._chunk(index, delta) for delta in rest)]))
 
-    def finish(self, turns: Sequence[Turn]) -> list[JsonObject]:
-        """How each choice ended and, if asked for, the token counts in a chunk without choices."""
+    def finish(self, turns: Sequence[Turn]) -> bytes:
+        """How each choice ended and, if asked for, the token counts in an event without choices."""
         ends = [
             self._chunk(index, {}, _how_it_ended(turn, has_calls=index in self._with_calls))
             for index, turn in enumerate(turns)
         ]
-        if not self._tail:
-            return ends
-        return [*ends, {**self._head, "choices": [], "usage": usage(self._job, turns)}]
+        if self._tail:
+            ends.append({**self._head, "choices": [], "usage": usage(self._job, turns)})
+        return b"".join(map(encode_event, ends))
 
-    def _delta(self, event: Event) -> JsonObject | None:
+    def _event(self, index: int, event: Event) -> bytes:
+        """One event; text, which most of them are, is put between what stood around the first such text."""
+        if not isinstance(event, AnswerText | ReasoningText):
+            delta = self._delta(index, event)
+            return b"" if delta is None else encode_event(self._chunk(index, delta))
+        around = self._around.get((index, type(event)))
+        if around is None:
+            delta = self._delta(index, type(event)(HOLE))
+            around = [] if delta is None else encode_event(self._chunk(index, delta)).split(orjson.dumps(HOLE))
+            self._around[index, type(event)] = around
+        return orjson.dumps(event.text).join(around)
+
+    def _delta(self, choice: int, event: Event) -> JsonObject | None:
         match event:
             case ReasoningText(text) if self._job.shows_thinking:
                 return {"reasoning_content": text, "reasoning": text}
             case AnswerText(text):
                 return {"content": text}
             case ToolCallStart(index):
+                self._with_calls.add(choice)
                 return {"tool_calls": [{"index": index, **_call(event, "")}]}
             case ToolCallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
         return None
 
-    def _chunk(
-        self, index: int, delta: JsonObject, ended: JsonObject | None = None, logprobs: JsonObject | None = None
-    ) -> JsonObject:
-        how = ended or {"finish_reason": None}
-        choice: JsonObject = {"index": index, "delta": delta, "logprobs": logprobs, **how}
+    def _chunk(self, index: int, delta: JsonObject, more: JsonObject | None = None) -> JsonObject:
+        choice: JsonObject = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(more or {})}
         return {**self._head, "choices": [choice], **self._tail}

@@ -28,25 +28,34 @@ class TextWriter:
         self._turns = turns
         self._fmt = serving.fmt
         self._offsets = [0] * len(turns)  # in the text, of the next token
-        self._echoed = [not job.echoes] * len(turns)
+        self._begun = [False] * len(turns)
 
     def begin(self, index: int) -> JsonObject:
         """A choice without text."""
         return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
     def part(self, piece: Piece) -> JsonObject:
-        """What a piece adds to its choice, the prompt before the first."""
+        """What a piece adds to its choice; the first may bring the prompt."""
         index = piece.choice
-        texts, entries = self._echo(index)
+        is_first, self._begun[index] = not self._begun[index], True
+        texts, entries = self._echo(index) if is_first and self._job.echoes else ([], [])
         if self._job.generates:
             texts += [event.text for event in piece.events if isinstance(event, AnswerText)]
             entries += (piece.logprobs or {}).get("content", [])
         logprobs = self._lists(index, entries) if entries else None
-        return {**self.begin(index), "text": "".join(texts), "logprobs": logprobs}
+        part: JsonObject = {**self.begin(index), "text": "".join(texts), "logprobs": logprobs}
+        if piece.token_ids is not None:
+            part |= self._ids(index, piece.token_ids) if is_first else {"token_ids": piece.token_ids}
+        return part
 
-    def finish_reason(self, index: int) -> str | None:
+    def end(self, index: int) -> JsonObject:
         """How the choice ended."""
-        return self._turns[index].finish if self._job.generates else "length"
+        return {"finish_reason": self._turns[index].finish if self._job.generates else "length"}
+
+    def whole(self, parts: Sequence[JsonObject], index: int) -> JsonObject:
+        """The choice that has these parts."""
+        ids = self._ids(index, self._turns[index].token_ids) if self._job.shows_token_ids else {}
+        return {**join_parts(parts), **ids, **self.end(index)}
 
     def usage(self) -> JsonObject:
         """The token counts."""
@@ -55,10 +64,11 @@ class TextWriter:
             counts |= {"completion_tokens": 0, "total_tokens": self._job.prompt_tokens}
         return counts
 
+    def _ids(self, index: int, token_ids: list[int]) -> JsonObject:
+        prompt_ids = self._job.turns[index].prompt_ids
+        return {"prompt_token_ids": prompt_ids, "token_ids": token_ids if self._job.generates else []}
+
     def _echo(self, index: int) -> tuple[list[str], list[LogprobJson]]:
-        if self._echoed[index]:
-            return [], []
-        self._echoed[index] = True
         plan, turn = self._job.turns[index], self._turns[index]
         text = self._fmt.decode(plan.prompt_ids, show_control=True)
         if turn.prompt_logprobs is None or plan.sampling.prompt_logprobs is None:

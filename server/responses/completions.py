@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from server.errors import ApiError, JsonObject
-from server.responses.completion_objects import TextWriter, join_parts
+from server.responses.completion_objects import TextWriter
 from server.responses.sse import DONE, encode_event
 from server.serving import Serving
 from server.turns.job import CompletionJob
@@ -22,7 +22,7 @@ async def complete_text(job: CompletionJob, serving: Serving) -> JsonObject:
     async with aclosing(run_job(job, turns, serving)) as pieces:
         async for piece in pieces:
             parts[piece.choice].append(writer.part(piece))
-    choices = [{**join_parts(mine), "finish_reason": writer.finish_reason(index)} for index, mine in enumerate(parts)]
+    choices = [writer.whole(mine, index) for index, mine in enumerate(parts)]
     return {**writer.head, "choices": choices, "usage": writer.usage()}
 
 
@@ -40,7 +40,7 @@ async def stream_text(job: CompletionJob, serving: Serving, *, include_usage: bo
         async with aclosing(run_job(job, turns, serving)) as pieces:
             async for piece in pieces:
                 part = writer.part(piece)
-                if part["text"] or part["logprobs"]:
+                if part["text"] or part["logprobs"] or part.get("token_ids") or "prompt_token_ids" in part:
                     started = True
                     yield event(part)
     except ApiError as error:
@@ -48,6 +48,6 @@ async def stream_text(job: CompletionJob, serving: Serving, *, include_usage: bo
             raise
         yield encode_event(error.body())
         return
-    ends = [{**writer.begin(index), "finish_reason": writer.finish_reason(index)} for index in range(len(turns))]
+    ends = [{**writer.begin(index), **writer.end(index)} for index in range(len(turns))]
     last = [encode_event({**writer.head, "choices": [], "usage": writer.usage()})] if include_usage else []
     yield b"".join([*map(event, ends), *last]) + DONE

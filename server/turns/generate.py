@@ -6,16 +6,18 @@ answer is drawn differently from the thinking (a client's stop tokens, least len
 Knows no text, no HTTP.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from server.engine_client import EngineClient, EngineUnavailable
 from server.messages import Delta, Generate, Sampling, TokenLogprob
 from server.modes.limits import ThinkingPlan
+
+T = TypeVar("T")
 
 Finish = Literal["stop", "length"]
 ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
@@ -40,9 +42,10 @@ class Turn:
 
     `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
 
-    The sampling's `max_tokens` bounds everything generated (`completion_tokens`), a ThinkingPlan the thinking in it.
-    Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer is
-    drawn where it is not as the thinking; limits and what binds the answer only are the same in both.
+    `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
+    The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
+    tag). Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer
+    is drawn where it is not as the thinking; limits and what binds the answer only are the same in both.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Turn:
     ) -> None:
         self.cached_tokens: int | None = None
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
-        self.completion_tokens = 0
+        self.token_ids: list[int] = []
         self.reasoning_tokens = 0
         self.finish: Finish | None = None
         self.thinking_finish: ThinkingFinish | None = None
@@ -66,13 +69,17 @@ class Turn:
         self._answer_sampling = answer or sampling
         self._plan = thinking
         self._think_end_id = think_end_id
-        self._thought: list[int] = []
         self._told_to_end = False
         self.generation = (prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
             self.generation = (prompt_ids, self._thinking_sampling(thinking))
         elif thinking is not None:
             self._close(thinking, thinking.bound_by)
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens count as generated."""
+        return len(self.token_ids)
 
     def feed(self, delta: Delta) -> Advance:
         """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
@@ -104,10 +111,10 @@ class Turn:
         if delta.stop_token_id == self._think_end_id:
             ids = [*ids, self._think_end_id]
         end = ids.index(self._think_end_id) if self._think_end_id in ids else len(ids)
-        room = plan.max_tokens - len(self._thought)
+        room = plan.max_tokens - len(self.token_ids)
         thought = ids[: min(end, room)]
-        self._thought += thought
-        self._count(len(thought), reasoning=True)
+        self.token_ids += thought
+        self.reasoning_tokens += len(thought)
         if end > room:
             return self._close_after(thought, plan, plan.bound_by)
         if end < len(ids):
@@ -127,13 +134,15 @@ class Turn:
             return self._answer(rest, delta)
         assert self._plan is not None
         if self._sampling.grammar is not None:  # what follows the end tag in the template has no place in a grammar
-            rest = list(self._plan.closing[: self._sampling.max_tokens - self.completion_tokens])
-        self._count(len(rest))
-        self._start_answer([*self._thought, *rest])
+            rest = list(self._plan.closing[: self._sampling.max_tokens - len(self.token_ids)])
+        self.token_ids += rest
+        self._start_answer()
         return rest
 
     def _answer(self, ids: list[int], delta: Delta) -> list[int]:
-        self._count(len(ids) + (delta.stop_token_id is not None))
+        self.token_ids += ids
+        if delta.stop_token_id is not None:
+            self.token_ids.append(delta.stop_token_id)
         if delta.finish is not None:
             self.finish = "length" if delta.finish == "length" else "stop"
         return ids
@@ -146,21 +155,21 @@ class Turn:
         """Ends the thinking for the model: says the wrap-up and the closing, and has the answer generated."""
         self.thinking = False
         self.thinking_finish = how
-        if self.completion_tokens + len(plan.wrap_up) + len(plan.closing) >= self._sampling.max_tokens:
+        if len(self.token_ids) + len(plan.wrap_up) + len(plan.closing) >= self._sampling.max_tokens:
             self.finish = "length"
             return
-        self._count(len(plan.wrap_up), reasoning=True)
-        self._count(len(plan.closing))
-        self._start_answer([*self._thought, *plan.wrap_up, *plan.closing])
+        self.token_ids += (*plan.wrap_up, *plan.closing)
+        self.reasoning_tokens += len(plan.wrap_up)
+        self._start_answer()
 
-    def _start_answer(self, said: list[int]) -> None:
-        left = self._sampling.max_tokens - self.completion_tokens
-        least = max(0, self._sampling.min_tokens - self.completion_tokens)
+    def _start_answer(self) -> None:
+        left = self._sampling.max_tokens - len(self.token_ids)
+        least = max(0, self._sampling.min_tokens - len(self.token_ids))
         if left == 0:
             self.finish = "length"
             return
         sampling = msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
-        self.generation = ([*self._prompt_ids, *said], sampling)
+        self.generation = ([*self._prompt_ids, *self.token_ids], sampling)
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag."""
@@ -173,45 +182,40 @@ class Turn:
             own, max_tokens=most, min_tokens=0, stop_token_ids=(self._think_end_id,), grammar=None
         )
 
-    def _count(self, tokens: int, *, reasoning: bool = False) -> None:
-        self.completion_tokens += tokens
-        if reasoning:
-            self.reasoning_tokens += tokens
-
 
 async def run_turn(
-    engine: EngineClient, turn: Turn, request_id: str, priority: int, *, one_by_one: bool = False
-) -> AsyncGenerator[Advance, None]:
-    """Has the engine run all generations of `turn`; leaving early aborts the one that runs.
+    engine: EngineClient,
+    turn: Turn,
+    request_id: str,
+    priority: int,
+    read: Callable[[Advance], T],
+    *,
+    one_by_one: bool = False,
+) -> AsyncGenerator[T, None]:
+    """Has the engine run all generations of `turn`, and yields what `read` makes of each advance.
 
-    `one_by_one` advances a token at a time, for who may have to end the turn at any of them (`Turn.stop`). Raises
-    EngineUnavailable and RequestFailed as the engine client does.
+    Leaving early aborts the generation that runs. `one_by_one` advances a token at a time, for a reader that may end
+    the turn at any of them (`Turn.stop`). Raises EngineUnavailable and RequestFailed as the engine client does.
     """
     part = 0
     while turn.finish is None:
         generation = turn.generation
         prompt_ids, sampling = generation
         request = Generate(f"{request_id}-{part}", prompt_ids, sampling, priority)
-        async with aclosing(_deltas(engine, request, one_by_one=one_by_one)) as deltas:
+        async with aclosing(engine.generate(request)) as deltas:
             async for delta in deltas:
-                yield turn.feed(delta)
-                if turn.generation is not generation or turn.finish is not None:
-                    break
+                if delta.finish == "abort":
+                    raise EngineUnavailable("the engine gave up this request")
+                for one in _singles(delta) if one_by_one and len(delta.token_ids) > 1 else (delta,):
+                    yield read(turn.feed(one))
+                    if turn.generation is not generation or turn.finish is not None:
+                        break
+                else:
+                    continue
+                break
             else:
                 raise EngineUnavailable("the engine broke off")
         part += 1
-
-
-async def _deltas(engine: EngineClient, request: Generate, *, one_by_one: bool) -> AsyncGenerator[Delta, None]:
-    async with aclosing(engine.generate(request)) as deltas:
-        async for delta in deltas:
-            if delta.finish == "abort":
-                raise EngineUnavailable("the engine gave up this request")
-            if one_by_one and len(delta.token_ids) > 1:
-                for single in _singles(delta):
-                    yield single
-            else:
-                yield delta
 
 
 def _singles(delta: Delta) -> list[Delta]:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.messages import Sampling
@@ -42,7 +43,7 @@ class Job:
     """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
 
     `prompt_tokens` counts a prompt that several turns share once. `shows_thinking`: whether the response has the
-    thinking, of which the mode may have none.
+    thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion.
     """
 
     id: str
@@ -54,8 +55,18 @@ class Job:
     priority: int
     shows_thinking: bool = False
     reasoning_logprobs: bool = False
+    shows_token_ids: bool = False
     answer_format: AnswerFormat = field(default_factory=AnswerFormat)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def cached_tokens(self, turns: Sequence[Turn]) -> int:
+        """How many of `prompt_tokens` the engine found in its cache, by what the first turn of each prompt found."""
+        firsts = [
+            turn
+            for index, turn in enumerate(turns)
+            if index == 0 or self.turns[index].prompt_ids is not self.turns[index - 1].prompt_ids
+        ]
+        return sum(turn.cached_tokens or 0 for turn in firsts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from server.turns.stop_strings import StopStrings
 
 
 class Piece(NamedTuple):
-    """What some tokens add to the choice of that number; `logprobs` is None where none were asked for."""
+    """What some tokens add to the choice of that number; `logprobs` and `token_ids` are None where not asked for."""
 
     choice: int
     events: list[Event]
     logprobs: dict[str, list[LogprobJson]] | None
+    token_ids: list[int] | None
 
 
 class TurnReader:
@@ -24,11 +25,13 @@ class TurnReader:
 
     def __init__(self, fmt: ChatFormat, job: Job, index: int, turn: Turn) -> None:
         self.answering = False
-        self._index = index
+        self.choice = index
+        self.turn = turn
         self._fmt = fmt
-        self._turn = turn
         self._parser = OutputParser(fmt, "reasoning" if turn.thinking else "standard")
         self._stop = StopStrings(job.stops)
+        self._shows_ids = job.shows_token_ids
+        self._shown_ids = 0
         self._form = job.answer_format
         top = job.turns[index].sampling.logprobs
         self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=turn.thinking)
@@ -64,10 +67,13 @@ class TurnReader:
         return joined(events)
 
     def _piece(self, events: list[Event]) -> Piece:
-        logprobs = None
+        logprobs = token_ids = None
         if self._logprobs is not None:
             logprobs = {name: entries for name, entries in self._logprobs.take().items() if name in self._shown}
-        return Piece(self._index, events, logprobs)
+        if self._shows_ids:
+            token_ids = self.turn.token_ids[self._shown_ids :]
+            self._shown_ids += len(token_ids)
+        return Piece(self.choice, events, logprobs, token_ids)
 
     def _until_stop(self, events: list[Event]) -> list[Event]:
         shown: list[Event] = []
@@ -75,7 +81,7 @@ class TurnReader:
             if not isinstance(event, AnswerText):
                 shown.append(event)
                 if isinstance(event, ToolCallEnd) and not self._form.parallel:
-                    self._turn.stop()
+                    self.turn.stop()
                     break
                 continue
             self.answering = True
@@ -83,5 +89,5 @@ class TurnReader:
             if text:
                 shown.append(AnswerText(text))
             if self._stop.hit:
-                self._turn.stop()
+                self.turn.stop()
         return shown

@@ -22,16 +22,16 @@ def start_turns(job: Job, serving: Serving) -> list[Turn]:
 async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGenerator[Piece, None]:
     """The pieces of all choices as they come; raises ApiError."""
     with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more(job.id, turns):
-        total, counted = 0, [0] * len(turns)
         readers = [TurnReader(serving.fmt, job, index, turn) for index, turn in enumerate(turns)]
         try:
-            sources = [_run(job, index, turns[index], reader, serving) for index, reader in enumerate(readers)]
-            async with aclosing(merged(sources)) as pieces:
+            async with aclosing(merged([_pieces(job, reader, serving) for reader in readers])) as pieces:
                 async for piece in pieces:
-                    total += turns[piece.choice].completion_tokens - counted[piece.choice]
-                    counted[piece.choice] = turns[piece.choice].completion_tokens
-                    watch.tokens(total, answering=readers[piece.choice].answering)
+                    watch.advance(answering=readers[piece.choice].answering)
                     yield piece
+            for reader in readers:
+                piece = reader.finish()
+                watch.advance(answering=reader.answering)
+                yield piece
         except (asyncio.CancelledError, GeneratorExit):
             watch.outcome = "cancelled"
             raise
@@ -46,20 +46,17 @@ async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGen
             _count(watch, job, turns, serving)
 
 
-async def _run(job: Job, index: int, turn: Turn, reader: TurnReader, serving: Serving) -> AsyncGenerator[Piece, None]:
+def _pieces(job: Job, reader: TurnReader, serving: Serving) -> AsyncGenerator[Piece, None]:
     one_by_one = bool(job.stops) or not job.answer_format.parallel
-    advances = run_turn(serving.engine, turn, f"{job.id}-{index}", job.priority, one_by_one=one_by_one)
-    async with aclosing(advances):
-        async for advance in advances:
-            yield reader.read(advance)
-    yield reader.finish()
+    request_id = f"{job.id}-{reader.choice}"
+    return run_turn(serving.engine, reader.turn, request_id, job.priority, reader.read, one_by_one=one_by_one)
 
 
 def _count(watch: RequestWatch, job: Job, turns: Sequence[Turn], serving: Serving) -> None:
     reasoning = sum(turn.reasoning_tokens for turn in turns)
     watch.count(
         prompt=job.prompt_tokens,
-        cached=turns[0].cached_tokens or 0,
+        cached=job.cached_tokens(turns),
         reasoning=reasoning,
         answer=sum(turn.completion_tokens for turn in turns) - reasoning,
     )

@@ -16,6 +16,8 @@ class StopStrings:
 
     def feed(self, text: str) -> str:
         """The text that is safe to show; an end that may grow into a stop string is held back."""
+        if not self._stops:
+            return text
         if self.hit:
             return ""
         text = self._held + text

@@ -56,6 +56,21 @@ async def test_prompts_of_all_kinds(client: Client, engine: FakeEngine, fmt: Cha
     assert fmt.think_end_id not in fmt.encode_text("</think>")
 
 
+async def test_token_ids_on_request(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
+    result = await post(client, engine, prompt=["a", "b"], return_token_ids=True)
+    ids = [*fmt.encode_text(" né\nend"), fmt.end_of_turn_id]
+    told = [(choice["prompt_token_ids"], choice["token_ids"]) for choice in result["choices"]]
+    assert told == [(fmt.encode_text("a"), ids), (fmt.encode_text("b"), ids)]
+    scored = await post(client, engine, echo=True, max_tokens=0, return_token_ids=True)
+    assert scored["choices"][0]["token_ids"] == []
+
+
+async def test_cached_tokens_are_those_of_all_prompts(client: Client, engine: FakeEngine) -> None:
+    engine.cached_tokens = 1
+    result = await post(client, engine, prompt=["ab", "cd", "ef"], n=2)
+    assert result["usage"]["prompt_tokens_details"]["cached_tokens"] == 3
+
+
 async def test_echo_with_logprobs_scores_the_prompt(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
     result = await post(client, engine, echo=True, logprobs=2, max_tokens=0)
     (choice,) = result["choices"]
@@ -85,6 +100,7 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
                 "n": st.integers(1, 2),
                 "max_tokens": st.integers(1, 9),
                 "stop": st.sampled_from(["a", ["\n", "é "]]),
+                "return_token_ids": st.just(True),
             },
         )
     )
@@ -108,6 +124,10 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
         for name in LISTS:
             joined = [value for part in mine for value in (part["logprobs"] or {}).get(name, [])]
             assert joined == (choice["logprobs"] or {}).get(name, [])
+        assert [token_id for part in mine for token_id in part.get("token_ids", [])] == choice.get("token_ids", [])
+        assert mine[0].get("prompt_token_ids") == choice.get("prompt_token_ids")
+    if "return_token_ids" in fields:
+        assert sum(len(choice["token_ids"]) for choice in choices) == counts["completion_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.messages import Delta, Sampling
 from server.modes.limits import ThinkingPlan
-from server.turns.generate import Turn, run_turn
+from server.turns.generate import Advance, Turn, run_turn
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2
@@ -18,6 +18,10 @@ TOKENS = st.integers(10, 99)
 
 
 PLENTY = Sampling(max_tokens=200)
+
+
+def itself(advance: Advance) -> Advance:
+    return advance
 
 
 def play(
@@ -34,7 +38,7 @@ def play(
 
     async def run() -> tuple[list[int], int]:
         shown, closed = [], 0
-        async for advance in run_turn(engine, turn, "id", 0, one_by_one=one_by_one):
+        async for advance in run_turn(engine, turn, "id", 0, itself, one_by_one=one_by_one):
             shown += advance.token_ids
             closed += advance.closed
         return shown, closed
@@ -105,7 +109,7 @@ def test_an_answer_may_be_drawn_differently() -> None:
     turn = Turn(PROMPT, sampling, THINK_END, ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
 
     async def run() -> list[int]:
-        return [token_id async for advance in run_turn(engine, turn, "id", 0) for token_id in advance.token_ids]
+        return [token_id async for advance in run_turn(engine, turn, "id", 0, itself) for token_id in advance.token_ids]
 
     assert asyncio.run(run()) == [10, THINK_END, 11]
     thinking, answering = (request.sampling for request in engine.seen)

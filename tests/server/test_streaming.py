@@ -33,7 +33,8 @@ def gathered(events: list[Any]) -> dict[str, Any]:
     for chunk in chunks:
         (choice,) = chunk["choices"]
         parts.setdefault(choice["index"], []).append(choice)
-    return {"choices": [_joined(parts[index]) for index in sorted(parts)], "usage": usage["usage"]}
+    choices = [_joined(parts[index]) for index in sorted(parts)]
+    return {"choices": choices, "usage": usage["usage"], "prompt": chunks[0].get("prompt_token_ids")}
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
         for name, entries in (part["logprobs"] or {}).items():
             logprobs = logprobs or {}
             logprobs[name] = logprobs.get(name, []) + (entries or [])
-    return {**texts, **_end(parts[-1]), "logprobs": logprobs, "calls": calls}
+    ids = [token_id for part in parts for token_id in part.get("token_ids", [])]
+    return {**texts, **_end(parts[-1]), "logprobs": logprobs, "calls": calls, "ids": ids}
 
 
 def plain(response: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +67,9 @@ def plain(response: dict[str, Any]) -> dict[str, Any]:
         calls = [call["function"] for call in choice["message"].get("tool_calls", [])]
         logprobs = {name: entries or [] for name, entries in (choice["logprobs"] or {}).items()}
         logprobs_or_none = logprobs if any(logprobs.values()) else None
-        choices.append({**texts, **_end(choice), "logprobs": logprobs_or_none, "calls": calls})
-    return {"choices": choices, "usage": response["usage"]}
+        ids = choice.get("token_ids", [])
+        choices.append({**texts, **_end(choice), "logprobs": logprobs_or_none, "calls": calls, "ids": ids})
+    return {"choices": choices, "usage": response["usage"], "prompt": response.get("prompt_token_ids")}
 
 
 def _end(choice: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +116,8 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
         fields |= {"tools": TOOLS, "parallel_tool_calls": data.draw(st.booleans())}
     if data.draw(st.booleans()):
         fields |= {"logprobs": True, "top_logprobs": 2, "reasoning_logprobs": data.draw(st.booleans())}
+    if data.draw(st.booleans()):
+        fields["return_token_ids"] = True
     chunks = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in range(2)]
 
     async def both() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -133,10 +138,32 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
     for choice in whole["choices"]:
         assert len(choice["calls"]) <= (100 if fields.get("parallel_tool_calls") else 1 if "tools" in fields else 0)
     assert usage["completion_tokens"] <= n * fields["max_tokens"]
+    if "return_token_ids" in fields:
+        assert whole["prompt"] == fmt.render(HELLO, mode, fields.get("tools", ()))
+        assert sum(len(choice["ids"]) for choice in whole["choices"]) == usage["completion_tokens"]
     reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
     assert reasoning <= n * fields.get("thinking_token_budget", reasoning)
     if mode == "standard":
         assert ([choice["reasoning"] for choice in whole["choices"]], reasoning) == ([""] * n, 0)
+
+
+@pytest.mark.parametrize("fields", [{}, {"thinking_token_budget": 3}, {"thinking_token_budget": 0}])
+async def test_reasoning_tokens_are_those_before_the_end_tag(
+    client: Client, fmt: ChatFormat, fields: dict[str, int]
+) -> None:
+    ids = [*fmt.encode_text("so é"), *fmt.close_thinking(), *fmt.encode_text("it é"), fmt.end_of_turn_id]
+    engine = FakeEngine(script_of(ids, len(fmt.render(HELLO, "reasoning"))), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        asked = body(reasoning_mode="reasoning", return_token_ids=True, max_tokens=60, **fields)
+        result = (await http.post(CHAT, json=asked)).json()
+    (choice,) = result["choices"]
+    generated = choice["token_ids"]
+    thought = generated.index(fmt.think_end_id)
+    assert thought == result["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert thought <= fields.get("thinking_token_budget", thought)
+    assert len(generated) == result["usage"]["completion_tokens"]
+    assert fmt.decode(generated[:thought]).strip("\n") == choice["message"]["reasoning"]
+    assert fmt.decode(generated[thought:]).strip("\n") == choice["message"]["content"].strip("\n")
 
 
 async def test_a_stream_without_usage_has_no_usage(client: Client, fmt: ChatFormat) -> None:
