@@ -6,6 +6,7 @@ ApiError
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── BodyTooLargeError      413
+├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
 """
 
@@ -54,12 +55,14 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit together are longer than the model's context."""
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
 
-    def __init__(self, context: int, prompt: int, completion: int, param: str) -> None:
+    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
+        least = "at least " if is_least else ""
         super().__init__(
-            f"This model's maximum context length is {context} tokens. However, you requested {prompt + completion} "
-            f"tokens ({prompt} in the {param}, {completion} in the completion). Please shorten either.",
+            f"This model's maximum context length is {context} tokens. However, you requested {least}"
+            f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
+            "Please shorten either.",
             param=param,
             code="context_length_exceeded",
         )
@@ -97,6 +100,16 @@ class BodyTooLargeError(ApiError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+class ContentTypeError(ApiError):
+    """The body is not said to be JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "invalid_request_error"
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(f"The Content-Type must be application/json, not {content_type[:64]!r}.")
 
 
 class UnavailableError(ApiError):

@@ -9,6 +9,7 @@ class ControlRequest(Fields):
     """What a running completion shall do."""
 
     action: Literal["end_reasoning"]
+    """Closes the thinking, as a spent budget would; the answer follows."""
 
 
 def read_control_request(content: bytes) -> ControlRequest:

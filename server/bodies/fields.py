@@ -1,5 +1,7 @@
 """What all bodies share: strict fields, and errors that name the field at fault or the one that was meant."""
 
+import json
+import re
 from collections.abc import Container, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -14,12 +16,16 @@ INT64 = 2**63 - 1
 MAX_NAME = 40  # no misspelling of an extension is longer
 MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost nothing
 MAX_PATH = 200
+_PYDANTIC = re.compile("^Value error, | after validation")  # its own words in messages for clients
+_SHOULD = re.compile("^[A-Z][a-z]+ should")
 
 
 class Fields(BaseModel):
     """Base of all bodies and their parts: types are strict, numbers finite, unknown fields ignored."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Body = TypeVar("Body", bound=Fields)
@@ -42,15 +48,30 @@ def tag_of(value: object) -> str | None:
     return "(list)" if isinstance(value, list) else None
 
 
-def read_object(content: bytes) -> dict[str, Any]:
-    """The fields of a JSON body; raises BadRequestError."""
+def read_object(content: bytes, known: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of a JSON body, of which none that is `known` may come twice; raises BadRequestError."""
     try:
         fields = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise BadRequestError(f"The body is not valid JSON: {error.msg} (character {error.pos}).") from None
     if not isinstance(fields, dict):
         raise BadRequestError("The body must be a JSON object.")
+    if any(content.count(f'"{name}"'.encode()) > 1 for name in known if name in fields):  # nearly never
+        _refuse_repeated(content)
     return fields
+
+
+def _refuse_repeated(content: bytes) -> None:
+    """Raises BadRequestError for a field that comes twice: which of them would count is the parser's whim."""
+    try:
+        pairs = json.loads(content, object_pairs_hook=list, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise BadRequestError("The body is nested too deep.") from None
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise BadRequestError(f"{name[:MAX_NAME]} comes twice.", param=name[:MAX_NAME])
+        seen.add(name)
 
 
 def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: Iterable[str]) -> None:
@@ -75,8 +96,8 @@ def _meant_extension(name: str, plain: dict[str, str]) -> str | None:
 
 def _bad_field(error: ErrorDetails) -> BadRequestError:
     param = _path([step for step in error["loc"] if not _is_tag(step)])
-    problem = "is required" if error["type"] == "missing" else error["msg"].replace("Input should be", "must be", 1)
-    return BadRequestError(f"{param}: {problem}.", param=param)
+    problem = "is required" if error["type"] == "missing" else _PYDANTIC.sub("", error["msg"])
+    return BadRequestError(f"{param}: {_SHOULD.sub('must', problem)}.", param=param)
 
 
 def _is_tag(step: str | int) -> bool:

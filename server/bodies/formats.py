@@ -1,9 +1,9 @@
 """The fields that say what form an answer takes: `response_format`, `structured_outputs`, `tool_choice`."""
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+import orjson
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from server.bodies.fields import Fields, tag_of
 
@@ -24,10 +24,12 @@ class JsonObjectFormat(Fields):
 
 
 class JsonSchema(Fields):
-    """A schema; its name means nothing here."""
+    """A schema, by which the answer is always bound, `strict` or not."""
 
     name: str | None = None
+    """Means nothing here."""
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """A JSON schema, as far as llguidance knows them: what it does not know is refused. Left out: any JSON."""
 
 
 class JsonSchemaFormat(Fields):
@@ -57,16 +59,26 @@ class StructuredOutputs(Fields):
     """vLLM's way: exactly one of these constraints."""
 
     json_: str | dict[str, Any] | None = Field(default=None, alias="json")
+    """A JSON schema, or the text of one."""
     regex: str | None = None
+    """A regular expression that all of the answer matches, in the syntax of Rust's regex crate."""
     choice: Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICE)] | None = None
+    """Exactly one of these texts."""
     grammar: Annotated[str, Field(min_length=1)] | None = None
+    """A grammar in the notation of Lark or of llama.cpp (GBNF)."""
     json_object: Literal[True] | None = None
-    structural_tag: object = None
+    """Any JSON object."""
+    structural_tag: None = None
+    """Refused: use `tools`."""
+
+    @field_validator("structural_tag", mode="before")
+    @classmethod
+    def _no_tags(cls, value: object) -> None:
+        if value is not None:
+            raise ValueError("is not supported: use tools")
 
     @model_validator(mode="after")
     def _one_constraint(self) -> "StructuredOutputs":
-        if self.structural_tag is not None:
-            raise ValueError("structural_tag is not supported: use tools")
         if sum(value is not None for _, value in self._all()) != 1:
             raise ValueError(f"exactly one of {', '.join(CONSTRAINTS)} must be set")
         return self
@@ -77,7 +89,10 @@ class StructuredOutputs(Fields):
 
     def schema_of_json(self) -> dict[str, Any] | bool:
         """The schema that `json` is, or is the text of; raises ValueError."""
-        schema = json.loads(self.json_) if isinstance(self.json_, str) else self.json_
+        try:
+            schema = orjson.loads(self.json_) if isinstance(self.json_, str) else self.json_
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"this is not valid JSON: {error.msg} (character {error.pos})") from None
         if not isinstance(schema, dict | bool):
             raise ValueError("a JSON schema is an object")  # noqa: TRY004 - told to the client as a bad value
         return schema

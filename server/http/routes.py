@@ -16,13 +16,9 @@ from server.bodies.tokens import (
     read_detokenize_request,
     read_tokenize_request,
 )
-from server.errors import (
-    ApiError,
-    BodyTooLargeError,
-    JsonObject,
-    json_response,
-)
+from server.errors import ApiError, JsonObject, json_response
 from server.http.openapi import ERRORS, body_of
+from server.http.reading import read, serving_of
 from server.modes.resolve import mode_of_model, model_names
 from server.requests.chat import admit_chat
 from server.requests.completions import admit_completion
@@ -36,22 +32,14 @@ from server.serving import Serving
 router = APIRouter()
 
 
-def serving_of(request: Request) -> Serving:
-    """What `create_app` put there."""
-    serving = request.app.state.serving
-    assert isinstance(serving, Serving)
-    return serving
-
-
 @router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=ERRORS)
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
     serving = serving_of(request)
     try:
-        body = await read_body(request, serving.settings.max_body_bytes)
-        asked = read_chat_request(body)
+        asked, size = await read(request, read_chat_request)
         include_usage = includes_usage(asked)
-        job = await admit_chat(asked, len(body), serving)
+        job = await admit_chat(asked, size, serving)
     except ApiError:
         serving.metrics.rejected()
         raise
@@ -65,7 +53,7 @@ async def chat_completions(request: Request) -> Response:
 async def control(request: Request, completion_id: str) -> Response:
     """Closes the thinking of a running completion; tells which of its choices were thinking."""
     serving = serving_of(request)
-    asked = read_control_request(await read_body(request, serving.settings.max_body_bytes))
+    asked, _ = await read(request, read_control_request)
     choices = serving.end_thinking(completion_id)
     head = {"id": completion_id, "object": "chat.completion.control", "action": asked.action}
     return json_response({**head, "choices": choices})
@@ -76,7 +64,7 @@ async def completions(request: Request) -> Response:
     """Goes on with a text or with token ids."""
     serving = serving_of(request)
     try:
-        asked = read_completion_request(await read_body(request, serving.settings.max_body_bytes))
+        asked, _ = await read(request, read_completion_request)
         include_usage = includes_usage(asked)
         job = await admit_completion(asked, serving)
     except ApiError:
@@ -91,16 +79,16 @@ async def completions(request: Request) -> Response:
 async def tokenize_text(request: Request) -> Response:
     """The token ids of a text, or of the prompt that a conversation makes."""
     serving = serving_of(request)
-    body = await read_body(request, serving.settings.max_body_bytes)
-    return json_response(await tokenize(read_tokenize_request(body), len(body), serving))
+    asked, size = await read(request, read_tokenize_request)
+    return json_response(await tokenize(asked, size, serving))
 
 
 @router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), responses=ERRORS)
 async def detokenize_ids(request: Request) -> Response:
     """The text of token ids."""
     serving = serving_of(request)
-    body = await read_body(request, serving.settings.max_body_bytes)
-    return json_response(detokenize(read_detokenize_request(body), serving))
+    asked, _ = await read(request, read_detokenize_request)
+    return json_response(await detokenize(asked, serving))
 
 
 @router.get("/v1/models")
@@ -144,17 +132,6 @@ async def versions(request: Request) -> Response:
     """The versions of this server and, once it is up, of the engine."""
     ready = serving_of(request).engine.ready
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises BodyTooLargeError once it has more than `limit` bytes."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _model(name: str, serving: Serving) -> JsonObject:

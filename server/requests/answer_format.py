@@ -3,7 +3,6 @@
 The grammar binds the answer only. Knows the fields' meaning; `server.requests.grammars` writes and checks the grammars.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,9 @@ from server.bodies.formats import (
     StructuredOutputs,
     ToolChoice,
 )
+from server.bodies.sampling import SamplingFields
 from server.errors import BadRequestError
+from server.offload import GRAMMARS, offload
 from server.requests import grammars
 from server.serving import Serving
 from server.turns.job import AnswerFormat
@@ -44,7 +45,7 @@ async def answer_format(asked: ChatRequest, serving: Serving) -> AnswerFormat:
     tools = _tools(asked)
     forced = _forced_tools(asked.tool_choice, tools)
     bound = asked.response_format is not None or asked.structured_outputs is not None
-    rule = await asyncio.to_thread(_rule, asked) if bound and not forced else None
+    rule = await offload(GRAMMARS, lambda: _rule(asked)) if bound and not forced else None
     parallel = asked.parallel_tool_calls is not False
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.is_whole))
     called = forced or (tools if may_call and rule else [])
@@ -57,6 +58,17 @@ async def answer_format(asked: ChatRequest, serving: Serving) -> AnswerFormat:
         parallel=parallel,
         forbids_calls=bool(tools) and not may_call,
     )
+
+
+async def text_grammar(asked: SamplingFields) -> str | None:
+    """The grammar of a text that is not free, and no tools anywhere; raises BadRequestError as `answer_format`."""
+    rule = await offload(GRAMMARS, lambda: _rule(asked))
+    if rule is None:
+        return None
+    _refuse_with_grammar(asked)
+    grammar = _whole(rule, None)
+    await _check(grammar, rule.param)
+    return grammar
 
 
 async def _grammar(rule: _Rule | None, tools: list[NamedSchema], serving: Serving, *, parallel: bool) -> str | None:
@@ -76,7 +88,7 @@ async def _grammar(rule: _Rule | None, tools: list[NamedSchema], serving: Servin
 
 
 async def _check(grammar: str, param: str) -> None:
-    await asyncio.to_thread(grammars.check, grammar, param)
+    await offload(GRAMMARS, lambda: grammars.check(grammar, param))
 
 
 def _whole(rule: _Rule | None, calls: str | None) -> str:
@@ -126,7 +138,7 @@ def _name_and_schema(tool: Mapping[str, Any], param: str) -> tuple[str, grammars
     return function["name"], {**ANY_OBJECT, **(schema or {})}
 
 
-def _rule(asked: ChatRequest) -> _Rule | None:
+def _rule(asked: SamplingFields) -> _Rule | None:
     """The grammar of the text, if it is not free."""
     of_format = _of_response_format(asked.response_format)
     of_outputs = _of_structured_outputs(asked.structured_outputs)
@@ -172,7 +184,7 @@ def _made(param: str, make: Callable[[], str]) -> _Rule:
         raise BadRequestError(f"{param}: {' '.join(str(error).split())}", param=param) from error
 
 
-def _refuse_with_grammar(asked: ChatRequest) -> None:
+def _refuse_with_grammar(asked: SamplingFields) -> None:
     """Both would have tokens after the grammar's end, where there can be none."""
     for name, value in (("min_tokens", asked.min_tokens), ("ignore_eos", asked.ignore_eos)):
         if value:

@@ -16,8 +16,9 @@ from server.modes.dialects import Budget, thinking_wish
 from server.modes.limits import ThinkingPlan, plan_thinking, token_limit
 from server.modes.profile import Mode, ThinkingProfile
 from server.modes.resolve import Choice, mode_of_model, resolve_mode
+from server.offload import LONG
 from server.requests.answer_format import answer_format
-from server.requests.prompts import to_ids
+from server.requests.prompts import refuse_endless_chat, to_ids
 from server.requests.sampling import answer_sampling, choices_of, plan_sampling, priority_of, stops_of
 from server.serving import Serving
 from server.turns.job import AnswerFormat, Job, TurnPlan, new_id
@@ -39,7 +40,7 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     mode = mode_for(asked.model, wish.choices, serving)
     context = serving.admit().max_context
     profile = serving.profile.of(mode)
-    prompt_ids = await chat_prompt(asked, mode, size, serving)
+    prompt_ids = await chat_prompt(asked, mode, size, serving, context)
     limit = _asked_limit(asked)
     max_tokens = token_limit(limit.tokens, limit.param, profile, len(prompt_ids), context)
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
@@ -74,8 +75,13 @@ def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -
     return resolve_mode([model, *choices], serving.profile.default_mode)
 
 
-async def chat_prompt(asked: ChatRequest, mode: Mode, size: int, serving: Serving) -> list[int]:
-    """The prompt's ids in that mode; `size` is the body's, in bytes. Raises BadRequestError."""
+async def chat_prompt(
+    asked: ChatRequest, mode: Mode, size: int, serving: Serving, context: int | None = None
+) -> list[int]:
+    """The prompt's ids in that mode; `size` is the body's, in bytes. Raises BadRequestError.
+
+    With a `context`, one that is too long for it by far is refused before it is tokenized.
+    """
     template = serving.profile.of(mode).template
     if asked.add_generation_prompt and asked.continue_final_message:
         raise BadRequestError(
@@ -90,7 +96,13 @@ async def chat_prompt(asked: ChatRequest, mode: Mode, size: int, serving: Servin
         add_generation_prompt=asked.add_generation_prompt is not False,
         continue_final_message=bool(asked.continue_final_message),
     )
-    return await to_ids(render, size)
+
+    def checked() -> list[int]:
+        if context is not None and size >= LONG:
+            refuse_endless_chat(asked.messages, asked.tools or (), serving, context)
+        return render()
+
+    return await to_ids(checked, size)
 
 
 def _asked_limit(asked: ChatRequest) -> AskedLimit:

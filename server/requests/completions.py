@@ -9,6 +9,7 @@ from server.bodies.completion import CompletionRequest
 from server.errors import BadRequestError
 from server.modes.limits import token_limit
 from server.modes.profile import ModeProfile
+from server.requests.answer_format import text_grammar
 from server.requests.chat import mode_for
 from server.requests.prompts import encode_prompt
 from server.requests.sampling import choices_of, known_ids, plan_sampling, priority_of, stops_of
@@ -26,7 +27,8 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
     profile = serving.profile.of(mode)
     _check_combinations(asked)
     prompts = await _prompts(asked, serving)
-    turns = [turn for ids in prompts for turn in _turns(asked, ids, profile, serving)]
+    grammar = await text_grammar(asked)
+    turns = [turn for ids in prompts for turn in _turns(asked, ids, grammar, profile, serving)]
     return CompletionJob(
         id=new_id("cmpl"),
         arrived=arrived,
@@ -52,10 +54,11 @@ def _check_combinations(asked: CompletionRequest) -> None:
 
 
 async def _prompts(asked: CompletionRequest, serving: Serving) -> list[list[int]]:
+    context = serving.admit().max_context
     prompt = asked.prompt
     several = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
     ids = [
-        await encode_prompt(one, serving)
+        await encode_prompt(one, serving, context)
         if isinstance(one, str)
         else known_ids(cast("list[int]", one), "prompt", serving)
         for one in several
@@ -65,12 +68,14 @@ async def _prompts(asked: CompletionRequest, serving: Serving) -> list[list[int]
     return ids
 
 
-def _turns(asked: CompletionRequest, ids: list[int], profile: ModeProfile, serving: Serving) -> list[TurnPlan]:
+def _turns(
+    asked: CompletionRequest, ids: list[int], grammar: str | None, profile: ModeProfile, serving: Serving
+) -> list[TurnPlan]:
     context = serving.admit().max_context
     limit = token_limit(asked.max_tokens, "max_tokens", profile, len(ids), context, prompt="prompt")
     if asked.max_tokens is None:
         limit = min(limit, DEFAULT_MAX_TOKENS)
     sampling = plan_sampling(asked, profile, max(1, limit), serving)
     of_prompt = asked.logprobs if asked.echo else None
-    sampling = msgspec.structs.replace(sampling, logprobs=asked.logprobs, prompt_logprobs=of_prompt)
+    sampling = msgspec.structs.replace(sampling, logprobs=asked.logprobs, prompt_logprobs=of_prompt, grammar=grammar)
     return [TurnPlan(ids, one) for one in choices_of(sampling, asked.n)]

@@ -78,14 +78,14 @@ def includes_usage(asked: SamplingFields) -> bool:
         return False
     if not asked.stream:
         raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
-    return asked.stream_options.include_usage
+    return bool(asked.stream_options.include_usage)
 
 
 def known_ids(ids: list[int], param: str, serving: Serving) -> list[int]:
     """`ids`, all of which the model has; raises BadRequestError for `param`."""
-    unknown = [token_id for token_id in ids if not serving.fmt.vocabulary.token_text(token_id)]
+    unknown = {token_id for token_id in set(ids) if not serving.fmt.vocabulary.token_text(token_id)}
     if unknown:
-        raise BadRequestError(f"{param}: the model has no token {unknown[0]}.", param=param)
+        raise BadRequestError(f"{param}: the model has no token {min(unknown)}.", param=param)
     return ids
 
 

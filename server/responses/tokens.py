@@ -3,6 +3,7 @@
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.errors import JsonObject
 from server.modes.dialects import thinking_wish
+from server.offload import read_long
 from server.requests.chat import chat_prompt, mode_for
 from server.requests.prompts import encode_prompt
 from server.requests.sampling import known_ids
@@ -17,13 +18,15 @@ async def tokenize(asked: TokenizeTextRequest | TokenizeChatRequest, size: int, 
     else:
         mode = mode_for(asked.model, thinking_wish(asked).choices, serving)
         ids = await chat_prompt(asked, mode, size, serving)
-    token_strs = list(map(serving.fmt.vocabulary.token_text, ids)) if asked.return_token_strs else None
+    token_strs = None
+    if asked.return_token_strs:
+        token_strs = await read_long(lambda: list(map(serving.fmt.vocabulary.token_text, ids)), len(ids))
     context = serving.admit().max_context
     return {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": token_strs}
 
 
-def detokenize(asked: DetokenizeRequest, serving: Serving) -> JsonObject:
+async def detokenize(asked: DetokenizeRequest, serving: Serving) -> JsonObject:
     """VLLM's response; raises ApiError."""
     mode_for(asked.model, [], serving)
     ids = known_ids(asked.tokens, "tokens", serving)
-    return {"prompt": serving.fmt.decode(ids, show_control=True)}
+    return {"prompt": await read_long(lambda: serving.fmt.decode(ids, show_control=True), len(ids))}

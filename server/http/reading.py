@@ -1,0 +1,52 @@
+"""Reads the bodies of requests: type, size, and JSON to a typed body, away from the event loop where it is long.
+
+Which fields a body has is `server.bodies`' part.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import Request
+
+from server.bodies.fields import Fields
+from server.errors import BodyTooLargeError, ContentTypeError
+from server.offload import read_long
+from server.serving import Serving
+
+Body = TypeVar("Body", bound=Fields)
+
+
+def serving_of(request: Request) -> Serving:
+    """What `create_app` put there."""
+    serving = request.app.state.serving
+    assert isinstance(serving, Serving)
+    return serving
+
+
+async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, int]:
+    """The body and its size in bytes; raises ApiError."""
+    _check_type(request.headers.get("content-type"))
+    content = await _content(request, serving_of(request).settings.max_body_bytes)
+    return await read_long(lambda: parse(content), len(content)), len(content)
+
+
+async def _content(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
+        raise BodyTooLargeError(limit)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _check_type(content_type: str | None) -> None:
+    """None is taken for JSON. Any other type is refused as vLLM does: a page of another site could send it unasked."""
+    if content_type is None:
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ContentTypeError(content_type)
