@@ -81,7 +81,8 @@ class TurnReader:
             if not isinstance(event, AnswerText):
                 shown.append(event)
                 if isinstance(event, ToolCallEnd) and not self._form.parallel:
-                    self.turn.stop()
+                    if event.complete or self.turn.finish is None:  # else its limit cut the call off
+                        self.turn.stop()
                     break
                 continue
             self.answering = True

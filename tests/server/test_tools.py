@@ -92,8 +92,14 @@ async def test_a_stream_of_calls(client: Client, caller: FakeEngine) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_a_call_that_is_cut_off_ends_with_length(client: Client, caller: FakeEngine) -> None:
-    choice = await post(client, caller, tools=[WEATHER, CLOCK], max_tokens=40)
+@pytest.mark.parametrize("fields", [{}, {"parallel_tool_calls": False}, {"stop": "nowhere"}])
+async def test_a_call_that_is_cut_off_ends_with_length(
+    client: Client, caller: FakeEngine, fmt: ChatFormat, fields: dict[str, Any]
+) -> None:
+    whole = [*fmt.encode_text("Sure.\n"), *call_ids(fmt, "weather", {"city": "Zürich"})]
+    choice = await post(client, caller, tools=[WEATHER, CLOCK], max_tokens=len(whole) - 5, **fields)
+    (call,) = choice["message"]["tool_calls"]
+    assert not call["function"]["arguments"].endswith("}")
     assert choice["finish_reason"] == "length"
 
 
