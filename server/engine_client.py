@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +35,8 @@ from server.messages import (
     Generate,
     Loading,
     Ready,
+    Reload,
+    Reloaded,
     Shutdown,
     Stats,
     Step,
@@ -182,6 +185,7 @@ class ProcessEngineClient:
         self._ready: Ready | None = None
         self._stats: Stats | None = None
         self._streams: dict[str, _Stream] = {}
+        self._reloading: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -248,6 +252,26 @@ class ProcessEngineClient:
                 del self._streams[request.request_id]
                 self._send(Abort(request.request_id))
 
+    async def reload(self, folder: Path) -> None:
+        """Has the engine take the weights of another checkpoint of the same shape, while no request runs.
+
+        For training, where the engine draws from a model that changes. An engine that dies starts with its own
+        checkpoint again. Raises EngineUnavailable, and RequestFailed where the weights stay as they are.
+        """
+        if self._status.state != "ready":
+            raise EngineUnavailable(f"the engine is {self._status.state}: {self._status.detail}")
+        self._reloading = asyncio.get_running_loop().create_future()
+        self._send(Reload(str(folder)))
+        await self._reloading
+
+    def _on_reloaded(self, error: EngineError | None) -> None:
+        if self._reloading is None or self._reloading.done():
+            return
+        if error is None:
+            self._reloading.set_result(None)
+        else:
+            self._reloading.set_exception(error)
+
     def _open(self, request: Generate) -> _Stream:
         if self._status.state != "ready":
             raise EngineUnavailable(f"the engine is {self._status.state}: {self._status.detail}")
@@ -276,6 +300,8 @@ class ProcessEngineClient:
                 self._set_status(EngineStatus("loading", stage, fraction))
             case Ready():
                 self._on_ready(message)
+            case Reloaded(error):
+                self._on_reloaded(None if error is None else RequestFailed(error))
             case Failed(text, None):
                 self._failure = text
                 self._ended.set()
@@ -313,6 +339,7 @@ class ProcessEngineClient:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(EngineUnavailable(detail))
+        self._on_reloaded(EngineUnavailable(detail))
 
     def _set_status(self, status: EngineStatus) -> None:
         if self._status.state != "closed":

@@ -50,6 +50,12 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     request_id: str
 
 
+class Reload(msgspec.Struct, frozen=True, tag=True):
+    """Take the weights of the checkpoint in `folder`, of the same shape, once nothing runs; Reloaded answers."""
+
+    folder: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Leave the engine process after the current step."""
 
@@ -124,6 +130,12 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
     page_groups: tuple[PageGroup, ...]
 
 
+class Reloaded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a Reload; `error` says why the weights are the old ones still."""
+
+    error: str | None = None
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """`request_id` set: that request could not be served; None: the engine is going down."""
 
@@ -131,8 +143,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     request_id: str | None = None
 
 
-ToEngine = Generate | Abort | Shutdown
-FromEngine = Loading | Ready | Step | Stats | Failed
+ToEngine = Generate | Abort | Reload | Shutdown
+FromEngine = Loading | Ready | Step | Stats | Reloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -14,6 +14,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from server.engine.checkpoint import ModelError, check_model
 from server.engine.pages import PageCounter
 from server.engine.transport import Connection
 from server.messages import (
@@ -22,6 +23,8 @@ from server.messages import (
     Failed,
     Generate,
     PageGroup,
+    Reload,
+    Reloaded,
     Sampling,
     Shutdown,
     Stats,
@@ -69,6 +72,20 @@ class EngineLoop:
                 if self._fresh.pop(request_id, None) is not None:
                     self._engine.abort_request([request_id])
                     self._stats.changed()
+            case Reload(folder):
+                self._connection.send(Reloaded(self._reload(folder)))
+
+    def _reload(self, folder: str) -> str | None:
+        """Takes other weights; the error in words where the old ones stay. What was cached belongs to the old ones."""
+        if self._pages.has_work():
+            return "requests are running"
+        try:
+            check_model(folder)
+        except ModelError as error:
+            return str(error)
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._engine.reset_prefix_cache()
+        return None
 
     def _add(self, request: Generate) -> None:
         try:
