@@ -7,12 +7,12 @@ way to space it leaves a model no way to fill its limit with blanks. Which gramm
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
 from server.errors import BadRequestError
+from server.requests import schemas
 
 LONGEST = 262_144  # characters of a grammar
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
@@ -22,14 +22,15 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 BYTES = LLTokenizer("byte")  # for the checks any vocabulary will do
 ANY_OPEN, ANY_CLOSE = 1, 2  # of its ids
 
-Schema = dict[str, Any] | bool
+Schema = schemas.Schema
 
 
 def of_schema(schema: Schema) -> str:
-    """The right-hand side of a rule for JSON that fits `schema`; raises ValueError."""
-    if isinstance(schema, bool):
-        schema = {} if schema else {"enum": []}
+    """The right-hand side of a rule for JSON that fits `schema`, closed (schemas.py); raises ValueError."""
     try:
+        schema = schemas.closed(schema)
+        if isinstance(schema, bool):
+            schema = {} if schema else {"enum": []}
         return "%json " + json.dumps({**schema, "x-guidance": SPACING}, ensure_ascii=False)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
