@@ -3,26 +3,32 @@
 Sampling, budgets and HTTP are not known here; understanding what a model generates is parser.py's part.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
+from chat_templates.checkpoint import CheckpointTemplate, read_template
+from chat_templates.client_text import plain
 from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
-from chat_templates.messages import Call, Message, Tool, Turn, check_messages, check_tools
-from chat_templates.templates import CUT, Templates
-from chat_templates.tokens import (
-    ASSISTANT,
-    END_OF_TURN,
-    THINK,
-    THINK_END,
-    TOOL_CALL,
-    TOOL_CALL_END,
-    Vocabulary,
-)
+from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
+from chat_templates.settings import FormatSettings, Mode
+from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
+from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary
 
-Mode = Literal["standard", "reasoning"]
+NO_TOKEN = -1
+"""In place of the id of a tag that the tokenizer has as ordinary text."""
+
+
+class Closing(NamedTuple):
+    """The ids that end a thinking for the model: what is said last in it, the end tag, and what follows the tag."""
+
+    last_words: list[int]
+    tag: list[int]
+    gap: list[int]
 
 
 class ChatFormat:
@@ -32,25 +38,54 @@ class ChatFormat:
         ids = fmt.render([{"role": "user", "content": "Hi"}], "reasoning")
         fmt.decode(ids, show_control=True)  # '[|user|]\nHi[|endofturn|]\n[|assistant|]\n<think>\n'
 
-    Client text never becomes a control token, and control tokens never come back as text. `name` fields are accepted
-    and not rendered: the format has no place for them.
+    Client text never becomes a control token, and control tokens never come back as text. Our own templates have no
+    place for `name` fields.
+
+    With a `template` the format is that of a checkpoint, with the tags of `settings`; without, it is our own. The ids
+    of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `has_thinking`:
+    whether there is a reasoning mode.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        template: CheckpointTemplate | None = None,
+        settings: FormatSettings | None = None,
+    ) -> None:
         self.vocabulary = vocabulary
         self.control_ids = vocabulary.control_ids
-        self.think_id = vocabulary.control[THINK]
-        self.think_end_id = vocabulary.control[THINK_END]
-        self.end_of_turn_id = vocabulary.control[END_OF_TURN]
-        self.tool_call_id = vocabulary.control[TOOL_CALL]
-        self.tool_call_end_id = vocabulary.control[TOOL_CALL_END]
-        self._assistant_id = vocabulary.control[ASSISTANT]
-        self._templates = Templates(vocabulary.control)
+        self.settings = settings or FormatSettings()
+        tags = self.settings
+        self.think_id = self._id(tags.think)
+        self.think_end_id = self._id(tags.think_end)
+        self.tool_call_id = self._id(tags.tool_call)
+        self.tool_call_end_id = self._id(tags.tool_call_end)
+        self.end_of_turn_id = self._id(END_OF_TURN if template is None else template.end_of_turn)
+        self.hidden_ids = frozenset(map(self._id, tags.hidden)) - {NO_TOKEN}
+        self.text_tags = [tag for tag in tags.tags if self._id(tag) == NO_TOKEN]
+        self._is_own = template is None
+        self._template: ChatTemplate = template or OwnTemplates()
+        self.has_thinking = self._template.has_thinking
+        spellings = sorted(vocabulary.written, key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(map(re.escape, (CUT, *spellings))) + ")")
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "ChatFormat":
-        """Reads tokenizer.json. Raises FileNotFoundError, or FormatError where it lacks the format's control tokens."""
-        return cls(Vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    def from_folder(
+        cls, folder: Path, settings: FormatSettings | None = None, template: Path | None = None
+    ) -> "ChatFormat":
+        """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours.
+
+        Raises FileNotFoundError without a tokenizer.json, other OSError for files that cannot be read, ValueError (most
+        often FormatError) for what is in them.
+        """
+        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        files = read_template(folder, template)
+        if files is None:
+            return cls(Vocabulary(tokenizer))
+        settings = settings or FormatSettings()
+        checkpoint = CheckpointTemplate(files, settings)
+        vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
+        return cls(vocabulary, checkpoint, settings)
 
     def render(
         self,
@@ -61,10 +96,12 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[int]:
-        """The prompt's ids, ending with the mode's generation prompt.
+        """The prompt's ids, ending with the mode's generation prompt: in reasoning mode it opens a think block, in
+        standard mode it leaves none open, also where a checkpoint's template leaves either to the model.
 
-        Reasoning of past assistant turns is dropped. `continue_final_message` leaves the last message, an assistant's,
-        open to be continued instead: in reasoning mode after its `reasoning_content`, if it has no content yet.
+        Reasoning of past assistant turns is dropped; a checkpoint's template may keep it. `continue_final_message`
+        leaves the last message, an assistant's, open to be continued instead: in reasoning mode after its
+        `reasoning_content`, if it has no content yet.
         Raises FormatError.
         """
         turns = check_messages(messages)
@@ -86,12 +123,14 @@ class ChatFormat:
         turn, for each is just what that mode generates; in reasoning mode only for the last one, since past turns have
         lost their reasoning. `render` of the messages before the last is an exact prefix. Raises FormatError.
         """
+        assert self._is_own, "training text is in our own format"
         turns = check_messages(messages)
         last = len(turns) - 1
         if turns[last]["role"] != "assistant":
             raise FormatError("a conversation to learn from ends with an assistant message", f"messages[{last}].role")
+        assistant_id = self.vocabulary.control[ASSISTANT]
         pieces = list(self._pieces(turns, mode, tools, add_generation_prompt=False, is_open=False))
-        last_turn = max(index for index, piece in enumerate(pieces) if piece == [self._assistant_id])
+        last_turn = max(index for index, piece in enumerate(pieces) if piece == [assistant_id])
         ids: list[int] = []
         mask: list[bool] = []
         is_learnt = False
@@ -109,18 +148,37 @@ class ChatFormat:
         """The ids of plain text; never a control token."""
         return self.vocabulary.encode(text)
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text to be gone on with as it is, with what the tokenizer puts before all text (BOS)."""
+        return [*self.vocabulary.opening, *self.vocabulary.encode(text)]
+
     def close_thinking(self, wrap_up: str = "") -> list[int]:
         r"""The ids that end an open think block as the model itself would: `wrap_up` + `\n</think>\n\n`."""
-        return [*self.encode_text(f"{wrap_up}\n"), self.think_end_id, *self.encode_text("\n\n")]
+        closing = self.closing(wrap_up)
+        return [*closing.last_words, *closing.tag, *closing.gap]
+
+    def closing(self, wrap_up: str = "") -> Closing:
+        """The same in its parts."""
+        tag = self.encode_text(self.settings.think_end) if self.think_end_id == NO_TOKEN else [self.think_end_id]
+        words = self.encode_text(wrap_up + self.settings.before_think_end)
+        return Closing(words, tag, self.encode_text(self.settings.after_think_end))
+
+    def think_end(self) -> ThinkEnd:
+        """A new watch for the end of a thinking."""
+        if self.think_end_id == NO_TOKEN:
+            return TextEnd(self.settings.think_end, self.detokenizer())
+        return TokenEnd(self.think_end_id)
 
     def is_thinking_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether generation after this prompt starts inside a think block."""
+        tail: list[int] = []
         for token_id in reversed(prompt_ids):
-            if token_id in (self.think_end_id, self.end_of_turn_id):
-                return False
             if token_id == self.think_id:
                 return True
-        return False
+            if token_id in self.control_ids:
+                break
+            tail.append(token_id)
+        return self.think_id == NO_TOKEN and self._is_open(self.decode(tail[::-1]))
 
     def decode(self, token_ids: Sequence[int], *, show_control: bool = False) -> str:
         """The text of the ids; control tokens are left out, or spelled out for a person to read."""
@@ -141,28 +199,32 @@ class ChatFormat:
         self, turns: list[Turn], mode: Mode, tools: Sequence[Tool], *, add_generation_prompt: bool, is_open: bool
     ) -> Iterator[list[int] | None]:
         """The ids of the rendered pieces in order; None where a generation starts (see templates.CUT)."""
-        texts = self._templates.render(
-            f"{mode}.jinja",
-            messages=[self._protect(turn) for turn in turns],
-            tools=self._templates.protect_all(check_tools(tools)),
-            add_generation_prompt=add_generation_prompt,
-            is_open=is_open,
+        if mode == "reasoning" and not self.has_thinking:
+            raise FormatError("this model does not think: it has no reasoning mode", "reasoning_mode")
+        described = check_tools(tools)
+        text = self._template.render(
+            turns, mode, described, add_generation_prompt=add_generation_prompt, is_open=is_open
         )
-        for index, text in enumerate(texts):
+        if add_generation_prompt:
+            text += self._missing(text, mode)
+        for index, piece in enumerate(self._split.split(text)):
             if index % 2 == 0:
-                yield self.vocabulary.encode(text)
+                yield self.vocabulary.encode(plain(piece))
             else:
-                yield None if text == CUT else [self.vocabulary.control[text]]
+                yield None if piece == CUT else [self.vocabulary.written[piece]]
 
-    def _protect(self, turn: Turn) -> Turn:
-        protect = self._templates.protect
-        calls: list[Call] = [
-            {"name": protect(call["name"]), "arguments": self._templates.protect_all(call["arguments"])}
-            for call in turn["tool_calls"]
-        ]
-        return {
-            "role": turn["role"],
-            "content": protect(turn["content"]),
-            "reasoning_content": protect(turn["reasoning_content"]),
-            "tool_calls": calls,
-        }
+    def _id(self, spelling: str) -> int:
+        return self.vocabulary.control.get(spelling, NO_TOKEN)
+
+    def _missing(self, prompt: str, mode: Mode) -> str:
+        """What the mode wants at the end of a generation prompt and the template left out."""
+        tags = self.settings
+        if self._is_open(prompt) == (mode == "reasoning"):
+            return ""
+        if mode == "reasoning":
+            return tags.think + tags.after_think
+        return tags.before_think_end + tags.think_end + tags.after_think_end
+
+    def _is_open(self, text: str) -> bool:
+        """Whether a think block is open at the end of a text; in a rendered one only the template's own tags count."""
+        return text.rfind(self.settings.think) > text.rfind(self.settings.think_end)

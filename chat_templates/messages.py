@@ -26,16 +26,19 @@ _DEEPEST = 64  # levels of nested JSON; far above any schema, far below Python's
 
 
 class Call(TypedDict):
-    """A tool call of a past assistant turn."""
+    """A tool call of a past assistant turn. `id` is "" where there is none."""
 
+    id: str
     name: str
     arguments: dict[str, Any]
 
 
 class Turn(TypedDict):
-    """What templates see of one message. `reasoning_content` is "" where there is none."""
+    """What templates see of one message. `tool_call_id` is a tool's result's. Texts are "" where there are none."""
 
     role: Role
+    name: str
+    tool_call_id: str
     content: str
     reasoning_content: str
     tool_calls: list[Call]
@@ -63,16 +66,15 @@ def _turn(message: Message, param: str) -> Turn:
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise FormatError(f"role must be one of {', '.join(_ROLES)}; got {role!r}", f"{param}.role")
-    for field in ("name", "tool_call_id"):
-        if not isinstance(message.get(field, ""), str | None):
-            raise FormatError(f"{field} must be a string", f"{param}.{field}")
     calls = message.get("tool_calls")
     if calls and role != "assistant":
         raise FormatError("only assistant messages have tool_calls", f"{param}.tool_calls")
     return {
         "role": _ROLES[role],
+        "name": _optional_text(message, "name", param),
+        "tool_call_id": _optional_text(message, "tool_call_id", param),
         "content": _content(message.get("content"), f"{param}.content", nullable=role == "assistant"),
-        "reasoning_content": _reasoning(message, param) if role == "assistant" else "",
+        "reasoning_content": _optional_text(message, "reasoning_content", param) if role == "assistant" else "",
         "tool_calls": _calls(calls, f"{param}.tool_calls"),
     }
 
@@ -98,13 +100,11 @@ def _part(part: object, param: str) -> str:
     return text
 
 
-def _reasoning(message: Message, param: str) -> str:
-    reasoning = message.get("reasoning_content")
-    if reasoning is None:
-        return ""
-    if not isinstance(reasoning, str):
-        raise FormatError("reasoning_content must be a string", f"{param}.reasoning_content")
-    return reasoning
+def _optional_text(value: Mapping[str, Any], field: str, param: str) -> str:
+    text = value.get(field)
+    if not isinstance(text, str | None):
+        raise FormatError(f"{field} must be a string", f"{param}.{field}")
+    return text or ""
 
 
 def _calls(calls: object, param: str) -> list[Call]:
@@ -119,7 +119,8 @@ def _call(call: object, param: str) -> Call:
     if not isinstance(call, Mapping):
         raise FormatError("a tool call must be an object", param)
     function = _function(call, param)
-    return {"name": function["name"], "arguments": _arguments(function, f"{param}.function.arguments")}
+    arguments = _arguments(function, f"{param}.function.arguments")
+    return {"id": _optional_text(call, "id", param), "name": function["name"], "arguments": arguments}
 
 
 def _function(value: Mapping[str, Any], param: str) -> Mapping[str, Any]:

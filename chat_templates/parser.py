@@ -1,6 +1,7 @@
 r"""Generated token ids, as they come, to reasoning, answer and tool calls; counts nothing and knows nothing of HTTP.
 
-Only control tokens are tags: text that spells one is text, and no control token is ever shown. The rules:
+Only control tokens are tags: text that spells one is text, and no control token is ever shown. Where a checkpoint has
+a tag of the format as ordinary text, that text is the tag. The rules:
 
 - `<think>` opens reasoning in either mode, `</think>` ends it; a second `<think>`, or a `</think>` with nothing open,
   is ignored. The newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
@@ -18,7 +19,9 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from chat_templates.events import AnswerText, Event, ReasoningText, joined
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
+from chat_templates.settings import Mode
+from chat_templates.tag_scanner import TagScanner
 from chat_templates.tool_call import ToolCallReader
 
 
@@ -39,7 +42,8 @@ class OutputParser:
     whether the prompt left a think block open; left out, as the mode's generation prompt does. Ids that were put into
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
-    `is_thinking` tells whether a block is open now.
+    `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls whose tags are
+    ordinary text are read as such, or as text.
     """
 
     def __init__(
@@ -48,34 +52,39 @@ class OutputParser:
         mode: Mode,
         thinking_open: bool | None = None,
         call_id: Callable[[], str] = new_call_id,
+        *,
+        calls: bool = True,
+        calls_in_thinking: bool = True,
     ) -> None:
         self.is_thinking = mode == "reasoning" if thinking_open is None else thinking_open
         self._fmt = fmt
         self._call_id = call_id
         self._detokenizer = fmt.detokenizer()
+        self._scanner = TagScanner(fmt.text_tags) if fmt.text_tags else None
+        self._may_call = {False: calls, True: calls_in_thinking}
         self._events: list[Event] = []
         self._call: ToolCallReader | None = None
         self._calls = 0
         self._skip = 0  # newlines still to be left out, as part of the tag before them
         self._newline = ""  # held back: the next tag may own it
-        self._call_newline = ""  # the one that the open call owns, should it be a call
+        self._call_opening = ""  # what was left out before the open call, should it be none
 
     def feed(self, token_ids: Sequence[int]) -> list[Event]:
         """What these ids add. Ids that the tokenizer does not have stand for no text."""
         if self._fmt.control_ids.isdisjoint(token_ids):  # nearly always
-            self._text(self._detokenizer.feed(token_ids))
+            self._read(self._detokenizer.feed(token_ids))
             return self._take()
         for is_control, run in groupby(token_ids, self._fmt.control_ids.__contains__):
             if is_control:
                 for token_id in run:
                     self._control(token_id)
             else:
-                self._text(self._detokenizer.feed(list(run)))
+                self._read(self._detokenizer.feed(list(run)))
         return self._take()
 
     def finish(self) -> list[Event]:
         """The rest, once the generation has ended."""
-        self._text(self._detokenizer.flush())
+        self._flush()
         self._end_call()
         self._emit(self._newline)
         self._newline = ""
@@ -87,18 +96,62 @@ class OutputParser:
 
     def _control(self, token_id: int) -> None:
         fmt = self._fmt
-        self._text(self._detokenizer.flush())
+        self._flush()
         if token_id == fmt.think_id:
             self._open_thinking()
         elif token_id == fmt.think_end_id:
             self._close_thinking()
         elif token_id == fmt.tool_call_id:
-            self._end_call()
-            self._call = ToolCallReader(self._calls, self._call_id())
-            self._call_newline, self._newline = self._newline, ""
-            self._skip = 0
+            self._open_call()
         elif token_id in (fmt.tool_call_end_id, fmt.end_of_turn_id):
             self._end_call()
+        elif token_id in fmt.hidden_ids:
+            self._hide()
+
+    def _flush(self) -> None:
+        self._read(self._detokenizer.flush())
+        if self._scanner is not None:
+            self._text(self._scanner.flush())
+
+    def _read(self, text: str) -> None:
+        """Text with tags in it, where the format has any as text."""
+        if self._scanner is None:
+            self._text(text)
+            return
+        for found in self._scanner.feed(text):
+            if not (found.is_tag and self._is_tag(found.text)):
+                self._text(found.text)
+
+    def _is_tag(self, spelling: str) -> bool:
+        """Does what the tag says, if it says anything here; else it is text."""
+        tags = self._fmt.settings
+        if spelling == tags.tool_call_end and self._call is not None:
+            self._end_call(spelling)
+        elif self._call is not None or (spelling == tags.tool_call and not self._may_call[self.is_thinking]):
+            return False
+        elif spelling == tags.tool_call:
+            self._open_call(spelling)
+        elif spelling == tags.think_end and self.is_thinking:
+            self._close_thinking()
+        elif spelling == tags.think and self.is_thinking:
+            self._open_thinking()
+        elif spelling in tags.hidden:
+            self._hide()
+        else:
+            return False
+        return True
+
+    def _open_call(self, spelling: str = "") -> None:
+        self._end_call()
+        self._call = ToolCallReader(self._calls, self._call_id())
+        self._call_opening, self._newline = self._newline + spelling, ""
+        self._skip = 0
+
+    def _hide(self) -> None:
+        """A newline before the tag and one after it belong to it."""
+        self._end_call()
+        self._newline = ""
+        self._skip = 1
 
     def _open_thinking(self) -> None:
         self._end_call()
@@ -116,7 +169,7 @@ class OutputParser:
         self.is_thinking = False
         self._skip = 2
 
-    def _end_call(self) -> None:
+    def _end_call(self, spelling: str = "") -> None:
         call, self._call = self._call, None
         if call is None:
             return
@@ -126,7 +179,7 @@ class OutputParser:
             self._calls += 1
             self._text(rest)
         else:
-            self._text(self._call_newline + rest)
+            self._text(self._call_opening + rest + spelling)
 
     def _text(self, text: str) -> None:
         if self._call is not None:

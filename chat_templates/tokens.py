@@ -28,6 +28,9 @@ _LONG = 4096  # characters, from which other threads shall run while it is encod
 _PIECE = 65_536  # characters
 _ADDED_BY_A_CUT = 64  # tokens, far more than a word that is cut in two takes
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_BAR = re.compile("[|｜]")
+_TELLING = re.compile(r"[^\s\"\\\x00-\x1f\u0100-\U0010ffff]")  # what `client_text` tells apart from a template's
+_ORDINARY = re.compile(r"\s+|▁+|\w+")  # of added tokens that text may become: white space and words
 
 
 def replace_surrogates(text: str) -> str:
@@ -36,29 +39,49 @@ def replace_surrogates(text: str) -> str:
 
 
 class Vocabulary:
-    """One tokenizer.json.
+    """One tokenizer.json, for a format whose `tags` it may have as tokens, and must have those that are `required`.
 
-    `control` maps the spelling of every control token to its id: the special added tokens, and the tags of the format
-    also where the tokenizer has them as ordinary added tokens (`<think>` in Qwen3).
+    `control` maps the spelling of every control token to its id: the special added tokens, and the tags also where the
+    tokenizer has them as ordinary added tokens (`<think>` in Qwen3). They are never shown. `written` has beside these
+    what a template may write as a token of its own: added tokens that `template`, its source, spells, and all with a
+    bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text (Llama's and Gemma's BOS).
+
+    Client text becomes none of the added tokens but white space and words.
     """
 
-    def __init__(self, tokenizer_json: str) -> None:
+    def __init__(
+        self, tokenizer_json: str, *, required: Sequence[str] = TAGS, tags: Sequence[str] = (), template: str = ""
+    ) -> None:
         spec = json.loads(tokenizer_json)
         added = {token["content"]: int(token["id"]) for token in spec["added_tokens"]}
-        missing = [tag for tag in TAGS if tag not in added]
+        missing = [tag for tag in required if tag not in added]
         if missing:
             raise FormatError(f"the tokenizer has no token of its own for {', '.join(missing)}", "tokenizer")
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}
-        self.control: dict[str, int] = {text: added[text] for text in sorted(special.union(TAGS))}
+        control = sorted(special.union(required, added.keys() & set(tags)))
+        self.control: dict[str, int] = {text: added[text] for text in control}
         self.control_ids = frozenset(self.control.values())
-        self.is_byte_level = _is_byte_level(spec["decoder"])
+        self.written = {
+            text: token_id
+            for text, token_id in added.items()
+            if _TELLING.search(text) and (text in self.control or _is_markup(text, template))
+        }
+        self.is_byte_level = _is_byte_level(spec.get("decoder"))
         self._added_texts = {token_id: text for text, token_id in added.items()}
         self._bytes: dict[int, bytes] = {}
-        plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self.opening: list[int] = _opening(self._tokenizer)
+        words = [
+            token for token in spec["added_tokens"] if _ORDINARY.fullmatch(token["content"]) and not token["special"]
+        ]
+        plain = {**spec, "added_tokens": words, "post_processor": None, "truncation": None, "padding": None}
         self._plain = Tokenizer.from_str(json.dumps(plain))
+        # Without the tokens before them, those that are not in the model's vocabulary get other ids.
+        ids = {self._plain.token_to_id(word["content"]): int(word["id"]) for word in words}
+        self._moved = {wrong: right for wrong, right in ids.items() if wrong != right}
         # Added tokens may also be entries of the model's vocabulary, which some models match whole.
-        self._forbidden = frozenset(added.values()) - {_unknown_id(spec["model"])}
+        harmless = {_unknown_id(spec["model"]), *(int(word["id"]) for word in words)}
+        self._forbidden = frozenset(added.values()) - harmless
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens.
@@ -85,7 +108,7 @@ class Vocabulary:
             ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         else:
             ids = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+        return [self._moved.get(token_id, token_id) for token_id in ids] if self._moved else ids
 
     def _encode(self, text: str) -> list[int]:
         ids = self._plain_ids(text)
@@ -115,6 +138,19 @@ class Vocabulary:
         """The text of a few ids by the tokenizer's own decoder."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
         return text
+
+
+def _is_markup(text: str, template: str) -> bool:
+    """Whether an added token is one that the template writes, or such a one as only a template should."""
+    return not _ORDINARY.fullmatch(text) and bool(text in template or _BAR.search(text))
+
+
+def _opening(tokenizer: Tokenizer) -> list[int]:
+    """What stands before any text: a text's ids with special tokens, up to where those without them begin."""
+    alone: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
+    ids: list[int] = tokenizer.encode("a", add_special_tokens=True).ids
+    starts = (start for start in range(len(ids)) if alone and ids[start : start + len(alone)] == alone)
+    return ids[: next(starts, 0)]
 
 
 def _is_byte_level(decoder: dict[str, Any] | None) -> bool:

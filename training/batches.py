@@ -11,8 +11,9 @@ from itertools import count
 import torch
 from reasoning_gym.data import read_data_file
 
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
+from chat_templates.settings import Mode
 from training import conversation, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe

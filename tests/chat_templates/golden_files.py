@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
+from chat_templates.settings import Mode
 from tests.chat_templates.conversations import CONVERSATIONS
 from tests.chat_templates.small_tokenizers import make_format
 

@@ -91,4 +91,4 @@ def test_added_tokens_that_are_words() -> None:
     token_id = TOKENIZERS["whole_words"].token_to_id("한국어")
     assert token_id is not None
     assert _one_by_one(make_detokenizer(vocabulary), [token_id]) == "한국어"
-    assert token_id not in vocabulary.encode("한국어")
+    assert vocabulary.encode("한국어") == [token_id]

@@ -112,12 +112,12 @@ def test_what_messages_become() -> None:
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "assistant", "tool"]
     assert [turn["content"] for turn in turns] == ["A", "BC", "", "", ""]
     assert [turn["reasoning_content"] for turn in turns] == ["", "", "D", "", ""]
-    assert turns[2]["tool_calls"] == [{"name": "f", "arguments": {"a": {"b": [1]}}}]
+    assert turns[2]["tool_calls"] == [{"id": "1", "name": "f", "arguments": {"a": {"b": [1]}}}]
 
 
 @pytest.mark.parametrize("arguments", ["", "{}", " {} ", {}, None])
 def test_no_arguments(arguments: Any) -> None:
-    assert check_messages(_arguments(arguments))[1]["tool_calls"] == [{"name": "f", "arguments": {}}]
+    assert check_messages(_arguments(arguments))[1]["tool_calls"] == [{"id": "", "name": "f", "arguments": {}}]
 
 
 _roles = st.sampled_from(["system", "developer", "user", "assistant", "tool", "other"])

@@ -17,8 +17,9 @@ from chat_templates.events import (
     ToolCallStart,
     joined,
 )
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser, new_call_id
+from chat_templates.settings import Mode
 from chat_templates.tokens import TAGS
 from tests.chat_templates.reference_parser import reference_parse
 from tests.chat_templates.small_tokenizers import KINDS, make_format

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.events import AnswerText, ReasoningText, ToolCallArguments, ToolCallStart
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
+from chat_templates.settings import Mode
 from tests.chat_templates.conversations import CONVERSATIONS, call, reference_text, user
 from tests.chat_templates.small_tokenizers import KINDS, byte_level, make_format, sentencepiece
 from tests.chat_templates.strategies import contents, messages

@@ -1,0 +1,161 @@
+"""The chat template that a checkpoint brings: found in its folder, and run on conversations as transformers would.
+
+The text comes out as the template wrote it; which of it is a control token is `format`'s to find.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template, TemplateError, TemplateSyntaxError, meta
+
+from chat_templates.client_text import plain, protect, protect_all
+from chat_templates.environment import Environment
+from chat_templates.errors import FormatError
+from chat_templates.messages import Call, Turn
+from chat_templates.settings import FormatSettings, Mode
+
+END = "\udc82"
+"""Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+# What code of a template can raise on a conversation that it was not written for.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class TemplateFiles:
+    """What a folder says: the template, another for requests with tools if it has one, and the spellings of the tokens
+    that templates know by name.
+    """
+
+    source: str
+    tool_source: str | None
+    named_tokens: Mapping[str, str]
+
+
+def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | None:
+    """The folder's own template, or the one in the file `chosen`; None if there is none.
+
+    Raises OSError, or ValueError where a file is not what it should be.
+    """
+    config = _json_object(folder / "tokenizer_config.json")
+    named = {name: spelling for name in NAMED_TOKENS if (spelling := _spelling(config.get(name)))}
+    file = chosen or folder / "chat_template.jinja"
+    if chosen is not None or file.is_file():
+        return TemplateFiles(file.read_text(encoding="utf-8"), None, named)
+    found = config.get("chat_template") or _json_object(folder / "chat_template.json").get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        by_name = {entry["name"]: entry["template"] for entry in found}
+        if "default" not in by_name:
+            raise ValueError("the checkpoint has several chat templates and none is named default")
+        return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
+    return TemplateFiles(found, None, named) if found else None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} must be a JSON object")  # noqa: TRY004 - of a file, not of an argument
+    return value
+
+
+def _spelling(token: Any) -> str | None:
+    """A token by itself, or with its properties around it."""
+    spelling = token.get("content") if isinstance(token, dict) else token
+    return spelling if isinstance(spelling, str) else None
+
+
+class CheckpointTemplate:
+    """A checkpoint's template, with the variables that `settings` give it in each mode.
+
+    `has_thinking`: whether there is a reasoning mode; `takes_tools`: whether it has a place for tools.
+    Raises FormatError if it is no template.
+    """
+
+    def __init__(self, files: TemplateFiles, settings: FormatSettings) -> None:
+        self._environment = Environment(trim_blocks=True, lstrip_blocks=True)
+        self._template = self._compile(files.source)
+        self._tool_template = self._compile(files.tool_source) if files.tool_source else self._template
+        self._named = files.named_tokens
+        self.end_of_turn = files.named_tokens.get("eos_token", "")
+        self._settings = settings
+        self.source = files.source + (files.tool_source or "")
+        self.takes_tools = bool(files.tool_source) or "tools" in self._variables(files.source)
+        self.has_thinking = self._thinks() if settings.thinks is None else settings.thinks
+
+    def render(
+        self,
+        turns: Sequence[Turn],
+        mode: Mode,
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+        is_open: bool = False,
+    ) -> str:
+        """The prompt as text, client text in it as `protect` makes it.
+
+        Raises FormatError, also for what the template itself refuses.
+        """
+        if tools and not self.takes_tools:
+            raise FormatError("this model's chat template has no place for tools", "tools")
+        messages = [_message(turn) for turn in turns]
+        if is_open:
+            field = "content" if turns[-1]["content"] or not turns[-1]["reasoning_content"] else "reasoning_content"
+            messages[-1][field] += END
+        context = {
+            **self._named,
+            **self._settings.variables(mode),
+            "messages": messages,
+            "tools": protect_all(list(tools)) or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            text = str((self._tool_template if tools else self._template).render(context))
+        except TEMPLATE_ERRORS as error:
+            raise FormatError(
+                f"this model's chat template does not take this: {plain(str(error))}", "messages"
+            ) from error
+        if not is_open:
+            return text
+        if END not in text:
+            raise FormatError(
+                "this model's chat template leaves out the text to be continued", f"messages[{len(turns) - 1}]"
+            )
+        return text[: text.rindex(END)]
+
+    def _compile(self, source: str) -> Template:
+        try:
+            return self._environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise FormatError(
+                f"the chat template is no jinja template: line {error.lineno}: {error}", "chat_template"
+            ) from error
+
+    def _variables(self, source: str) -> set[str]:
+        return meta.find_undeclared_variables(self._environment.parse(source))
+
+    def _thinks(self) -> bool:
+        """A template that knows the end of a thinking, or that one of the mode's variables changes."""
+        if self._settings.think_end in self.source:
+            return True
+        switches = {*self._settings.standard, *self._settings.reasoning}
+        return not switches.isdisjoint(self._variables(self.source))
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """As transformers' templates know it: what is empty is left out, but for the content."""
+    message: dict[str, Any] = {"role": turn["role"], "content": protect(turn["content"])}
+    for field in ("reasoning_content", "name", "tool_call_id"):
+        if turn[field]:
+            message[field] = protect(turn[field])
+    if turn["tool_calls"]:
+        message["tool_calls"] = list(map(_call, turn["tool_calls"]))
+    return message
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": protect(call["name"]), "arguments": protect_all(call["arguments"])}
+    return {"id": protect(call["id"]), "type": "function", "function": function}

@@ -1,0 +1,95 @@
+"""The jinja environment in which all templates run, ours and those of checkpoints: what they may call, and `Text`.
+
+Follows transformers' (`utils/chat_template_utils.py`): sandboxed, blocks trimmed, `raise_exception`, `strftime_now`,
+`tojson` without HTML, `{% generation %}`. Beside that, every string that is put together here is `Text` again, so that
+what clients wrote stays apart from what the template wrote however the template joins them.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import wraps
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from chat_templates.client_text import Text, plain, plain_all, protect
+
+
+class _Code(CodeGenerator):
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - jinja's name
+        """`a ~ b`, which jinja joins by a function of its own, by the environment's."""
+        self.write("concat(map(str, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write(")))")
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what is learnt in training; here it is what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The statements between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """See above; `options` are jinja's."""
+
+    code_generator_class = _Code
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(extensions=["jinja2.ext.loopcontrols", _Generation], auto_reload=False, **options)
+        self.filters = {name: _giving_text(filter_) for name, filter_ in self.filters.items()}
+        self.filters |= {"tojson": _to_json, "replace": _replace}
+        self.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(plain(form))}
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """How jinja joins what a template writes."""
+        return Text("".join(parts))
+
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Also joins, if the function is a string's method."""
+        return _as_text(super().call(context, function, *args, **kwargs))
+
+
+def _as_text(value: Any) -> Any:
+    return Text(value) if isinstance(value, str) else value
+
+
+def _giving_text(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(filter_)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return _as_text(filter_(*args, **kwargs))
+
+    return wrapped
+
+
+def _replace(text: Any, old: str, new: str, count: int | None = None) -> Text:
+    return Text(text).replace(old, new, -1 if count is None else count)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **layout: Any) -> Text:
+    """JSON as Python spaces it, non-ASCII kept, nothing escaped for HTML (jinja's own filter does all three)."""
+    if ensure_ascii:
+        return protect(json.dumps(plain_all(value), **layout))
+    return Text(json.dumps(value, ensure_ascii=False, **layout))
+
+
+def _now(form: str) -> str:
+    """The server's own time, as transformers has it."""
+    return datetime.now().strftime(plain(form))
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)

@@ -1,0 +1,62 @@
+"""Finds the end of the thinking in token ids as they come, whether its tag is one token or ordinary text."""
+
+from collections import deque
+from typing import Protocol
+
+from chat_templates.detokenizer import Detokenizer
+
+
+class ThinkEnd(Protocol):
+    """Watches one generation. `token_id` is the tag's, None where it is ordinary text."""
+
+    token_id: int | None
+
+    def feed(self, token_id: int) -> int:
+        """How many tokens, this one the last of them, hold the end tag; 0 as long as it is not whole."""
+
+    def is_exact(self) -> bool:
+        """Whether nothing stood after the tag in the token that completed it."""
+
+
+class TokenEnd:
+    """The end tag as a token."""
+
+    def __init__(self, token_id: int) -> None:
+        self.token_id: int | None = token_id
+
+    def feed(self, token_id: int) -> int:
+        """1 for the tag."""
+        return int(token_id == self.token_id)
+
+    def is_exact(self) -> bool:
+        """It is."""
+        return True
+
+
+class TextEnd:
+    """The end tag as text, which tokens may cut anywhere."""
+
+    token_id: int | None = None
+
+    def __init__(self, tag: str, detokenizer: Detokenizer) -> None:
+        self._tag = tag
+        self._detokenizer = detokenizer
+        self._recent: deque[str] = deque(maxlen=4 * len(tag))  # the texts of single tokens, some of them empty
+
+    def feed(self, token_id: int) -> int:
+        """How many tokens the tag took."""
+        self._recent.append(self._detokenizer.feed([token_id]))
+        text = "".join(self._recent)
+        if self._tag not in text:
+            return 0
+        start = text.index(self._tag)
+        before = 0
+        for index, piece in enumerate(self._recent):
+            before += len(piece)
+            if before > start:
+                return len(self._recent) - index
+        raise AssertionError("the tag is in the text of the tokens")
+
+    def is_exact(self) -> bool:
+        """Whether the text ends with the tag."""
+        return "".join(self._recent).endswith(self._tag)
