@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import Tokenizer
 from transformers import Exaone4ForCausalLM
 
-from chat_templates.format import ChatFormat, Mode
+from chat_templates.format import ChatFormat
+from chat_templates.settings import Mode
 from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
