@@ -13,6 +13,7 @@ from server.messages import PageGroup, Ready
 from server.metrics import Metrics
 from server.modes.profile import Profile
 from server.settings import Settings
+from server.turns.written import WrittenTurns
 
 
 class RunningTurn(Protocol):
@@ -35,6 +36,7 @@ class Serving:
     fmt: ChatFormat
     engine: EngineClient
     metrics: Metrics = field(init=False)
+    written: WrittenTurns = field(init=False)
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
     draining: bool = False
@@ -43,6 +45,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.page_groups)
+        self.written = WrittenTurns(self.fmt)
         closings = [self.fmt.close_thinking(text) for text in (self.profile.reasoning.wrap_up, "")]
         ends = [ids.index(self.fmt.think_end_id) for ids in closings]
         self.wrap_ups = [tuple(ids[:end]) for ids, end in zip(closings, ends, strict=True)]

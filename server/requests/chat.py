@@ -100,7 +100,7 @@ async def chat_prompt(
     def checked() -> list[int]:
         if context is not None and size >= LONG:
             refuse_endless_chat(asked.messages, asked.tools or (), serving, context)
-        return render()
+        return serving.written.restored(render())
 
     return await to_ids(checked, size)
 

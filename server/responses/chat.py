@@ -3,13 +3,14 @@
 Response and stream are built from the same pieces, which is why they are equal.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from server.errors import ApiError, JsonObject
 from server.responses.chat_objects import ChunkWriter, Gathered, completion
 from server.responses.sse import DONE, encode_event
 from server.serving import Serving
+from server.turns.generate import Turn
 from server.turns.job import Job
 from server.turns.run import run_job, start_turns
 
@@ -21,6 +22,7 @@ async def complete(job: Job, serving: Serving) -> JsonObject:
     async with aclosing(run_job(job, turns, serving)) as pieces:
         async for piece in pieces:
             gathered[piece.choice].add(piece)
+    _remember(job, turns, serving)
     return completion(job, turns, serving.settings.model_name, gathered)
 
 
@@ -43,4 +45,12 @@ async def stream(job: Job, serving: Serving, *, include_usage: bool) -> AsyncGen
             raise
         yield encode_event(error.body())
         return
+    _remember(job, turns, serving)
     yield writer.finish(turns) + DONE
+
+
+def _remember(job: Job, turns: Sequence[Turn], serving: Serving) -> None:
+    """The prompt that ended within a think block does not come back: thinking is dropped."""
+    for plan, turn in zip(job.turns, turns, strict=True):
+        if turn.thinking_finish is None:
+            serving.written.remember(plan.prompt_ids, turn.token_ids)
