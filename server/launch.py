@@ -5,6 +5,7 @@ The front end alone listens, from the first second on; the engine comes up behin
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import signal
@@ -26,6 +27,7 @@ from server.cli_errors import UsageError
 from server.engine.defaults import engine_defaults
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.app import create_app
+from server.http.protocol import Protocol
 from server.modes.profile import load_profile
 from server.serving import Serving
 from server.settings import Settings
@@ -46,6 +48,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     app = create_app(engine, settings, profile, fmt)
     server = DrainingServer(app.state.serving, server_config(app, settings))
     display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
     return 0
@@ -55,6 +58,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
     return uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,

@@ -11,7 +11,7 @@ from server.modes.limits import token_limit
 from server.modes.profile import ModeProfile
 from server.requests.answer_format import text_grammar
 from server.requests.chat import mode_for
-from server.requests.prompts import encode_prompt
+from server.requests.prompts import encode_prompts
 from server.requests.sampling import choices_of, known_ids, plan_sampling, priority_of, stops_of
 from server.serving import Serving
 from server.turns.job import CompletionJob, TurnPlan, new_id
@@ -54,15 +54,12 @@ def _check_combinations(asked: CompletionRequest) -> None:
 
 
 async def _prompts(asked: CompletionRequest, serving: Serving) -> list[list[int]]:
-    context = serving.admit().max_context
     prompt = asked.prompt
-    several = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
-    ids = [
-        await encode_prompt(one, serving, context)
-        if isinstance(one, str)
-        else known_ids(cast("list[int]", one), "prompt", serving)
-        for one in several
-    ]
+    several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    if isinstance(several[0], str):
+        ids = await encode_prompts(cast("list[str]", several), serving, serving.admit().max_context)
+    else:
+        ids = [known_ids(one, "prompt", serving) for one in cast("list[list[int]]", several)]
     if not all(ids):
         raise BadRequestError("prompt holds no token to go on from.", param="prompt")
     return ids

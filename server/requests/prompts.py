@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from chat_templates.errors import FormatError
 from chat_templates.tokens import Vocabulary
@@ -10,24 +10,29 @@ from server.errors import BadRequestError, ContextLengthError
 from server.offload import read_long
 from server.serving import Serving
 
+T = TypeVar("T")
+
 COUNTED_BEYOND = 32_768  # tokens by which a prompt may be too long and still be counted out for the error
 BYTES_A_TOKEN = 2  # text with fewer bytes for each token that is allowed is not worth a count of its own
 TOKENS_A_MESSAGE = 2  # at least: where it begins and where it ends
 
 
-async def encode_prompt(text: str, serving: Serving, context: int | None = None) -> list[int]:
-    """The ids of a raw prompt, none of them a control token; raises BadRequestError."""
+async def encode_prompts(texts: Sequence[str], serving: Serving, context: int | None = None) -> list[list[int]]:
+    """The ids of raw prompts, none of them a control token; raises BadRequestError.
 
-    def encode() -> list[int]:
+    With a `context`, one that is too long for it by far is refused before it is tokenized.
+    """
+
+    def encode(text: str) -> list[int]:
         if context is not None:
             _refuse_endless(text, 0, serving.fmt.vocabulary, context, "prompt")
         return serving.fmt.encode_text(text)
 
-    return await to_ids(encode, len(text), "prompt")
+    return await to_ids(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
 
 
-async def to_ids(work: Callable[[], list[int]], size: int, param: str | None = None) -> list[int]:
-    """What `work` yields for a prompt of about `size` bytes; raises BadRequestError, for `param` if that is set."""
+async def to_ids(work: Callable[[], T], size: int, param: str | None = None) -> T:
+    """The ids that `work` yields for about `size` bytes; raises BadRequestError, for `param` if that is set."""
     try:
         return await read_long(work, size)
     except FormatError as error:

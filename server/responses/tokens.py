@@ -5,7 +5,7 @@ from server.errors import JsonObject
 from server.modes.dialects import thinking_wish
 from server.offload import read_long
 from server.requests.chat import chat_prompt, mode_for
-from server.requests.prompts import encode_prompt
+from server.requests.prompts import encode_prompts
 from server.requests.sampling import known_ids
 from server.serving import Serving
 
@@ -14,7 +14,7 @@ async def tokenize(asked: TokenizeTextRequest | TokenizeChatRequest, size: int, 
     """VLLM's response; `size` is the body's, in bytes. Raises ApiError."""
     if isinstance(asked, TokenizeTextRequest):
         mode_for(asked.model, [], serving)
-        ids = await encode_prompt(asked.prompt, serving)
+        (ids,) = await encode_prompts([asked.prompt], serving)
     else:
         mode = mode_for(asked.model, thinking_wish(asked).choices, serving)
         ids = await chat_prompt(asked, mode, size, serving)
