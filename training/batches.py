@@ -14,7 +14,7 @@ from reasoning_gym.data import read_data_file
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
 from chat_templates.settings import Mode
-from training import conversation, records, tool_use
+from training import conversation, copying, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe
 
@@ -80,13 +80,19 @@ class ExampleSource:
         return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
 
     def exchange(self, progress: float, rng: random.Random) -> Exchange:
-        """One exchange without tools: a line of conversation, a request for JSON, or a task."""
-        kind = rng.random()
-        if kind < self._recipe.conversation_share:
-            return self._talk(rng)
-        if kind < self._recipe.conversation_share + self._recipe.json_share:
-            return self._json(progress, rng)
-        return self._task(progress, rng)
+        """One exchange without tools: a line of conversation, a request for JSON, a drill, or a task."""
+        recipe = self._recipe
+        shares = (recipe.conversation_share, recipe.json_share, recipe.copy_share)
+        match rng.choices(range(4), (*shares, 1 - sum(shares)))[0]:
+            case 0:
+                return self._talk(rng)
+            case 1:
+                return self._json(progress, rng)
+            case 2:
+                drill = copying.draw(rng, self._things)
+                return Exchange(drill.request, "I copy the words.", drill.answer)
+            case _:
+                return self._task(progress, rng)
 
     def _talk(self, rng: random.Random) -> Exchange:
         talk = conversation.draw(rng, self._things)

@@ -42,6 +42,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decay: float
     conversation_share: float
     json_share: float
+    copy_share: float
     tools_share: float
     rephrase_share: float
     history_share: float

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from benchmarks.eval_tools import KINDS
-from training import records, tool_use, values
+from training import copying, records, tool_use, values
 from training.tokenizer import SPECIAL_TOKENS
 
 SEEDS = range(200)
@@ -94,3 +94,12 @@ def test_no_training_text_spells_a_control_token() -> None:
         use = tool_use.use(rng.choice(tool_use.tool_set(rng)), rng)
         text = " ".join((use.request, use.thought, use.reply, *use.results, records.draw(rng).request))
         assert not any(token in text for token in SPECIAL_TOKENS)
+
+
+def test_a_drill_asks_for_nothing_that_it_does_not_say() -> None:
+    for seed in SEEDS:
+        drill = copying.draw(random.Random(seed), ("tree", "cloud"))
+        answer = json.loads(drill.answer) if drill.answer[0] in "[{" else drill.answer.split()
+        words = [*answer, *answer.values()] if isinstance(answer, dict) else answer
+        said = drill.request.lower().replace(" ", "_")
+        assert all(str(word).lower().replace(" ", "_") in said for word in words)
