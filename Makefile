@@ -9,10 +9,10 @@ RECIPE ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check train lock clean
+.PHONY: help setup serve test check bench bench-peers train lock clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## the environment in .venv/ (ACCELERATOR=cpu or cuda, PYTHON=); a second run does nothing
 	@$(PYTHON) -c '' 2>/dev/null || { echo "twogear: error: no CPython 3.11 as '$(PYTHON)'; install it or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -30,6 +30,13 @@ check: setup ## linters, types, locks
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest -q tests/setup/test_locks.py
+
+bench: setup ## speed of this server and of its bare engine, in minutes (ARGS=)
+	$(BIN)/twogear bench quick $(ARGS)
+
+bench-peers: setup ## the same beside vLLM, llama.cpp and transformers, with two models: about an hour (ARGS=)
+	$(BIN)/twogear bench embedded $(ARGS)
+	$(BIN)/twogear bench large $(ARGS)
 
 train: setup ## a training stage (STAGE=, RECIPE=, ARGS=)
 	$(BIN)/twogear train $(STAGE) $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)

@@ -20,6 +20,7 @@ MODULES = {
     "chat": "server.commands.chat",
     "plan": "server.commands.plan",
     "eval": "benchmarks.eval_command",
+    "bench": "benchmarks.bench_command",
     "train": "training.command",
 }
 INTERRUPTED = 130  # what shells report after Ctrl-C

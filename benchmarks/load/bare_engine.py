@@ -1,0 +1,82 @@
+"""vLLM's engine as our server runs it, without a server: `python -m benchmarks.load.bare_engine`, a Job on stdin.
+
+The same defaults, model class, sampling and loop as the engine process (`server/engine/`), with requests handed over in
+this process all at once: token ids only. What a server reaches of this is what HTTP, text and the way between two
+processes leave of it. The loads of a job are lists of requests (`prompt_ids`, `sampling`); what a load has under
+`warm_up` runs before it and is thrown away. Writes the seconds and output tokens of each to stdout.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from server.engine.defaults import engine_defaults
+from server.messages import Failed, FromEngine, Generate, Sampling, Shutdown, Step, ToEngine
+
+if TYPE_CHECKING:
+    from server.engine.transport import Connection
+
+
+class _Handover:
+    """In the place of the connection to a front end: gives all requests at once, and Shutdown when all are done."""
+
+    def __init__(self, requests: Sequence[Generate]) -> None:
+        self._waiting: list[ToEngine] = list(requests)
+        self._unfinished = len(requests)
+        self.tokens = 0
+
+    def receive(self, timeout: float | None) -> list[ToEngine]:  # noqa: ARG002 - never has to wait
+        if self._unfinished == 0:
+            return [Shutdown()]
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def send(self, message: FromEngine) -> None:
+        match message:
+            case Step(deltas):
+                self.tokens += sum(len(delta.token_ids) for delta in deltas)
+                self._unfinished -= sum(delta.finish is not None for delta in deltas)
+            case Failed(text):
+                raise RuntimeError(text)
+
+
+def main() -> None:
+    """Loads the engine and runs the job."""
+    job = json.load(sys.stdin)
+    output = os.dup(1)
+    os.dup2(2, 1)  # what vLLM prints is no result
+    defaults = engine_defaults(job["checkpoint"])
+    os.environ.update({choice.name: str(choice.value) for choice in defaults if not choice.is_option})
+    from server.engine.loading import load_engine  # noqa: PLC0415 - imports vLLM, which reads the environment
+
+    engine = load_engine(job["checkpoint"], [], defaults, lambda _stage, _fraction: None)
+    results = []
+    for load in job["loads"]:
+        _run(engine, load["warm_up"])
+        results.append(_run(engine, load["requests"]))
+    with os.fdopen(output, "w") as stdout:
+        json.dump(results, stdout)
+    sys.stderr.flush()
+    os._exit(0)  # as the engine process does: unloading torch takes seconds
+
+
+def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
+    from server.engine.loading import eos_token_ids  # noqa: PLC0415
+    from server.engine.loop import EngineLoop  # noqa: PLC0415
+    from server.engine.pages import PageCounter  # noqa: PLC0415
+
+    requests = [
+        Generate(f"bare-{number}", request["prompt_ids"], Sampling(**request["sampling"]))
+        for number, request in enumerate(load)
+    ]
+    handover = _Handover(requests)
+    started = time.perf_counter()
+    EngineLoop(engine, PageCounter(engine), eos_token_ids(engine), cast("Connection", handover)).run()
+    return {"seconds": time.perf_counter() - started, "tokens": handover.tokens}
+
+
+if __name__ == "__main__":
+    main()

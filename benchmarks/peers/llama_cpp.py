@@ -1,0 +1,119 @@
+"""llama.cpp's server from its source, and checkpoints in its format: `python -m benchmarks.peers.llama_cpp`.
+
+The source comes with the sdist of llama-cpp-python, so that a package index is all it takes. Everything lies in the
+benchmarks' cache folder. Building takes seven minutes on two cores, once.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from benchmarks.load.checkpoints import cache_folder
+from server.cli_errors import UsageError
+
+VERSION = "0.3.36"
+"""Of llama-cpp-python."""
+_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+_INSIDE = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
+# The machine's own instructions are the default (GGML_NATIVE); everything that is no part of serving text is left out.
+_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+)
+
+
+def source_folder() -> Path:
+    """Where the source is, or will be."""
+    return cache_folder() / f"llama.cpp-{VERSION}"
+
+
+def server_binary() -> Path:
+    """The built server, or where it will be."""
+    return source_folder() / "build" / "bin" / "llama-server"
+
+
+def build(jobs: int | None = None) -> Path:
+    """Fetches and builds what is not there yet; returns the server. Raises UsageError."""
+    if server_binary().exists():
+        return server_binary()
+    if shutil.which("cmake") is None or shutil.which("g++") is None:
+        raise UsageError("llama.cpp's server is built with cmake and g++; install them (Debian: apt install cmake g++)")
+    if not (source_folder() / "CMakeLists.txt").exists():
+        _fetch(source_folder())
+    log = source_folder() / "build.log"
+    print(f"building llama.cpp's server; log: {log}", file=sys.stderr)
+    with log.open("w") as output:
+        for command in (
+            ("cmake", "-B", "build", *_OPTIONS),
+            ("cmake", "--build", "build", "--target", "llama-server", f"-j{jobs or os.cpu_count()}"),
+        ):
+            done = subprocess.run(command, cwd=source_folder(), stdout=output, stderr=output, check=False)
+            if done.returncode != 0:
+                raise UsageError(f"llama.cpp's server could not be built: see {log}")
+    return server_binary()
+
+
+def gguf(checkpoint: Path, name: str) -> Path:
+    """The checkpoint as a GGUF file in bf16, converted where the file is not there yet. Raises UsageError."""
+    target = cache_folder() / f"{name}-{_digest(checkpoint)}.gguf"
+    if target.exists():
+        return target
+    if not (source_folder() / "convert_hf_to_gguf.py").exists():
+        _fetch(source_folder())
+    unfinished = target.with_suffix(".part")
+    search = os.pathsep.join([str(source_folder() / "gguf-py"), str(source_folder())])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers.llama_cpp_convert", checkpoint, "--outfile", unfinished],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UsageError(f"llama.cpp's converter does not take {checkpoint}: {last}")
+    unfinished.rename(target)
+    return target
+
+
+def _digest(checkpoint: Path) -> str:
+    """Of what a checkpoint is and when its weights were made: a retrained one is converted anew."""
+    weights = [
+        f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in checkpoint.glob("*.safetensors")
+    ]
+    described = "\n".join([VERSION, (checkpoint / "config.json").read_text(), *sorted(weights)])
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def _fetch(target: Path) -> None:
+    """Puts llama.cpp's part of the sdist at `target`."""
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "llama-cpp-python.txt"
+    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{_SHA256}\n")
+    options = ("--no-deps", "--no-binary=:all:", "--require-hashes", "--no-input", "--disable-pip-version-check", "-q")
+    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(wanted), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UsageError(f"the source of llama-cpp-python could not be fetched: {done.stderr.strip()[-300:]}")
+    sdist = folder / f"llama_cpp_python-{VERSION}.tar.gz"
+    unpacked = folder / "unpacked"
+    with tarfile.open(sdist) as archive:
+        members = [member for member in archive.getmembers() if member.name.startswith(_INSIDE)]
+        archive.extractall(unpacked, members=members, filter="data")
+    (unpacked / _INSIDE).rename(target)
+    shutil.rmtree(unpacked)
+    sdist.unlink()
+
+
+if __name__ == "__main__":
+    print(build())

@@ -1,0 +1,97 @@
+"""How each server is started: its command line and environment, nothing else.
+
+All take the same chat requests under the same path. `caches` is an empty folder at a server's first start in a
+benchmark, and as the last start left it at the next.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.load.workload import MODEL_NAME
+from benchmarks.peers import llama_cpp
+
+_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+_TWOGEAR = Path(sys.executable).parent / "twogear"
+_QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
+_LLAMA_CPP_SLOTS = {"embedded": (128, 65536), "large": (32, 16384)}
+"""Slots, and tokens of context that they share: enough for every load."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A process to start: what is added to the environment stands in `environment`."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be served, and where: `model` is `embedded` or `large`."""
+
+    model: str
+    checkpoint: Path
+    port: int
+    caches: Path
+
+
+def twogear(target: Target) -> Start:
+    """Ours, as `twogear serve` starts it."""
+    place = ("--port", str(target.port), "--served-model-name", MODEL_NAME)
+    return Start((str(_TWOGEAR), "serve", str(target.checkpoint), *place), _caches(target))
+
+
+def vllm_default(target: Target) -> Start:
+    """The server of vLLM as it starts by default, with its own model class."""
+    command = (
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
+        *("--port", str(target.port), "--model", str(target.checkpoint), "--served-model-name", MODEL_NAME),
+        *("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3"),
+    )
+    return Start(command, {**_caches(target), "VLLM_PLUGINS": ""})  # set but empty: ours is not loaded
+
+
+def vllm_tuned(target: Target) -> Start:
+    """The same, with what can be set in the environment: all cores, the worker inside the engine, no failing cache."""
+    start = vllm_default(target)
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    tuning = {
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_USE_AOT_COMPILE": "0",
+    }
+    return Start(start.command, {**start.environment, **tuning})
+
+
+def llama_server(target: Target) -> Start:
+    """llama.cpp's server at bf16, with a slot for every stream. Raises UsageError if it cannot be built."""
+    slots, context = _LLAMA_CPP_SLOTS[target.model]
+    command = (
+        *(str(llama_cpp.build()), "--host", "127.0.0.1", "--port", str(target.port)),
+        *("--model", str(llama_cpp.gguf(target.checkpoint, target.model)), "--alias", MODEL_NAME),
+        *("--jinja", "--chat-template-file", str(_TEMPLATE)),
+        *("--threads", str(len(os.sched_getaffinity(0))), "--parallel", str(slots)),
+        *("--ctx-size", str(context), "--kv-unified"),
+    )
+    return Start(command)
+
+
+def _caches(target: Target) -> dict[str, str]:
+    """What is compiled or looked up once goes into the benchmark's own folder."""
+    return {
+        **_QUIET,
+        "VLLM_CACHE_ROOT": str(target.caches / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(target.caches / "inductor"),
+        "TRITON_CACHE_DIR": str(target.caches / "triton"),
+    }
+
+
+SERVERS: Mapping[str, Callable[[Target], Start]] = {
+    "twogear": twogear,
+    "vllm": vllm_default,
+    "vllm-tuned": vllm_tuned,
+    "llama.cpp": llama_server,
+}

@@ -1,0 +1,147 @@
+"""The suite from end to end, with processes around a scripted engine in the place of servers: no vLLM, no model."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import suite
+from benchmarks.load.checkpoints import make_large, weight_shapes
+from benchmarks.load.records import read
+from benchmarks.load.running import RunningServer, ServerFailed, free_port
+from benchmarks.load.tables import failures, of_load
+from benchmarks.load.workload import Load
+from benchmarks.peers.servers import SERVERS, Start, Target
+from server.cli import main
+from server.cli_errors import UsageError
+from server.settings import EMBEDDED_MODEL
+from tests.benchmarks.load.results import MACHINE
+
+LOADS = (
+    Load(streams=1, mode="standard", prompt_tokens=30, output_tokens=12, requests=2, limit=30, warm_up=2),
+    Load(streams=4, mode="half", prompt_tokens=30, output_tokens=40, requests=8, limit=30, warm_up=0),
+)
+
+
+def scripted(target: Target) -> Start:
+    return Start(
+        (sys.executable, "-m", "tests.benchmarks.load.scripted", str(target.port)), {"ANY": str(target.caches)}
+    )
+
+
+def broken(target: Target) -> Start:
+    return Start((sys.executable, "-c", "import sys; sys.exit('no such weights')"))
+
+
+def unbuilt(target: Target) -> Start:
+    raise UsageError("needs cmake")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(suite, "SUITES", {"quick": LOADS})
+    monkeypatch.setattr(suite, "SERVERS", {"one": scripted, "broken": broken, "unbuilt": unbuilt})
+    monkeypatch.setattr(suite, "measure_apart", lambda: MACHINE)
+    path = tmp_path / "bench.json"
+    arguments = argparse.Namespace(what="quick", servers="one,broken,unbuilt", rounds=2, minutes=0.0, json=path)
+    assert suite.run(arguments) == 0
+    return path
+
+
+def test_a_suite_measures_what_answers_and_tells_what_does_not(measured: Path) -> None:
+    result = read(measured)
+    assert [(one.server, one.round) for one in result.rounds] == [("one", 1), ("broken", 1), ("unbuilt", 1)]
+    one, *others = result.rounds
+    assert all("failed" not in told or not told.startswith("one") for told in failures(result))
+    assert "no such weights" in (others[0].failed or "")
+    assert others[1].failed == "needs cmake"
+    assert one.ready is not None
+    assert one.first_token is not None
+    assert one.first_token >= one.ready
+    for load in LOADS:
+        samples = one.loads[load.name].samples
+        assert [sample.error for sample in samples] == [None] * load.requests
+        assert {sample.completion_tokens for sample in samples} == {load.output_tokens}
+        assert one.loads[load.name].front_end_cpu > 0
+    mixed = of_load(result, "one", LOADS[1].name)
+    assert mixed is not None
+    assert mixed.first_answer is not None
+    assert sum(sample.thinks for sample in one.loads[LOADS[1].name].samples) == 4
+    assert result.starts["one"]["environment"]["ANY"].endswith("/one")
+
+
+def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    port = free_port()
+    start = Start((sys.executable, "-m", "tests.benchmarks.load.scripted", str(port)))
+    with RunningServer(start, port, tmp_path / "log") as server:
+        server.wait_until_ready(60)
+        pids = server.tree.pids()
+        assert len(pids) == 2
+    assert not [pid for pid in pids if is_running(pid)]
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    start = Start((sys.executable, "-c", "import time; print('still loading', flush=True); time.sleep(600)"))
+    with RunningServer(start, free_port(), tmp_path / "log") as server:
+        with pytest.raises(ServerFailed, match="not ready after 2 s"):
+            server.wait_until_ready(2)
+        pid = server.tree.root
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["bench", "quick", "--servers", "twogear,ollama"], "ollama"),
+        (["bench", "quick", "--rounds", "0"], "--rounds"),
+        (["bench", "load", "--streams", "0"], "at least 1"),
+        (["bench", "load", "--url", "http://127.0.0.1:9"], "no server answers"),
+        (["bench", "load", "--model", "/none"], "tokenizer.json"),
+        (["bench", "report", "--results", "none.json"], "no result file"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_one_load_on_a_running_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    start = Start((sys.executable, "-m", "tests.benchmarks.load.scripted", str(port)))
+    with RunningServer(start, port, tmp_path / "log") as server:
+        server.wait_until_ready(60)
+        assert main(["bench", "load", "--url", server.url, "--streams", "2", "--output-tokens", "20"]) == 0
+        told = capsys.readouterr().out
+        assert '"failed": 0' in told
+        assert main(["bench", "load", "--url", server.url, "--prompt-tokens", "50000"]) == 1
+        assert "context" in capsys.readouterr().out
+
+
+def test_all_servers_get_the_same_checkpoint_and_ours_is_kept_out_of_vllm(tmp_path: Path) -> None:
+    target = Target("embedded", tmp_path / "model", 1234, tmp_path / "caches")
+    for name in ("twogear", "vllm", "vllm-tuned"):
+        start = SERVERS[name](target)
+        assert str(target.checkpoint) in start.command
+        assert "1234" in start.command
+        assert start.environment["VLLM_CACHE_ROOT"].startswith(str(target.caches))
+        assert ("VLLM_PLUGINS" in start.environment) == (name != "twogear")
+
+
+def test_the_large_checkpoint_is_one_that_transformers_knows(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = {**json.loads((EMBEDDED_MODEL / "config.json").read_text()), "tie_word_embeddings": True}
+    make_large(tmp_path, config)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    expected = {name: tuple(tensor.shape) for name, tensor in loaded.state_dict().items() if name != "lm_head.weight"}
+    assert dict(weight_shapes(config)) == expected
+    assert AutoConfig.from_pretrained(tmp_path).vocab_size == config["vocab_size"]
