@@ -107,16 +107,18 @@ class RequestWatch:
 
 
 class _KvPages(Collector):
-    """The engine's pages by group, read from its last report."""
+    """The engine's pages by group and what one holds, read from its last report."""
 
     def __init__(self, page_groups: Callable[[], Sequence[PageGroup]]) -> None:
         self._page_groups = page_groups
 
     def collect(self) -> Iterable[Metric]:
-        """One gauge with a sample for each group and state."""
+        """One gauge with a sample for each group and state, one with a sample for each group."""
         pages = GaugeMetricFamily("twogear_kv_pages", "KV cache pages of the engine", labels=["group", "state"])
+        sizes = GaugeMetricFamily("twogear_kv_page_tokens", "Tokens that one KV cache page holds", labels=["group"])
         for group in self._page_groups():
             pages.add_metric([group.group, "used"], group.used)
             pages.add_metric([group.group, "cached"], group.cached)
             pages.add_metric([group.group, "free"], group.free)
-        yield pages
+            sizes.add_metric([group.group], group.page_size)
+        yield from (pages, sizes)

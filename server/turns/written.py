@@ -2,11 +2,12 @@
 
 A text has many spellings in tokens, and a model does not always write the tokenizer's own. A client sends back text;
 were it tokenized afresh, the prompt would part from what the engine has in its cache where the spellings part, and the
-model would read something else than it wrote. Only the spelling is replaced, never the text. Knows ids and their text,
-not conversations.
+model would read something else than it wrote. Only the spelling is replaced, never the text; of a tool call, which
+templates write anew, never the JSON value. Knows ids and their text, not conversations.
 """
 
 import hashlib
+import json
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -95,7 +96,9 @@ class WrittenTurns:
             end = at + len(mine)
             if not is_control and (ids[at:end] != mine or not self._is_end(ids, end)):
                 end = next((index for index in range(at, len(ids)) if ids[index] in control), len(ids))
-                if self._fmt.decode(ids[at:end]) != self._fmt.decode(mine):
+                is_call = at > start and ids[at - 1] == self._fmt.tool_call_id
+                same = _same_json if is_call else str.__eq__
+                if not same(self._fmt.decode(ids[at:end]), self._fmt.decode(mine)):
                     return None
             elif ids[at:end] != mine:
                 return None
@@ -111,3 +114,10 @@ class WrittenTurns:
         self._last_ids[entry.last_id] -= 1
         if not self._last_ids[entry.last_id]:
             del self._last_ids[entry.last_id]
+
+
+def _same_json(one: str, other: str) -> bool:
+    try:
+        return json.dumps(json.loads(one)) == json.dumps(json.loads(other))
+    except (ValueError, RecursionError):
+        return one == other

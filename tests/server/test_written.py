@@ -44,17 +44,21 @@ def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers
         conversation.append(assistant("".join(pieces)))
 
 
-def test_calls_keep_their_ids_too(fmt: ChatFormat) -> None:
+@pytest.mark.parametrize("arguments", ['{"a": "é"}', '{"a":"é"}', '{ "a":\t"\\u00e9" }'])
+def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
     written = WrittenTurns(fmt)
     prompt = fmt.render([user("Hi")], "standard")
-    call = spelled(fmt, list('{"name": "f", "arguments": {"a": "é"}}'))
+    call = spelled(fmt, list('{"name": "f", "arguments": ' + arguments + "}"))
     ids = [*spelled(fmt, ["s", "o", "\n"]), fmt.tool_call_id, *call, fmt.tool_call_end_id, fmt.end_of_turn_id]
     written.remember(prompt, ids)
-    function = {"name": "f", "arguments": '{"a":"é"}'}
+    function = {"name": "f", "arguments": arguments}
     message = {**assistant("so"), "tool_calls": [{"type": "function", "function": function}]}
     again = fmt.render([user("Hi"), message, {"role": "tool", "content": "1"}], "standard")
     assert again[: len(prompt) + len(ids)] != [*prompt, *ids]
     assert written.restored(again)[: len(prompt) + len(ids)] == [*prompt, *ids]
+    other = {**message, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]}
+    again = fmt.render([user("Hi"), other], "standard")
+    assert written.restored(again) == again
 
 
 @given(
