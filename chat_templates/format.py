@@ -81,7 +81,10 @@ class ChatFormat:
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
         files = read_template(folder, template)
         if files is None:
-            return cls(Vocabulary(tokenizer))
+            try:
+                return cls(Vocabulary(tokenizer))
+            except FormatError as error:
+                raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
         settings = settings or FormatSettings()
         checkpoint = CheckpointTemplate(files, settings)
         vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)

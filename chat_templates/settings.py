@@ -12,7 +12,8 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The `[format]` table of a profile. The defaults are the commonest.
 
     `think` … `think_end` hold the thinking; the `after_` and `before_` texts are what the model writes next to them.
-    `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`. `hidden` are other tags that clients never see.
+    `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, with `inside_tool_call` before and after it.
+    `hidden` are other tags, which clients never see.
     A tag may be a token of its own or ordinary text. `standard` and `reasoning` are the variables that the checkpoint's
     template gets in each mode. `thinks`: whether the model has a reasoning mode; None: as its template tells.
     """
@@ -24,6 +25,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     after_think_end: str = "\n\n"
     tool_call: str = "<tool_call>"
     tool_call_end: str = "</tool_call>"
+    inside_tool_call: str = ""
     hidden: tuple[str, ...] = ()
     standard: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": False})
     reasoning: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": True})

@@ -21,14 +21,14 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
-from chat_templates.errors import FormatError
+from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from server.cli_errors import UsageError
 from server.engine.defaults import engine_defaults
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.app import create_app
 from server.http.protocol import Protocol
-from server.modes.profile import load_profile
+from server.modes.profile import Profile, load_profile, shipped_profile
 from server.serving import Serving
 from server.settings import Settings
 from server.start_display import StartDisplay
@@ -39,8 +39,9 @@ CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
-    profile = load_profile(settings.profile)
-    fmt = load_format(settings.model)
+    folder = tokenizer_folder(settings.model)
+    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
@@ -144,18 +145,32 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load_format(model: str) -> ChatFormat:
-    """The chat format of a local model or, fetching its tokenizer, of a hub id; raises UsageError."""
+def tokenizer_folder(model: str) -> Path:
+    """Where tokenizer and chat template of a model are; fetches those of a hub id. Raises UsageError."""
     path = Path(model).expanduser()
     if path.is_file():
-        path = path.parent
-    folder = path if path.is_dir() else _fetch_tokenizer(model)
+        return path.parent
+    return path if path.is_dir() else _fetch_tokenizer(model)
+
+
+def choose_profile(folder: Path, settings: Settings) -> Path:
+    """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        return ChatFormat.from_folder(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        files = read_template(folder, settings.chat_template)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{settings.model} cannot be read: {error}") from error
+    return shipped_profile(config.get("model_type", ""), "" if files is None else files.source)
+
+
+def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:
+    """The chat format of the checkpoint in `folder`; raises UsageError."""
+    try:
+        return ChatFormat.from_folder(folder, profile.format, settings.chat_template)
     except FileNotFoundError as error:
-        raise UsageError(f"{model} has no tokenizer.json, which the chat format needs") from error
-    except (FormatError, json.JSONDecodeError) as error:
-        raise UsageError(f"the tokenizer of {model} cannot be used: {error}") from error
+        raise UsageError(f"{settings.model} has no tokenizer.json, which the chat format needs") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"tokenizer or chat template of {settings.model} cannot be used: {error}") from error
 
 
 def _fetch_tokenizer(model: str) -> Path:
@@ -163,7 +178,7 @@ def _fetch_tokenizer(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["tokenizer*.json", "config.json"]))
+        return Path(snapshot_download(model, allow_patterns=["tokenizer*.json", "config.json", "chat_template.*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{model} is neither a folder here nor a model that the hub gives us: {reason}") from error

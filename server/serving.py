@@ -7,11 +7,12 @@ from time import time
 from typing import Protocol
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import Mode
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.messages import PageGroup, Ready
 from server.metrics import Metrics
-from server.modes.profile import Profile
+from server.modes.profile import MODES, Profile
 from server.settings import Settings
 from server.turns.written import WrittenTurns
 
@@ -28,7 +29,9 @@ class RunningTurn(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds.
+    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds. `modes` are those that
+    the model has. A thinking is closed for the model with one of `wrap_ups` and then `closing`: the end tag with the
+    `gap` after it.
     """
 
     settings: Settings
@@ -39,6 +42,9 @@ class Serving:
     written: WrittenTurns = field(init=False)
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
+    gap: tuple[int, ...] = field(init=False)
+    modes: tuple[Mode, ...] = field(init=False)
+    default_mode: Mode = field(init=False)
     draining: bool = False
     turns: dict[str, Sequence[RunningTurn]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -46,10 +52,12 @@ class Serving:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.page_groups)
         self.written = WrittenTurns(self.fmt)
-        closings = [self.fmt.close_thinking(text) for text in (self.profile.reasoning.wrap_up, "")]
-        ends = [ids.index(self.fmt.think_end_id) for ids in closings]
-        self.wrap_ups = [tuple(ids[:end]) for ids, end in zip(closings, ends, strict=True)]
-        self.closing = tuple(closings[0][ends[0] :])
+        closings = [self.fmt.closing(text) for text in (self.profile.reasoning.wrap_up, "")]
+        self.wrap_ups = [tuple(closing.last_words) for closing in closings]
+        self.gap = tuple(closings[0].gap)
+        self.closing = (*closings[0].tag, *self.gap)
+        self.modes = MODES if self.fmt.has_thinking else ("standard",)
+        self.default_mode = self.profile.default_mode if self.fmt.has_thinking else "standard"
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""

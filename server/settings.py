@@ -6,8 +6,6 @@ The engine's own options are not here: they belong to the engine process (`serve
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.modes.profile import PROFILE_FOLDER
-
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 
 
@@ -21,7 +19,10 @@ class Settings:
     port: int = 8000
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""
-    profile: Path = PROFILE_FOLDER / "exaone4.toml"
+    profile: Path | None = None
+    """None: the shipped one for the model's family."""
+    chat_template: Path | None = None
+    """None: the checkpoint's own; ours if it has none."""
     max_body_bytes: int = 4 * 1024 * 1024
     """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
     keep_alive: int = 75

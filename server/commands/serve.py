@@ -26,7 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--served-model-name", metavar="NAME", help="the model's name for clients; left out, the folder's or the hub's"
     )
     parser.add_argument(
-        "--profile", type=Path, default=DEFAULTS.profile, metavar="FILE", help="what the modes mean, as TOML"
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="what the modes mean, as TOML; left out, as the model's makers advise",
+    )
+    parser.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")

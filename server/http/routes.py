@@ -17,7 +17,8 @@ from server.bodies.tokens import (
     read_tokenize_request,
 )
 from server.errors import ApiError, JsonObject, json_response
-from server.http.openapi import ERRORS, body_of
+from server.http import answers
+from server.http.openapi import answers_of, body_of, text_answer
 from server.http.reading import read, serving_of
 from server.modes.resolve import mode_of_model, model_names
 from server.requests.chat import admit_chat
@@ -32,7 +33,12 @@ from server.serving import Serving
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=ERRORS)
+@router.post(
+    "/v1/chat/completions",
+    openapi_extra=body_of(ChatRequest),
+    response_class=Response,
+    responses=answers_of(answers.ChatCompletion, 400, 404, 413, 415, 503, event=answers.ChatCompletionChunk),
+)
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
     serving = serving_of(request)
@@ -49,7 +55,12 @@ async def chat_completions(request: Request) -> Response:
     return json_response(answer)
 
 
-@router.post("/v1/chat/completions/{completion_id}/control", openapi_extra=body_of(ControlRequest), responses=ERRORS)
+@router.post(
+    "/v1/chat/completions/{completion_id}/control",
+    openapi_extra=body_of(ControlRequest),
+    response_class=Response,
+    responses=answers_of(answers.ControlResult, 400, 404, 413, 415),
+)
 async def control(request: Request, completion_id: str) -> Response:
     """Closes the thinking of a running completion; tells which of its choices were thinking."""
     serving = serving_of(request)
@@ -59,7 +70,12 @@ async def control(request: Request, completion_id: str) -> Response:
     return json_response({**head, "choices": choices})
 
 
-@router.post("/v1/completions", openapi_extra=body_of(CompletionRequest), responses=ERRORS)
+@router.post(
+    "/v1/completions",
+    openapi_extra=body_of(CompletionRequest),
+    response_class=Response,
+    responses=answers_of(answers.TextCompletion, 400, 404, 413, 415, 503, event=answers.TextCompletion),
+)
 async def completions(request: Request) -> Response:
     """Goes on with a text or with token ids."""
     serving = serving_of(request)
@@ -75,7 +91,12 @@ async def completions(request: Request) -> Response:
     return json_response(await until_disconnect(request.receive, complete_text(job, serving)))
 
 
-@router.post("/tokenize", openapi_extra=body_of(TokenizeTextRequest, TokenizeChatRequest), responses=ERRORS)
+@router.post(
+    "/tokenize",
+    openapi_extra=body_of(TokenizeTextRequest, TokenizeChatRequest),
+    response_class=Response,
+    responses=answers_of(answers.Tokenized, 400, 404, 413, 415, 503),
+)
 async def tokenize_text(request: Request) -> Response:
     """The token ids of a text, or of the prompt that a conversation makes."""
     serving = serving_of(request)
@@ -83,7 +104,12 @@ async def tokenize_text(request: Request) -> Response:
     return json_response(await tokenize(asked, size, serving))
 
 
-@router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), responses=ERRORS)
+@router.post(
+    "/detokenize",
+    openapi_extra=body_of(DetokenizeRequest),
+    response_class=Response,
+    responses=answers_of(answers.Detokenized, 400, 404, 413, 415),
+)
 async def detokenize_ids(request: Request) -> Response:
     """The text of token ids."""
     serving = serving_of(request)
@@ -91,23 +117,23 @@ async def detokenize_ids(request: Request) -> Response:
     return json_response(await detokenize(asked, serving))
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_class=Response, responses=answers_of(answers.Models))
 async def models(request: Request) -> Response:
     """The model under its own name and under one alias for each mode."""
     serving = serving_of(request)
-    names = model_names(serving.settings.model_name)
+    names = model_names(serving.settings.model_name, serving.modes)
     return json_response({"object": "list", "data": [_model(name, serving) for name in names]})
 
 
-@router.get("/v1/models/{name:path}", responses=ERRORS)
+@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(answers.Model, 404))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
-    mode_of_model(name, serving.settings.model_name)
+    mode_of_model(name, serving.settings.model_name, serving.modes)
     return json_response(_model(name, serving))
 
 
-@router.get("/health", responses=ERRORS)
+@router.get("/health", response_class=Response, responses=answers_of(answers.Healthy, 503, problem=answers.Unhealthy))
 async def health(request: Request) -> Response:
     """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
     serving = serving_of(request)
@@ -121,13 +147,13 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=text_answer("text/plain"))
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
     return Response(serving_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/version")
+@router.get("/version", response_class=Response, responses=answers_of(answers.Versions))
 async def versions(request: Request) -> Response:
     """The versions of this server and, once it is up, of the engine."""
     ready = serving_of(request).engine.ready

@@ -18,13 +18,14 @@ class ThinkingPlan:
     """How long the model may think and what is said for it when that is spent.
 
     `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
-    follows it in the template. `bound_by` tells whether a budget or the token limit set `max_tokens`.
+    follows it in the template, its `gap`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
     """
 
     max_tokens: int
     wrap_up: tuple[int, ...]
     closing: tuple[int, ...]
     bound_by: Literal["budget", "length"]
+    gap: tuple[int, ...] = ()
 
 
 def token_limit(
@@ -52,6 +53,8 @@ def plan_thinking(
     profile: ThinkingProfile,
     wrap_ups: Sequence[tuple[int, ...]],
     closing: tuple[int, ...],
+    *,
+    gap: tuple[int, ...] = (),
 ) -> ThinkingPlan:
     """Divides `limit` tokens: thinking and wrap-up within the budget, the closing, and a reserve for the answer.
 
@@ -59,7 +62,7 @@ def plan_thinking(
     one answer token is left to the thinking as a whole.
     """
     if limit <= len(closing):
-        return ThinkingPlan(limit, (), closing, "length")
+        return ThinkingPlan(limit, (), closing, "length", gap)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     budget = profile.thinking_budget if budget is None else budget
@@ -70,4 +73,5 @@ def plan_thinking(
         wrap_up=wrap_up,
         closing=closing,
         bound_by="length" if budget is None or share < budget else "budget",
+        gap=gap,
     )

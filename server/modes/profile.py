@@ -9,12 +9,13 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from chat_templates.settings import FormatSettings, Mode
 from server.cli_errors import UsageError
 
-Mode = Literal["standard", "reasoning"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+GENERAL = PROFILE_FOLDER / "general.toml"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
@@ -43,7 +44,7 @@ class ModeProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class StandardProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mode that answers at once."""
 
-    template: Literal["standard"]
+    template: Literal["standard"] = "standard"
 
 
 class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,7 +77,7 @@ class AnswerSampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve."""
 
-    template: Literal["reasoning"]
+    template: Literal["reasoning"] = "reasoning"
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
@@ -84,9 +85,22 @@ class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fie
     answer: AnswerSampling | None = None
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Both modes, and the one of requests that name none."""
+class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The checkpoints that a shipped profile is for: `model_type` in config.json, and texts in their chat template."""
 
+    model_types: tuple[str, ...]
+    template_has: tuple[str, ...] = ()
+
+    def fits(self, model_type: str, template: str) -> bool:
+        """Whether a checkpoint is one of them."""
+        return model_type in self.model_types and all(text in template for text in self.template_has)
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Both modes, and the one of requests that name none. `format` is for checkpoints with their own chat template."""
+
+    match: Match | None = None
+    format: FormatSettings = FormatSettings()
     default_mode: Mode
     standard: StandardProfile
     reasoning: ThinkingProfile
@@ -94,6 +108,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def of(self, mode: Mode) -> StandardProfile | ThinkingProfile:
         """The part that describes `mode`."""
         return self.reasoning if mode == "reasoning" else self.standard
+
+
+def shipped_profile(model_type: str, template: str) -> Path:
+    """The shipped profile for a checkpoint, of several the one that asks most of its template; else the general one."""
+    found = GENERAL, -1
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        match = load_profile(path).match
+        if match is not None and match.fits(model_type, template) and len(match.template_has) > found[1]:
+            found = path, len(match.template_has)
+    return found[0]
 
 
 def load_profile(path: Path) -> Profile:

@@ -3,10 +3,12 @@
 All ways to ask for a mode become a `Choice` each, so that a contradiction can name both fields.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from chat_templates.settings import Mode
 from server.errors import BadRequestError, UnknownModelError
-from server.modes.profile import MODES, Mode
+from server.modes.profile import MODES
 
 
 class Choice(NamedTuple):
@@ -16,16 +18,16 @@ class Choice(NamedTuple):
     mode: Mode
 
 
-def model_names(served: str) -> list[str]:
-    """The names under which a model is listed: its own, then one alias per mode."""
-    return [served, *(f"{served}:{mode}" for mode in MODES)]
+def model_names(served: str, modes: Sequence[Mode] = MODES) -> list[str]:
+    """The names under which a model is listed: its own, then one alias per mode that it has."""
+    return [served, *(f"{served}:{mode}" for mode in modes)]
 
 
-def mode_of_model(name: str, served: str) -> Choice | None:
+def mode_of_model(name: str, served: str, modes: Sequence[Mode] = MODES) -> Choice | None:
     """The mode that a model name stands for, None for the plain name; raises UnknownModelError for any other."""
     if name == served:
         return None
-    for mode in MODES:
+    for mode in modes:
         if name == f"{served}:{mode}":
             return Choice("model", mode)
     raise UnknownModelError(name, served)
@@ -42,8 +44,12 @@ def mode_of_field(value: str | None) -> Choice | None:
     raise BadRequestError(f'reasoning_mode must be {valid}, not "{value[:40]}".', param="reasoning_mode")
 
 
-def resolve_mode(choices: list[Choice | None], default: Mode) -> Mode:
-    """The mode that all choices agree on, or `default`; raises BadRequestError naming two fields that contradict."""
+def resolve_mode(choices: list[Choice | None], default: Mode, modes: Sequence[Mode] = MODES) -> Mode:
+    """The mode that all choices agree on, or `default`.
+
+    Raises BadRequestError naming two fields that contradict each other, or one that asks for a mode that the model does
+    not have.
+    """
     made = [choice for choice in choices if choice is not None]
     for choice in made[1:]:
         if choice.mode != made[0].mode:
@@ -51,4 +57,9 @@ def resolve_mode(choices: list[Choice | None], default: Mode) -> Mode:
                 f"{made[0].field} asks for {made[0].mode} and {choice.field} for {choice.mode}: send only one of them.",
                 param=choice.field,
             )
-    return made[0].mode if made else default
+    if not made:
+        return default
+    if made[0].mode not in modes:
+        field, mode = made[0]
+        raise BadRequestError(f"{field}: this model does not think, so it has no {mode} mode.", param=field)
+    return made[0].mode

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chat_templates.format import NO_TOKEN
 from server.bodies.chat import ChatRequest
 from server.bodies.formats import (
     JsonObjectFormat,
@@ -42,7 +43,7 @@ class _Rule:
 async def answer_format(asked: ChatRequest, serving: Serving) -> AnswerFormat:
     """Raises BadRequestError for what contradicts itself and for what no grammar takes."""
     choice = asked.tool_choice or "auto"
-    tools = _tools(asked)
+    tools = named_tools(asked)
     forced = _forced_tools(asked.tool_choice, tools)
     bound = asked.response_format is not None or asked.structured_outputs is not None
     rule = await offload(GRAMMARS, lambda: _rule(asked)) if bound and not forced else None
@@ -82,7 +83,9 @@ async def _grammar(rule: _Rule | None, tools: list[NamedSchema], serving: Servin
     if tools:
         calls = grammars.of_calls(tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=most)
         await _check(_whole(None, calls), "tools")
-        calls = grammars.of_calls(tools, fmt.tool_call_id, fmt.tool_call_end_id, most=most)
+        tags, ids = fmt.settings, (fmt.tool_call_id, fmt.tool_call_end_id)
+        opening, closing = (tags.tool_call, tags.tool_call_end) if NO_TOKEN in ids else ids
+        calls = grammars.of_calls(tools, opening, closing, most=most, inside=tags.inside_tool_call)
         return _whole(rule, calls)
     return _whole(rule, None)
 
@@ -118,7 +121,8 @@ def _forced_tools(choice: ToolChoice | None, tools: list[NamedSchema]) -> list[N
     return named[:1]
 
 
-def _tools(asked: ChatRequest) -> list[NamedSchema]:
+def named_tools(asked: ChatRequest) -> list[NamedSchema]:
+    """The tools of a request whose prompt is rendered, and hence checked as far as that goes; BadRequestError."""
     return [_name_and_schema(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or [])]
 
 

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from chat_templates.format import NO_TOKEN
+from chat_templates.settings import Mode
 from server.bodies.chat import ChatRequest
 from server.errors import BadRequestError
 from server.messages import Sampling
 from server.modes.dialects import Budget, thinking_wish
 from server.modes.limits import ThinkingPlan, plan_thinking, token_limit
-from server.modes.profile import Mode, ThinkingProfile
+from server.modes.profile import ThinkingProfile
 from server.modes.resolve import Choice, mode_of_model, resolve_mode
 from server.offload import LONG
 from server.requests.answer_format import answer_format
@@ -71,8 +73,8 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
 
 def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -> Mode:
     """The mode of a request for the model `name` that made `choices`; raises BadRequestError or UnknownModelError."""
-    model = None if name is None else mode_of_model(name, serving.settings.model_name)
-    return resolve_mode([model, *choices], serving.profile.default_mode)
+    model = None if name is None else mode_of_model(name, serving.settings.model_name, serving.modes)
+    return resolve_mode([model, *choices], serving.default_mode, serving.modes)
 
 
 async def chat_prompt(
@@ -120,7 +122,7 @@ def _opens_turn(asked: ChatRequest) -> bool:
 
 def _thinking(budget: Budget | None, profile: ThinkingProfile, max_tokens: int, serving: Serving) -> ThinkingPlan:
     tokens = None if budget is None else budget.tokens(profile, max_tokens)
-    return plan_thinking(max_tokens, tokens, profile, serving.wrap_ups, serving.closing)
+    return plan_thinking(max_tokens, tokens, profile, serving.wrap_ups, serving.closing, gap=serving.gap)
 
 
 def _with_logprobs(sampling: Sampling, asked: ChatRequest) -> Sampling:
@@ -134,6 +136,6 @@ def _with_logprobs(sampling: Sampling, asked: ChatRequest) -> Sampling:
 
 def _with_format(sampling: Sampling, form: AnswerFormat, serving: Serving) -> Sampling:
     bias = sampling.logit_bias
-    if form.forbids_calls:
+    if form.forbids_calls and serving.fmt.tool_call_id != NO_TOKEN:
         bias = {**(bias or {}), serving.fmt.tool_call_id: NEVER}
     return msgspec.structs.replace(sampling, grammar=form.grammar, logit_bias=bias)

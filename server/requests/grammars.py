@@ -58,8 +58,21 @@ def of_lark(grammar: str) -> str:
         raise ValueError(f"this is no grammar: {error}"[:LONGEST_REASON]) from error
 
 
-def of_calls(tools: Sequence[tuple[str, Schema]], open_id: int, close_id: int, *, most: int | None) -> str:
-    """Rules for `calls`: one call, or with `most` None several, of `tools`: names with the schemas of the arguments."""
+def of_tag(tag: int | str) -> str:
+    """What stands for a tag in a rule: a token's id, or text."""
+    return json.dumps(tag, ensure_ascii=False) if isinstance(tag, str) else f"<[{tag}]>"
+
+
+def of_calls(
+    tools: Sequence[tuple[str, Schema]], opening: int | str, closing: int | str, *, most: int | None, inside: str = ""
+) -> str:
+    """Rules for `calls`: one call, or with `most` None several, of `tools`: names with the schemas of the arguments.
+
+    A call stands between the tags `opening` and `closing`, tokens or text; the model may write `inside` next to them.
+    """
+    before, after = of_tag(opening), of_tag(closing)
+    if inside:
+        before, after = f"{before} {json.dumps(inside)}?", f"{json.dumps(inside)}? {after}"
     names = [json.dumps(json.dumps(name, ensure_ascii=False), ensure_ascii=False)[1:-1] for name, _ in tools]
     rules = [
         "calls: call" if most == 1 else 'calls: call ("\\n" call)*',
@@ -67,7 +80,7 @@ def of_calls(tools: Sequence[tuple[str, Schema]], open_id: int, close_id: int, *
     ]
     for index, (name, (_, schema)) in enumerate(zip(names, tools, strict=True)):
         head = f'"{{\\"name\\": {name}, \\"arguments\\": "'
-        rules.append(f'call_{index}: <[{open_id}]> {head} arguments_{index} "}}" <[{close_id}]>')
+        rules.append(f'call_{index}: {before} {head} arguments_{index} "}}" {after}')
         rules.append(f"arguments_{index}: {of_schema(schema)}")
     return "\n".join(rules)
 

@@ -26,7 +26,7 @@ async def encode_prompts(texts: Sequence[str], serving: Serving, context: int | 
     def encode(text: str) -> list[int]:
         if context is not None:
             _refuse_endless(text, 0, serving.fmt.vocabulary, context, "prompt")
-        return serving.fmt.encode_text(text)
+        return serving.fmt.encode_prompt(text)
 
     return await to_ids(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
 

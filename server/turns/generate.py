@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from chat_templates.think_end import ThinkEnd
 from server.engine_client import EngineClient, EngineUnavailable
 from server.messages import Delta, Generate, Sampling, TokenLogprob
 from server.modes.limits import ThinkingPlan
@@ -52,7 +53,7 @@ class Turn:
         self,
         prompt_ids: list[int],
         sampling: Sampling,
-        think_end_id: int,
+        think_end: ThinkEnd,
         thinking: ThinkingPlan | None = None,
         *,
         answer: Sampling | None = None,
@@ -68,7 +69,7 @@ class Turn:
         self._sampling = sampling
         self._answer_sampling = answer or sampling
         self._plan = thinking
-        self._think_end_id = think_end_id
+        self._think_end = think_end
         self._told_to_end = False
         self.generation = (prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
@@ -108,9 +109,9 @@ class Turn:
         return True
 
     def _think(self, ids: list[int], delta: Delta, plan: ThinkingPlan) -> Advance:
-        if delta.stop_token_id == self._think_end_id:
-            ids = [*ids, self._think_end_id]
-        end = ids.index(self._think_end_id) if self._think_end_id in ids else len(ids)
+        if delta.stop_token_id is not None and delta.stop_token_id == self._think_end.token_id:
+            ids = [*ids, delta.stop_token_id]
+        end, tag_tokens = self._find_end(ids)
         room = plan.max_tokens - len(self.token_ids)
         thought = ids[: min(end, room)]
         self.token_ids += thought
@@ -118,6 +119,7 @@ class Turn:
         if end > room:
             return self._close_after(thought, plan, plan.bound_by)
         if end < len(ids):
+            self.reasoning_tokens -= tag_tokens - 1
             return Advance(thought + self._end_naturally(ids[end:], delta))
         if delta.finish == "stop" or self._told_to_end:
             return self._close_after(thought, plan, "stopped")
@@ -126,15 +128,27 @@ class Turn:
             self.thinking_finish, self.finish = "length", "length"
         return Advance(thought)
 
+    def _find_end(self, ids: list[int]) -> tuple[int, int]:
+        """Where in `ids` the token is that completes the end tag, and how many tokens the tag took in all."""
+        for index, token_id in enumerate(ids):
+            tag_tokens = self._think_end.feed(token_id)
+            if tag_tokens:
+                return index, tag_tokens
+        return len(ids), 0
+
     def _end_naturally(self, rest: list[int], delta: Delta) -> list[int]:
-        """The model wrote the end tag: `rest` begins with it, and the answer goes on in this generation or the next."""
+        """The model wrote the end tag: `rest` begins with its last token; the answer goes on in this generation or the
+        next.
+        """
         self.thinking = False
         self.thinking_finish = "natural"
-        if delta.stop_token_id != self._think_end_id:
+        if self.generation[1] is self._sampling:
             return self._answer(rest, delta)
         assert self._plan is not None
-        if self._sampling.grammar is not None:  # what follows the end tag in the template has no place in a grammar
-            rest = list(self._plan.closing[: self._sampling.max_tokens - len(self.token_ids)])
+        rest = rest[:1]
+        if self._sampling.grammar is not None and self._think_end.is_exact():
+            # What follows the end tag in the template has no place in a grammar.
+            rest = [*rest, *self._plan.gap][: self._sampling.max_tokens - len(self.token_ids)]
         self.token_ids += rest
         self._start_answer()
         return rest
@@ -172,15 +186,17 @@ class Turn:
         self.generation = ([*self._prompt_ids, *self.token_ids], sampling)
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
-        """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag."""
+        """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
+        engine's hand if that is a token, else by ours.
+        """
         own = self._sampling
         binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
         if not binds and own == self._answer_sampling:
             return own
         most = min(plan.max_tokens + 1, own.max_tokens)
-        return msgspec.structs.replace(
-            own, max_tokens=most, min_tokens=0, stop_token_ids=(self._think_end_id,), grammar=None
-        )
+        end = self._think_end.token_id
+        stops = () if end is None else (end,)
+        return msgspec.structs.replace(own, max_tokens=most, min_tokens=0, stop_token_ids=stops, grammar=None)
 
 
 async def run_turn(

@@ -5,9 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chat_templates.settings import Mode
+from chat_templates.think_end import ThinkEnd
 from server.messages import Sampling
 from server.modes.limits import ThinkingPlan
-from server.modes.profile import Mode
 from server.turns.generate import Turn
 
 
@@ -33,9 +34,9 @@ class TurnPlan:
     thinking: ThinkingPlan | None = None
     answer: Sampling | None = None
 
-    def start(self, think_end_id: int) -> Turn:
+    def start(self, think_end: ThinkEnd) -> Turn:
         """The turn, not yet begun."""
-        return Turn(self.prompt_ids, self.sampling, think_end_id, self.thinking, answer=self.answer)
+        return Turn(self.prompt_ids, self.sampling, think_end, self.thinking, answer=self.answer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,13 +36,14 @@ class LogprobReader:
         self._fmt = fmt
         self._top = top
         self._thinking = thinking
+        self._think_end = fmt.think_end()
         self._skip = 0
         self._entries: dict[str, list[LogprobJson]] = {"content": [], "reasoning": []}
 
     def feed(self, advance: Advance) -> None:
         """Takes the next tokens, with their entries."""
         for token_id, entry in zip(advance.token_ids, advance.logprobs, strict=False):
-            if self._thinking and token_id == self._fmt.think_end_id:
+            if self._thinking and self._think_end.feed(token_id):
                 self._thinking = False
                 self._skip = NEWLINES_AFTER_THINKING
             elif token_id not in self._fmt.control_ids and not self._is_skipped(token_id):

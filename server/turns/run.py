@@ -16,7 +16,7 @@ from server.turns.reader import Piece, TurnReader
 
 def start_turns(job: Job, serving: Serving) -> list[Turn]:
     """The job's turns, not yet begun."""
-    return [plan.start(serving.fmt.think_end_id) for plan in job.turns]
+    return [plan.start(serving.fmt.think_end()) for plan in job.turns]
 
 
 async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGenerator[Piece, None]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat_templates.think_end import TokenEnd
 from server.messages import Delta, Sampling
 from server.modes.limits import ThinkingPlan
 from server.turns.generate import Advance, Turn, run_turn
@@ -34,7 +35,7 @@ def play(
 ) -> tuple[Turn, FakeEngine, list[int], int]:
     """The finished turn, the engine, the ids for the parser, and how often the thinking was closed for the model."""
     engine = FakeEngine(script_of(ids, len(PROMPT)), (END_OF_TURN,), chunks=chunks)
-    turn = Turn(PROMPT, sampling, THINK_END, plan)
+    turn = Turn(PROMPT, sampling, TokenEnd(THINK_END), plan)
 
     async def run() -> tuple[list[int], int]:
         shown, closed = [], 0
@@ -83,7 +84,7 @@ def test_a_turn_that_ends_within_the_thinking_still_gets_its_answer() -> None:
 
 
 def test_thinking_that_is_told_to_end_is_closed_after_the_next_tokens() -> None:
-    turn = Turn(PROMPT, PLENTY, THINK_END, ThinkingPlan(50, (20,), CLOSING, "length"))
+    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
     turn.feed(Delta("id", [10, 11]))
     assert turn.end_thinking()
     assert not turn.end_thinking()
@@ -96,7 +97,7 @@ def test_thinking_that_is_told_to_end_is_closed_after_the_next_tokens() -> None:
 
 
 def test_thinking_that_ends_by_itself_after_being_told_to_is_natural() -> None:
-    turn = Turn(PROMPT, PLENTY, THINK_END, ThinkingPlan(50, (20,), CLOSING, "length"))
+    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
     turn.end_thinking()
     assert turn.feed(Delta("id", [10, THINK_END, 12])).token_ids == [10, THINK_END, 12]
     assert turn.thinking_finish == "natural"
@@ -106,7 +107,7 @@ def test_an_answer_may_be_drawn_differently() -> None:
     engine = FakeEngine(script_of([10, THINK_END, 11, END_OF_TURN], len(PROMPT)), (END_OF_TURN,))
     answer = Sampling(max_tokens=200, temperature=0.0)
     sampling = Sampling(max_tokens=200, temperature=0.6)
-    turn = Turn(PROMPT, sampling, THINK_END, ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
+    turn = Turn(PROMPT, sampling, TokenEnd(THINK_END), ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
 
     async def run() -> list[int]:
         return [token_id async for advance in run_turn(engine, turn, "id", 0, itself) for token_id in advance.token_ids]
