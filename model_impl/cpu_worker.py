@@ -1,4 +1,4 @@
-"""vLLM's CPU worker, mended where a request with a seed would end the engine.
+"""vLLM's CPU worker with our sampler, mended where a request with a seed would end the engine.
 
 vLLM 0.32's runner also draws for rows whose prompt is not yet complete and takes the draw back with
 `generator.set_offset`, which torch's CPU generators do not have (RuntimeError: CPU Generator does not use offset).
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
+
+from model_impl.sampler import TwogearSampler
 
 
 class SeededCPUModelRunner(CPUModelRunner):
@@ -41,10 +43,11 @@ class SeededCPUModelRunner(CPUModelRunner):
 
 
 class TwogearCPUWorker(CPUWorker):
-    """vLLM's worker with that runner."""
+    """vLLM's worker with that runner and our sampler, in each process of a parallel model."""
 
     def init_device(self) -> None:
-        """Makes the runner; vLLM offers no way to name its class, so the finished one is given ours."""
+        """Makes the runner; vLLM offers no way to name its class and its sampler's, so finished ones are given ours."""
         super().init_device()  # type: ignore[no-untyped-call]
         if type(self.model_runner) is CPUModelRunner:
             self.model_runner.__class__ = SeededCPUModelRunner
+            TwogearSampler.take_over(self.model_runner.sampler)

@@ -94,7 +94,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
         Choice(
             "--worker-cls",
             "model_impl.cpu_worker.TwogearCPUWorker",
-            "vLLM's own ends the engine when a request with a seed has a prompt of several chunks",
+            "draws without a sort; vLLM's own ends the engine when one with a seed has a prompt of several chunks",
         ),
         Choice(
             "--kv-cache-memory-bytes",
