@@ -1,7 +1,7 @@
 """An HTTP client that costs next to nothing: one POST on a connection of its own, the response handed on as it comes.
 
-On a machine where the load and the server share the cores, what the client spends is taken from the server: httpx takes
-about ten times as much per event (docs/performance.md). What is sent and read is the same for every server.
+On a machine where the load and the server share the cores, what the client spends is taken from the server:
+httpx spends six to eight times as much per event (docs/performance.md). What is sent and read is the same for all.
 """
 
 import asyncio

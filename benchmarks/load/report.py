@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.load import plots, tables
+from benchmarks.load import goals, plots, tables
 from benchmarks.load.records import RESULTS, ROOT, Result, read
 from server.cli_errors import UsageError
 
@@ -128,6 +128,7 @@ def _commands(result: Result) -> str:
 _TABLES: Mapping[str, Callable[[Result], str]] = {
     "machine": _machine,
     "commands": _commands,
+    "goals": lambda result: goals.table(result).markdown(),
     "throughput": lambda result: tables.throughput(result).markdown(),
     "latency": lambda result: tables.latency(result).markdown(),
     "costs": lambda result: tables.costs(result).markdown(),

@@ -149,6 +149,11 @@ def bare_speed(result: Result, load: Load) -> float | None:
     return statistics.median(one["tokens"] / one["seconds"] for one in rounds) if rounds else None
 
 
+def front_end_cpu(result: Result, server: str, load: str) -> float | None:
+    """Microseconds of the front end per output token; median over the rounds."""
+    return _median_of(_load_records(result, server, load), _front_end)
+
+
 def generate_speed(result: Result, load: Load) -> float | None:
     """Tokens per second of transformers' generate()."""
     one = result.beside.get(TRANSFORMERS, {}).get("loads", {}).get(load.name)

@@ -19,8 +19,12 @@ MODEL_NAME = "bench"
 
 Mode = Literal["standard", "reasoning", "half"]
 
-SAMPLING: dict[bool, dict[str, float]] = {False: {"temperature": 0.0}, True: {"temperature": 0.6, "top_p": 0.95}}
-"""By whether a request thinks: the modes' own, sent along because peers have no modes."""
+SAMPLING: dict[bool, dict[str, float]] = {
+    False: {"temperature": 0.0},
+    True: {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "min_p": 0.0},
+}
+"""By whether a request thinks: the modes' own, sent along because peers have no modes, and other defaults (llama.cpp
+cuts to 40 tokens, and by probability)."""
 _WORD = re.compile(r"Ġ[a-z]+")
 
 

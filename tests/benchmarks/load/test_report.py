@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import report, tables
+from benchmarks.load import goals, report, tables
 from benchmarks.load.checkpoints import cache_folder
 from benchmarks.load.records import ROOT, Result, default_path, read, write
 from server.cli_errors import UsageError
@@ -68,6 +68,19 @@ def test_latency_costs_and_starts() -> None:
         ["twogear", "9.0 s", "10.0 s", "10.5 s", "11.5 s"],
         ["vllm", "50.0 s", "51.0 s", tables.NOTHING, tables.NOTHING],
     ]
+
+
+def test_goals_are_reached_missed_or_unknown() -> None:
+    rows = {(row[0], row[1]): row[2:] for row in goals.table(result()).rows}
+    assert rows["1 stream, tokens/s", "≥ 2× vllm"] == ["3.33×", "yes"]
+    assert rows["first start to ready", "≤ 25 s"] == ["9.00 s", "yes"]
+    assert rows["later start to ready", "≤ 12 s"] == ["10.00 s", "yes"]
+    assert rows["128 streams, tokens/s", "≥ 1.6× vllm-tuned"] == [tables.NOTHING, tables.NOTHING]
+    large = replace(result(), what="large")
+    rows = {(row[0], row[1]): row[2:] for row in goals.table(large).rows}
+    # A token takes 0.2 s, and 0.2 ms would do for what has to be read.
+    assert rows["1 stream, share of the bandwidth limit", "≥ 0.85×"] == ["0.00×", "no"]
+    assert rows["1 stream, sampled over greedy time per token", "≤ 1.03×"] == [tables.NOTHING, tables.NOTHING]
 
 
 def test_failures_are_told() -> None:
