@@ -7,6 +7,7 @@ Items and scores are reasoning-gym's, drawn from the held-out questions at the e
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
+from training import recipe
 from training.families import FAMILIES, Item, held_out_items, score
 
 MODES = ("standard", "reasoning")
@@ -46,9 +48,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def trained_families() -> tuple[str, ...]:
+    """Those that the embedded checkpoint learnt, by its recipe."""
+    with as_file(files("training") / "recipes" / "tiny.toml") as path:
+        return tuple(recipe.load(path).sft.families)
+
+
 def chosen_items(args: argparse.Namespace) -> tuple[tuple[str, ...], list[Item]]:
     """The families and held-out items that the options name. Raises UsageError."""
-    names = tuple(FAMILIES) if args.families is None else tuple(args.families.split(","))
+    names = trained_families() if args.families is None else tuple(args.families.split(","))
     unknown = [name for name in names if name not in FAMILIES]
     if unknown:
         raise UsageError(f"--families: {unknown[0]!r} is none of {', '.join(FAMILIES)}")

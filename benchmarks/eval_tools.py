@@ -1,8 +1,8 @@
 """Tool calls and JSON answers of a running server, in both modes, on requests held out from training.
 
 Five kinds: a tool that fits has to be called with just these arguments (`call`), none where none fits (`no_call`), a
-result has to be told (`result`), a record has to come as JSON by itself (`json`) and under a schema (`schema`). Right is
-what equals the expected value; tools, requests and records are training's (training/tool_use.py, training/records.py).
+result has to be told (`result`), a record has to come as JSON by itself (`json`) and under a schema (`schema`). Right
+is what equals the expected value; tools, requests and records are training's (tool_use.py, records.py).
 """
 
 import argparse

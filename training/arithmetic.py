@@ -47,6 +47,16 @@ def scale_steps(a: int, digit: int) -> str:
     return ",".join(steps)
 
 
+def divide_steps(a: int, b: int) -> str:
+    """The digits of a / b for a >= 0 and b > 0, from the left: `carried digit/b=quotient r remainder`."""
+    remainder, steps = 0, []
+    for digit in str(a):
+        carried = remainder * 10 + int(digit)
+        remainder = carried % b
+        steps.append(f"{carried}/{b}={carried // b}r{remainder}")
+    return ",".join(steps)
+
+
 def _magnitude_lines(a: int, operator: Operator, b: int) -> list[str]:
     """The steps of one operation on natural numbers (a >= b for "-"); the last line ends with `>result`."""
     if operator == "+":

@@ -1,7 +1,7 @@
 """The task families: reasoning-gym's items at a stated difficulty, and a reasoning trace for each item.
 
-Questions, answers and scoring are reasoning-gym's; the traces are ours. A problem belongs to the held-out set or to the
-training set by a hash of it, whatever seed drew it and however it is worded. Imports no torch.
+Questions, answers and scoring are reasoning-gym's; the traces are ours (traces.py). A problem is held out or trained on
+by a hash of it, whatever seed drew it and however it is worded. Imports no torch.
 """
 
 import hashlib
@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import reasoning_gym
-from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from training.arithmetic import Operator, apply, operation_trace
+from training import traces
 
+_CLOSE_SHARE = 0.3
 HELD_OUT_SHARE = 8  # one question in so many is never trained on
 
 
@@ -32,13 +32,17 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """A family at a difficulty: `config` goes to reasoning-gym; `easier` are the curriculum's steps towards it."""
+    """A family at a difficulty: `config` goes to reasoning-gym; `easier` are the curriculum's steps towards it.
+
+    `phrasings` are other wordings of the question around what `asked` makes of the metadata.
+    """
 
     name: str
     config: Mapping[str, Any]
     trace: Callable[[Mapping[str, Any]], str]
     easier: tuple[Mapping[str, Any], ...] = ()
     phrasings: tuple[str, ...] = ()
+    asked: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda metadata: {"it": metadata["expression"]}
 
 
 def _identity(entry: Mapping[str, Any]) -> str:
@@ -54,153 +58,119 @@ def is_held_out(entry: Mapping[str, Any]) -> bool:
     return hashlib.sha256(_identity(entry).encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
-_TOKEN = re.compile(r"\d+|[-+*()]")
-
-
-def _parse(expression: str) -> list[str | int]:
-    """Tokens of an expression, a minus that belongs to a number folded into it."""
-    tokens: list[str | int] = []
-    for text in _TOKEN.findall(expression):
-        unary = tokens and tokens[-1] == "-" and (len(tokens) == 1 or tokens[-2] in ("+", "-", "*", "("))
-        if text.isdigit() and unary:
-            tokens[-1] = -int(text)
-        else:
-            tokens.append(int(text) if text.isdigit() else text)
-    return tokens
-
-
-def _next_operation(tokens: Sequence[str | int]) -> int:
-    """The position of the operator to apply next: inside the last-opened parentheses, products first, from the left."""
-    start, end = 0, len(tokens)
-    for position, symbol in enumerate(tokens):
-        if symbol == "(":
-            start = position + 1
-        elif symbol == ")":
-            end = position
-            break
-    operators = [i for i in range(start + 1, end) if tokens[i] in ("+", "-", "*") and isinstance(tokens[i - 1], int)]
-    products = [i for i in operators if tokens[i] == "*"]
-    return (products or operators or [-1])[0]
-
-
-def _pairs(tokens: Sequence[str | int]) -> Iterator[tuple[int, int]]:
-    """The positions of matching parentheses, inner pairs first."""
-    opened: list[int] = []
-    for position, symbol in enumerate(tokens):
-        if symbol == "(":
-            opened.append(position)
-        elif symbol == ")":
-            yield opened.pop(), position
-
-
-def _drop_parentheses(tokens: list[str | int]) -> list[str | int]:
-    """Removes parentheses that say nothing: around a single number, around everything, around other parentheses."""
-    pairs = set(_pairs(tokens))
-    for start, end in pairs:
-        around_number = end - start == 2
-        around_everything = start == 0 and end == len(tokens) - 1
-        if around_number or around_everything or (start + 1, end - 1) in pairs:
-            return _drop_parentheses([*tokens[:start], *tokens[start + 1 : end], *tokens[end + 1 :]])
-    return tokens
-
-
-def expression_trace(metadata: Mapping[str, Any]) -> str:
-    """Reduces `metadata["expression"]` operation by operation, the expression written out before each but the last."""
-    tokens = _drop_parentheses(_parse(metadata["expression"]))
-    lines: list[str] = ["".join(map(str, tokens))] if len(tokens) > 3 else []
-    while len(tokens) > 1:
-        i = _next_operation(tokens)
-        a, operator, b = tokens[i - 1], tokens[i], tokens[i + 1]
-        assert isinstance(a, int)
-        assert isinstance(b, int)
-        typed = cast("Operator", operator)
-        lines.append(operation_trace(a, typed, b))
-        tokens = _drop_parentheses([*tokens[: i - 1], apply(a, typed, b), *tokens[i + 2 :]])
-        if len(tokens) > 3:
-            lines.append("".join(map(str, tokens)))
-    return "\n".join(lines) or str(tokens[0])
-
-
-def _counted(animal: str, count: int) -> str:
-    """As reasoning-gym writes it: `3 starfishs`."""
-    return f"{count} {animal}{'s' if count > 1 else ''}"
-
-
-def legs_trace(metadata: Mapping[str, Any]) -> str:
-    """Each kind as it stands in the question with its legs, one after the other so that the next is found; the sum."""
-    lines: list[str] = []
-    legs: list[int] = []
-    for animal, count in metadata["animals"].items():
-        lines.append(f"{_counted(animal, count)} {operation_trace(ANIMALS[animal], '*', count)}")
-        legs.append(ANIMALS[animal] * count)
-    total = legs[0]
-    for more in legs[1:]:
-        lines.append(operation_trace(total, "+", more))
-        total += more
-    return "\n".join(lines)
-
-
-def decimals_trace(metadata: Mapping[str, Any]) -> str:
-    """The sum in tenths, without points, and the result with its point again."""
-    trace = expression_trace({"expression": metadata["expression"].replace(".", "")})
-    tenths = int(re.split(r"[>\n]", trace)[-1])
-    return f"{trace}\n{'-' if tenths < 0 else ''}{abs(tenths) // 10}.{abs(tenths) % 10}"
-
-
 _CALCULATIONS = (
-    "What is {0}?",
-    "{0}",
-    "{0} =",
-    "{0} = ?",
-    "Compute {0}.",
-    "What's {0}?",
-    "How much is {0}?",
-    "Please calculate {0}.",
-    "Solve {0}.",
+    "What is {it}?",
+    "{it}",
+    "{it} =",
+    "{it} = ?",
+    "Compute {it}.",
+    "What's {it}?",
+    "How much is {it}?",
+    "Please calculate {it}.",
+    "Solve {it}.",
 )
 _DIGITS = {"min_digits": 1, "max_digits": 1, "operators": ["+", "-", "*"], "allow_negation": False}
 
 _TENTHS = {"min_decimal_places": 1, "max_decimal_places": 1}
+_LINEAR = {"operators_weights": [0.5, 0.5, 0.0]}
+_SUMS_ONLY = {"operations_weights": [0.5, 0.5, 0.0, 0.0]}
+
+
+def _complex_expression(metadata: Mapping[str, Any]) -> Mapping[str, str]:
+    """The operation between its numbers, each in parentheses."""
+    one, other = (traces.complex_text(*metadata[name]) for name in ("num1", "num2"))
+    return {"it": f"({one}) {metadata['operation']} ({other})"}
+
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family(
             "chain_sum",
             {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 3},
-            expression_trace,
+            traces.expression_trace,
             ({"max_terms": 2, "max_digits": 1}, {"max_terms": 2, "max_digits": 2}, {"max_terms": 3, "max_digits": 2}),
             _CALCULATIONS,
         ),
         Family(
             "decimal_chain_sum",
             {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2} | _TENTHS,
-            decimals_trace,
+            traces.decimals_trace,
             ({"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2} | _TENTHS,),
             _CALCULATIONS,
         ),
         Family(
             "basic_arithmetic",
             {"min_terms": 2, "max_terms": 3} | _DIGITS,
-            expression_trace,
+            traces.expression_trace,
             ({"max_terms": 2} | _DIGITS,),
             _CALCULATIONS,
         ),
         Family(
             "products",
             {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
-            expression_trace,
+            traces.expression_trace,
             ({"max_digits": 1}, {"max_digits": 2}),
             _CALCULATIONS,
         ),
         Family(
             "leg_counting",
             {"min_animals": 2, "max_animals": 4, "min_instances": 1, "max_instances": 9},
-            legs_trace,
+            traces.legs_trace,
             (
                 {"min_animals": 1, "max_animals": 1, "max_instances": 9},
                 {"min_animals": 1, "max_animals": 2, "max_instances": 9},
             ),
-            ("How many legs do {0} have?", "How many legs do {0} have in total?", "Count the legs of {0}."),
+            ("How many legs do {it} have?", "How many legs do {it} have in total?", "Count the legs of {it}."),
+            lambda metadata: {"it": " and ".join(traces.counted(*pair) for pair in metadata["animals"].items())},
+        ),
+        Family(
+            "count_bits",
+            {"min_n": 1, "max_n": 511},
+            traces.bits_trace,
+            ({"min_n": 1, "max_n": 15}, {"min_n": 1, "max_n": 99}),
+            ("Count the 1 bits of {it}.", "How many ones does {it} have in binary?", "Number of 1 bits in {it}?"),
+            lambda metadata: {"it": str(metadata["number"])},
+        ),
+        Family(
+            "simple_equations",
+            {"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 12} | _LINEAR,
+            traces.equation_trace,
+            ({"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 5} | _LINEAR,),
+            ("Solve {it}.", "{it}. What is {variable}?", "Find {variable}: {it}", "{it}, {variable} = ?"),
+            lambda metadata: {"it": metadata["equation"], "variable": metadata["variable"]},
+        ),
+        Family(
+            "letter_counting",
+            {"min_words": 3, "max_words": 6},
+            traces.letters_trace,
+            ({"min_words": 1, "max_words": 1}, {"min_words": 1, "max_words": 3}),
+            ("How many {letter} are in {it}?", "Count the letter {letter} in {it}.", "How often is {letter} in {it}?"),
+            lambda metadata: {"it": f'"{" ".join(metadata["span"])}"', "letter": f'"{metadata["target_letter"]}"'},
+        ),
+        Family(
+            "spell_backward",
+            {"min_word_len": 3, "max_word_len": 7},
+            traces.backward_trace,
+            ({"min_word_len": 3, "max_word_len": 4},),
+            ("Spell {it} backward.", "Write {it} backwards.", "{it} backwards?", "Reverse the letters of {it}."),
+            lambda metadata: {"it": metadata["word"]},
+        ),
+        Family(
+            "complex_arithmetic",
+            {"min_real": -50, "max_real": 50, "min_imag": -50, "max_imag": 50} | _SUMS_ONLY,
+            traces.complex_trace,
+            ({"min_real": -9, "max_real": 9, "min_imag": -9, "max_imag": 9} | _SUMS_ONLY,),
+            ("What is {it}?", "Compute {it}.", "{it} = ?"),
+            _complex_expression,
+        ),
+        Family(
+            "word_sequence_reversal",
+            {"min_words": 3, "max_words": 6},
+            traces.reversal_trace,
+            ({"min_words": 3, "max_words": 3},),
+            ("Reverse this list: {it}", "The words {it} from the last to the first?", "Write these backwards: {it}"),
+            lambda metadata: {"it": ", ".join(metadata["words"])},
         ),
     )
 }
@@ -208,14 +178,10 @@ FAMILIES: dict[str, Family] = {
 
 def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
     """The question in other words, with the same answer."""
-    metadata = item["metadata"]
-    text = rng.choice(family.phrasings)
-    if family.name == "leg_counting":
-        return text.format(" and ".join(_counted(*pair) for pair in metadata["animals"].items()))
-    expression = metadata["expression"]
-    if rng.random() < 0.3:
-        expression = expression.replace(" ", "")
-    return text.format(expression)
+    asked = dict(family.asked(item["metadata"]))
+    if "expression" in item["metadata"] and rng.random() < _CLOSE_SHARE:
+        asked["it"] = asked["it"].replace(" ", "")
+    return rng.choice(family.phrasings).format_map(asked)
 
 
 @cache

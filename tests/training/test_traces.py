@@ -53,9 +53,10 @@ def test_scores_are_reasoning_gyms_and_can_fail(name: str) -> None:
 def test_rephrased_items_keep_what_is_asked(name: str) -> None:
     rng = random.Random(3)
     for item in _items(name, 100, seed=3):
-        question = rephrase(item, rng).question
-        numbers = re.findall(r"\d+", item.question)
-        assert list(re.findall(r"\d+", question)) == numbers, (item.question, question)
+        question = rephrase(item, rng).question.replace(" ", "")
+        for asked in FAMILIES[name].asked(item.entry["metadata"]).values():
+            assert asked.replace(" ", "") in question
+            assert name == "leg_counting" or asked.replace(" ", "").strip('"') in item.question.replace(" ", "")
 
 
 def test_held_out_questions_are_never_drawn_for_training() -> None:
