@@ -1,64 +1,101 @@
-"""What the OpenAPI document says of bodies that the routes read themselves, and of errors."""
+"""What the OpenAPI document says: bodies that the routes read themselves, responses, streams, and errors."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from server.bodies.chat import ChatRequest
 from server.bodies.completion import CompletionRequest
 from server.bodies.control import ControlRequest
-from server.bodies.fields import Fields
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.http import answers
 
 SCHEMAS = "#/components/schemas/"
-BODIES = (ChatRequest, CompletionRequest, TokenizeTextRequest, TokenizeChatRequest, DetokenizeRequest, ControlRequest)
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
+BODIES: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeTextRequest,
+    TokenizeChatRequest,
+    DetokenizeRequest,
+    ControlRequest,
+)
+ANSWERS: tuple[type[BaseModel], ...] = (
+    answers.ChatCompletion,
+    answers.ChatCompletionChunk,
+    answers.TextCompletion,
+    answers.ControlResult,
+    answers.Tokenized,
+    answers.Detokenized,
+    answers.Model,
+    answers.Models,
+    answers.Healthy,
+    answers.Unhealthy,
+    answers.Versions,
+    answers.ErrorResponse,
+)
+METHODS = ("get", "post")
+RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
+_ERRORS = {
+    400: "A field is wrong, and `param` names it, or the body is no JSON object",
+    404: "There is no such model or request",
+    413: "The body is larger than the server reads",
+    415: "The body is not said to be JSON",
+    503: "The engine is loading or lost, or the server shuts down",
 }
+Responses = dict[int | str, dict[str, Any]]
 
 
-def _json(*schemas: str) -> dict[str, Any]:
-    references = [{"$ref": SCHEMAS + schema} for schema in schemas]
-    return {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
-
-
-def body_of(*kinds: type[Fields]) -> dict[str, Any]:
+def body_of(*kinds: type[BaseModel]) -> dict[str, Any]:
     """What a route says of the body that it reads itself: it is of one of `kinds`."""
-    return {"requestBody": {"required": True, "content": _json(*(kind.__name__ for kind in kinds))}}
+    return {"requestBody": {"required": True, "content": {"application/json": _of(*kinds)}}}
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "The request cannot be served as it is", "content": _json("Error")},
-    "503": {"description": "Not now; see Retry-After", "content": _json("Error")},
-}
+def answers_of(
+    kind: type[BaseModel],
+    *errors: int,
+    event: type[BaseModel] | None = None,
+    problem: type[BaseModel] = answers.ErrorResponse,
+) -> Responses:
+    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
+    content = {"application/json": _of(kind)}
+    if event is not None:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _of(event)["schema"]}
+    responses: Responses = {200: {"description": str(kind.__doc__), "content": content}}
+    for status in errors:
+        responses[status] = {"description": _ERRORS[status], "content": {"application/json": _of(problem)}}
+        if status == 503:
+            responses[status]["headers"] = RETRY_AFTER
+    return responses
+
+
+def text_answer(media_type: str) -> Responses:
+    """The same for a route that answers with text."""
+    return {200: {"description": "Text", "content": {media_type: {"schema": {"type": "string"}}}}}
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Adds the schemas that `body_of` and ERRORS refer to."""
+    """Adds the schemas that bodies and responses refer to."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            schemas = spec.setdefault("components", {}).setdefault("schemas", {})
-            schemas["Error"] = _ERROR
-            for kind in BODIES:
-                body = kind.model_json_schema(ref_template=SCHEMAS + "{model}")
-                schemas.update({**body.pop("$defs", {}), kind.__name__: body})
+            _, bodies = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=SCHEMAS + "{model}")
+            _, results = models_json_schema(
+                [(kind, "validation") for kind in ANSWERS], ref_template=SCHEMAS + "{model}"
+            )
+            spec["components"] = {"schemas": {**bodies["$defs"], **results["$defs"]}}
+            for operations in spec["paths"].values():
+                for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
+                    operations.get(method, {"responses": {}})["responses"].pop("422", None)
             app.openapi_schema = spec
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign] # FastAPI documents this way to extend the document
+
+
+def _of(*kinds: type[BaseModel]) -> dict[str, Any]:
+    references = [{"$ref": SCHEMAS + kind.__name__} for kind in kinds]
+    return {"schema": references[0] if len(references) == 1 else {"anyOf": references}}

@@ -4,6 +4,7 @@ from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, Tokeniz
 from server.errors import JsonObject
 from server.modes.dialects import thinking_wish
 from server.offload import read_long
+from server.requests.answer_format import named_tools
 from server.requests.chat import chat_prompt, mode_for
 from server.requests.prompts import encode_prompts
 from server.requests.sampling import known_ids
@@ -18,6 +19,7 @@ async def tokenize(asked: TokenizeTextRequest | TokenizeChatRequest, size: int, 
     else:
         mode = mode_for(asked.model, thinking_wish(asked).choices, serving)
         ids = await chat_prompt(asked, mode, size, serving)
+        named_tools(asked)  # refuses what a completion would refuse
     token_strs = None
     if asked.return_token_strs:
         token_strs = await read_long(lambda: list(map(serving.fmt.vocabulary.token_text, ids)), len(ids))
