@@ -188,18 +188,25 @@ async def test_an_error_in_the_middle_is_an_event_and_the_end(client: Client, fm
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_ends_the_generation(client: Client, fmt: ChatFormat, stream: bool) -> None:
+@pytest.mark.parametrize(("mode", "n"), [("standard", 1), ("reasoning", 1), ("reasoning", 3)])
+async def test_a_client_that_leaves_ends_all_generations(
+    client: Client, fmt: ChatFormat, stream: bool, mode: str, n: int
+) -> None:
+    steps = 0
     generating, never = asyncio.Event(), asyncio.Event()
 
     async def step() -> None:
-        if generating.is_set():
+        nonlocal steps
+        steps += 1
+        if steps == 2 * n:  # each choice has a token, in reasoning mode one of its thinking
+            generating.set()
+        if steps > n:
             await never.wait()
-        generating.set()
 
     engine = FakeEngine(lambda _: iter(fmt.encode_text("a") * 100), (fmt.end_of_turn_id,), step=step)
     async with client(engine) as http:
         app = http._transport.app  # type: ignore[attr-defined] # the client that leaves speaks ASGI itself
-        request = orjson.dumps(body(stream=stream))
+        request = orjson.dumps(body(stream=stream, reasoning_mode=mode, n=n))
         sent: list[dict[str, Any]] = []
         inbox = [{"type": "http.request", "body": request}]
 
@@ -214,6 +221,10 @@ async def test_a_client_that_leaves_ends_the_generation(client: Client, fmt: Cha
 
         scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b""}
         await app(scope, receive, send)
-        assert len(engine.aborted) == 1
+        assert sorted(engine.aborted) == sorted(request.request_id for request in engine.seen)
+        assert len(engine.seen) == n
         assert app.state.serving.running == 0
-        assert 'outcome="cancelled"} 1.0' in (await http.get("/metrics")).text
+        metrics = (await http.get("/metrics")).text
+    assert f'twogear_requests_total{{mode="{mode}",outcome="cancelled"}} 1.0' in metrics
+    kind = "reasoning" if mode == "reasoning" else "answer"
+    assert f'twogear_tokens_total{{kind="{kind}",mode="{mode}"}} {n}.0' in metrics
