@@ -14,6 +14,7 @@ from server.offload import read_long
 from server.serving import Serving
 
 Body = TypeVar("Body", bound=Fields)
+JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
 
 
 def serving_of(request: Request) -> Serving:
@@ -44,9 +45,9 @@ async def _content(request: Request, limit: int) -> bytes:
 
 
 def _check_type(content_type: str | None) -> None:
-    """None is taken for JSON. Any other type is refused as vLLM does: a page of another site could send it unasked."""
+    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM."""
     if content_type is None:
         return
     kind = content_type.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    if kind not in JSON_TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ContentTypeError(content_type)
