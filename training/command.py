@@ -4,14 +4,18 @@ import argparse
 from pathlib import Path
 
 from server.cli_errors import UsageError
-from training.recipe import load
+from training.recipe import Recipe, load
 
 HELP = "train a checkpoint, stage by stage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("stage", choices=("tokenizer", "sft"), help="sft trains the tokenizer too where there is none")
+    parser.add_argument(
+        "stage",
+        choices=("tokenizer", "sft", "agapo"),
+        help="sft trains the tokenizer too where there is none; agapo learns from rewards, from a finished checkpoint",
+    )
     parser.add_argument(
         "--recipe", type=Path, default=Path("training/recipes/tiny.toml"), help="what is trained, and how"
     )
@@ -27,7 +31,17 @@ def run(args: argparse.Namespace) -> int:
         recipe = load(args.recipe)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if args.stage == "agapo":
+        _check_agapo(recipe, args.recipe)
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
 
     stages.run(args.stage, recipe, args.run or Path("runs") / args.recipe.stem, threads=args.threads)
     return 0
+
+
+def _check_agapo(recipe: Recipe, path: Path) -> None:
+    """Raises UsageError where there is nothing to start from."""
+    if recipe.agapo is None:
+        raise UsageError(f"{path} has no part [agapo]")
+    if not (Path(recipe.agapo.start) / "config.json").exists():
+        raise UsageError(f"{path}: agapo.start: there is no checkpoint in {recipe.agapo.start}; train sft first")

@@ -2,9 +2,12 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
+
+Method = Literal["agapo", "grpo", "sft"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +79,7 @@ class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluation_items: int
     save_every: int
     families: dict[str, float]
-    method: Literal["agapo", "grpo", "sft"] = "agapo"
+    method: Method = "agapo"
     group_size: Annotated[int, msgspec.Meta(ge=2)] = 8
     updates: int = 1
     kl_weight: float = 0.01

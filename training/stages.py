@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 
 from training import tokenizer
+from training.agapo.run import AgapoRun
 from training.recipe import Recipe
 from training.sft import SftRun
 
-Stage = Literal["tokenizer", "sft"]
+Stage = Literal["tokenizer", "sft", "agapo"]
 
 
 def run(stage: Stage, recipe: Recipe, folder: Path, *, threads: int | None = None) -> None:
@@ -20,4 +21,8 @@ def run(stage: Stage, recipe: Recipe, folder: Path, *, threads: int | None = Non
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if stage == "agapo":
+        assert recipe.agapo is not None
+        AgapoRun(recipe.agapo, recipe.seed, folder / recipe.agapo.method, device).run()
+        return
     SftRun(recipe, folder, device).run()

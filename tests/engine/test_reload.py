@@ -23,7 +23,8 @@ def changed(checkpoint: Path) -> Exaone4ForCausalLM:
     (checkpoint / "model.safetensors").unlink()
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
     model: Exaone4ForCausalLM = Exaone4ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    return model.eval()
+    model.eval()
+    return model
 
 
 async def test_a_running_engine_takes_other_weights(engine: ProcessEngineClient, checkpoint: Path) -> None:
