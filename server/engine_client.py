@@ -22,8 +22,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import msgspec
-
+from server.delta_stream import DeltaStream
 from server.engine import USER_ERROR
 from server.engine.transport import FrameBuffer, frame
 from server.messages import (
@@ -108,48 +107,6 @@ class EngineClient(Protocol):
         """
 
 
-class _Stream:
-    """The deltas of one request on their way to its reader; a slow reader gets several at once, as one."""
-
-    __slots__ = ("_error", "_pending", "_waiter")
-
-    def __init__(self) -> None:
-        self._pending: list[Delta] = []
-        self._error: EngineError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, delta: Delta) -> None:
-        self._pending.append(delta)
-        self._wake()
-
-    def fail(self, error: EngineError) -> None:
-        self._error = error
-        self._wake()
-
-    async def next(self) -> Delta:
-        while not self._pending:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        pending, self._pending = self._pending, []
-        return pending[0] if len(pending) == 1 else _merge(pending)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def _merge(deltas: Sequence[Delta]) -> Delta:
-    return msgspec.structs.replace(
-        deltas[-1],
-        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
-        cached_tokens=deltas[0].cached_tokens,
-        prompt_logprobs=deltas[0].prompt_logprobs,
-        logprobs=None if deltas[0].logprobs is None else [one for delta in deltas for one in delta.logprobs or ()],
-    )
-
-
 class _EngineSocket(asyncio.Protocol):
     """The front end's end of the connection: whole messages up, and the news that the engine is gone."""
 
@@ -184,7 +141,7 @@ class ProcessEngineClient:
         self._status = EngineStatus("loading", "not started", 0.0)
         self._ready: Ready | None = None
         self._stats: Stats | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, DeltaStream] = {}
         self._reloading: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -272,7 +229,7 @@ class ProcessEngineClient:
         else:
             self._reloading.set_exception(error)
 
-    def _open(self, request: Generate) -> _Stream:
+    def _open(self, request: Generate) -> DeltaStream:
         if self._status.state != "ready":
             raise EngineUnavailable(f"the engine is {self._status.state}: {self._status.detail}")
         if request.request_id in self._streams:
@@ -281,7 +238,7 @@ class ProcessEngineClient:
             self._send(request)
         except OverflowError as error:
             raise RequestFailed(f"a number is too large: {error}") from error
-        stream = self._streams[request.request_id] = _Stream()
+        stream = self._streams[request.request_id] = DeltaStream()
         return stream
 
     def _send(self, message: ToEngine) -> None:

@@ -1,0 +1,53 @@
+"""The deltas of one request on their way from the engine's connection to their reader."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from server.messages import Delta
+
+
+class DeltaStream:
+    """The deltas of one request on their way to its reader; a slow reader gets several at once, as one."""
+
+    __slots__ = ("_error", "_pending", "_waiter")
+
+    def __init__(self) -> None:
+        self._pending: list[Delta] = []
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, delta: Delta) -> None:
+        """Adds a delta for the reader."""
+        self._pending.append(delta)
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """No more deltas come; the reader gets the error after those that have."""
+        self._error = error
+        self._wake()
+
+    async def next(self) -> Delta:
+        """All that has come since the last call as one delta; waits for a first. Raises the stream's error."""
+        while not self._pending:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        pending, self._pending = self._pending, []
+        return pending[0] if len(pending) == 1 else _merge(pending)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _merge(deltas: Sequence[Delta]) -> Delta:
+    return msgspec.structs.replace(
+        deltas[-1],
+        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
+        cached_tokens=deltas[0].cached_tokens,
+        prompt_logprobs=deltas[0].prompt_logprobs,
+        logprobs=None if deltas[0].logprobs is None else [one for delta in deltas for one in delta.logprobs or ()],
+    )
