@@ -8,7 +8,11 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
+
+An engine and a front end of different versions do not work together; no attempt is made at being compatible.
+"""
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from itertools import count, cycle, islice
 from typing import Literal
 
 from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
-from server.messages import Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
+from server.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
 
 Script = Callable[[list[int]], Iterator[int]]
 """From prompt ids to the tokens that the model would write after them, the end of the turn among them."""
@@ -56,7 +56,7 @@ class FakeEngine:
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
         groups = (PageGroup("sliding", 32, 1, 2, 3), PageGroup("global", 32, 4, 5, 6))
-        self.ready: Ready | None = Ready(1, "fake", "Fake", max_context, eos_token_ids, groups)
+        self.ready: Ready | None = Ready(PROTOCOL_VERSION, "fake", "Fake", max_context, eos_token_ids, groups)
         self._step = step
 
     async def start(self) -> None:
