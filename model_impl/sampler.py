@@ -1,8 +1,8 @@
-"""vLLM's sampler with its costly steps replaced: the draw and the penalties.
+"""vLLM's sampler with its costly steps replaced: the draw, the penalties, what is reported of log-probabilities.
 
 The one file of the sampler that imports the engine's internals; `tests/model_impl/test_sampler_contract.py` holds them
-to what is assumed here. What to compute is in `sampler_draw.py` and `sampler_penalties.py`; the order of the steps,
-greedy rows, grammars, biases, bad words and log-probabilities stay vLLM's (v1/sample/sampler.py).
+to what is assumed here. What to compute is in `sampler_draw.py`, `sampler_penalties.py` and `sampler_logprobs.py`; the
+order of the steps, greedy rows, grammars, biases and bad words stay vLLM's (v1/sample/sampler.py).
 """
 
 from typing import Any, cast
@@ -10,11 +10,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from vllm.config.model import PROCESSED_LOGPROBS_MODES
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import _SAMPLING_EPS, Sampler
 
 from model_impl.sampler_draw import Drawer, Floats, Limits
+from model_impl.sampler_logprobs import largest, ranks
 from model_impl.sampler_penalties import apply_penalties
 
 
@@ -76,6 +78,17 @@ class TwogearSampler(Sampler):
                 presence=sampling_metadata.presence_penalties.numpy(),
             )
         return logits
+
+    @staticmethod
+    def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> LogprobsTensors:
+        """Of (rows, vocabulary): each row's token (rows,) first, then its likeliest ones; and the tokens' ranks."""
+        values, ids = largest(logprobs, num_logprobs)
+        tokens = token_ids[:, None]
+        return LogprobsTensors(
+            torch.cat((tokens, ids), 1).to(torch.int32),
+            torch.cat((logprobs.gather(1, tokens), values), 1),
+            ranks(logprobs, token_ids),
+        )
 
 
 def _min_p(processors: list[Any]) -> Floats | None:

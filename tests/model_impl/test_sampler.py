@@ -127,6 +127,29 @@ def test_processed_logprobs_are_left_to_vllm(mode: str) -> None:
     assert torch.equal(ours.logprobs_tensors.logprobs, theirs.logprobs_tensors.logprobs)
 
 
+@pytest.mark.parametrize("vocabulary", [300, VOCABULARY, 128 * 90])
+@pytest.mark.parametrize("count", [0, 1, 20, 100])
+def test_logprobs_are_those_of_vllm(vocabulary: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    logprobs = (torch.randn(6, vocabulary, generator=generator) * 3).log_softmax(-1)
+    logprobs[0, ::2] = -torch.inf  # as a grammar leaves them
+    tokens = torch.cat((logprobs[:3].argmax(-1), torch.tensor([5, 1, 299])))
+    ours = TwogearSampler.gather_logprobs(logprobs, count, tokens)
+    torch.compiler.set_stance("force_eager")
+    try:
+        theirs = Sampler.gather_logprobs(logprobs, count, tokens)
+    finally:
+        torch.compiler.set_stance("default")
+    for our, their in zip(ours[:3], theirs[:3], strict=True):
+        assert our.dtype == their.dtype
+        assert torch.equal(our, their)
+
+
+def test_ranks_of_equal_logprobs_count_them_all() -> None:
+    equal = torch.full((2, 500), -6.2)
+    assert TwogearSampler.gather_logprobs(equal, 2, torch.tensor([0, 499]))[2].tolist() == [500, 500]
+
+
 def test_uniform_numbers_are_spread_evenly() -> None:
     """What the seeds draw from equal logits: no token more often than chance allows."""
     logits = torch.zeros(512, 16)

@@ -31,6 +31,8 @@ def test_the_methods_that_are_replaced_are_still_those_of_vllm() -> None:
     assert parameters(Sampler.sample) == parameters(TwogearSampler.sample)
     assert parameters(Sampler.apply_penalties) == ["logits", "sampling_metadata", "output_token_ids"]
     assert parameters(Sampler.apply_penalties) == parameters(TwogearSampler.apply_penalties)
+    assert parameters(Sampler.gather_logprobs) == ["logprobs", "num_logprobs", "token_ids"]
+    assert parameters(Sampler.gather_logprobs) == parameters(TwogearSampler.gather_logprobs)
 
 
 def test_the_runner_still_makes_its_sampler_where_the_worker_takes_it_over() -> None:
