@@ -111,7 +111,7 @@ class SamplingFields(Fields):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     """Instead of the mode's; lower runs first. Only where the server was started with `--allow-priority`.
 
-    Differs: not in OpenAI's API; vLLM has no such permission.
+    Differs: not in OpenAI's API; vLLM takes it where it schedules by priority.
     """
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     """How many choices; 1 if absent."""

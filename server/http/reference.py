@@ -1,0 +1,255 @@
+"""The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
+
+`python -m server.http.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`. The
+prose around them is written by hand; a test holds both against the code.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from server import errors
+from server.bodies.chat import ChatRequest
+from server.bodies.completion import CompletionRequest
+from server.bodies.control import ControlRequest
+from server.bodies.fields import INT64
+from server.bodies.sampling import SamplingFields
+from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.commands import serve
+from server.http import answers
+from server.messages import PageGroup
+from server.metrics import Metrics
+from server.modes.profile import PROFILE_FOLDER, AnswerSampling, ModeProfile, load_profile
+from server.requests.completions import DEFAULT_MAX_TOKENS
+
+FILE = Path(__file__).parents[2] / "docs" / "api.md"
+TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
+LIMITS = {  # in the profile, of the fields that have their defaults there under another name
+    "max_completion_tokens": "default_max_tokens",
+    "max_tokens": "default_max_tokens",
+    "thinking_token_budget": "thinking_budget",
+}
+Schema = dict[str, Any]
+Row = Sequence[str]
+
+
+def render(document: str) -> str:
+    """The document with all its tables made anew; raises KeyError for one that does not exist."""
+    return TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[4]}", document)
+
+
+def _table(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def _fields(kind: type[BaseModel], besides: type[BaseModel] | None = None) -> str:
+    """The fields of a body that those of `besides` are not among."""
+    schema = kind.model_json_schema()
+    known = set(besides.model_json_schema()["properties"]) if besides else set()
+    rows = (
+        [f"`{path}`", _types(fields, schema), _default(kind, path, required), *_meaning(fields[0], schema)]
+        for path, (fields, required) in _by_path(schema).items()
+        if re.split(r"[.\[]", path, maxsplit=1)[0] not in known
+    )
+    return _table(["field", "type", "default", "meaning", "differs"], rows)
+
+
+def _answer(kind: type[BaseModel]) -> str:
+    schema = kind.model_json_schema()
+    rows = (
+        [f"`{path}`", _types(fields, schema), _meaning(fields[0], schema)[0]]
+        for path, (fields, _) in _by_path(schema).items()
+    )
+    return _table(["field", "type", "meaning"], rows)
+
+
+def _by_path(schema: Schema) -> dict[str, tuple[list[Schema], bool]]:
+    """For each field its schemas, of which objects of several kinds have several; and whether it is required."""
+    found: dict[str, tuple[list[Schema], bool]] = {}
+    for path, field, required in _walk(schema, schema, ""):
+        found.setdefault(path, ([], required))[0].append(field)
+    return found
+
+
+def _walk(schema: Schema, root: Schema, path: str) -> Iterator[tuple[str, Schema, bool]]:
+    """Path, schema and whether it is required, of each field, depth first."""
+    for name, field in schema.get("properties", {}).items():
+        inner = f"{path}.{name}" if path else name
+        yield inner, field, name in schema.get("required", ())
+        for one in _kinds(field, root):
+            if one.get("type") == "array":
+                for item in _kinds(one["items"], root):
+                    yield from _walk(item, root, f"{inner}[]")
+            else:
+                yield from _walk(one, root, inner)
+
+
+def _kinds(schema: Schema, root: Schema) -> list[Schema]:
+    """The kinds of value that a schema allows, without null and without references."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return _kinds(root["$defs"][name], root)
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if options:
+        return [kind for option in options for kind in _kinds(option, root)]
+    if isinstance(schema.get("type"), list):
+        return [{**schema, "type": one} for one in schema["type"] if one != "null"]
+    return [] if schema.get("type") == "null" else [schema]
+
+
+def _types(schemas: list[Schema], root: Schema) -> str:
+    return " or ".join(dict.fromkeys(_type(schema, root) for schema in schemas))
+
+
+def _type(schema: Schema, root: Schema) -> str:
+    kinds = [schema] if "enum" in schema else _kinds(schema, root)
+    return " or ".join(dict.fromkeys(_one_type(kind, root) for kind in kinds)) or "null"
+
+
+def _one_type(kind: Schema, root: Schema) -> str:
+    if "const" in kind or "enum" in kind:
+        values = [kind["const"]] if "const" in kind else [value for value in kind["enum"] if value is not None]
+        return ", ".join(f"`{value}`" if isinstance(value, str) else str(value).lower() for value in values)
+    match kind.get("type"):
+        case "array":
+            return f"list{_count(kind, 'Items')} of {_type(kind['items'], root)}"
+        case "object":
+            inner = kind.get("additionalProperties")
+            return f"object of {_type(inner, root)}" if isinstance(inner, dict) and inner else "object"
+        case "string":
+            return f"string{_count(kind, 'Length', ' characters')}"
+        case "integer" | "number" as name:
+            return f"{name}{_range(kind)}"
+    return str(kind.get("type", "any"))
+
+
+def _count(kind: Schema, what: str, unit: str = "") -> str:
+    least, most = kind.get(f"min{what}", 0), kind.get(f"max{what}", 0)
+    if most:
+        return f" ({least} to {most}{unit})"
+    return " (not empty)" if least else ""
+
+
+def _range(kind: Schema) -> str:
+    if "exclusiveMinimum" in kind:
+        start = f"above {_number(kind['exclusiveMinimum'])}"
+    elif "minimum" in kind:
+        start = _number(kind["minimum"])
+    else:
+        return ""
+    most = kind["exclusiveMaximum"] - 1 if "exclusiveMaximum" in kind else kind.get("maximum", INT64)
+    return f" ({start} or more)" if most == INT64 and start in ("0", "1") else f" ({start} to {_number(most)})"
+
+
+def _number(value: float) -> str:
+    for power in (31, 63):
+        if value in (2**power - 1, -(2**power)):
+            return f"-2^{power}" if value < 0 else f"2^{power}-1"
+    return f"{value:g}"
+
+
+def _default(kind: type[BaseModel], path: str, required: bool) -> str:
+    """Of each mode, where the profile has it."""
+    if (kind, path) == (CompletionRequest, "max_tokens"):
+        return str(DEFAULT_MAX_TOKENS)
+    name = LIMITS.get(path, path)
+    if name not in (*ModeProfile.__struct_fields__, *LIMITS.values()):
+        return "required" if required else ""
+    profile = load_profile(SHOWN_PROFILE)
+    standard, reasoning = (getattr(mode, name, "") for mode in (profile.standard, profile.reasoning))
+    if reasoning is None:
+        return "what the limit leaves"
+    return str(standard) if standard == reasoning else f"{standard} / {reasoning}"
+
+
+def _meaning(field: Schema, root: Schema) -> tuple[str, str]:
+    """The meaning, and from whom it differs; of an object without a meaning of its own, its kind's."""
+    text = field.get("description") or root.get("$defs", {}).get(field.get("$ref", "").rpartition("/")[2], {})
+    meaning, _, differs = (text if isinstance(text, str) else text.get("description", "")).partition("Differs: ")
+    return " ".join(meaning.split()), " ".join(differs.split())
+
+
+def _errors() -> str:
+    """The statuses of our own errors."""
+
+    def kinds(of: type[errors.ApiError]) -> Iterator[type[errors.ApiError]]:
+        for kind in of.__subclasses__():
+            yield kind
+            yield from kinds(kind)
+
+    rows = sorted(
+        [str(int(kind.status)), f"`{kind.kind}`", str(kind.__doc__).splitlines()[0].partition(" `")[0]]
+        for kind in kinds(errors.ApiError)
+    )
+    return _table(["status", "type", "when"], rows)
+
+
+def _options() -> str:
+    parser = argparse.ArgumentParser(add_help=False)
+    serve.add_arguments(parser)
+    rows = [["`MODEL`", "the embedded model", "a local folder or a hub id"]]
+    for action in parser._actions:
+        if action.option_strings:
+            name = " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
+            rows.append([f"`{name}`", f"`{action.default}`" if action.default else "", str(action.help)])
+    return _table(["option", "default", "meaning"], rows)
+
+
+def _profiles() -> str:
+    def sampling(mode: msgspec.Struct) -> str:
+        plain = msgspec.structs.asdict(ModeProfile(default_max_tokens=1, max_tokens_limit=1))
+        names = [name for name in AnswerSampling.__struct_fields__ if getattr(mode, name) != plain[name]]
+        return ", ".join(f"{name} {getattr(mode, name):g}" for name in names) or "greedy"
+
+    rows = []
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        profile = load_profile(path)
+        types = ", ".join(profile.match.model_types) if profile.match else "all others"
+        rows.append([f"`{path.stem}`", types, sampling(profile.standard), sampling(profile.reasoning)])
+    return _table(["profile", "`model_type`", "standard", "reasoning"], rows)
+
+
+def _metrics() -> str:
+    registry = Metrics(lambda: (PageGroup("sliding", 32, 0, 0, 0),)).registry
+    rows = []
+    for collector in list(registry._collector_to_names):
+        for metric in collector.collect():
+            labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
+            name = metric.name + ("_total" if metric.type == "counter" else "")
+            rows.append([f"`{name}`", metric.type, ", ".join(labels), metric.documentation])
+    return _table(["metric", "type", "labels", "meaning"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "shared fields": lambda: _fields(SamplingFields),
+    "chat fields": lambda: _fields(ChatRequest, SamplingFields),
+    "completion fields": lambda: _fields(CompletionRequest, SamplingFields),
+    "tokenize fields": lambda: _fields(TokenizeTextRequest),
+    "tokenize chat fields": lambda: _fields(TokenizeChatRequest, ChatRequest),
+    "detokenize fields": lambda: _fields(DetokenizeRequest),
+    "control fields": lambda: _fields(ControlRequest),
+    "chat response": lambda: _answer(answers.ChatCompletion),
+    "chat event": lambda: _answer(answers.ChatCompletionChunk),
+    "completion response": lambda: _answer(answers.TextCompletion),
+    "control response": lambda: _answer(answers.ControlResult),
+    "tokenize response": lambda: _answer(answers.Tokenized),
+    "detokenize response": lambda: _answer(answers.Detokenized),
+    "models response": lambda: _answer(answers.Models),
+    "health response": lambda: _answer(answers.Unhealthy),
+    "version response": lambda: _answer(answers.Versions),
+    "error response": lambda: _answer(answers.ErrorResponse),
+    "errors": _errors,
+    "options": _options,
+    "profiles": _profiles,
+    "metrics": _metrics,
+}
+
+if __name__ == "__main__":
+    FILE.write_text(render(FILE.read_text()))

@@ -1,0 +1,55 @@
+"""docs/api.md says what the code does: its tables are made from it, and its examples run."""
+
+import json
+import re
+
+import pytest
+
+from chat_templates.format import ChatFormat
+from server.bodies.chat import ChatRequest
+from server.bodies.completion import CompletionRequest
+from server.bodies.fields import Fields
+from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest
+from server.http.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import Client
+
+TEXT = FILE.read_text()
+TRY = re.compile(r"<!-- try (\w+) (\S+) (\d+) -->\n```json\n(.*?)```\n(?:```json\n(.*?)```)?", re.DOTALL)
+WORDS = re.compile(r"`(\w+)`")
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    assert render(TEXT) == TEXT, "renew them: python -m server.http.reference"
+    assert {found[1] for found in TABLE.findall(TEXT)} == set(TABLES)
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, TokenizeChatRequest, DetokenizeRequest])
+def test_every_field_has_a_meaning(kind: type[Fields]) -> None:
+    assert not [name for name, field in kind.model_fields.items() if not field.description]
+
+
+@pytest.mark.parametrize("example", TRY.findall(TEXT), ids=lambda example: " ".join(example[:3]))
+async def test_the_examples_run(client: Client, fmt: ChatFormat, example: tuple[str, ...]) -> None:
+    method, path, status, asked, answer = example
+    ids = [*fmt.encode_text("83"), fmt.end_of_turn_id]
+    thinking = [*fmt.encode_text("38+45"), *fmt.close_thinking()]
+    engine = FakeEngine(
+        lambda prompt: iter(thinking + ids if fmt.is_thinking_open(prompt) else ids), (fmt.end_of_turn_id,)
+    )
+    async with client(engine) as http:
+        response = await http.request(method, path, json=json.loads(asked))
+    assert response.status_code == int(status), response.text
+    if answer:
+        assert response.json() == json.loads(answer)
+
+
+def test_fields_that_the_prose_names_exist() -> None:
+    """Words in code marks that look like fields are in the tables, the profile, or said to be refused or ignored."""
+    known = "".join(TABLES[name]() for name in TABLES) + SHOWN_PROFILE.read_text()
+    ignored = TEXT.partition("ignored here:")[2].partition("\n\n")[0]
+    refused = ["functions", "function_call", "guided_json", "structural_tag", "reasonning_mode"]
+    words = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", TABLE.sub("", TRY.sub("", TEXT))))
+    assert words
+    assert not sorted(word for word in words if word not in known and word not in [*refused, *WORDS.findall(ignored)])
+    assert not {*WORDS.findall(ignored)} & {*ChatRequest.model_fields, *CompletionRequest.model_fields}
