@@ -51,6 +51,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
         self._reference = reference.eval().requires_grad_(False)
         self._recipe = recipe
+        self._temperature = 1.0 if recipe.method == "sft" else recipe.temperature
 
     def learn(self, sequences: Sequence[Sequenced], rewards: torch.Tensor) -> Report:
         """From answers and their rewards (G, N), the groups' sequences one after the other.
@@ -91,9 +92,9 @@ class Learner:
         """The loss and the divergence, both summed over the rows."""
         mask = rows.mask.float()
         targets = rows.targets[rows.mask]  # (M)
-        log_probs = log_distributions(self.policy, rows)  # (M, V)
+        log_probs = log_distributions(self.policy, rows, self._temperature)  # (M, V)
         with torch.no_grad():
-            reference = log_distributions(self._reference, rows)
+            reference = log_distributions(self._reference, rows, self._temperature)
         own = spread(loss.drawn(log_probs, targets), rows.mask)
         divergence = spread(loss.token_divergence(log_probs, reference), rows.mask)
         summed = float(divergence.detach().sum())
@@ -119,18 +120,18 @@ class Learner:
         """The generated tokens' log-probabilities under the policy as it is now, by the sequences' indices."""
         found: dict[int, torch.Tensor] = {}
         for rows in batches(sequences, self._recipe.batch_tokens, self.policy.device):
-            own = loss.drawn(log_distributions(self.policy, rows), rows.targets[rows.mask])
+            own = loss.drawn(log_distributions(self.policy, rows, self._temperature), rows.targets[rows.mask])
             pieces = own.split(rows.mask.sum(1).tolist())
             found.update(zip(rows.indices.tolist(), pieces, strict=True))
         return found
 
 
-def log_distributions(model: Exaone4ForCausalLM, rows: Rows) -> torch.Tensor:
-    """Log-probabilities of the whole vocabulary at each generated token, (M, V)."""
+def log_distributions(model: Exaone4ForCausalLM, rows: Rows, temperature: float) -> torch.Tensor:
+    """Log-probabilities of the whole vocabulary at each generated token as they are drawn, (M, V)."""
     with torch.autocast(model.device.type, torch.bfloat16):
         hidden = model.model(input_ids=rows.inputs, use_cache=False).last_hidden_state  # (B, T, D)
         logits: torch.Tensor = model.lm_head(hidden[rows.mask])
-    return logits.float().log_softmax(-1)
+    return (logits.float() / temperature).log_softmax(-1)
 
 
 def spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
