@@ -47,7 +47,8 @@ async def answer_format(asked: ChatRequest, serving: Serving) -> AnswerFormat:
     forced = _forced_tools(asked.tool_choice, tools)
     bound = asked.response_format is not None or asked.structured_outputs is not None
     rule = await offload(GRAMMARS, lambda: _rule(asked)) if bound and not forced else None
-    parallel = asked.parallel_tool_calls is not False
+    # A tool that is named is called once, as OpenAI and vLLM do.
+    parallel = asked.parallel_tool_calls is not False and not isinstance(choice, NamedToolChoice)
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.is_whole))
     called = forced or (tools if may_call and rule else [])
     if rule or called:

@@ -123,6 +123,14 @@ async def test_a_forced_call_is_a_grammar(
     assert {name for name in ("weather", "clock") if f'\\"{name}\\"' in grammar} == names
 
 
+async def test_a_tool_that_is_named_is_called_once(client: Client, caller: FakeEngine) -> None:
+    for choice, several in (("required", True), (NAMED, False)):
+        answer = await post(client, caller, tools=[WEATHER, CLOCK], tool_choice=choice)
+        assert (len(answer["message"]["tool_calls"]) > 1) == several
+        assert ("call)*" in (caller.seen[-1].sampling.grammar or "")) == several
+        assert answer["finish_reason"] == "tool_calls"
+
+
 async def test_a_forced_call_does_not_bind_the_thinking(client: Client, caller: FakeEngine) -> None:
     choice = await post(
         client, caller, tools=[CLOCK], tool_choice="required", reasoning_mode="reasoning", max_tokens=400
