@@ -82,7 +82,7 @@ class CheckpointTemplate:
         self.end_of_turn = files.named_tokens.get("eos_token", "")
         self._settings = settings
         self.source = files.source + (files.tool_source or "")
-        self.takes_tools = bool(files.tool_source) or "tools" in self._variables(files.source)
+        self.takes_tools = bool(files.tool_source) or settings.tools in self._variables(files.source)
         self.has_thinking = self._thinks() if settings.thinks is None else settings.thinks
 
     def render(
@@ -108,7 +108,7 @@ class CheckpointTemplate:
             **self._named,
             **self._settings.variables(mode),
             "messages": messages,
-            "tools": protect_all(list(tools)) or None,
+            self._settings.tools: protect_all(list(tools)) or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
@@ -138,8 +138,8 @@ class CheckpointTemplate:
         return meta.find_undeclared_variables(self._environment.parse(source))
 
     def _thinks(self) -> bool:
-        """A template that knows the end of a thinking, or that one of the mode's variables changes."""
-        if self._settings.think_end in self.source:
+        """A template that knows the tags of thinking, or that one of the mode's variables changes."""
+        if self._settings.think in self.source or self._settings.think_end in self.source:
             return True
         switches = {*self._settings.standard, *self._settings.reasoning}
         return not switches.isdisjoint(self._variables(self.source))

@@ -117,7 +117,8 @@ class Text(str):
 
     def removeprefix(self, prefix: str) -> Self:
         """Without `prefix`, if it begins with that."""
-        return self.removeprefix(prefix)
+        found = self.startswith(prefix)
+        return self[len(prefix) :] if found else self
 
     def removesuffix(self, suffix: str) -> Self:
         """Without `suffix`, if it ends with that."""

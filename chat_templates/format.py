@@ -225,7 +225,7 @@ class ChatFormat:
         if self._is_open(prompt) == (mode == "reasoning"):
             return ""
         if mode == "reasoning":
-            return tags.think + tags.after_think
+            return tags.before_think + tags.think + tags.after_think
         return tags.before_think_end + tags.think_end + tags.after_think_end
 
     def _is_open(self, text: str) -> bool:

@@ -13,13 +13,14 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `think` … `think_end` hold the thinking; the `after_` and `before_` texts are what the model writes next to them.
     `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, with `inside_tool_call` before and after it.
-    `hidden` are other tags, which clients never see.
+    `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
     A tag may be a token of its own or ordinary text. `standard` and `reasoning` are the variables that the checkpoint's
     template gets in each mode. `thinks`: whether the model has a reasoning mode; None: as its template tells.
     """
 
     think: str = "<think>"
     think_end: str = "</think>"
+    before_think: str = ""
     after_think: str = "\n"
     before_think_end: str = "\n"
     after_think_end: str = "\n\n"
@@ -27,6 +28,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tool_call_end: str = "</tool_call>"
     inside_tool_call: str = ""
     hidden: tuple[str, ...] = ()
+    tools: str = "tools"
     standard: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": False})
     reasoning: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": True})
     thinks: bool | None = None

@@ -90,7 +90,8 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
             return status
         display.show(status)
         if status.state == "ready":
-            display.ready(url, monotonic() - started, server.serving.settings.model_name)
+            serving = server.serving
+            display.ready(url, monotonic() - started, serving.settings.model_name, serving.modes[-1])
             return None
         await asyncio.sleep(POLL_SECONDS)
     return None

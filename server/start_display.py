@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from chat_templates.settings import Mode
 from server.engine.defaults import Choice
 from server.engine_client import EngineStatus
 
@@ -32,13 +33,13 @@ class StartDisplay:
             self._print(f"{status.fraction:4.0%} {stage}")
         self._stage = stage
 
-    def ready(self, url: str, seconds: float, model: str) -> None:
-        """The line at the end."""
+    def ready(self, url: str, seconds: float, model: str, mode: Mode) -> None:
+        """The line at the end, with a request in `mode` to try."""
         self.close()
         body = {
             "model": model,
             "messages": [{"role": "user", "content": "What is 38 + 45?"}],
-            "reasoning_mode": "reasoning",
+            "reasoning_mode": mode,
         }
         self._print(
             f"Ready after {seconds:.0f} s at {url} - try: curl {url}/v1/chat/completions -d '{json.dumps(body)}'"

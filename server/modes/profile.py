@@ -81,7 +81,7 @@ class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fie
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
-    effort_shares: EffortShares
+    effort_shares: EffortShares = EffortShares(minimal=0.1, low=0.2, medium=0.5, high=0.8, xhigh=0.95)  # OpenRouter's
     answer: AnswerSampling | None = None
 
 

@@ -50,10 +50,15 @@ def _byte_level(vocabulary: dict[str, int], *, ignore_merges: bool) -> Tokenizer
     return tokenizer
 
 
+def byte_level_with(first: list[str]) -> Tokenizer:
+    """A byte-level tokenizer whose vocabulary begins with `first`; nothing is an added token yet."""
+    return _byte_level(_bpe_vocabulary(first), ignore_merges=False)
+
+
 def byte_level() -> Tokenizer:
     """As ours: tags are special and come first."""
     special = ["[PAD]", "[BOS]", *TAGS]
-    tokenizer = _byte_level(_bpe_vocabulary(special), ignore_merges=False)
+    tokenizer = byte_level_with(special)
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
     return tokenizer
 
