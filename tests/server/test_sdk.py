@@ -1,23 +1,21 @@
 """OpenAI's own client against a real HTTP server around a scripted engine."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import openai
 import pytest
-import uvicorn
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
 from server.http.app import create_app
-from server.launch import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
+from tests.scripted_server import serving
 from tests.server.conftest import MODEL
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -36,13 +34,8 @@ def engine(fmt: ChatFormat) -> FakeEngine:
 
 @pytest.fixture(scope="module")
 def url(engine: FakeEngine, fmt: ChatFormat, profile: Profile) -> Iterator[str]:
-    listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine, Settings(), profile, fmt), log_config=None))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join()
+    with serving(create_app(engine, Settings(), profile, fmt)) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")

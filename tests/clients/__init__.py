@@ -1,0 +1,1 @@
+"""Clients that users have, each against the real server."""
