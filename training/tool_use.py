@@ -169,7 +169,7 @@ def exchange(use: Use, call_ids: Iterator[str]) -> list[Message]:
         {"id": next(call_ids), "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
         for name, arguments in use.calls
     ]
-    names = " and ".join(dict.fromkeys(name for name, _ in use.calls))
+    names = " and ".join(f'"{name}"' for name in dict.fromkeys(name for name, _ in use.calls))
     thought = f"{use.thought} I call {names}."
     calling: Message = {"role": "assistant", "content": None, "tool_calls": called, "reasoning_content": thought}
     results: list[Message] = [
