@@ -210,11 +210,18 @@ class ChatFormat:
         )
         if add_generation_prompt:
             text += self._missing(text, mode)
-        for index, piece in enumerate(self._split.split(text)):
+        pieces = self._split.split(text)  # plain ones and, at odd places, control tokens and CUTs
+        vocabulary = self.vocabulary
+        for index in range(1, len(pieces), 2):
+            if pieces[index] in vocabulary.eats_before:
+                pieces[index - 1] = pieces[index - 1].rstrip()
+            if pieces[index] in vocabulary.eats_after:
+                pieces[index + 1] = pieces[index + 1].lstrip()
+        for index, piece in enumerate(pieces):
             if index % 2 == 0:
-                yield self.vocabulary.encode(plain(piece))
+                yield vocabulary.encode(plain(piece), is_start=index == 0)
             else:
-                yield None if piece == CUT else [self.vocabulary.written[piece]]
+                yield None if piece == CUT else [vocabulary.written[piece]]
 
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)

@@ -74,7 +74,7 @@ def _turn(message: Message, param: str) -> Turn:
         "name": _optional_text(message, "name", param),
         "tool_call_id": _optional_text(message, "tool_call_id", param),
         "content": _content(message.get("content"), f"{param}.content", nullable=role == "assistant"),
-        "reasoning_content": _optional_text(message, "reasoning_content", param) if role == "assistant" else "",
+        "reasoning_content": _reasoning(message, param) if role == "assistant" else "",
         "tool_calls": _calls(calls, f"{param}.tool_calls"),
     }
 
@@ -98,6 +98,11 @@ def _part(part: object, param: str) -> str:
     if not isinstance(text, str):
         raise FormatError("text must be a string", f"{param}.text")
     return text
+
+
+def _reasoning(message: Mapping[str, Any], param: str) -> str:
+    """Under either of the names that peers give it, and we ourselves in responses."""
+    return _optional_text(message, "reasoning_content", param) or _optional_text(message, "reasoning", param)
 
 
 def _optional_text(value: Mapping[str, Any], field: str, param: str) -> str:

@@ -29,6 +29,7 @@ _PIECE = 65_536  # characters
 _ADDED_BY_A_CUT = 64  # tokens, far more than a word that is cut in two takes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BAR = re.compile("[|｜]")
+_FIRST_ONLY = '"prepend_scheme": "first"'  # of a blank, in tokenizer.json
 _TELLING = re.compile(r"[^\s\"\\\x00-\x1f\u0100-\U0010ffff]")  # what `client_text` tells apart from a template's
 _ORDINARY = re.compile(r"\s+|▁+|\w+")  # of added tokens that text may become: white space and words
 
@@ -46,7 +47,8 @@ class Vocabulary:
     what a template may write as a token of its own: added tokens that `template`, its source, spells, and all with a
     bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text (Llama's and Gemma's BOS).
 
-    Client text becomes none of the added tokens but white space and words.
+    Client text becomes none of the added tokens but white space and words. `eats_before` and `eats_after` are the
+    spellings of tokens that take the white space next to them with them (Phi-3's roles).
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Vocabulary:
             for text, token_id in added.items()
             if _TELLING.search(text) and (text in self.control or _is_markup(text, template))
         }
+        self.eats_before = {token["content"] for token in spec["added_tokens"] if token["lstrip"]}
+        self.eats_after = {token["content"] for token in spec["added_tokens"] if token["rstrip"]}
         self.is_byte_level = _is_byte_level(spec.get("decoder"))
         self._added_texts = {token_id: text for text, token_id in added.items()}
         self._bytes: dict[int, bytes] = {}
@@ -76,6 +80,10 @@ class Vocabulary:
         ]
         plain = {**spec, "added_tokens": words, "post_processor": None, "truncation": None, "padding": None}
         self._plain = Tokenizer.from_str(json.dumps(plain))
+        self._plain_within = self._plain
+        if plain["pre_tokenizer"] is not None and _FIRST_ONLY in json.dumps(plain["pre_tokenizer"]):
+            within = json.dumps(plain).replace(_FIRST_ONLY, _FIRST_ONLY.replace("first", "never"))
+            self._plain_within = Tokenizer.from_str(within)
         # Without the tokens before them, those that are not in the model's vocabulary get other ids.
         ids = {self._plain.token_to_id(word["content"]): int(word["id"]) for word in words}
         self._moved = {wrong: right for wrong, right in ids.items() if wrong != right}
@@ -83,12 +91,13 @@ class Vocabulary:
         harmless = {_unknown_id(spec["model"]), *(int(word["id"]) for word in words)}
         self._forbidden = frozenset(added.values()) - harmless
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, is_start: bool = True) -> list[int]:
         """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens.
 
-        A tokenizer that puts a blank before all text it is given may put one at such a cut too.
+        `is_start`: nothing is before it; some tokenizers put a blank there. One that puts a blank before all text it is
+        given may put one at such a cut too.
         """
-        return self._encode(replace_surrogates(text))
+        return self._encode(replace_surrogates(text), self._plain if is_start else self._plain_within)
 
     def least_tokens(self, text: str, enough: int) -> int:
         """A number of tokens that `text` has at least, in time that depends on `enough` and not on the text.
@@ -97,29 +106,33 @@ class Vocabulary:
         """
         least = 0
         for start in range(0, len(text), _PIECE):
-            least += max(0, len(self._plain_ids(text[start : start + _PIECE])) - _ADDED_BY_A_CUT)
+            least += max(0, len(self._plain_ids(text[start : start + _PIECE], self._plain)) - _ADDED_BY_A_CUT)
             if least >= enough:
                 break
         return least
 
-    def _plain_ids(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str, tokenizer: Tokenizer) -> list[int]:
         """Long text in the library's way that lets other threads run meanwhile; a batch of short text is slow."""
         if len(text) < _LONG:
-            ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         else:
-            ids = self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            ids = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return [self._moved.get(token_id, token_id) for token_id in ids] if self._moved else ids
 
-    def _encode(self, text: str) -> list[int]:
-        ids = self._plain_ids(text)
+    def _encode(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        ids = self._plain_ids(text, tokenizer)
         if self._forbidden.isdisjoint(ids):
             return ids
-        encoding = self._plain.encode(text, add_special_tokens=False)
+        encoding = tokenizer.encode(text, add_special_tokens=False)
         spans = [span for token_id, span in zip(ids, encoding.offsets, strict=True) if token_id in self._forbidden]
         if any(end - start < 2 for start, end in spans):
             raise FormatError("the text holds a character that the tokenizer takes for a control token", "messages")
         cuts = [0, *(start + 1 for start, _ in spans), len(text)]
-        return [token_id for start, end in pairwise(cuts) for token_id in self._encode(text[start:end])]
+        return [
+            token_id
+            for start, end in pairwise(cuts)
+            for token_id in self._encode(text[start:end], self._plain_within if start else tokenizer)
+        ]
 
     def token_text(self, token_id: int) -> str:
         """How the tokenizer's file spells the token; empty for an id it does not have."""

@@ -133,6 +133,8 @@ class ChatTemplateKwargs(Fields):
 
     enable_thinking: bool | None = None
     """True is reasoning mode, false standard mode."""
+    thinking: bool | None = None
+    """The same, by the name that DeepSeek's and Granite's templates have for it."""
 
 
 class ChatRequest(SamplingFields):
@@ -183,7 +185,7 @@ class ChatRequest(SamplingFields):
     chat_template_kwargs: ChatTemplateKwargs | None = None
     """vLLM's and SGLang's way to ask for thinking.
 
-    Differs: not in OpenAI's API; other variables than `enable_thinking` are ignored.
+    Differs: not in OpenAI's API; other variables than `enable_thinking` and `thinking` are ignored.
     """
     thinking_token_budget: TokenCount | None = None
     """The most tokens of thinking, wrap-up included. In standard mode it has no effect.

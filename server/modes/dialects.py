@@ -52,6 +52,7 @@ def thinking_wish(asked: ChatRequest) -> Wish:
         _of_switch("reasoning.max_tokens", None if reasoning.max_tokens is None else True),
         *_of_thinking(thinking),
         _of_switch("chat_template_kwargs.enable_thinking", None if kwargs is None else kwargs.enable_thinking),
+        _of_switch("chat_template_kwargs.thinking", None if kwargs is None else kwargs.thinking),
     ]
     return Wish(choices, _only_one(budgets), is_shown=not reasoning.exclude)
 

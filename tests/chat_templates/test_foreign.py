@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles, read_template
 from chat_templates.client_text import Text, plain, protect
@@ -19,6 +20,7 @@ from chat_templates.settings import FormatSettings, Mode
 from chat_templates.tokens import Vocabulary, replace_surrogates
 from tests.chat_templates.conversations import CLOCK, user
 from tests.chat_templates.foreign import FOREIGN, IM, QWEN, SMOL, THINKING, plain_rendering, tokenizer_json
+from tests.chat_templates.small_tokenizers import byte_level_with, sentencepiece
 from tests.chat_templates.strategies import calls, tools
 
 FORMATS = {name: make() for name, (make, _) in FOREIGN.items()}
@@ -311,3 +313,24 @@ def test_text_of_smol_is_its_template() -> None:
     ids = FORMATS["smol"].render([user("Hi")], "standard")
     expected = "<|im_start|>system\nYou are small.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert FORMATS["smol"].decode(ids, show_control=True) == expected
+
+
+def test_ids_are_those_of_the_whole_text() -> None:
+    """For text without tags in it the tokenizer itself, fed with the whole prompt, gives the same ids."""
+    template = "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}{% endfor %}"
+    roles = [AddedToken(text, special=True, rstrip=text == "<|im_end|>", lstrip=text == "<|im_start|>") for text in IM]
+    for tokenizer in (byte_level_with(IM), _blank_at_the_start()):
+        tokenizer.add_special_tokens(roles)
+        checkpoint = CheckpointTemplate(TemplateFiles(template, None, {}), FormatSettings())
+        fmt = ChatFormat(Vocabulary(tokenizer.to_str(), required=(), template=template), checkpoint)
+        conversation = [user(" Hello the thing "), {"role": "assistant", "content": "2 and 3\n"}, user("\n\nan in")]
+        text = plain_rendering(template, messages=conversation)
+        assert fmt.render(conversation, "standard") == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _blank_at_the_start() -> Tokenizer:
+    """As Mistral's: a blank before the text, but not after a control token in it."""
+    tokenizer = sentencepiece()
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return tokenizer

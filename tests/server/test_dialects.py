@@ -51,6 +51,7 @@ def tokens_and_mode(profile: Profile, limit: int, **fields: Any) -> tuple[str, i
         ({"thinking": {"type": "enabled"}}, "reasoning", None),
         ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "reasoning", 0),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "reasoning", None),
+        ({"chat_template_kwargs": {"thinking": True}}, "reasoning", None),
         ({"reasoning_effort": "low", "reasoning": {"effort": "low", "enabled": True}}, "reasoning", 200),
         ({"thinking_token_budget": 9, "reasoning": {"max_tokens": 9}}, "reasoning", 9),
         ({"thinking_token_budget": 9, "reasoning_effort": "none"}, "standard", 9),
