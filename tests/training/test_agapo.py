@@ -15,6 +15,7 @@ from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
 from server.cli import main
+from server.cli_errors import UsageError
 from server.messages import Delta, Generate
 from server.settings import EMBEDDED_MODEL
 from training import model as model_files
@@ -130,7 +131,7 @@ def test_what_is_always_solved_is_dropped_first(start: Path, tmp_path: Path) -> 
 
 
 def test_a_pool_of_solved_prompts_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="every prompt was solved"):
         prompt_files.write_pool(tmp_path / "pool.json", {0: 4, 1: 4}, 4)
 
 

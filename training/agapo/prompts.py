@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
+from server.cli_errors import UsageError
 from training.families import Item, draw
 from training.recipe import AgapoRecipe
 
@@ -68,9 +69,9 @@ def write_pool(path: Path, solved: dict[int, int], group_size: int) -> list[int]
 
 
 def read_pool(path: Path) -> list[int]:
-    """The numbers of the prompts that were not always solved. Raises ValueError where there are none."""
+    """The numbers of the prompts that were not always solved. Raises UsageError where there are none."""
     kept = json.loads(path.read_text())
     pool = [int(number) for number, right in kept["solved"].items() if right < kept["group_size"]]
     if not pool:
-        raise ValueError("every prompt was solved by all answers: there is nothing to learn from them")
+        raise UsageError("every prompt was solved by all answers: take more of them, or harder families")
     return pool

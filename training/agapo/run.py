@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
+from server.cli_errors import UsageError
 from server.engine_client import ProcessEngineClient
 from server.messages import Sampling
 from training import model as model_files
@@ -187,13 +188,13 @@ class AgapoRun:
 
 @asynccontextmanager
 async def running_engine(model: str) -> AsyncIterator[ProcessEngineClient]:
-    """An engine process with the checkpoint in `model`, ready. Raises RuntimeError where it cannot come up."""
+    """An engine process with the checkpoint in `model`, ready. Raises UsageError where it cannot come up."""
     engine = ProcessEngineClient(model)
     await engine.start()
     try:
         while engine.status.state != "ready":
             if engine.status.final:
-                raise RuntimeError(f"no engine to draw answers with: {engine.status.detail}")
+                raise UsageError(f"no engine to draw answers with: {engine.status.detail}")
             await asyncio.sleep(0.1)
         yield engine
     finally:
