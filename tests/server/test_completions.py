@@ -56,6 +56,24 @@ async def test_prompts_of_all_kinds(client: Client, engine: FakeEngine, fmt: Cha
     assert fmt.think_end_id not in fmt.encode_text("</think>")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"regex": "[0-9]+"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+async def test_a_grammar_binds_the_text(client: Client, engine: FakeEngine, fields: dict[str, Any]) -> None:
+    await post(client, engine, prompt=["a", "b"], **fields)
+    grammars = [request.sampling.grammar for request in engine.seen]
+    assert grammars == [grammars[0]] * 2
+    assert grammars[0] is not None
+    engine.seen.clear()
+    await post(client, engine, response_format={"type": "text"})
+    assert engine.seen[0].sampling.grammar is None
+
+
 async def test_token_ids_on_request(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
     result = await post(client, engine, prompt=["a", "b"], return_token_ids=True)
     ids = [*fmt.encode_text(" né\nend"), fmt.end_of_turn_id]

@@ -174,6 +174,16 @@ def test_a_grammar_binds_the_answer_and_not_the_thinking(
             assert choice["message"]["reasoning"]
 
 
+def test_a_grammar_binds_a_text_completion(real_server: RealServer) -> None:
+    for prompt in ("What is 38 + 45?", ["Hi", "38 + 45 ="]):
+        body = {"prompt": prompt, "structured_outputs": {"regex": "[A-Z]{3}-[0-9]{2}"}, "max_tokens": 30}
+        response = httpx.post(f"{real_server.url}/v1/completions", json=body, timeout=120)
+        assert response.status_code == 200, response.text
+        for choice in response.json()["choices"]:
+            assert re.fullmatch("[A-Z]{3}-[0-9]{2}", choice["text"]), choice
+            assert choice["finish_reason"] == "stop"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_forced_tool_call_fits_its_schema(real_server: RealServer, mode: str) -> None:
     fields = {"tools": [WEATHER], "reasoning_mode": mode, "max_tokens": 300, "parallel_tool_calls": False}
