@@ -4,6 +4,7 @@ Whatever happens, no process of it is left behind.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from benchmarks.peers.servers import Start
 
 _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 20.0
+_LONGEST_WORDS = 300
+_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b: ")
 
 
 class ServerFailed(Exception):  # noqa: N818 - reads as what it says
@@ -89,8 +92,10 @@ class RunningServer:
         raise ServerFailed(f"it was not ready after {limit:g} s: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace").strip()[-300:].replace("\n", " | ")
+        """The first error in its log, from which others follow, and its last line."""
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line[found.start() :] for line in lines if (found := _ERROR.search(line))]
+        return " … ".join(dict.fromkeys(line[:_LONGEST_WORDS] for line in [*errors[:1], *lines[-1:]]))
 
 
 def _kill(pid: int) -> None:

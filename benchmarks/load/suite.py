@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,12 @@ class Plan:
 
 
 class Suite:
-    """One run of a plan."""
+    """One run of a plan. `save` gets the result so far after every server, so that nothing measured is lost."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, machine: Machine, folder: Path, save: Callable[[Result], None]) -> None:
         self._plan = plan
+        self._machine = machine
+        self._save = save
         self._folder = folder
         self._checkpoint = checkpoint(plan.model)
         self._prompts = Prompts(self._checkpoint)
@@ -71,7 +73,7 @@ class Suite:
         self._beside = Beside(self._checkpoint, self._prompts, self._loads)
         self._began = time.monotonic()
 
-    def run(self, machine: Machine) -> Result:
+    def run(self) -> Result:
         """All rounds, then the result."""
         _read_once(self._checkpoint)
         longest = 0.0
@@ -85,7 +87,7 @@ class Suite:
         if TRANSFORMERS in self._plan.servers:
             _say("transformers' generate()")
             self._beside.transformers()
-        return self._result(machine)
+        return self._result()
 
     def _round(self, number: int) -> None:
         for name in (name for name in self._plan.servers if name in SERVERS):
@@ -93,6 +95,7 @@ class Suite:
             self._records.append(record)
             if record.failed is not None:
                 _say(f"round {number}, {name}: failed: {record.failed}")
+            self._save(self._result())
         if BARE_ENGINE in self._plan.servers:
             _say(f"round {number}, the bare engine")
             self._beside.bare_engine(number)
@@ -151,7 +154,7 @@ class Suite:
     def _drive(self, running: RunningServer, load: Load, wanted: Sequence[Request]) -> Outcome:
         return drive_apart(Job(f"{running.url}{CHAT}", load.streams, load.limit, wanted))
 
-    def _result(self, machine: Machine) -> Result:
+    def _result(self) -> Result:
         starts = {
             name: {"command": " ".join(start.command), "environment": dict(start.environment)}
             for name, start in self._starts.items()
@@ -162,7 +165,7 @@ class Suite:
             date=records.today(),
             command=self._plan.command,
             commit=records.commit(),
-            machine=machine,
+            machine=self._machine,
             versions=records.versions(),
             model={"name": self._plan.model, "weight_bytes": weights, "shape": asdict(Shape.of(self._checkpoint))},
             starts=starts,
@@ -195,9 +198,13 @@ def run(args: argparse.Namespace) -> int:
     _say("measuring the machine")
     machine = measure_apart()
     with tempfile.TemporaryDirectory(prefix="twogear-bench-") as folder:
-        result = Suite(plan, Path(folder)).run(machine)
         path = args.json or records.default_path(plan.what, machine)
-        records.write(result, path, {folder: "TEMP"})
+
+        def save(result: Result) -> None:
+            records.write(result, path, {folder: "TEMP"})
+
+        result = Suite(plan, machine, Path(folder), save).run()
+        save(result)
     Console().print(overview(result))
     print(f"written to {path}")
     return 0

@@ -68,12 +68,12 @@ def _load(
 
 
 EMBEDDED = (
-    _load(1, "standard", 100, 256, each=2),
-    _load(1, "reasoning", 100, 256, each=2),
+    _load(1, "standard", 100, 256),
+    _load(1, "reasoning", 100, 256),
     _load(8, "half", 100, 128, each=2),
-    _load(32, "half", 100, 128, each=2),
-    _load(128, "standard", 100, 128),
-    _load(128, "reasoning", 100, 128),
+    _load(32, "half", 100, 128),
+    _load(128, "standard", 100, 64),
+    _load(128, "reasoning", 100, 64),
     _load(128, "half", 100, 128),
     _load(8, "half", 2000, 64),
     _load(1, "standard", 32000, 64, warm_up=0),

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.load.accounting import Sample, StreamAccount
-from benchmarks.load.workload import Load, Prompts, requests
+from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
 from server.http.app import create_app
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
-from tests.benchmarks.load.scripted import FMT, MODEL_NAME, thinking
+from tests.benchmarks.load.scripted import FMT, thinking
 from tests.fake_engine import FakeEngine
 
 

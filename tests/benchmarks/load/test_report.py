@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.load import goals, report, tables
 from benchmarks.load.checkpoints import cache_folder
-from benchmarks.load.records import ROOT, Result, default_path, read, write
+from benchmarks.load.records import ROOT, Result, ServerRecord, default_path, read, write
 from server.cli_errors import UsageError
 from tests.benchmarks.load.results import LOADS, MACHINE, record, result, sample
 
@@ -20,7 +20,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(path) == replace(result(), loads=list(LOADS), rounds=listed(result()))
 
 
-def listed(one: Result) -> list[object]:
+def listed(one: Result) -> list[ServerRecord]:
     """The rounds with samples in lists, as a file has them."""
     return [
         replace(

@@ -2,18 +2,20 @@
 
 import argparse
 import json
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.load import suite
-from benchmarks.load.checkpoints import make_large, weight_shapes
+from benchmarks.load.checkpoints import make_large
 from benchmarks.load.records import read
 from benchmarks.load.running import RunningServer, ServerFailed, free_port
 from benchmarks.load.tables import failures, of_load
 from benchmarks.load.workload import Load
 from benchmarks.peers.servers import SERVERS, Start, Target
+from chat_templates.format import ChatFormat
 from server.cli import main
 from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
@@ -70,6 +72,21 @@ def test_a_suite_measures_what_answers_and_tells_what_does_not(measured: Path) -
     assert mixed.first_answer is not None
     assert sum(sample.thinks for sample in one.loads[LOADS[1].name].samples) == 4
     assert result.starts["one"]["environment"]["ANY"].endswith("/one")
+
+
+def interrupted(target: Target) -> Start:
+    raise KeyboardInterrupt
+
+
+def test_what_was_measured_is_kept_when_the_rest_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(suite, "SUITES", {"quick": LOADS[:1]})
+    monkeypatch.setattr(suite, "SERVERS", {"unbuilt": unbuilt, "interrupted": interrupted})
+    monkeypatch.setattr(suite, "measure_apart", lambda: MACHINE)
+    path = tmp_path / "bench.json"
+    assert main(["bench", "quick", "--servers", "unbuilt,interrupted", "--json", str(path)]) == 130
+    assert [one.server for one in read(path).rounds] == ["unbuilt"]
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:
@@ -135,13 +152,24 @@ def test_all_servers_get_the_same_checkpoint_and_ours_is_kept_out_of_vllm(tmp_pa
         assert ("VLLM_PLUGINS" in start.environment) == (name != "twogear")
 
 
-def test_the_large_checkpoint_is_one_that_transformers_knows(tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def tensors(folder: Path) -> dict[str, tuple[int, ...]]:
+    with (folder / "model.safetensors").open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 
-    config = {**json.loads((EMBEDDED_MODEL / "config.json").read_text()), "tie_word_embeddings": True}
-    make_large(tmp_path, config)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    expected = {name: tuple(tensor.shape) for name, tensor in loaded.state_dict().items() if name != "lm_head.weight"}
-    assert dict(weight_shapes(config)) == expected
-    assert AutoConfig.from_pretrained(tmp_path).vocab_size == config["vocab_size"]
+
+def test_the_large_checkpoint_has_the_tensors_that_transformers_writes(tmp_path: Path) -> None:
+    config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
+    make_large(tmp_path, {**config, "tie_word_embeddings": True})
+    trained = tensors(EMBEDDED_MODEL)
+    del trained["lm_head.weight"]
+    assert tensors(tmp_path) == trained
+    fmt = ChatFormat.from_folder(tmp_path)
+    assert fmt.decode(fmt.encode_text("the large one")) == "the large one"
+
+
+def test_the_reason_of_a_failure_is_the_first_error(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("INFO up\n(Engine) ERROR 1 [x.py] ValueError: no memory\nRuntimeError: see above\nbye\n")
+    assert RunningServer(Start(()), 1, log).last_words() == "ValueError: no memory … bye"
