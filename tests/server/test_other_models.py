@@ -1,8 +1,12 @@
 """Models that are not ours: hybrids with their own templates in both modes, one that does not think, real weights."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,19 +14,20 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
+from server.cli import main
 from server.http.app import create_app
 from server.modes.profile import GENERAL, PROFILE_FOLDER, load_profile, shipped_profile
 from server.requests import grammars
-from server.settings import Settings
+from server.settings import EMBEDDED_MODEL, Settings
 from tests.chat_templates.conversations import CLOCK
 from tests.chat_templates.foreign import granite, qwen, smol
 from tests.fake_engine import FakeEngine, Script, script_of
 from tests.real_server import RealServer
 from tests.server.conftest import HELLO, always
 from tests.server.test_streaming import events_of, gathered, plain
-from tests.smollm2 import smollm2_folder
 
 CHAT = "/v1/chat/completions"
+PROFILES = Path(__file__).parents[2] / "docs" / "profiles.md"
 EOS = 2  # of the small tokenizers
 HYBRIDS = {"qwen": qwen(), "granite": granite()}
 
@@ -172,10 +177,29 @@ def test_no_two_profiles_ask_for_the_same() -> None:
     assert len(asked) == len(set(asked))
 
 
+def test_every_profile_is_in_the_docs() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(\w+)` \|$", PROFILES.read_text(), re.MULTILINE)
+    shipped = {path.stem: load_profile(path).format.reasoning for path in PROFILE_FOLDER.glob("*.toml")}
+    assert {name: {switch: True} for name, switch in rows} == shipped
+
+
+@pytest.mark.parametrize("text", [None, "{% if %}"])
+def test_a_wrong_template_is_told_before_anything_starts(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.jinja"
+    if text is not None:
+        file.write_text(text)
+    assert main(["serve", str(EMBEDDED_MODEL), "--port", "0", "--chat-template", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mine.jinja" in line if text is None else "line 1" in line
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> Iterator[RealServer]:
     """SmolLM2-135M on vLLM's own Llama: real weights of another family, without a line of `model_impl`."""
-    with RealServer(str(smollm2_folder()), "--served-model-name", "smollm2") as server:
+    made = subprocess.run([sys.executable, "-m", "tests.smollm2"], stdout=subprocess.PIPE, text=True, check=True)
+    with RealServer(made.stdout.strip(), "--served-model-name", "smollm2") as server:
         yield server
         assert server.stop() == 0
 
