@@ -42,6 +42,12 @@ def scripted(fmt: ChatFormat, profile: Profile) -> Iterator[str]:
         yield at
 
 
+@pytest.fixture(params=["scripted"])
+def weather_server(request: pytest.FixtureRequest) -> str:
+    """A server whose model calls the weather tool."""
+    return str(request.getfixturevalue(request.param))
+
+
 @pytest.fixture(scope="module")
 def faltering(fmt: ChatFormat, profile: Profile) -> Iterator[tuple[str, LostAtFirst]]:
     """The same, and the app that can lose its engine."""
