@@ -1,0 +1,29 @@
+"""The examples of docs/clients.md, each run against the real server as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTIONS = [section.partition("\n") for section in PAGE.read_text().split("\n## ")[1:]]
+EXAMPLES = [
+    pytest.param(language, code, id=f"{title}-{number}")
+    for title, _, text in SECTIONS
+    for number, (language, code) in enumerate(BLOCK.findall(text))
+    if title != "lm-eval"  # its task is on the network; test_lm_eval.py runs such a command
+]
+
+
+@pytest.mark.parametrize(("language", "code"), EXAMPLES)
+def test_an_example_runs(url: str, language: str, code: str) -> None:
+    assert "http://127.0.0.1:8000/v1" in code
+    code = code.replace("http://127.0.0.1:8000/v1", url)
+    command = ["bash", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
