@@ -14,7 +14,7 @@ from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 from server.errors import BadRequestError
 from server.requests import schemas
 
-LONGEST = 262_144  # characters of a grammar
+LONGEST = 131_072  # characters of a grammar: the slowest of that length take a second to compile
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
 LONGEST_REASON = 300
 LIMITS = LLParserLimits(max_grammar_size=20_000, verbose_errors=False)
