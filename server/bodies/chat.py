@@ -151,7 +151,7 @@ class ChatRequest(SamplingFields):
     Differs: OpenAI's `allowed_tools` and `custom` are not known here.
     """
     parallel_tool_calls: bool | None = None
-    """False: at most one call."""
+    """False, or a tool that is named: at most one call."""
     add_generation_prompt: bool | None = None
     """False: no turn is opened for the model.
 
