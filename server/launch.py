@@ -157,7 +157,8 @@ def tokenizer_folder(model: str) -> Path:
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        file = folder / "config.json"  # beside a single GGUF file there may be none
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:
         raise UsageError(f"{settings.model} cannot be read: {error}") from error

@@ -33,9 +33,8 @@ def _make(folder: Path) -> None:
     source = Path(str(gguf.locate()))
     read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     config = type(read.config).from_dict({**read.config.to_dict(), "quantization_config": None})
-    model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.bfloat16
-    )  # `read` counts as quantized: it is not saved
+    # What was read counts as quantized, and transformers saves no such model.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     model.save_pretrained(folder)

@@ -175,6 +175,6 @@ def plain_rendering(template: str, **context: Any) -> str:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["tojson"] = lambda value, **layout: json.dumps(value, ensure_ascii=False, **layout)
     environment.globals["raise_exception"] = raise_exception
     return environment.from_string(template).render(**context)

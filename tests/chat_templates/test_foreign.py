@@ -270,6 +270,36 @@ def _format(template: str, added: list[str]) -> ChatFormat:
     return ChatFormat(vocabulary, checkpoint)
 
 
+EVERYTHING = """
+{%- macro turn(role, text) %}{{ '<|im_start|>' ~ role }}: {{ text }}{% endmacro %}
+{%- set ns = namespace(all='', last=none) %}
+{%- for m in messages %}
+  {%- if m.content == 'stop' %}{% break %}{% endif %}
+  {%- set ns.all = ns.all ~ m.content %}
+  {%- set ns.last = m.content if 'a' in m.content else ns.last %}
+{%- endfor %}
+{%- set block %}[{{ messages[0].content }}]{% endset %}
+{{- turn('user', ns.all) ~ block }}
+{{ block | length }} {{ block.split('<')[0] }} {{ '%s!' | format(ns.last) }} {{ '%s?' % messages[0].content }}
+{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('|') }}
+{{ messages | map(attribute='content') | sort | unique | list | first }} {{ messages[0].content[::-1] | upper }}
+{%- generation %} {{ messages[-1].content | replace('<', '(') | trim | indent(2) }} {% endgeneration %}
+{{ {'<': messages[0].content} | tojson(indent=1) }} {{ messages[0].content | default('x') | string | reverse }}
+{{- 'yes' if messages[0].content.startswith(('<', 'a')) and messages[0].content is string else 'no' }}
+{{- messages[0].content.strip('<a') + messages[0].content * 2 ~ messages[0].content | capitalize }}
+"""
+
+
+@settings(max_examples=40)
+@given(st.lists(hostile | st.just("stop"), min_size=1, max_size=3))
+def test_what_templates_may_do_comes_out_as_on_plain_strings(texts: list[str]) -> None:
+    fmt = _format(EVERYTHING, THINKING)
+    conversation = [user(text) for text in texts]
+    source = EVERYTHING.replace("{%- generation %}", "{%- if true %}").replace("endgeneration", "endif")
+    expected = plain_rendering(source, messages=_clean(conversation))
+    assert fmt.decode(fmt.render(conversation, "standard"), show_control=True) == expected
+
+
 def test_where_templates_are_found(tmp_path: Path) -> None:
     assert read_template(tmp_path) is None
     config: dict[str, Any] = {"bos_token": {"content": "<s>", "special": True}, "eos_token": "</s>", "unk_token": None}
