@@ -23,12 +23,15 @@ TRACED: dict[str, Any] = {
     "compilation_config": {"mode": CompilationMode.DYNAMO_TRACE_ONCE, "backend": "eager"},
 }
 
+# Every rank draws for itself, and goes on with what it drew: the ranks have to agree.
+OUR_DRAWS: dict[str, Any] = {"worker_cls": "model_impl.cpu_worker.TwogearCPUWorker"}
+
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({"tensor_parallel_size": 2}, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+        ({"tensor_parallel_size": 2} | OUR_DRAWS, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
         ({"tensor_parallel_size": 2}, {"num_key_value_heads": 1}),  # both ranks hold the one head
         ({"pipeline_parallel_size": 2} | TRACED, {"num_hidden_layers": 5, "tie_word_embeddings": True}),
     ],
