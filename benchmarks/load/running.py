@@ -94,7 +94,7 @@ class RunningServer:
     def last_words(self) -> str:
         """The first error in its log, from which others follow, and its last line."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        errors = [line[found.start() :] for line in lines if (found := _ERROR.search(line))]
+        errors = [line[found.start() :] for line in lines if "WARNING" not in line and (found := _ERROR.search(line))]
         return " … ".join(dict.fromkeys(line[:_LONGEST_WORDS] for line in [*errors[:1], *lines[-1:]]))
 
 

@@ -51,7 +51,12 @@ def vllm_default(target: Target) -> Start:
         *("--port", str(target.port), "--model", str(target.checkpoint), "--served-model-name", MODEL_NAME),
         *("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3"),
     )
-    return Start(command, {**_caches(target), "VLLM_PLUGINS": ""})  # set but empty: ours is not loaded
+    own = {
+        "VLLM_PLUGINS": "",  # set but empty: ours is not loaded
+        # Left to itself it does not start unless 92 % of the memory is free; this is more than any load fills.
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+    }
+    return Start(command, {**_caches(target), **own})
 
 
 def vllm_tuned(target: Target) -> Start:

@@ -171,5 +171,7 @@ def test_the_large_checkpoint_has_the_tensors_that_transformers_writes(tmp_path:
 
 def test_the_reason_of_a_failure_is_the_first_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text("INFO up\n(Engine) ERROR 1 [x.py] ValueError: no memory\nRuntimeError: see above\nbye\n")
+    log.write_text(
+        "WARNING may cause OSError: no files\n(Engine) ERROR 1 [x.py] ValueError: no memory\nRuntimeError: see above\nbye\n"
+    )
     assert RunningServer(Start(()), 1, log).last_words() == "ValueError: no memory … bye"
