@@ -171,7 +171,11 @@ def test_the_large_checkpoint_has_the_tensors_that_transformers_writes(tmp_path:
 
 def test_the_reason_of_a_failure_is_the_first_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text(
-        "WARNING may cause OSError: no files\n(Engine) ERROR 1 [x.py] ValueError: no memory\nRuntimeError: see above\nbye\n"
-    )
+    lines = [
+        "WARNING may cause OSError: no files",
+        "(Engine) ERROR 1 ValueError: no memory",
+        "RuntimeError: above",
+        "bye",
+    ]
+    log.write_text("\n".join(lines))
     assert RunningServer(Start(()), 1, log).last_words() == "ValueError: no memory … bye"
