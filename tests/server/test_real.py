@@ -258,6 +258,27 @@ def test_choices_differ_and_can_be_had_again(real_server: RealServer) -> None:
     assert several[1] == answers(seed=12)[0]
 
 
+async def test_a_seed_answers_the_same_alone_and_under_load(real_server: RealServer) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 1.3},
+        {"temperature": 1.5, "top_p": 0.9},
+        {"temperature": 2.0, "top_k": 30, "min_p": 0.01},
+        {"temperature": 1.5, "presence_penalty": 1.0, "frequency_penalty": 0.5},
+        {"temperature": 1.2, "repetition_penalty": 1.3},
+    ]
+    async with httpx.AsyncClient(base_url=real_server.url, timeout=120) as http:
+
+        async def answer(seed: int, fields: dict[str, Any]) -> str:
+            messages = [{"role": "user", "content": "Tell me something."}]
+            body = {"messages": messages, "seed": seed, "max_tokens": 16, "ignore_eos": True, **fields}
+            return str((await http.post(CHAT, json=body)).json()["choices"][0]["message"]["content"])
+
+        alone = [await answer(seed, fields) for seed, fields in enumerate(kinds)]
+        together = await asyncio.gather(*(answer(seed, fields) for seed, fields in enumerate(kinds * 2)))
+    assert together[: len(kinds)] == alone
+    assert alone[0] != together[len(kinds)]  # the same kind with another seed
+
+
 def test_a_killed_engine_comes_back(real_server: RealServer) -> None:
     question = "What is 6 + 7?"
     before = ask(real_server, question)["choices"]
