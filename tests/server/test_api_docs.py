@@ -10,7 +10,7 @@ from server.bodies.chat import ChatRequest
 from server.bodies.completion import CompletionRequest
 from server.bodies.fields import Fields
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest
-from server.http.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
@@ -20,7 +20,7 @@ WORDS = re.compile(r"`(\w+)`")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert render(TEXT) == TEXT, "renew them: python -m server.http.reference"
+    assert render(TEXT) == TEXT, "renew them: python -m server.commands.reference"
     assert {found[1] for found in TABLE.findall(TEXT)} == set(TABLES)
 
 

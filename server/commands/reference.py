@@ -1,7 +1,7 @@
 """The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
 
-`python -m server.http.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`. The
-prose around them is written by hand; a test holds both against the code.
+`python -m server.commands.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`.
+The prose around them is written by hand; a test holds both against the code.
 """
 
 import argparse
