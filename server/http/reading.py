@@ -3,6 +3,7 @@
 Which fields a body has is `server.bodies`' part.
 """
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from fastapi import Request
 
 from server.bodies.fields import Fields
 from server.errors import BodyTooLargeError, ContentTypeError
-from server.offload import read_long
+from server.offload import LONG, read_long
 from server.serving import Serving
 
 Body = TypeVar("Body", bound=Fields)
@@ -28,7 +29,18 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
     """The body and its size in bytes; raises ApiError."""
     _check_type(request.headers.get("content-type"))
     content = await _content(request, serving_of(request).settings.max_body_bytes)
-    return await read_long(lambda: parse(content), len(content)), len(content)
+    return await read_long(lambda: _parsed(parse, content), len(content)), len(content)
+
+
+def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
+    """A long one without garbage collection, which a million new objects would keep busy: JSON has no cycles."""
+    if len(content) < LONG:
+        return parse(content)
+    gc.disable()
+    try:
+        return parse(content)
+    finally:
+        gc.enable()
 
 
 async def _content(request: Request, limit: int) -> bytes:
