@@ -33,7 +33,7 @@ from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
 from benchmarks.peers.servers import Start
 
 OLD, NEW = "old", "new"
-START_LIMIT = 300.0
+START_LIMIT = 600.0
 LOADS = tuple(
     Load(streams=streams, mode=mode, prompt_tokens=100, output_tokens=128, requests=streams, limit=300, warm_up=8)
     for streams in (32, 128)

@@ -35,7 +35,7 @@ from server.settings import EMBEDDED_MODEL
 from training.families import held_out_items
 
 CHAT = "/v1/chat/completions"
-START_LIMIT = 300.0
+START_LIMIT = 600.0
 ANSWER = 100
 """Tokens from the natural end of the thinking on."""
 SHORTEST, LONGEST = 32, 280
