@@ -90,6 +90,13 @@ class OutputParser:
         self._newline = ""
         return self._take()
 
+    def end_thinking(self) -> list[Event]:
+        """The rest of a thinking that was closed for the model without ids that say so; the answer follows."""
+        events = self.finish()
+        self.is_thinking = False
+        self._skip = 0
+        return events
+
     def _take(self) -> list[Event]:
         events, self._events = self._events, []
         return joined(events) if len(events) > 1 else events

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
-from chat_templates.settings import Mode
 from server.turns.generate import Advance, Turn
 from server.turns.job import Job
 from server.turns.logprobs import LogprobJson, LogprobReader
@@ -33,7 +32,12 @@ class TurnReader:
         self._shows_ids = job.shows_token_ids
         self._shown_ids = 0
         self._form = job.answer_format
-        self._parser = self._new_parser("reasoning" if turn.thinking else "standard")
+        self._parser = OutputParser(
+            fmt,
+            "reasoning" if turn.thinking else "standard",
+            calls=self._form.calls,
+            calls_in_thinking=self._form.calls_in_thinking,
+        )
         top = job.turns[index].sampling.logprobs
         self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=turn.thinking)
         self._shown = ("content", "reasoning") if job.reasoning_logprobs else ("content",)
@@ -44,8 +48,7 @@ class TurnReader:
             self._logprobs.feed(advance)
         events = self._parse(advance.token_ids)
         if advance.closed:
-            events += self._parser.finish()
-            self._parser = self._new_parser("standard")
+            events += self._parser.end_thinking()
         return self._piece(self._until_stop(events))
 
     def finish(self) -> Piece:
@@ -53,10 +56,6 @@ class TurnReader:
         events = self._until_stop(self._parser.finish())
         rest = self._stop.finish()
         return self._piece([*events, AnswerText(rest)] if rest else events)
-
-    def _new_parser(self, mode: Mode) -> OutputParser:
-        form = self._form
-        return OutputParser(self._fmt, mode, calls=form.calls, calls_in_thinking=form.calls_in_thinking)
 
     def _parse(self, token_ids: list[int]) -> list[Event]:
         """Thinking opens once, in the prompt, so that its budget holds; calls are read where there can be any."""

@@ -258,6 +258,15 @@ def test_it_tells_whether_a_block_is_open() -> None:
     assert opened == [True, False, False, True, True]
 
 
+def test_thinking_that_is_closed_for_the_model_ends_what_it_has_begun() -> None:
+    parser = OutputParser(FORMAT, "reasoning", call_id=lambda: "")
+    begun = '{"name": "f", "arguments": {"a'
+    events = parser.feed(ids_of(f"Hm.\n<tool_call>{begun}")) + parser.end_thinking()
+    assert events == [ReasoningText("Hm."), *call(0, "f", '{"a', complete=False)]
+    events = parser.feed(ids_of('\nYes<tool_call>{"name": "g", "arguments": {}}</tool_call>')) + parser.finish()
+    assert joined(events) == [AnswerText("\nYes"), *call(1, "g", "{}")]
+
+
 def test_whether_thinking_is_open_can_be_told() -> None:
     parser = OutputParser(FORMAT, "reasoning", thinking_open=False)
     assert parser.feed(ids_of("Hello")) == [AnswerText("Hello")]
