@@ -42,9 +42,9 @@ def scripted(fmt: ChatFormat, profile: Profile) -> Iterator[str]:
         yield at
 
 
-@pytest.fixture(params=["scripted"])
+@pytest.fixture(params=["scripted", pytest.param("url", marks=pytest.mark.engine)])
 def weather_server(request: pytest.FixtureRequest) -> str:
-    """A server whose model calls the weather tool."""
+    """Both: what the script says, the checkpoint has learnt to say."""
     return str(request.getfixturevalue(request.param))
 
 
