@@ -56,7 +56,7 @@ class Beside:
 
     def vllm_bench(self, url: str) -> None:
         """`vllm bench serve` on the running server, with the widest load of standard mode."""
-        load = max((load for load in self._loads if load.mode != "reasoning"), key=lambda load: load.streams)
+        load = max((load for load in self._loads if load.mode == "standard"), key=lambda load: load.streams)
         arguments = (
             *("--backend", "openai-chat", "--base-url", url, "--endpoint", "/v1/chat/completions"),
             *("--model", MODEL_NAME, "--tokenizer", str(self._checkpoint), "--dataset-name", "random"),
@@ -68,6 +68,9 @@ class Beside:
         self.results[VLLM_BENCH] = {**measured, "load": load.name, "command": " ".join(arguments)}
 
     def _batch(self, load: Load, number: int, *, warm_up: bool = False) -> list[dict[str, Any]]:
+        """One wave of the load as token ids; nothing for the warm-up of a load that has none."""
+        if warm_up and not load.warm_up:
+            return []
         return [
             {
                 "prompt_ids": self._ids(request.body["messages"][0]["content"], thinks=request.thinks),

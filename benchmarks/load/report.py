@@ -134,5 +134,6 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "costs": lambda result: tables.costs(result).markdown(),
     "starts": lambda result: tables.starts(result).markdown(),
     "limits": _limits,
+    "cross-check": lambda result: tables.cross_check(result).markdown(),
     "failures": _failures,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from benchmarks.load import limits
-from benchmarks.load.beside import BARE_ENGINE, TRANSFORMERS
+from benchmarks.load.beside import BARE_ENGINE, TRANSFORMERS, VLLM_BENCH
 from benchmarks.load.limits import Shape
 from benchmarks.load.records import LoadRecord, Result
 from benchmarks.load.statistics import Figures, figures, over_rounds
@@ -106,6 +106,17 @@ def starts(result: Result) -> Cells:
             ]
         )
     return Cells(["server", "first start: ready", "first token", "later starts: ready", "first token"], rows)
+
+
+def cross_check(result: Result) -> Cells:
+    """Tokens per second of Twogear by our client and, in the same round, by `vllm bench serve`."""
+    other = result.beside.get(VLLM_BENCH, {})
+    if "output_throughput" not in other:
+        return Cells(["load", "our client", "vllm bench serve"], [])
+    ours = _load_records(result, "twogear", other["load"])[:1]
+    speeds = [figures(one.samples, one.seconds).tokens_per_second for one in ours]
+    cells = [_number(speeds[0] if speeds else None), _number(other["output_throughput"])]
+    return Cells(["load", "our client", "vllm bench serve"], [[other["load"], *cells]])
 
 
 def per_token_limit(result: Result, load: Load) -> float:

@@ -83,6 +83,14 @@ def test_goals_are_reached_missed_or_unknown() -> None:
     assert rows["1 stream, sampled over greedy time per token", "≤ 1.03×"] == [tables.NOTHING, tables.NOTHING]
 
 
+def test_the_cross_check_stands_beside_the_same_round() -> None:
+    assert tables.cross_check(result()).rows == []
+    other = {"load": LOADS[0].name, "output_throughput": 4.25}
+    assert tables.cross_check(replace(result(), beside={"vllm-bench": other})).rows == [
+        ["1 standard 100", "5.5", "4.2"]
+    ]
+
+
 def test_failures_are_told() -> None:
     told = tables.failures(result())
     assert "vllm, round 2: out of memory" in told

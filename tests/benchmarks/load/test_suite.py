@@ -4,16 +4,18 @@ import argparse
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.load import suite
+from benchmarks.load import beside, suite
 from benchmarks.load.checkpoints import make_large
 from benchmarks.load.records import read
 from benchmarks.load.running import RunningServer, ServerFailed, free_port
 from benchmarks.load.tables import failures, of_load
-from benchmarks.load.workload import Load
+from benchmarks.load.workload import Load, Prompts
 from benchmarks.peers.servers import SERVERS, Start, Target
 from chat_templates.format import ChatFormat
 from server.cli import main
@@ -66,12 +68,30 @@ def test_a_suite_measures_what_answers_and_tells_what_does_not(measured: Path) -
         samples = one.loads[load.name].samples
         assert [sample.error for sample in samples] == [None] * load.requests
         assert {sample.completion_tokens for sample in samples} == {load.output_tokens}
-        assert one.loads[load.name].front_end_cpu > 0
+        assert one.loads[load.name].memory > 0
     mixed = of_load(result, "one", LOADS[1].name)
     assert mixed is not None
     assert mixed.first_answer is not None
     assert sum(sample.thinks for sample in one.loads[LOADS[1].name].samples) == 4
     assert result.starts["one"]["environment"]["ANY"].endswith("/one")
+
+
+def test_the_bare_engine_gets_the_loads_of_short_prompts_as_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[dict[str, Any]] = []
+
+    def run(_module: str, job: dict[str, Any], _limit: float) -> list[dict[str, int]]:
+        jobs.append(job)
+        return [{"tokens": 1}] * 2
+
+    monkeypatch.setattr(beside, "_run", run)
+    long = replace(LOADS[0], prompt_tokens=2000)
+    bare = beside.Beside(EMBEDDED_MODEL, Prompts(EMBEDDED_MODEL), [*LOADS, long])
+    bare.bare_engine(1)
+    assert bare.results == {"bare-engine": [{load.name: {"tokens": 1} for load in LOADS}]}
+    first, second = jobs[0]["loads"]
+    assert [one["sampling"]["max_tokens"] for one in first["warm_up"] + first["requests"]] == [2, 12]
+    assert second["warm_up"] == []
+    assert len(second["requests"]) == LOADS[1].streams
 
 
 def interrupted(target: Target) -> Start:
