@@ -100,5 +100,6 @@ def _run(module: str, job: Mapping[str, Any] | None, limit: float, arguments: Se
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {limit:g} s"}
     if done.returncode != 0:
-        return {"failed": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}
+        (last,) = done.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
+        return {"failed": f"status {done.returncode}: {last[-300:]}"}
     return json.loads(done.stdout)
