@@ -22,6 +22,7 @@ from training import conversation, records, tool_use
 
 MODES = ("standard", "reasoning")
 AT_ONCE = 32
+MOST_TOKENS = 512  # several times what a right answer takes; one that repeats itself is wrong soon
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ async def _measure(server: Server, requests: Sequence[Request]) -> tuple[dict[st
 
 
 async def _ask(server: Server, request: Request, mode: str) -> Outcome:
-    reply = await server.complete({**request.body, "reasoning_mode": mode})
+    reply = await server.complete({**request.body, "reasoning_mode": mode, "max_completion_tokens": MOST_TOKENS})
     answer = _read(request.kind, reply["choices"][0]["message"])
     return Outcome(
         kind=request.kind,
