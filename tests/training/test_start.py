@@ -5,6 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import Exaone4ForCausalLM
 
 from training import model as model_files
 from training import recipe as recipes
@@ -33,8 +35,8 @@ def test_tokens_that_both_know_keep_their_rows(older: Path) -> None:
     fresh, model = model_files.build(config, seed=6), model_files.build(config, seed=6)
     vocabulary = tokenizer.get_vocab()
     model_files.start_from(model, older, vocabulary)
-    source = model_files.Exaone4ForCausalLM.from_pretrained(older, dtype=torch.float32).state_dict()
-    known = tokenizer_files.Tokenizer.from_file(str(older / "tokenizer.json")).get_vocab()
+    source = Exaone4ForCausalLM.from_pretrained(older, dtype=torch.float32).state_dict()
+    known = Tokenizer.from_file(str(older / "tokenizer.json")).get_vocab()
     assert set(vocabulary) - set(known), "the test needs tokens of both kinds"
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         for text, here in vocabulary.items():
