@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     if args.stage == "agapo":
         _check_agapo(recipe, args.recipe)
+    if args.stage == "sft" and recipe.sft.start is not None and not (Path(recipe.sft.start) / "config.json").exists():
+        raise UsageError(f"{args.recipe}: sft.start: there is no checkpoint in {recipe.sft.start}")
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
 
     stages.run(args.stage, recipe, args.run or Path("runs") / args.recipe.stem, threads=args.threads)

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Exaone4ForCausalLM
 
+from server.cli import main
 from training import model as model_files
 from training import recipe as recipes
 from training import tokenizer as tokenizer_files
@@ -51,3 +52,11 @@ def test_another_shape_is_refused(older: Path) -> None:
     config = model_files.build_config(wider, eos_token_id=2, pad_token_id=0, bos_token_id=1)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model_files.start_from(model_files.build(config, seed=1), older, {"[PAD]": 0})
+
+
+def test_a_start_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = Path("training/recipes/smoke.toml").read_text()
+    recipe.write_text(text.replace("[sft]\n", f'[sft]\nstart = "{tmp_path}/nowhere"\n'))
+    assert main(["train", "sft", "--recipe", str(recipe), "--run", str(tmp_path / "run")]) == 2
+    assert "sft.start: there is no checkpoint in" in capsys.readouterr().err
