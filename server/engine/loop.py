@@ -77,12 +77,14 @@ class EngineLoop:
 
     def _reload(self, folder: str) -> str | None:
         """Takes other weights; the error in words where the old ones stay. What was cached belongs to the old ones."""
-        if self._pages.has_work():
+        if self._fresh:
             return "requests are running"
         try:
             check_model(folder)
         except ModelError as error:
             return str(error)
+        while self._pages.has_work():  # the workers have yet to hear that the last requests have ended
+            self._step()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         self._engine.reset_prefix_cache()
         return None

@@ -62,7 +62,8 @@ def answers_of(
     """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
     content = {"application/json": _of(kind)}
     if event is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _of(event)["schema"]}
+        # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
+        content["text/event-stream"] = {"x-event": _of(event)["schema"]}
     responses: Responses = {200: {"description": str(kind.__doc__), "content": content}}
     for status in errors:
         responses[status] = {"description": _ERRORS[status], "content": {"application/json": _of(problem)}}

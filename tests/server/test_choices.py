@@ -43,8 +43,10 @@ async def test_choices_have_seeds_of_their_own(
     assert all(request.prompt_ids == prompt for request in engine.seen)
     usage = result["usage"]
     assert usage["prompt_tokens"] == len(prompt)
-    assert usage["completion_tokens"] == 3 * (len(fmt.encode_text("so é\n\n\nit é")) + 2)
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == 3 * len(fmt.encode_text("so é\n"))
+    thinking, closing, answer = fmt.encode_text("so é"), fmt.close_thinking(), fmt.encode_text("it é")
+    assert usage["completion_tokens"] == 3 * (len(thinking) + len(closing) + len(answer) + 1)
+    thought = len(thinking) + closing.index(fmt.think_end_id)
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 3 * thought
 
 
 async def test_without_a_seed_choices_have_none(client: Client, engine: FakeEngine) -> None:

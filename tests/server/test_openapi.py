@@ -46,7 +46,7 @@ class Document:
     def check(self, path: str, method: str, status: int, media_type: str, value: Any) -> None:
         """Validates a response, or an event of a stream; one of an error that came first is an error."""
         content = self._document["paths"][path][method]["responses"][str(status)]["content"][media_type]
-        schema = content.get("x-event", content["schema"])
+        schema = content["x-event"] if "x-event" in content else content["schema"]
         if media_type == "text/event-stream" and "error" in value:
             schema = {"$ref": "#/components/schemas/ErrorResponse"}
         jsonschema_rs.validate({**self._document, **schema}, value)
