@@ -51,7 +51,7 @@ class Environment(ImmutableSandboxedEnvironment):
         super().__init__(extensions=["jinja2.ext.loopcontrols", _Generation], auto_reload=False, **options)
         self.filters = {name: _giving_text(filter_) for name, filter_ in self.filters.items()}
         self.filters |= {"tojson": _to_json, "replace": _replace}
-        self.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(plain(form))}
+        self.globals |= {"raise_exception": _raise, "strftime_now": _now}
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
