@@ -155,14 +155,7 @@ def _drive(server: RunningServer, load: Load, wanted: Sequence[Request]) -> Load
     failed = [sample.error for sample in outcome.samples if sample.error is not None]
     if failed:
         raise RuntimeError(f"{load.name}: {failed[0]}")
-    return LoadRecord(
-        seconds=round(outcome.seconds, 4),
-        front_end_cpu=round(after.front_end_cpu - before.front_end_cpu, 2),
-        engine_cpu=round(after.engine_cpu - before.engine_cpu, 2),
-        client_cpu=round(outcome.client_cpu, 3),
-        memory=after.memory,
-        samples=outcome.samples,
-    )
+    return LoadRecord.between(before, after, outcome)
 
 
 def _sha(commit: str) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 
 from benchmarks.load.accounting import Sample
 from benchmarks.load.checkpoints import cache_folder
+from benchmarks.load.drive import Outcome
 from benchmarks.load.machine import Machine
+from benchmarks.load.processes import Reading
 from benchmarks.load.workload import Load
 from benchmarks.peers import llama_cpp
 
@@ -36,6 +38,18 @@ class LoadRecord:
     client_cpu: float
     memory: int
     samples: Sequence[Sample]
+
+    @classmethod
+    def between(cls, before: Reading, after: Reading, outcome: Outcome) -> "LoadRecord":
+        """The load `outcome`, with what the server's processes took between the readings."""
+        return cls(
+            seconds=round(outcome.seconds, 4),
+            front_end_cpu=round(after.front_end_cpu - before.front_end_cpu, 2),
+            engine_cpu=round(after.engine_cpu - before.engine_cpu, 2),
+            client_cpu=round(outcome.client_cpu, 3),
+            memory=after.memory,
+            samples=outcome.samples,
+        )
 
 
 @dataclass(frozen=True)

@@ -142,14 +142,7 @@ class Suite:
         errors = {sample.error for sample in outcome.samples if sample.error is not None}
         told = f"{speed:,.1f} tokens/s" if speed is not None else "nothing"
         _say(f"round {number}, {name}, {load.name}: {told}{', errors: ' + '; '.join(sorted(errors)) if errors else ''}")
-        return LoadRecord(
-            seconds=round(outcome.seconds, 4),
-            front_end_cpu=round(after.front_end_cpu - before.front_end_cpu, 2),
-            engine_cpu=round(after.engine_cpu - before.engine_cpu, 2),
-            client_cpu=round(outcome.client_cpu, 3),
-            memory=after.memory,
-            samples=outcome.samples,
-        )
+        return LoadRecord.between(before, after, outcome)
 
     def _drive(self, running: RunningServer, load: Load, wanted: Sequence[Request]) -> Outcome:
         return drive_apart(Job(f"{running.url}{CHAT}", load.streams, load.limit, wanted))
