@@ -29,14 +29,20 @@ class DeltaStream:
         self._wake()
 
     async def next(self) -> Delta:
-        """All that has come since the last call as one delta; waits for a first. Raises the stream's error."""
+        """All that has come since the last call as one delta, up to one that goes on to another generation; waits for a
+        first. Raises the stream's error.
+        """
         while not self._pending:
             if self._error is not None:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         pending, self._pending = self._pending, []
-        return pending[0] if len(pending) == 1 else _merge(pending)
+        if len(pending) == 1:
+            return pending[0]
+        end = next((number for number, delta in enumerate(pending, 1) if delta.goes_on), len(pending))
+        self._pending = pending[end:]
+        return _merge(pending[:end])
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -39,13 +39,25 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """The same of the prompt's tokens; the prompt is then computed without the prefix cache."""
 
 
-class Generate(msgspec.Struct, frozen=True, tag=True):
-    """Start one generation. `priority`: lower runs first."""
+class Continuation(msgspec.Struct, frozen=True):
+    """What takes a generation's place as soon as it has drawn more than `after` tokens, if `unless` is not among the
+    first `after` + 1: of what was drawn, `after` tokens stay, `said` follows them, and `sampling` draws the rest.
+    """
+
+    after: int
+    unless: int
+    said: tuple[int, ...]
+    sampling: Sampling
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Start one generation. `priority`: lower runs first. `then`: what the engine goes on to by itself."""
 
     request_id: str
     prompt_ids: list[int]
     sampling: Sampling
     priority: int = 0
+    then: Continuation | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -108,7 +120,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
     generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`. `logprobs`, where
     they were asked for, has one entry for each of `token_ids`; `prompt_logprobs`, with the first delta, one for each
-    of the prompt's, None for the first.
+    of the prompt's, None for the first. `goes_on`: this delta's last token is the one that `Continuation.after` does
+    not allow any more, and the next delta is the first of what takes the generation's place, under the same id.
     """
 
     request_id: str
@@ -118,6 +131,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_id: int | None = None
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    goes_on: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

@@ -6,7 +6,7 @@ It keeps the boundary's promises as the real one does: stop tokens, end of turn,
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from itertools import count, cycle, islice
-from typing import Literal
+from typing import Any, Literal
 
 from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
 from server.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
@@ -83,8 +83,22 @@ class FakeEngine:
                 self.aborted.append(request.request_id)
 
     def _deltas(self, request: Generate) -> Iterator[Delta]:
+        """Those of the generation, and of what takes its place, which is seen as a request of its own."""
         ids, finish, stop_token_id = self._generation(request)
         sizes = cycle(self.chunks)
+        then = request.then
+        written = ids if stop_token_id is None else ids[:-1]
+        if then is not None and len(written) > then.after and then.unless not in ids[: then.after + 1]:
+            yield from self._parts(request, ids[: then.after + 1], sizes, goes_on=True)
+            prompt_ids = [*request.prompt_ids, *ids[: then.after], *then.said]
+            following = Generate(request.request_id, prompt_ids, then.sampling, request.priority)
+            self.seen.append(following)
+            yield from self._deltas(following)
+        else:
+            yield from self._parts(request, ids, sizes, finish=finish, stop_token_id=stop_token_id)
+
+    def _parts(self, request: Generate, ids: list[int], sizes: Iterator[int], **last: Any) -> Iterator[Delta]:
+        """`last` are the fields of the last delta alone."""
         at = 0
         while at < len(ids):
             size = next(sizes)
@@ -92,10 +106,8 @@ class FakeEngine:
             at += size
             logprobs = self._logprobs(part, request.sampling.logprobs)
             of_prompt = self._prompt_logprobs(request) if cached is not None else None
-            if at < len(ids):
-                yield Delta(request.request_id, part, cached, logprobs=logprobs, prompt_logprobs=of_prompt)
-            else:
-                yield Delta(request.request_id, part, cached, finish, stop_token_id, logprobs, of_prompt)
+            fields = last if at >= len(ids) else {}
+            yield Delta(request.request_id, part, cached, logprobs=logprobs, prompt_logprobs=of_prompt, **fields)
 
     def _prompt_logprobs(self, request: Generate) -> list[TokenLogprob | None] | None:
         entries = self._logprobs(request.prompt_ids, request.sampling.prompt_logprobs)

@@ -17,6 +17,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from server.engine.checkpoint import ModelError, check_model
 from server.engine.pages import PageCounter
 from server.engine.transport import Connection
+from server.engine.watching import Watch
 from server.messages import (
     Abort,
     Delta,
@@ -50,6 +51,7 @@ class EngineLoop:
         self._connection = connection
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
+        self._watches: dict[str, Watch] = {}
         self._stats = _StatsSender(pages, connection)
 
     def run(self) -> None:
@@ -70,6 +72,7 @@ class EngineLoop:
                 self._add(message)
             case Abort(request_id):
                 if self._fresh.pop(request_id, None) is not None:
+                    self._watches.pop(request_id, None)
                     self._engine.abort_request([request_id])
                     self._stats.changed()
             case Reload(folder):
@@ -89,19 +92,24 @@ class EngineLoop:
         self._engine.reset_prefix_cache()
         return None
 
-    def _add(self, request: Generate) -> None:
+    def _add(self, request: Generate, arrived: float | None = None) -> None:
+        """`arrived`: its place among those that wait with the same priority; by default the last."""
+        arrived = time.time() if arrived is None else arrived
         try:
             self._check(request)
             self._engine.add_request(
                 request.request_id,
                 tokens_input(request.prompt_ids),
                 sampling_params(request.sampling, self._eos_token_ids),
+                arrival_time=arrived,
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
             self._connection.send(Failed(str(error), request.request_id))
         else:
             self._fresh[request.request_id] = True
+            if request.then is not None:
+                self._watches[request.request_id] = Watch(request, request.then, arrived)
 
     def _check(self, request: Generate) -> None:
         """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
@@ -119,34 +127,56 @@ class EngineLoop:
         for output in self._engine.step():
             output = cast("RequestOutput", output)
             if output.outputs[0].finish_reason == "error":
-                self._fresh.pop(output.request_id, None)
+                self._forget(output.request_id)
                 self._connection.send(Failed("the engine could not compute this request", output.request_id))
             elif output.request_id in self._fresh:
                 deltas.append(self._delta(output))
         if deltas:
             self._connection.send(Step(deltas))
+            for delta in deltas:
+                if delta.goes_on:
+                    self._go_on(delta.request_id)
         self._stats.changed()
+
+    def _go_on(self, request_id: str) -> None:
+        """Has the generation's place taken by what was said to follow it; its pages are found in the cache."""
+        watch = self._watches[request_id]
+        self._forget(request_id)
+        self._engine.abort_request([request_id])
+        self._add(watch.following(), watch.arrived)
+
+    def _forget(self, request_id: str) -> None:
+        self._fresh.pop(request_id, None)
+        self._watches.pop(request_id, None)
 
     def _delta(self, output: RequestOutput) -> Delta:
         request_id = output.request_id
         completion = output.outputs[0]
         token_ids = list(completion.token_ids)
+        logprobs = _logprobs(completion)
         finish = completion.finish_reason
+        goes_on = False
+        if request_id in self._watches:
+            kept = self._watches[request_id].feed(token_ids[:-1] if finish == "stop" else token_ids)
+            if kept is not None:
+                token_ids, logprobs = token_ids[:kept], None if logprobs is None else logprobs[:kept]
+                finish, goes_on = None, True
         cached_tokens = prompt_logprobs = None
         if self._fresh[request_id]:
             self._fresh[request_id] = False
             prompt_logprobs = _prompt_logprobs(output)
             cached_tokens = output.num_cached_tokens or 0
         if finish is not None:
-            del self._fresh[request_id]
+            self._forget(request_id)
         return Delta(
             request_id=request_id,
             token_ids=token_ids,
             cached_tokens=cached_tokens,
             finish=cast("Literal['stop', 'length', 'abort'] | None", finish),
             stop_token_id=token_ids[-1] if finish == "stop" else None,
-            logprobs=_logprobs(completion),
+            logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            goes_on=goes_on,
         )
 
 

@@ -3,19 +3,21 @@
 A turn starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
 closed for the model (its tokens are spent, it was told to end, or it ended its turn while thinking), or where the
 answer is drawn differently from the thinking (a client's stop tokens, least length and grammar bind the answer only).
+What follows thinking whose tokens are spent is known before, so the engine is told with the first, and goes on to it
+in its next step; where the end tag is ordinary text, and for all else, the second is asked for here.
 Knows no text, no HTTP.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from chat_templates.think_end import ThinkEnd
 from server.engine_client import EngineClient, EngineUnavailable
-from server.messages import Delta, Generate, Sampling, TokenLogprob
+from server.messages import Continuation, Delta, Generate, Sampling, TokenLogprob
 from server.modes.limits import ThinkingPlan
 
 T = TypeVar("T")
@@ -38,8 +40,16 @@ class Advance:
     logprobs: Sequence[TokenLogprob] = ()
 
 
+class Generation(NamedTuple):
+    """What the engine has to run; `then` takes its place where the thinking in it spends its tokens."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    then: Continuation | None = None
+
+
 class Turn:
-    """The state of one turn, moved on by the engine's deltas; `generation` is what it has to run (prompt, sampling).
+    """The state of one turn, moved on by the engine's deltas; `generation` is what it has to run.
 
     `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
 
@@ -71,9 +81,9 @@ class Turn:
         self._plan = thinking
         self._think_end = think_end
         self._told_to_end = False
-        self.generation = (prompt_ids, self._answer_sampling)
+        self.generation = Generation(prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
-            self.generation = (prompt_ids, self._thinking_sampling(thinking))
+            self.generation = Generation(prompt_ids, self._thinking_sampling(thinking), self._continuation(thinking))
         elif thinking is not None:
             self._close(thinking, thinking.bound_by)
 
@@ -142,7 +152,7 @@ class Turn:
         """
         self.thinking = False
         self.thinking_finish = "natural"
-        if self.generation[1] is self._sampling:
+        if self.generation.sampling is self._sampling:
             return self._answer(rest, delta)
         assert self._plan is not None
         rest = rest[:1]
@@ -177,13 +187,26 @@ class Turn:
         self._start_answer()
 
     def _start_answer(self) -> None:
-        left = self._sampling.max_tokens - len(self.token_ids)
-        least = max(0, self._sampling.min_tokens - len(self.token_ids))
-        if left == 0:
+        if len(self.token_ids) == self._sampling.max_tokens:
             self.finish = "length"
             return
-        sampling = msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
-        self.generation = ([*self._prompt_ids, *self.token_ids], sampling)
+        self.generation = Generation(
+            [*self._prompt_ids, *self.token_ids], self._sampling_of_answer_after(len(self.token_ids))
+        )
+
+    def _sampling_of_answer_after(self, generated: int) -> Sampling:
+        left = self._sampling.max_tokens - generated
+        least = max(0, self._sampling.min_tokens - generated)
+        return msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
+
+    def _continuation(self, plan: ThinkingPlan) -> Continuation | None:
+        """What `_close` will have generated once the plan's tokens are spent; None where only that can tell."""
+        end = self._think_end.token_id
+        said = (*plan.wrap_up, *plan.closing)
+        generated = plan.max_tokens + len(said)
+        if end is None or generated >= self._sampling.max_tokens:
+            return None
+        return Continuation(plan.max_tokens, end, said, self._sampling_of_answer_after(generated))
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
@@ -216,14 +239,17 @@ async def run_turn(
     part = 0
     while turn.finish is None:
         generation = turn.generation
-        prompt_ids, sampling = generation
-        request = Generate(f"{request_id}-{part}", prompt_ids, sampling, priority)
+        request = Generate(
+            f"{request_id}-{part}", generation.prompt_ids, generation.sampling, priority, generation.then
+        )
         async with aclosing(engine.generate(request)) as deltas:
             async for delta in deltas:
                 if delta.finish == "abort":
                     raise EngineUnavailable("the engine gave up this request")
                 for one in _singles(delta) if one_by_one and len(delta.token_ids) > 1 else (delta,):
                     yield read(turn.feed(one))
+                    if one.goes_on:
+                        generation = turn.generation
                     if turn.generation is not generation or turn.finish is not None:
                         break
                 else:
@@ -241,7 +267,9 @@ def _singles(delta: Delta) -> list[Delta]:
     if delta.logprobs is not None:
         entries = [[entry] for entry in delta.logprobs]
     singles = [
-        msgspec.structs.replace(delta, token_ids=[token_id], logprobs=entry, finish=None, stop_token_id=None)
+        msgspec.structs.replace(
+            delta, token_ids=[token_id], logprobs=entry, finish=None, stop_token_id=None, goes_on=False
+        )
         for token_id, entry in zip(first, entries, strict=False)
     ]
     return [*singles, msgspec.structs.replace(delta, token_ids=[last], logprobs=entries[-1])]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_templates.think_end import TokenEnd
+from chat_templates.think_end import ThinkEnd, TokenEnd
 from server.messages import Delta, Sampling
 from server.modes.limits import ThinkingPlan
 from server.turns.generate import Advance, Turn, run_turn
@@ -21,6 +21,17 @@ TOKENS = st.integers(10, 99)
 PLENTY = Sampling(max_tokens=200)
 
 
+class UnknownToTheEngine(TokenEnd):
+    """An end tag that the engine cannot watch for, as one that is ordinary text: the second generation is asked for."""
+
+    def __init__(self, token_id: int) -> None:
+        super().__init__(token_id)
+        self.token_id, self._watched = None, token_id
+
+    def feed(self, token_id: int) -> int:
+        return int(token_id == self._watched)
+
+
 def itself(advance: Advance) -> Advance:
     return advance
 
@@ -32,10 +43,11 @@ def play(
     sampling: Sampling = PLENTY,
     *,
     one_by_one: bool = False,
+    think_end: ThinkEnd | None = None,
 ) -> tuple[Turn, FakeEngine, list[int], int]:
     """The finished turn, the engine, the ids for the parser, and how often the thinking was closed for the model."""
     engine = FakeEngine(script_of(ids, len(PROMPT)), (END_OF_TURN,), chunks=chunks)
-    turn = Turn(PROMPT, sampling, TokenEnd(THINK_END), plan)
+    turn = Turn(PROMPT, sampling, think_end or TokenEnd(THINK_END), plan)
 
     async def run() -> tuple[list[int], int]:
         shown, closed = [], 0
@@ -63,7 +75,36 @@ def test_a_spent_budget_is_closed_with_the_wrap_up_and_the_answer_follows() -> N
     assert engine.seen[1].sampling.max_tokens == 200 - 6
     assert (shown, closed) == ([10, 11, 16, 17], 1)
     assert (turn.thinking_finish, turn.reasoning_tokens, turn.completion_tokens) == ("budget", 4, 9)
-    assert engine.aborted == ["id-0"]
+    assert {request.request_id for request in engine.seen} == {"id-0"}  # the engine went on by itself
+    assert engine.aborted == []
+
+
+def test_the_front_end_closes_where_the_engine_cannot_know_the_end_tag() -> None:
+    ids = [10, 11, 12, 13, 14, 15, 16, 17, END_OF_TURN]
+    plan = ThinkingPlan(2, (20, 21), CLOSING, "budget")
+    turn, engine, shown, closed = play(ids, plan, [3], think_end=UnknownToTheEngine(THINK_END))
+    assert engine.seen[1].prompt_ids == [*PROMPT, 10, 11, 20, 21, *CLOSING]
+    assert (shown, closed, turn.thinking_finish) == ([10, 11, 16, 17], 1, "budget")
+    assert ([request.then for request in engine.seen], engine.aborted) == ([None, None], ["id-0"])
+
+
+def test_thinking_told_to_end_while_the_engine_goes_on_is_closed_once() -> None:
+    """Told after a token of a delta whose last would have the engine go on: what the engine then draws is dropped."""
+    plan = ThinkingPlan(3, (20,), CLOSING, "budget")
+    engine = FakeEngine(script_of([10, 11, 12, 13, 14, 15, 16, END_OF_TURN], len(PROMPT)), (END_OF_TURN,), chunks=[9])
+    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), plan)
+
+    def tell(advance: Advance) -> Advance:
+        turn.end_thinking()
+        return advance
+
+    async def run() -> list[Advance]:
+        return [advance async for advance in run_turn(engine, turn, "id", 0, tell, one_by_one=True)]
+
+    advances = asyncio.run(run())
+    assert [advance.closed for advance in advances].count(True) == 1
+    assert turn.token_ids == [10, 11, 20, *CLOSING, 15, 16, END_OF_TURN]
+    assert (turn.thinking_finish, engine.aborted) == ("stopped", ["id-0"])
 
 
 def test_an_end_tag_right_after_the_last_allowed_token_is_natural() -> None:
@@ -169,6 +210,30 @@ def test_budgets_are_exact_and_deltas_do_not_matter(
     assert (shown, closed) == (shown_plain, closed_plain)
     assert (turn.completion_tokens, turn.reasoning_tokens) == (plain.completion_tokens, plain.reasoning_tokens)
     assert (turn.finish, turn.thinking_finish) == (plain.finish, plain.thinking_finish)
+
+
+@given(
+    ids=st.lists(st.one_of(TOKENS, TOKENS, TOKENS, st.sampled_from([THINK_END, END_OF_TURN])), min_size=1, max_size=40),
+    thinking=st.integers(1, 20),
+    chunks=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+    two_generations=st.booleans(),
+    one_by_one=st.booleans(),
+)
+def test_who_closes_the_thinking_makes_no_difference(
+    *, ids: list[int], thinking: int, chunks: list[int], two_generations: bool, one_by_one: bool
+) -> None:
+    plan = ThinkingPlan(thinking, (100, 101), CLOSING, "budget")
+    sampling = Sampling(max_tokens=60, logprobs=1, min_tokens=12, stop_token_ids=(7,) if two_generations else ())
+    by_engine = play(ids, plan, chunks, sampling, one_by_one=one_by_one)
+    ours = play(ids, plan, chunks, sampling, one_by_one=one_by_one, think_end=UnknownToTheEngine(THINK_END))
+    assert by_engine[2:] == ours[2:]
+    for turn in (by_engine[0], ours[0]):
+        assert (turn.token_ids, turn.reasoning_tokens) == (ours[0].token_ids, ours[0].reasoning_tokens)
+        assert (turn.finish, turn.thinking_finish) == (ours[0].finish, ours[0].thinking_finish)
+    if by_engine[0].thinking_finish == "budget":
+        assert [(r.prompt_ids, r.sampling) for r in by_engine[1].seen[1:]] == [
+            (r.prompt_ids, r.sampling) for r in ours[1].seen[1:]
+        ]
 
 
 def test_a_turn_without_thinking_ends_as_the_engine_does() -> None:
