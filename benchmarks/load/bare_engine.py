@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from server.engine.defaults import engine_defaults
+from server.engine.defaults import engine_defaults, use_environment
 from server.messages import Failed, FromEngine, Generate, Sampling, Shutdown, Step, ToEngine
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main() -> None:
     output = os.dup(1)
     os.dup2(2, 1)  # what vLLM prints is no result
     defaults = engine_defaults(job["checkpoint"])
-    os.environ.update({choice.name: str(choice.value) for choice in defaults if not choice.is_option})
+    use_environment(defaults)
     from server.engine.loading import load_engine  # noqa: PLC0415 - imports vLLM, which reads the environment
 
     engine = load_engine(job["checkpoint"], [], defaults, lambda _stage, _fraction: None)

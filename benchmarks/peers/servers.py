@@ -85,9 +85,11 @@ def llama_server(target: Target) -> Start:
 
 
 def _caches(target: Target) -> dict[str, str]:
-    """What is compiled or looked up once goes into the benchmark's own folder."""
+    """What is compiled or looked up once goes into the benchmark's own folder, Python's bytecode included."""
     return {
         **_QUIET,
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(target.caches / "bytecode"),
         "VLLM_CACHE_ROOT": str(target.caches / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(target.caches / "inductor"),
         "TRITON_CACHE_DIR": str(target.caches / "triton"),

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from server.bytecode import bytecode_folder, keep_bytecode
 from server.cli_errors import UsageError
 from server.engine.checkpoint import ModelError, check_model
 from server.settings import Settings
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
+    if (folder := bytecode_folder()) is not None:
+        keep_bytecode(folder)
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
 
     return launch(settings, args.engine_options)

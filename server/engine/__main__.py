@@ -13,7 +13,7 @@ import traceback
 
 from server.engine import USER_ERROR
 from server.engine.checkpoint import ModelError, check_model
-from server.engine.defaults import engine_defaults
+from server.engine.defaults import engine_defaults, use_environment
 from server.engine.transport import Connection
 from server.messages import Failed, Loading
 
@@ -45,7 +45,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     report("importing vLLM", 0.0)
     check_model(model)
     defaults = engine_defaults(model, options)
-    os.environ.update({choice.name: str(choice.value) for choice in defaults if not choice.is_option})
+    use_environment(defaults)
     # These import vLLM, which takes seconds and reads the environment.
     from server.engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415
     from server.engine.loop import EngineLoop  # noqa: PLC0415

@@ -11,6 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from server.bytecode import VARIABLE as BYTECODE
+from server.bytecode import bytecode_folder, keep_bytecode
 from server.engine.checkpoint import weight_bytes
 
 GIB = 1 << 30
@@ -35,16 +37,21 @@ class Choice(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the choices depend on. `cpus`: ids that this process may run on; memory in bytes."""
+    """What the choices depend on. `cpus`: ids that this process may run on; memory in bytes.
+
+    `bytecode`: where Python's bytecode has to go to be kept; None where Python keeps it by itself.
+    """
 
     platform: Literal["cpu", "gpu"]
     cpus: tuple[int, ...]
     available_memory: int
+    bytecode: Path | None = None
 
     @classmethod
     def detect(cls) -> "Machine":
         """This machine, with the vLLM build that is installed."""
-        return cls(_installed_platform(), tuple(sorted(os.sched_getaffinity(0))), _available_memory())
+        cpus = tuple(sorted(os.sched_getaffinity(0)))
+        return cls(_installed_platform(), cpus, _available_memory(), bytecode_folder())
 
 
 def engine_defaults(
@@ -52,7 +59,7 @@ def engine_defaults(
 ) -> list[Choice]:
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
     machine = machine or Machine.detect()
-    choices = _common() + (_cpu(model, machine, options) if machine.platform == "cpu" else _gpu())
+    choices = _common(machine) + (_cpu(model, machine, options) if machine.platform == "cpu" else _gpu())
     named = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
     named |= {f"--{name.removeprefix('--no-')}" for name in named if name.startswith("--no-")}
     if "VLLM_CPU_KVCACHE_SPACE" in environment:
@@ -60,8 +67,19 @@ def engine_defaults(
     return [choice for choice in choices if choice.name not in named and choice.name not in environment]
 
 
-def _common() -> list[Choice]:
+def use_environment(choices: Sequence[Choice]) -> None:
+    """Puts those that are variables into this process's environment. vLLM reads them when it is imported."""
+    chosen = {choice.name: str(choice.value) for choice in choices if not choice.is_option}
+    os.environ.update(chosen)
+    if BYTECODE in chosen:  # Python itself read it when this process began
+        keep_bytecode(Path(chosen[BYTECODE]))
+
+
+def _common(machine: Machine) -> list[Choice]:
+    reason = "compiled modules are kept there, since Python keeps them nowhere: compiling them is half of a start"
+    bytecode = [] if machine.bytecode is None else [Choice(BYTECODE, str(machine.bytecode), reason)]
     return [
+        *bytecode,
         Choice(
             "VLLM_ENABLE_V1_MULTIPROCESSING",
             "0",

@@ -52,6 +52,11 @@ def test_the_environment_of_the_user_wins() -> None:
     assert "--kv-cache-memory-bytes" not in choices
 
 
+def test_bytecode_gets_a_place_where_it_has_none() -> None:
+    assert "PYTHONPYCACHEPREFIX" not in chosen(CPU)
+    assert chosen(CPU._replace(bytecode=Path("/caches")))["PYTHONPYCACHEPREFIX"] == "/caches"
+
+
 @pytest.mark.parametrize(
     "options",
     [("--tensor-parallel-size", "2"), ("-tp=2",), ("--pipeline_parallel_size=2",), ("-tp", "1", "-pp", "2")],
