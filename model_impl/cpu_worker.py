@@ -6,6 +6,7 @@ Here such a draw is taken back by restoring the generator's state. Chosen with t
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from model_impl.sampler import TwogearSampler
+from model_impl.untouched import UntouchedZeros
 
 
 class SeededCPUModelRunner(CPUModelRunner):
@@ -51,3 +53,9 @@ class TwogearCPUWorker(CPUWorker):
         if type(self.model_runner) is CPUModelRunner:
             self.model_runner.__class__ = SeededCPUModelRunner
             TwogearSampler.take_over(self.model_runner.sampler)
+
+    def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
+        """Where vLLM allocates; its own sleep mode, the other user of this, is not there for CPUs."""
+        if tag == "kv_cache":
+            return UntouchedZeros()
+        return super()._maybe_get_memory_pool_context(tag)

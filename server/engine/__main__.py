@@ -5,6 +5,7 @@ Exit status: 0 after Shutdown or when the front end is gone, USER_ERROR when the
 """
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -46,12 +47,15 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     check_model(model)
     defaults = engine_defaults(model, options)
     use_environment(defaults)
+    gc.disable()  # what is made until the engine is up stays: to look through it again and again delays the start
     # These import vLLM, which takes seconds and reads the environment.
     from server.engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415
     from server.engine.loop import EngineLoop  # noqa: PLC0415
     from server.engine.pages import PageCounter  # noqa: PLC0415
 
     engine = load_engine(model, options, defaults, report)
+    gc.freeze()
+    gc.enable()
     pages = PageCounter(engine)
     connection.send(describe(engine, pages))
     EngineLoop(engine, pages, eos_token_ids(engine), connection).run()

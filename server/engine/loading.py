@@ -5,6 +5,7 @@ the engine process after `defaults` has been put into the environment: importing
 """
 
 import argparse
+import gc
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     if config.parallel_config.data_parallel_size > 1:
         raise ModelError("one engine process is one replica: --data-parallel-size must be 1 for now")
     report("loading the weights", _LOAD_WEIGHTS)
+    gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
     engine = LLMEngine(
         vllm_config=config,
         executor_class=_reporting(Executor.get_class(config), report),
