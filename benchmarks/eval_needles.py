@@ -16,9 +16,8 @@ from rich.table import Table
 
 from benchmarks.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
-from training.needles import FAMILIES, Needle, Sizing, draw
+from training.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
 
-RETRIEVAL = ("single", "distractors", "several")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 ANSWER_TOKENS = 64
 _AT_ONCE = 8

@@ -1,4 +1,4 @@
-"""Training text as batches of token ids: tasks, conversation, JSON and tools rendered in one mode, grouped by length.
+"""Training text as batches of token ids: tasks, conversation, JSON, tools, needles, in one mode, grouped by length.
 
 A stream is made of chunks; chunk k depends only on the recipe and k, so that a run resumes at any chunk.
 """
@@ -14,7 +14,7 @@ from reasoning_gym.data import read_data_file
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
 from chat_templates.settings import Mode
-from training import conversation, copying, records, tool_use
+from training import conversation, copying, needles, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe
 
@@ -26,6 +26,10 @@ _JSON_TASK_SHARE = 0.25
 _FITTING_SHARE = 0.7
 _MORE_TURNS_SHARE = 0.6
 _MOST_EXCHANGES = 4
+_MOST_CODES = 6
+_MOST_SENTENCES = 48  # of filler, about 900 tokens
+_FEWEST_SENTENCES = 5
+_ONE_QUESTION_SHARE = 0.4
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are Twogear.", "Answer briefly.", "Be precise.")
 IGNORED = -100
 
@@ -56,6 +60,12 @@ def things() -> tuple[str, ...]:
 def item_exchange(item: Item) -> Exchange:
     """An item as it is asked and answered."""
     return Exchange(item.question.strip(), item.trace, item.answer)
+
+
+def _needle_exchange(needle: needles.Needle, sentences: int) -> Exchange:
+    """The reasoning quotes the sentences that the answer is in."""
+    quoted = [sentence for _, sentence in needle.placed[: len(needle.expected)]]
+    return Exchange(needle.prompt(sentences), "\n".join(quoted), needle.answer)
 
 
 class ExampleSource:
@@ -119,6 +129,8 @@ class ExampleSource:
             messages.append({"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
         if rng.random() < self._recipe.tools_share:
             return self._with_tools(messages, mode, progress, rng)
+        if rng.random() < self._recipe.needles_share:
+            return self._with_needles(messages, mode, progress, rng)
         while rng.random() < self._recipe.history_share:
             past = self.exchange(progress, rng)
             messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
@@ -128,7 +140,9 @@ class ExampleSource:
         return self.render(messages, last, mode)
 
     def held_out(self, kind: str, mode: Mode, rng: random.Random) -> tuple[list[int], list[bool]]:
-        """A held-out example: of a family, a record as JSON (`json`), or a request that fits a tool (`tools`)."""
+        """A held-out example: of a family, a record as JSON (`json`), a request that fits a tool (`tools`), a code to
+        be found in a short text (`needles`).
+        """
         if kind == "json":
             extraction = records.draw(rng, held_out=True)
             return self.render([], Exchange(extraction.request, extraction.thought, extraction.answer), mode)
@@ -137,7 +151,25 @@ class ExampleSource:
             use = tool_use.use(rng.choice(tools), rng, held_out=True)
             messages = tool_use.exchange(use, (f"call_{number}" for number in count()))
             return self._format.render_conversation(messages[:2], mode, [tool.schema() for tool in tools])
+        if kind == "needles":
+            needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
+            return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
         return self.render([], item_exchange(draw(kind, rng, held_out=True)), mode)
+
+    def _with_needles(
+        self, messages: list[Message], mode: Mode, progress: float, rng: random.Random
+    ) -> tuple[list[int], list[bool]]:
+        """Codes in a text that is asked about once or several times; short texts come first, and stay frequent."""
+        most = _FEWEST_SENTENCES + (_MOST_SENTENCES - _FEWEST_SENTENCES) * min(1.0, progress / self._recipe.curriculum)
+        sentences = int(most * rng.random() ** 1.5)
+        if rng.random() < _ONE_QUESTION_SHARE:
+            needle = needles.draw(rng.choice(needles.FAMILIES), rng.random(), rng)
+            return self.render(messages, _needle_exchange(needle, sentences), mode)
+        asked = needles.questions_on_one_text(rng, keys=rng.randint(1, _MOST_CODES), sentences=sentences)
+        *past, last = (Exchange(question.prompt, question.sentence, question.answer) for question in asked)
+        for one in past:
+            messages += [{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}]
+        return self.render(messages, last, mode)
 
     def _with_tools(
         self, messages: list[Message], mode: Mode, progress: float, rng: random.Random
@@ -207,8 +239,9 @@ def chunk(source: ExampleSource, recipe: SftRecipe, seed: int, index: int, progr
         budget = recipe.batch_tokens * _BATCHES_PER_CHUNK * part
         examples = []
         while budget > 0:
-            examples.append(source.example(mode, progress, rng))
-            budget -= len(examples[-1][0])
+            ids, learnt = source.example(mode, progress, rng)
+            examples.append((ids, [True] * len(ids) if recipe.learns == "everything" else learnt))
+            budget -= len(ids)
         examples.sort(key=lambda example: len(example[0]))
         group: list[tuple[list[int], list[bool]]] = []
         for example in examples:

@@ -13,8 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
         "stage",
-        choices=("tokenizer", "sft", "agapo"),
-        help="sft trains the tokenizer too where there is none; agapo learns from rewards, from a finished checkpoint",
+        choices=("tokenizer", "pretrain", "sft", "agapo"),
+        help="pretrain and sft train the tokenizer too where there is none; sft goes on from pretrain's checkpoint, "
+        "if the recipe has that part; agapo learns from rewards, from a finished checkpoint",
     )
     parser.add_argument(
         "--recipe", type=Path, default=Path("training/recipes/tiny.toml"), help="what is trained, and how"
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     if args.stage == "agapo":
         _check_agapo(recipe, args.recipe)
+    if args.stage == "pretrain" and recipe.pretrain is None:
+        raise UsageError(f"{args.recipe} has no part [pretrain]")
     if args.stage == "sft" and recipe.sft.start is not None and not (Path(recipe.sft.start) / "config.json").exists():
         raise UsageError(f"{args.recipe}: sft.start: there is no checkpoint in {recipe.sft.start}")
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)

@@ -2,16 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
+from training import attention
 from training.recipe import ModelRecipe
 
-_QK_GAIN = 1.5
+_SLIDING_GAIN, _GLOBAL_GAIN = 1.5, 2.0
 
 
 def build_config(recipe: ModelRecipe, *, eos_token_id: int, pad_token_id: int, bos_token_id: int) -> Exaone4Config:
@@ -29,7 +28,7 @@ def build_config(recipe: ModelRecipe, *, eos_token_id: int, pad_token_id: int, b
         sliding_window_pattern=len(recipe.pattern),
         layer_types=[pattern[recipe.pattern[i % len(recipe.pattern)]] for i in range(recipe.layers)],
         rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
         bos_token_id=bos_token_id,
@@ -44,42 +43,32 @@ def initialize(model: Exaone4ForCausalLM) -> None:
 
     With the default initialisation every sublayer adds RMS 1 to embeddings of RMS 0.02, and small models learn little.
     Normalised queries and keys bound attention scores to gain² · sqrt(head size): with heads of 32 and a gain of 1 no
-    token can stand out among a hundred others, so copying is learnt late.
+    token can stand out among a hundred others, so copying is learnt late. The head is the embedding, whose rows have
+    length sqrt(width): the final norm's gain takes that back, so that logits start at 1.
     """
     gain = 1.0 / math.sqrt(2 * model.config.num_hidden_layers)
     with torch.no_grad():
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
         for layer in model.model.layers:
+            qk_gain = _SLIDING_GAIN if layer.self_attn.is_sliding else _GLOBAL_GAIN
             layer.post_attention_layernorm.weight.fill_(gain)
             layer.post_feedforward_layernorm.weight.fill_(gain)
-            layer.self_attn.q_norm.weight.fill_(_QK_GAIN)
-            layer.self_attn.k_norm.weight.fill_(_QK_GAIN)
+            layer.self_attn.q_norm.weight.fill_(qk_gain)
+            layer.self_attn.k_norm.weight.fill_(qk_gain)
+        model.model.norm.weight.fill_(model.config.hidden_size**-0.5)
 
 
 def build(config: Exaone4Config, seed: int) -> Exaone4ForCausalLM:
     """A freshly initialised model."""
     torch.manual_seed(seed)
-    model: Exaone4ForCausalLM = Exaone4ForCausalLM._from_config(config, attn_implementation="sdpa")
+    model: Exaone4ForCausalLM = Exaone4ForCausalLM._from_config(config, attn_implementation=attention.NAME)
     initialize(model)
     return model
 
 
-def start_from(model: Exaone4ForCausalLM, folder: Path, vocabulary: Mapping[str, int]) -> None:
-    """Takes over the weights of a checkpoint of the same shape, whatever its vocabulary.
-
-    `vocabulary` is the model's own (text of a token to its id): rows of tokens that both know go along, the others
-    stay as they are. Raises FileNotFoundError, or RuntimeError where a shape differs.
-    """
-    older = Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    shared = [(vocabulary[text], known[text]) for text in vocabulary if text in known]
-    here, there = (torch.tensor(ids) for ids in zip(*shared, strict=True))
-    state = older.state_dict()
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        rows = model.state_dict()[name].clone()
-        rows[here] = state[name][there]
-        state[name] = rows
-    model.load_state_dict(state)
+def start_from(model: Exaone4ForCausalLM, folder: Path) -> None:
+    """Takes over a checkpoint's weights. Raises OSError, or RuntimeError where its shape is another."""
+    model.load_state_dict(Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
 
 
 def save(model: Exaone4ForCausalLM, folder: Path) -> None:

@@ -10,12 +10,13 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-FAMILIES = ("single", "distractors", "several", "variables")
+RETRIEVAL = ("single", "distractors", "several")
+FAMILIES = (*RETRIEVAL, "variables")
 HELD_OUT_SHARE = 8  # one binding in so many is never trained on
 _DISTRACTORS = 4
 _SEVERAL = 3
@@ -79,6 +80,11 @@ _OPENINGS = (
 )
 
 
+_KEY = re.compile(
+    rf"\b(?:{'|'.join(NAMES)}|the (?:{'|'.join(_ADJECTIVES)}) (?:{'|'.join(_NOUNS)}))\b", re.IGNORECASE
+)
+
+
 class Binding(NamedTuple):
     """A code and who or what has it."""
 
@@ -107,13 +113,16 @@ class Needle:
         """The answer to learn."""
         return ", ".join(self.expected)
 
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Who or what the sentences that matter are about, and the codes in them; in lower case."""
+        text = " ".join(sentence for _, sentence in self.placed)
+        return frozenset(key.lower() for key in _KEY.findall(text)) | frozenset(re.findall(r"\d+", text))
+
     def prompt(self, sentences: int) -> str:
         """The user's message with so many sentences of filler around the needles."""
-        rng = random.Random(self.filler_seed)
-        text = [_filler(rng) for _ in range(sentences)]
-        for earlier, (place, sentence) in enumerate(sorted(self.placed, key=lambda placed: placed[0])):
-            text.insert(round(place * sentences) + earlier, sentence)
-        return f"{self.opening}\n\n{' '.join(text)}\n\n{self.question}"
+        text = haystack(self.placed, sentences, random.Random(self.filler_seed))
+        return f"{self.opening}\n\n{text}\n\n{self.question}"
 
     def score(self, answer: str) -> float:
         """From 0 to 1: the share of codes right in their places, or of holders named right and no others."""
@@ -185,6 +194,35 @@ def fit(needle: Needle, target: int, count_tokens: Callable[[str], int]) -> str:
     while (sentences := sizing.next) is not None:
         sizing.tell(count_tokens(needle.prompt(sentences)))
     return needle.prompt(sizing.best)
+
+
+class Question(NamedTuple):
+    """One of several questions on the same text, with the sentence that answers it."""
+
+    prompt: str
+    sentence: str
+    answer: str
+
+
+def questions_on_one_text(rng: random.Random, *, keys: int, sentences: int) -> list[Question]:
+    """A text with so many codes to train on (at most nine), each asked for once; the first prompt holds the text."""
+    bindings = _bind(_keys(rng, keys), rng, held_out=False)
+    placed = [(rng.random(), _state(binding, rng)) for binding in bindings]
+    text = f"{rng.choice(_OPENINGS)}\n\n{haystack(placed, sentences, rng)}"
+    asked = [
+        Question(rng.choice(_QUESTIONS).format(keys=binding.key), sentence, binding.value)
+        for binding, (_, sentence) in zip(bindings, placed, strict=True)
+    ]
+    rng.shuffle(asked)
+    return [asked[0]._replace(prompt=f"{text}\n\n{asked[0].prompt}"), *asked[1:]]
+
+
+def haystack(placed: Sequence[tuple[float, str]], sentences: int, rng: random.Random) -> str:
+    """So many sentences of filler with those of `placed` between them."""
+    text = [_filler(rng) for _ in range(sentences)]
+    for earlier, (place, sentence) in enumerate(sorted(placed, key=lambda one: one[0])):
+        text.insert(round(place * sentences) + earlier, sentence)
+    return " ".join(text)
 
 
 def _filler(rng: random.Random) -> str:

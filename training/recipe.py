@@ -32,7 +32,8 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tokens` bounds the run; `reasoning_ratio` is reasoning tokens per standard token; `curriculum` and `decay` are
     shares of the run: how long difficulty grows at its start, and how long the rate falls at its end. Of the reasoning
     examples `cut_share` have their reasoning cut off and ended with `wrap_up`, as a server does when a budget is spent.
-    `start` names a checkpoint's folder to go on from instead of fresh weights; its tokenizer may be another.
+    Of all examples `needles_share` are texts with codes to be found. `learns`: the answers, or the prompts with them.
+    `start` names a checkpoint's folder to go on from, with its tokenizer, instead of fresh weights.
     """
 
     tokens: int
@@ -46,6 +47,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conversation_share: float
     json_share: float
     copy_share: float
+    needles_share: float
     tools_share: float
     rephrase_share: float
     history_share: float
@@ -55,6 +57,16 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     save_every: int
     families: dict[str, float]
     start: str | None = None
+    learns: Literal["answers", "everything"] = "answers"
+
+
+class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What comes before fine-tuning: its examples at their easiest, every token of them learnt, prompts too."""
+
+    tokens: int
+    learning_rate: float
+    warmup_steps: int
+    decay: float
 
 
 class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +107,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str
     model: ModelRecipe
     sft: SftRecipe
+    pretrain: PretrainRecipe | None = None
     agapo: AgapoRecipe | None = None
 
 

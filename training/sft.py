@@ -6,13 +6,13 @@ What a batch holds is batches.py's matter, what the model looks like model.py's.
 import json
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tokenizers import Tokenizer
 from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
@@ -48,13 +48,13 @@ def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor,
 
 @torch.no_grad()
 def whole_answers(model: Exaone4ForCausalLM, source: ExampleSource, recipe: SftRecipe, seed: int) -> dict[str, float]:
-    """Share of held-out items whose every learnt token is the most likely one, per `family/mode`; JSON and tools too.
+    """Share of held-out items whose every learnt token is the likeliest, by `family/mode`; JSON, tools, needles too.
 
     That is what greedy decoding gets right word for word, from one forward pass.
     """
     model.eval()
     shares = {}
-    for name in [*recipe.families, "json", "tools"]:
+    for name in [*recipe.families, "json", "tools", "needles"]:
         for mode in _MODES:
             rng = random.Random(f"check/{seed}/{name}")
             batch = collate([source.held_out(name, mode, rng) for _ in range(_CHECK_ITEMS)], mode)
@@ -79,8 +79,7 @@ class SftRun:
         config = model_files.build_config(recipe.model, eos_token_id=fmt.end_of_turn_id, pad_token_id=0, bos_token_id=1)
         self.model = model_files.build(config, recipe.seed)
         if recipe.sft.start:
-            vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-            model_files.start_from(self.model, Path(recipe.sft.start), vocabulary)
+            model_files.start_from(self.model, Path(recipe.sft.start))
         self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay
@@ -95,9 +94,14 @@ class SftRun:
         return min(1.0, self.tokens / self.recipe.sft.tokens)
 
     def _prepare_tokenizer(self) -> None:
-        if not (self.folder / "tokenizer.json").exists():
-            trained = tokenizer_files.train(self.recipe.model.vocabulary_size, self.recipe.seed)
-            tokenizer_files.save(trained, self.folder)
+        if (self.folder / "tokenizer.json").exists():
+            return
+        if self.recipe.sft.start is not None:
+            for name in tokenizer_files.FILES:
+                shutil.copy(Path(self.recipe.sft.start) / name, self.folder)
+            return
+        trained = tokenizer_files.train(self.recipe.model.vocabulary_size, self.recipe.seed)
+        tokenizer_files.save(trained, self.folder)
 
     def _resume(self) -> None:
         path = self.folder / "state.pt"
@@ -185,6 +189,6 @@ class SftRun:
         record.mkdir(parents=True, exist_ok=True)
         (record / "metrics.jsonl").write_bytes((self.folder / "metrics.jsonl").read_bytes())
         draw_curve(self.folder / "metrics.jsonl", record / "curve.svg")
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (output / name).write_bytes((self.folder / name).read_bytes())
+        for name in tokenizer_files.FILES:
+            shutil.copy(self.folder / name, output)
         model_files.save(self.model, output)

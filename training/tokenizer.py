@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from chat_templates.format import ChatFormat
 from chat_templates.tokens import Vocabulary
-from training import conversation, records, tool_use
+from training import conversation, needles, records, tool_use
 from training.families import FAMILIES, draw, rephrase
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
 SPECIAL_TOKENS = (
     "[PAD]",
     "[BOS]",
@@ -34,14 +35,15 @@ SPECIAL_TOKENS = (
     "<tool>",
     "</tool>",
 )
-# Words with their leading space, digits one by one, punctuation, line ends apart from other white space. Capitals start
-# a token: a name is the same tokens after a space and after a quotation mark, so that it can be copied into JSON.
-_SPLIT = r"[A-Z]+[a-z]*| ?[a-z]+|\p{N}| ?[^\sA-Za-z\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words without their leading space, so that one is the same tokens after a space and after a quotation mark and can be
+# copied into JSON; digits one by one, punctuation, line ends apart from other white space. Capitals start a token.
+_SPLIT = r"[A-Z]+[a-z]*|[a-z]+|\p{N}| ?[^\sA-Za-z\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 _TRAINING_PROMPTS = 6000
+_NEEDLE_SENTENCES = 5
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """The texts that merges are learned from: tasks and their traces, conversation, records, tools as shown."""
+    """The texts that merges are learned from: tasks with traces, conversation, records, tools as shown, needles."""
     rng = random.Random(seed)
     fmt = ChatFormat(Vocabulary(_untrained().to_str()))
     calls = (f"call_{number}" for number in count())
@@ -52,6 +54,7 @@ def corpus(seed: int) -> Iterator[str]:
         yield from (item.question, rephrase(item, rng).question)
         yield item.trace
         yield from records.draw(rng)[:1]
+        yield needles.draw(rng.choice(needles.FAMILIES), rng.random(), rng).prompt(_NEEDLE_SENTENCES)
         tools = tool_use.tool_set(rng)
         messages = tool_use.exchange(tool_use.use(tools[0], rng), calls)
         ids, _ = fmt.render_conversation(messages, "reasoning", [tool.schema() for tool in tools])
@@ -91,7 +94,7 @@ def _trained(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes `tokenizer.json` and the `tokenizer_config.json` that transformers and vLLM read."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / FILES[0]))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "[PAD]",
@@ -100,4 +103,4 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 131072,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / FILES[1]).write_text(json.dumps(config, indent=2) + "\n")

@@ -106,7 +106,7 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
 
 def test_cut_reasoning_is_wrapped_up_and_only_the_answer_learnt(finished: SftRun, recipe: Recipe) -> None:
     fmt = ChatFormat.from_folder(finished.folder)
-    tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0}
+    tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
     always = msgspec.structs.replace(recipe.sft, cut_share=1.0, **tasks)
     rng = random.Random(0)
     for _ in range(20):
