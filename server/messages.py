@@ -117,7 +117,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """New tokens of one generation.
 
-    `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
+    `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta, but with none after `goes_on`
+    where the pages were kept. `finish` is None while the
     generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`. `logprobs`, where
     they were asked for, has one entry for each of `token_ids`; `prompt_logprobs`, with the first delta, one for each
     of the prompt's, None for the first. `goes_on`: this delta's last token is the one that `Continuation.after` does

@@ -15,6 +15,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from server.engine.checkpoint import ModelError, check_model
+from server.engine.extending import Extender
 from server.engine.pages import PageCounter
 from server.engine.transport import Connection
 from server.engine.watching import Watch
@@ -52,6 +53,7 @@ class EngineLoop:
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
         self._watches: dict[str, Watch] = {}
+        self._extender = Extender(engine)
         self._stats = _StatsSender(pages, connection)
 
     def run(self) -> None:
@@ -97,7 +99,7 @@ class EngineLoop:
         arrived = time.time() if arrived is None else arrived
         try:
             self._check(request)
-            self._engine.add_request(
+            own_id = self._engine.add_request(
                 request.request_id,
                 tokens_input(request.prompt_ids),
                 sampling_params(request.sampling, self._eos_token_ids),
@@ -109,13 +111,13 @@ class EngineLoop:
         else:
             self._fresh[request.request_id] = True
             if request.then is not None:
-                self._watches[request.request_id] = Watch(request, request.then, arrived)
+                self._watches[request.request_id] = Watch(request, request.then, own_id, arrived)
 
     def _check(self, request: Generate) -> None:
         """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
         if request.request_id in self._fresh:
             raise ValueError(f"request id {request.request_id} is already running")
-        ids = request.prompt_ids
+        ids = request.prompt_ids if request.then is None else [*request.prompt_ids, *request.then.said]
         if ids and not (min(ids) >= 0 and max(ids) < self._vocabulary):
             raise ValueError(f"the prompt holds a token id outside the vocabulary of {self._vocabulary}")
         bias = request.sampling.logit_bias or {}
@@ -139,8 +141,10 @@ class EngineLoop:
         self._stats.changed()
 
     def _go_on(self, request_id: str) -> None:
-        """Has the generation's place taken by what was said to follow it; its pages are found in the cache."""
-        watch = self._watches[request_id]
+        """Has the generation's place taken by what was said to follow it; its pages are kept, or found in the cache."""
+        watch = self._watches.pop(request_id)
+        if self._extender.extend(watch.own_id, watch.request.sampling, watch.then):
+            return
         self._forget(request_id)
         self._engine.abort_request([request_id])
         self._add(watch.following(), watch.arrived)
@@ -257,6 +261,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         min_tokens=sampling.min_tokens,
         ignore_eos=sampling.ignore_eos,
         stop_token_ids=sorted(stop_token_ids),
+        skip_clone=True,
         logit_bias=sampling.logit_bias,
         structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
         logprobs=sampling.logprobs,

@@ -1,9 +1,9 @@
 """What the front end is told of vLLM's scheduler and KV cache: requests running and waiting, pages per kind.
 
-The only file that reaches inside vLLM's running engine. vLLM's own statistics know one number for the whole cache;
-how much of it sliding windows and global layers hold is visible only in the block pool and the managers per KV cache
-group: `tests/engine/test_pages.py` fails when an upgrade moves them. Works with every executor, since the scheduler
-lives in this process whatever the workers do.
+Beside `extending` the only file that reaches inside vLLM's running engine. vLLM's own statistics know one number for
+the whole cache; how much of it sliding windows and global layers hold is visible only in the block pool and the
+managers per KV cache group: `tests/engine/test_pages.py` fails when an upgrade moves them. Works with every executor,
+since the scheduler lives in this process whatever the workers do.
 """
 
 from itertools import takewhile

@@ -8,12 +8,15 @@ from server.messages import Continuation, Generate
 
 
 class Watch:
-    """One generation with a Continuation, from its first token on. `arrived`: when it was asked for, Unix seconds."""
+    """One generation with a Continuation, from its first token on. `own_id`: vLLM's; `arrived`: when it was asked for,
+    in Unix seconds.
+    """
 
-    def __init__(self, request: Generate, then: Continuation, arrived: float) -> None:
+    def __init__(self, request: Generate, then: Continuation, own_id: str, arrived: float) -> None:
+        self.request = request
+        self.then = then
+        self.own_id = own_id
         self.arrived = arrived
-        self._request = request
-        self._then = then
         self._drawn: list[int] = []
         self._is_over = False
 
@@ -24,10 +27,10 @@ class Watch:
         if self._is_over:
             return None
         for number, token_id in enumerate(token_ids, 1):
-            self._is_over = token_id == self._then.unless
+            self._is_over = token_id == self.then.unless
             if self._is_over:
                 return None
-            if len(self._drawn) == self._then.after:
+            if len(self._drawn) == self.then.after:
                 self._is_over = True
                 return number
             self._drawn.append(token_id)
@@ -35,5 +38,5 @@ class Watch:
 
     def following(self) -> Generate:
         """What takes the generation's place, under its id."""
-        ids = [*self._request.prompt_ids, *self._drawn, *self._then.said]
-        return msgspec.structs.replace(self._request, prompt_ids=ids, sampling=self._then.sampling, then=None)
+        ids = [*self.request.prompt_ids, *self._drawn, *self.then.said]
+        return msgspec.structs.replace(self.request, prompt_ids=ids, sampling=self.then.sampling, then=None)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ SAID = (100, 101)
 )
 def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: int, cuts: list[int]) -> None:
     first = Generate("id", [7, 7], Sampling(max_tokens=99), 3)
-    watch = Watch(first, Continuation(after, THINK_END, SAID, Sampling(max_tokens=5)), arrived=1.0)
+    watch = Watch(first, Continuation(after, THINK_END, SAID, Sampling(max_tokens=5)), "own", arrived=1.0)
     taken_at, at = None, 0
     for cut in cuts:
         kept = watch.feed(ids[at : at + cut])
@@ -38,6 +39,15 @@ def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: i
         assert watch.following() == expected
 
 
+ALIKE: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "penalties": {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
+    "logprobs": {"logprobs": 2},
+    "bias and least length": {"logit_bias": {60: 5.0}, "min_tokens": 6, "ignore_eos": False},
+}
+"""Of both parts: so the pages of the first are kept."""
+
+
 def parts(deltas: list[Delta]) -> tuple[list[int], list[int]]:
     """The tokens up to where the engine went on, and those after it."""
     (place,) = [number for number, delta in enumerate(deltas, 1) if delta.goes_on]
@@ -47,7 +57,7 @@ def parts(deltas: list[Delta]) -> tuple[list[int], list[int]]:
 
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "seed": {"temperature": 1.0, "seed": 11},
+    "other temperature": {"temperature": 1.0, "seed": 11},
     "penalties": {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
     "grammar": {"grammar": 'start: "1" "2"* "3"', "ignore_eos": False},
     "logprobs": {"logprobs": 2},
@@ -78,6 +88,34 @@ async def test_it_is_as_if_both_had_been_asked_for(engine: ProcessEngineClient, 
         assert len(entries) == after + 1 + 12
         for got, want in zip(entries[after + 1 :], [e for d in expected for e in d.logprobs or ()], strict=True):
             assert got.logprob == pytest.approx(want.logprob, abs=0.05)
+
+
+@pytest.mark.engine
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("case", ALIKE)
+@pytest.mark.parametrize("after", [0, 26])  # within a page, and with the last of one (96 tokens)
+async def test_pages_are_kept_and_nothing_changes(engine: ProcessEngineClient, case: str, after: int) -> None:
+    question, said = prompt(70, seed=40), tuple(prompt(13, seed=41))
+    first = request(question, **{**ALIKE[case], "max_tokens": after + 60, "min_tokens": after + 2})
+    answer = msgspec.structs.replace(first.sampling, max_tokens=40, min_tokens=ALIKE[case].get("min_tokens", 0))
+    free = await collect(engine, first)
+    drawn = [i for delta in free for i in delta.token_ids]
+    never = next(i for i in range(1000, 1100) if i not in drawn)
+    plain = Generate(f"{first.request_id}-plain", [*question, *drawn[:after], *said], answer)
+    expected = await collect(engine, plain)
+
+    asked = Generate(
+        f"{first.request_id}-again", question, first.sampling, then=Continuation(after, never, said, answer)
+    )
+    deltas = await collect(engine, asked)
+    place = next(number for number, delta in enumerate(deltas, 1) if delta.goes_on)
+    assert all(delta.cached_tokens is None for delta in deltas[place:])  # neither ended nor looked up again
+    assert parts(deltas) == (drawn[: after + 1], [i for delta in expected for i in delta.token_ids])
+    assert (deltas[-1].finish, deltas[-1].stop_token_id) == (expected[-1].finish, expected[-1].stop_token_id)
+    entries = [[one.logprob for delta in some for one in delta.logprobs or ()] for some in (deltas[place:], expected)]
+    assert entries[0] == pytest.approx(entries[1], abs=0.05)
+    again = await collect(engine, Generate(f"{first.request_id}-once more", plain.prompt_ids, answer))
+    assert [i for delta in again for i in delta.token_ids] == [i for delta in expected for i in delta.token_ids]
 
 
 @pytest.mark.engine
