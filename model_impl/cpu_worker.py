@@ -2,7 +2,8 @@
 
 vLLM 0.32's runner also draws for rows whose prompt is not yet complete and takes the draw back with
 `generator.set_offset`, which torch's CPU generators do not have (RuntimeError: CPU Generator does not use offset).
-Here such a draw is taken back by restoring the generator's state. Chosen with the engine option `--worker-cls`.
+Here such a draw is taken back by restoring the generator's state. Reloaded weights reach a tied output head too. Chosen
+with the engine option `--worker-cls`.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
@@ -59,3 +61,10 @@ class TwogearCPUWorker(CPUWorker):
         if tag == "kv_cache":
             return UntouchedZeros()
         return super()._maybe_get_memory_pool_context(tag)
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Other weights; vLLM would go on with the old ones in an output head that is tied to the input embedding."""
+        super().reload_weights(*args, **kwargs)
+        head = getattr(self.model_runner.get_model(), "lm_head", None)
+        if isinstance(method := getattr(head, "quant_method", None), UnquantizedEmbeddingMethod):
+            method.process_weights_after_loading(head)

@@ -38,6 +38,8 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from model_impl.architecture import SLIDING, Architecture
+from model_impl.fused import FusedOperations, fused_operations
+from model_impl.packed import use_packed_products
 
 
 def architecture_of(vllm_config: VllmConfig) -> Architecture:
@@ -51,6 +53,13 @@ def architecture_of(vllm_config: VllmConfig) -> Architecture:
     if model_config.disable_sliding_window:
         fields["sliding_window"] = model_config.max_model_len
     return Architecture.from_config(fields)
+
+
+def fused_for(architecture: Architecture, vllm_config: VllmConfig) -> FusedOperations | None:
+    """The passes that stand for several of a layer's operations, where this model on this machine has them."""
+    ranks = get_tensor_model_parallel_world_size()
+    widths = (architecture.hidden_size, architecture.intermediate_size // ranks)
+    return fused_operations(vllm_config, widths=widths, head_size=architecture.head_dim)
 
 
 class Exaone4Attention(nn.Module):
@@ -82,6 +91,7 @@ class Exaone4Attention(nn.Module):
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.o_proj",
         )
+        self.fused = fused_for(architecture, vllm_config)
         self.q_norm = RMSNorm(architecture.head_dim, eps=architecture.rms_norm_eps)
         self.k_norm = RMSNorm(architecture.head_dim, eps=architecture.rms_norm_eps)
         self.rotary_emb = (
@@ -104,11 +114,14 @@ class Exaone4Attention(nn.Module):
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """(T), (T, D) -> (T, D); keys and values go to the layer's pages on the way."""
         qkv, _ = self.qkv_proj(hidden_states)  # (T, (H + 2 K) C)
+        if self.fused is not None:
+            self.fused.norm_rope_(qkv, self.split_sizes, (self.q_norm, self.k_norm), positions, self.rotary_emb)
         q, k, v = qkv.split(self.split_sizes, dim=-1)
-        q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)  # (T, H C)
-        k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)  # (T, K C)
-        if self.rotary_emb is not None:
-            q, k = self.rotary_emb(positions, q, k)
+        if self.fused is None:
+            q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)  # (T, H C)
+            k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)  # (T, K C)
+            if self.rotary_emb is not None:
+                q, k = self.rotary_emb(positions, q, k)
         output, _ = self.o_proj(self.attn(q, k, v))
         return output
 
@@ -133,11 +146,12 @@ class Exaone4MLP(nn.Module):
             prefix=f"{prefix}.down_proj",
         )
         self.act_fn = SiluAndMul()
+        self.fused = fused_for(architecture, vllm_config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(T, D) -> (T, D)."""
         gate_up, _ = self.gate_up_proj(hidden_states)
-        output, _ = self.down_proj(self.act_fn(gate_up))
+        output, _ = self.down_proj(self.act_fn(gate_up) if self.fused is None else self.fused.silu_mul(gate_up))
         return output
 
 
@@ -150,12 +164,16 @@ class Exaone4DecoderLayer(nn.Module):
         self.mlp = Exaone4MLP(architecture, vllm_config, f"{prefix}.mlp")
         self.post_attention_layernorm = RMSNorm(architecture.hidden_size, eps=architecture.rms_norm_eps)
         self.post_feedforward_layernorm = RMSNorm(architecture.hidden_size, eps=architecture.rms_norm_eps)
+        self.fused = fused_for(architecture, vllm_config)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """(T), (T, D) -> (T, D)."""
         attended = self.self_attn(positions, hidden_states)
-        hidden_states = hidden_states + self.post_attention_layernorm(attended)
-        return hidden_states + self.post_feedforward_layernorm(self.mlp(hidden_states))
+        hidden_states = self._add_norm(hidden_states, attended, self.post_attention_layernorm)
+        return self._add_norm(hidden_states, self.mlp(hidden_states), self.post_feedforward_layernorm)
+
+    def _add_norm(self, residual: torch.Tensor, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        return residual + norm(x) if self.fused is None else self.fused.add_norm(residual, x, norm)
 
 
 @support_torch_compile
@@ -187,6 +205,7 @@ class Exaone4Model(nn.Module):
             if pipeline.is_last_rank
             else PPMissingLayer()
         )
+        self.fused = fused_for(architecture, vllm_config)
         self.make_empty_intermediate_tensors = make_empty_intermediate_tensors_factory(
             ["hidden_states"], architecture.hidden_size
         )
@@ -215,7 +234,7 @@ class Exaone4Model(nn.Module):
             hidden_states = layer(positions, hidden_states)
         if not get_pp_group().is_last_rank:
             return IntermediateTensors({"hidden_states": hidden_states})
-        return self.norm(hidden_states)
+        return self.norm(hidden_states) if self.fused is None else self.fused.norm(hidden_states, self.norm)
 
 
 class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):
@@ -255,6 +274,7 @@ class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):
                 self.lm_head = self.lm_head.tie_weights(self.model.embed_tokens)
         else:
             self.lm_head = PPMissingLayer()
+        use_packed_products(self, self.model.embed_tokens, self.lm_head)
         self.logits_processor = LogitsProcessor(architecture.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
 

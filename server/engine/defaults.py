@@ -108,6 +108,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
         Choice(
             "VLLM_USE_AOT_COMPILE", "0", "the ahead-of-time cache of 0.32 never loads on CPU: it compiles every start"
         ),
+        Choice("TWOGEAR_KERNELS", "1", "our bfloat16 products where the CPU has AVX512-BF16; 0 leaves them to vLLM"),
         Choice("--block-size", 32, "small pages: at a phase change or a follow-up only a part of one is recomputed"),
         Choice(
             "--worker-cls",

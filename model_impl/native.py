@@ -1,0 +1,117 @@
+"""Our kernels for CPUs (`kernels/*.cpp`) as a loaded library: compiled where the engine first needs them, then cached.
+
+A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
+for, there is a line in the log and the caller goes vLLM's way. What is computed with it is `model_impl.packed`'s and
+`model_impl.fused`'s work.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "kernels"
+SWITCH = "TWOGEAR_KERNELS"
+"""The environment variable that leaves them out when it is 0."""
+
+_CPU_FLAGS = ("avx512f", "avx512bw", "avx512vl", "avx512_bf16", "fma")  # as /proc/cpuinfo calls them
+_COMPILE = (
+    *("g++", "-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-mprefer-vector-width=512"),
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mfma"),
+)
+_COMPILE_SECONDS = 120
+_SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_ARGUMENTS: dict[str, list[type]] = {
+    "packed_size": [_SIZE, _SIZE],
+    "pack": [_POINTER, _SIZE, _SIZE, _POINTER],
+    "linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
+    "add_norm": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER],
+    "norm_rope": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _POINTER],
+    "silu_mul": [_POINTER, _SIZE, _SIZE, _POINTER],
+}
+
+
+class KernelsUnavailableError(RuntimeError):
+    """Why there are no kernels of ours on this machine."""
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The library, or None where it is switched off or cannot be had, which is then logged, once."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        return load()
+    except KernelsUnavailableError as error:
+        logger.warning("vLLM's own CPU operations on this machine: %s", error)
+        return None
+
+
+def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
+    """The library, compiled if no earlier start did. It shares the OpenMP threads of torch, which is loaded before.
+
+    Raises:
+        KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
+    """
+    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    command = (compiler, *_COMPILE[1:])
+    try:
+        path = cache_folder() / f"kernels-{_fingerprint(command)}.so"
+        if not path.exists():
+            _compile(command, path)
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelsUnavailableError(f"{error}") from error
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes = arguments
+        function.restype = _SIZE if name == "packed_size" else None
+    return library
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twogear" / "kernels"
+
+
+def _check_cpu(information: str) -> None:
+    """Of /proc/cpuinfo's text: whether the kernels run here, and are what to run."""
+    line = next((line for line in information.splitlines() if line.startswith("flags")), "")
+    flags = set(line.partition(":")[2].split())
+    missing = [flag for flag in _CPU_FLAGS if flag not in flags]
+    if missing:
+        raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
+    if "amx_bf16" in flags:
+        raise KernelsUnavailableError("they use this CPU's matrix unit (AMX), ours do not")
+
+
+def _fingerprint(command: tuple[str, ...]) -> str:
+    """Of all that decides what the library is."""
+    digest = hashlib.sha256(" ".join(command).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compile(command: tuple[str, ...], path: Path) -> None:
+    """Makes the library at `path`; of several processes that do so at once, each leaves a whole one there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        arguments = [*command, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(made)]
+        try:
+            subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
+        except FileNotFoundError as error:
+            raise KernelsUnavailableError(f"ours need a compiler, and there is no {command[0]}") from error
+        except subprocess.TimeoutExpired as error:
+            raise KernelsUnavailableError(f"{command[0]} took more than {_COMPILE_SECONDS} s for ours") from error
+        except subprocess.CalledProcessError as error:
+            reason = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[-200:])
+            raise KernelsUnavailableError(f"{command[0]} failed on ours: {reason}") from error
+        made.rename(path)

@@ -1,0 +1,143 @@
+"""The model's matrix products on CPU with our kernel: weights packed once, after they were loaded, for every row count.
+
+Takes vLLM's place where it would hand a layer's product to oneDNN (`dispatch_cpu_unquantized_gemm`): the quantization
+method of an unquantized layer is asked to process its weights, after a load and after each reload. Layers that the
+kernel does not take (quantized, not bfloat16, odd sizes) stay with vLLM. The kernel itself is in `kernels/linear.cpp`.
+"""
+
+from ctypes import CDLL
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.platforms import current_platform
+
+from model_impl.native import kernels
+from model_impl.untouched import untouched_zeros
+
+_HUGE_PAGE = 2 << 20
+
+
+class PackedProduct:
+    """`x @ weight.T + bias` in bfloat16 with float32 sums; a row's result does not depend on the other rows.
+
+    Raises ValueError if the weight is not a bfloat16 matrix with an even number of columns.
+    """
+
+    def __init__(self, library: CDLL, weight: torch.Tensor) -> None:
+        if not _fits(weight):
+            raise ValueError(f"not a bfloat16 matrix with an even number of columns: {weight.dtype} {weight.shape}")
+        weight = weight.detach().contiguous()
+        self.outputs, self.inputs = weight.shape
+        self.packed = _memory(library.packed_size(self.outputs, self.inputs))
+        library.pack(weight.data_ptr(), self.outputs, self.inputs, self.packed.data_ptr())
+
+    def __call__(self, x: torch.Tensor, _weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """(..., inputs) to (..., outputs); called as vLLM calls `layer.cpu_linear`, whose weight is not needed here."""
+        if torch.compiler.is_compiling():
+            product: torch.Tensor = torch.ops.twogear.packed_product(x, self.packed, bias, self.outputs)
+            return product
+        return _product(x, self.packed, bias, self.outputs)
+
+
+class PackedLinearMethod(UnquantizedLinearMethod):
+    """vLLM's method for unquantized projections, with a packed product where the weight fits it."""
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Packs the loaded weight, which is then given up."""
+        if not _pack(layer):
+            super().process_weights_after_loading(layer)
+            return
+        empty = torch.empty(0, dtype=layer.weight.dtype)
+        layer.weight = nn.Parameter(empty, requires_grad=False)
+
+
+class PackedHeadMethod(UnquantizedEmbeddingMethod):
+    """The same for the output head, whose weight stays: it may be the embedding table too."""
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Packs a copy of the weight."""
+        if not _pack(layer):
+            super().process_weights_after_loading(layer)
+
+
+class TableMethod(UnquantizedEmbeddingMethod):
+    """The input embedding: rows are looked up, nothing is multiplied. vLLM would pack a copy that nobody uses."""
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """The weight stays as it was loaded."""
+
+
+def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module) -> None:
+    """Gives all unquantized layers of a model that was just built the methods above, on CPU."""
+    if not current_platform.is_cpu():
+        return
+    for layer in model.modules():
+        if type(getattr(layer, "quant_method", None)) is UnquantizedLinearMethod:
+            layer.quant_method = PackedLinearMethod()
+    for layer, method in ((embedding, TableMethod), (head, PackedHeadMethod)):
+        if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod:
+            layer.quant_method = method()
+
+
+def _pack(layer: nn.Module) -> bool:
+    """Whether the layer has a packed product of its weight now."""
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    library = kernels() if _fits(weight) else None
+    if library is None:
+        return False
+    layer.cpu_linear = PackedProduct(library, weight)
+    return True
+
+
+def _fits(weight: torch.Tensor) -> bool:
+    return (
+        not weight.is_meta
+        and weight.dtype is torch.bfloat16
+        and weight.ndim == 2
+        and weight.numel() > 0
+        and weight.shape[1] % 2 == 0
+    )
+
+
+def _memory(size: int) -> torch.Tensor:
+    """`size` bfloat16 values in huge pages if they fill some: a stream through small ones waits at every 4 KiB."""
+    if 2 * size < _HUGE_PAGE:
+        return torch.empty(size, dtype=torch.bfloat16)
+    return untouched_zeros(2 * size).view(torch.bfloat16)
+
+
+def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
+    library = kernels()
+    assert library is not None
+    inputs = x.shape[-1]
+    if x.dtype is not torch.bfloat16 or packed.numel() != library.packed_size(outputs, inputs):
+        raise ValueError(f"{x.dtype} of {inputs} columns is not what these bfloat16 weights multiply")
+    rows = x if x.ndim == 2 else x.reshape(-1, inputs)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    y = rows.new_empty(len(rows), outputs)
+    library.linear(
+        rows.data_ptr(),
+        len(rows),
+        inputs,
+        rows.stride(0),
+        packed.data_ptr(),
+        outputs,
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+    )
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], outputs)
+
+
+# Through torch's dispatcher only where a graph is compiled: it costs more than a call of ctypes.
+@torch.library.custom_op("twogear::packed_product", mutates_args=())
+def _packed_product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
+    return _product(x, packed, bias, outputs)
+
+
+@_packed_product.register_fake
+def _(x: torch.Tensor, _packed: torch.Tensor, _bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)

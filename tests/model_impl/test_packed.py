@@ -1,0 +1,169 @@
+"""Our matrix product beside the exact one: any shape, any bias, any strides; a row alone as in any batch."""
+
+import ctypes
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_impl import native
+from model_impl.native import KernelsUnavailableError, load
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from model_impl.packed import PackedProduct
+
+COLUMNS = st.one_of(st.integers(1, 200), st.sampled_from([16, 48, 96, 1536]))
+PAIRS = st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 256, 1024]))
+ROWS = st.one_of(st.integers(1, 40), st.sampled_from([64, 130, 257]))
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    try:
+        return load()
+    except KernelsUnavailableError as error:
+        pytest.skip(str(error))
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape).to(torch.bfloat16)
+
+
+def assert_exact(product: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """As good as float32 sums that are rounded to bfloat16 once."""
+    terms = x.double()[:, None] * weight.double()
+    exact = terms.sum(-1) + (0 if bias is None else bias.double())
+    slack = 2**-8 * exact.abs() + 2**-24 * terms.shape[-1] * terms.abs().sum(-1) + 2**-120
+    assert ((product.double() - exact).abs() <= slack).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(shape=st.tuples(ROWS, COLUMNS, PAIRS), biased=st.booleans(), gap=st.integers(0, 9), seed=st.integers(0, 2**31))
+def test_any_shape(library: ctypes.CDLL, shape: tuple[int, int, int], *, biased: bool, gap: int, seed: int) -> None:
+    rows, columns, pairs = shape
+    torch.manual_seed(seed)
+    weight, bias = randn(columns, 2 * pairs), randn(columns) if biased else None
+    x = randn(rows, 2 * pairs + gap)[:, : 2 * pairs]  # rows that do not lie one after the other
+    multiply = PackedProduct(library, weight)
+    product = multiply(x, weight, bias)
+    assert product.shape == (rows, columns)
+    assert_exact(product[:40], x[:40], weight, bias)
+    for row in {0, rows // 2, rows - 1}:
+        assert torch.equal(multiply(x[row : row + 1], weight, bias)[0], product[row])  # batch-invariant
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 3, 16, 150])
+def test_threads_do_not_change_a_result(library: ctypes.CDLL, rows: int, threads: int) -> None:
+    weight, x = randn(1000, 2048), randn(rows, 2048)
+    multiply = PackedProduct(library, weight)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = multiply(x, weight, None)
+        torch.set_num_threads(threads)
+        assert torch.equal(multiply(x, weight, None), alone)
+    finally:
+        torch.set_num_threads(before)
+    assert_exact(alone[:16], x[:16], weight, None)
+
+
+def test_weights_of_many_huge_pages(library: ctypes.CDLL) -> None:
+    weight, x = randn(2048, 4096), randn(9, 4096)
+    assert_exact(PackedProduct(library, weight)(x, weight, None), x, weight, None)
+
+
+def test_infinities_and_nans_stay_in_their_rows_and_columns(library: ctypes.CDLL) -> None:
+    weight, x = randn(50, 64), randn(11, 64)
+    weight[7, 3], x[4, 5] = torch.inf, torch.nan
+    product = PackedProduct(library, weight)(x, weight, None)
+    assert product[4].isnan().all()
+    assert not product[:, 7].isfinite().any()
+    rows, columns = torch.arange(11) != 4, torch.arange(50) != 7
+    assert product[rows][:, columns].isfinite().all()
+
+
+def test_other_layouts_of_the_input(library: ctypes.CDLL) -> None:
+    weight, x = randn(70, 64), randn(6, 64)
+    multiply = PackedProduct(library, weight)
+    product = multiply(x, weight, None)
+    assert torch.equal(multiply(x.view(2, 3, 64), weight, None), product.view(2, 3, 70))
+    assert torch.equal(multiply(x.T.contiguous().T, weight, None), product)
+    assert multiply(x[:0], weight, None).shape == (0, 70)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, as it imports its compiler
+def test_a_compiled_graph_calls_it(library: ctypes.CDLL) -> None:
+    weight, x = randn(70, 64), randn(6, 64)
+    multiply = PackedProduct(library, weight)
+    compiled = torch.compile(lambda x: multiply(x, weight, None) + 1, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), multiply(x, weight, None) + 1)
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(4, 6), randn(4, 7), randn(4, 6, 2), randn(0, 6)], ids=str)
+def test_weights_that_it_does_not_take(library: ctypes.CDLL, weight: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="bfloat16 matrix"):
+        PackedProduct(library, weight)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 64), randn(3, 62)], ids=["float32", "62 columns"])
+def test_an_input_that_does_not_fit_is_refused(library: ctypes.CDLL, x: torch.Tensor) -> None:
+    weight = randn(70, 64)
+    with pytest.raises(ValueError, match="not what these"):
+        PackedProduct(library, weight)(x, weight, None)
+
+
+def test_the_library_is_compiled_once(library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load()
+    (made,) = native.cache_folder().iterdir()
+    written = made.stat().st_mtime_ns
+    load()
+    assert [entry.stat().st_mtime_ns for entry in native.cache_folder().iterdir()] == [written]
+
+
+def test_another_source_is_another_library(
+    library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tmp_path / "kernels"
+    sources.mkdir()
+    for source in native.SOURCES.iterdir():
+        (sources / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "SOURCES", sources)
+    load()
+    (sources / "linear.cpp").write_text("this is no C++")
+    with pytest.raises(KernelsUnavailableError, match=r"g\+\+ failed on ours: .*error"):
+        load()
+
+
+def test_without_a_compiler_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_check_cpu", lambda _information: None)
+    with pytest.raises(KernelsUnavailableError, match="there is no no-such-compiler"):
+        load("no-such-compiler")
+
+
+def test_without_a_place_for_it_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "twogear").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_check_cpu", lambda _information: None)
+    with pytest.raises(KernelsUnavailableError, match="Not a directory"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("fpu avx2 fma", "avx512f, avx512bw, avx512vl, avx512_bf16"),
+        ("avx512f avx512bw avx512vl avx512_bf16 fma amx_bf16", "AMX"),
+        ("", "avx512_bf16"),
+    ],
+)
+def test_on_another_cpu_a_sentence_says_why(flags: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KernelsUnavailableError, match=words):
+        native._check_cpu(f"processor : 0\nflags\t\t: {flags}\n")
