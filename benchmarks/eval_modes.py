@@ -5,9 +5,9 @@ Items and scores are reasoning-gym's, drawn from the held-out questions at the e
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import as_file, files
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
-from training import recipe
+from server.settings import EMBEDDED_MODEL
 from training.families import FAMILIES, Item, held_out_items, score
 
 MODES = ("standard", "reasoning")
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def trained_families() -> tuple[str, ...]:
-    """Those that the embedded checkpoint learnt, by its recipe."""
-    with as_file(files("training") / "recipes" / "tiny.toml") as path:
-        return tuple(recipe.load(path).sft.families)
+    """Those that the embedded checkpoint learnt, by the recipe in its folder."""
+    learnt = json.loads((EMBEDDED_MODEL / "training" / "recipe.json").read_text(encoding="utf-8"))
+    return tuple(learnt["sft"]["families"])
 
 
 def chosen_items(args: argparse.Namespace) -> tuple[tuple[str, ...], list[Item]]:
