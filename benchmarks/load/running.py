@@ -1,6 +1,6 @@
 """A server from its start to its end: how long until it is ready and gives a first token, and what it used.
 
-Whatever happens, no process of it is left behind.
+Whatever happens, no process of it is left behind: SIGTERM ends the measurement as Ctrl-C does. Only SIGKILL cannot.
 """
 
 import os
@@ -8,10 +8,11 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
 
 import httpx
 
@@ -37,7 +38,7 @@ def free_port() -> int:
 
 
 class RunningServer:
-    """Starts with `with`; ready is known once `wait_until_ready` returns."""
+    """Starts with `with`, in the main thread, which alone gets signals. Ready once `wait_until_ready` returns."""
 
     def __init__(self, start: Start, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -47,6 +48,7 @@ class RunningServer:
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
+        self._before = signal.signal(signal.SIGTERM, _leave)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._start.command,
@@ -62,6 +64,7 @@ class RunningServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         pids = self.tree.pids()
         self._process.send_signal(signal.SIGINT)
         try:
@@ -71,6 +74,7 @@ class RunningServer:
             self._process.wait()
         for pid in pids[1:]:
             _kill(pid)
+        signal.signal(signal.SIGTERM, self._before)
 
     @property
     def age(self) -> float:
@@ -96,6 +100,11 @@ class RunningServer:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line[found.start() :] for line in lines if "WARNING" not in line and (found := _ERROR.search(line))]
         return " … ".join(dict.fromkeys(line[:_LONGEST_WORDS] for line in [*errors[:1], *lines[-1:]]))
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """Unwinds the stack, as a signal does not by itself; the exit status is a shell's for that signal."""
+    sys.exit(128 + number)
 
 
 def _kill(pid: int) -> None:

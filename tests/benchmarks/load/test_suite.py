@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import signal
 import struct
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +119,33 @@ def test_no_process_is_left_behind(tmp_path: Path) -> None:
         pids = server.tree.pids()
         assert len(pids) == 2
     assert not [pid for pid in pids if is_running(pid)]
+
+
+MEASURING = """
+import sys, time
+from pathlib import Path
+from benchmarks.load.running import RunningServer, free_port
+from benchmarks.peers.servers import Start
+port = free_port()
+start = Start((sys.executable, "-m", "tests.benchmarks.load.scripted", str(port)))
+with RunningServer(start, port, Path(sys.argv[1])) as server:
+    server.wait_until_ready(60)
+    print(*server.tree.pids(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_measurement_that_is_terminated_takes_its_server_with_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", MEASURING, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as measuring:
+        assert measuring.stdout is not None
+        pids = [int(pid) for pid in measuring.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(is_running, pids))
+        measuring.terminate()
+        assert measuring.wait(60) == 128 + signal.SIGTERM
+    assert not any(map(is_running, pids))
 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
