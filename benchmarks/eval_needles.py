@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     version, outcomes = with_server(
         args.url, _AT_ONCE, lambda server: measure(server, families, lengths, args.items, args.seed)
     )
-    result = _result(args, version, families, outcomes)
+    result = summarize(version, outcomes, items=args.items, seed=args.seed)
     path = write_result(result, args.json)
-    Console().print(_table(result))
+    show(result)
     print(f"worst {result['summary']['worst']:.1%}, mean {result['summary']['mean']:.1%}; written to {path}")
     return 0
 
@@ -127,14 +127,14 @@ def _mean(outcomes: Sequence[Outcome]) -> float:
     return round(sum(outcome.score for outcome in outcomes) / len(outcomes), 4)
 
 
-def _result(
-    args: argparse.Namespace, version: dict[str, Any], families: Sequence[str], outcomes: Sequence[Outcome]
-) -> dict[str, Any]:
+def summarize(version: dict[str, Any], outcomes: Sequence[Outcome], *, items: int, seed: int) -> dict[str, Any]:
+    """The result of what `measure` found with so many items and that seed."""
     lengths = sorted({outcome.length for outcome in outcomes})
     depths = sorted({outcome.depth for outcome in outcomes})
+    families = [family for family in FAMILIES if any(outcome.family == family for outcome in outcomes)]
     cells = [[_mean([o for o in outcomes if (o.length, o.depth) == (x, y)]) for y in depths] for x in lengths]
     flat = [accuracy for row in cells for accuracy in row]
-    options = f"--items {args.items} --seed {args.seed} --families {','.join(families)}"
+    options = f"--items {items} --seed {seed} --families {','.join(families)}"
     return {
         **result_head("needles", f"{options} --lengths {','.join(map(str, lengths))}", version),
         "summary": {"worst": min(flat), "mean": round(sum(flat) / len(flat), 4)},
@@ -142,6 +142,11 @@ def _result(
         "families": {family: _by_length([o for o in outcomes if o.family == family]) for family in families},
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints the map."""
+    Console().print(_table(result))
 
 
 def _by_length(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`twogear train STAGE --recipe FILE`: runs a training stage."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from server.cli_errors import UsageError
@@ -13,9 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
         "stage",
-        choices=("tokenizer", "pretrain", "sft", "agapo"),
+        choices=("tokenizer", "pretrain", "sft", "extend", "agapo", "all"),
         help="pretrain and sft train the tokenizer too where there is none; sft goes on from pretrain's checkpoint, "
-        "if the recipe has that part; agapo learns from rewards, from a finished checkpoint",
+        "if the recipe has that part; extend teaches a finished checkpoint long texts, until it passes the needle "
+        "test; agapo has one learn from rewards; all: those that the recipe has and that are not finished, in turn",
     )
     parser.add_argument(
         "--recipe", type=Path, default=Path("training/recipes/tiny.toml"), help="what is trained, and how"
@@ -32,21 +34,34 @@ def run(args: argparse.Namespace) -> int:
         recipe = load(args.recipe)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-    if args.stage == "agapo":
-        _check_agapo(recipe, args.recipe)
-    if args.stage == "pretrain" and recipe.pretrain is None:
-        raise UsageError(f"{args.recipe} has no part [pretrain]")
-    if args.stage == "sft" and recipe.sft.start is not None and not (Path(recipe.sft.start) / "config.json").exists():
-        raise UsageError(f"{args.recipe}: sft.start: there is no checkpoint in {recipe.sft.start}")
+    folder: Path = args.run or Path("runs") / args.recipe.stem
+    _check(args.stage, recipe, args.recipe, folder)
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
+    from training.extend import GateNotPassedError  # noqa: PLC0415
 
-    stages.run(args.stage, recipe, args.run or Path("runs") / args.recipe.stem, threads=args.threads)
+    try:
+        stages.run(args.stage, recipe, folder, threads=args.threads)
+    except GateNotPassedError as failure:
+        print(f"twogear: not passed: {failure}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _check_agapo(recipe: Recipe, path: Path) -> None:
-    """Raises UsageError where there is nothing to start from."""
-    if recipe.agapo is None:
-        raise UsageError(f"{path} has no part [agapo]")
-    if not (Path(recipe.agapo.start) / "config.json").exists():
-        raise UsageError(f"{path}: agapo.start: there is no checkpoint in {recipe.agapo.start}; train sft first")
+def _check(stage: str, recipe: Recipe, path: Path, folder: Path) -> None:
+    """Raises UsageError where the recipe has no such stage, or there is nothing to start from."""
+    parts = {"pretrain": recipe.pretrain, "extend": recipe.extend, "agapo": recipe.agapo}
+    if stage in parts and parts[stage] is None:
+        raise UsageError(f"{path} has no part [{stage}]")
+    if stage == "sft" and recipe.pretrain is not None:
+        _check_start(path, "pretrain", str(folder / "pretrain" / "checkpoint"))
+    elif stage in ("sft", "all") and recipe.pretrain is None and recipe.sft.start is not None:
+        _check_start(path, "sft.start", recipe.sft.start)
+    elif stage == "extend" and recipe.extend is not None:
+        _check_start(path, "extend.start", recipe.extend.start)
+    elif stage == "agapo" and recipe.agapo is not None:
+        _check_start(path, "agapo.start", recipe.agapo.start)
+
+
+def _check_start(path: Path, what: str, start: str) -> None:
+    if not (Path(start) / "config.json").exists():
+        raise UsageError(f"{path}: {what}: there is no checkpoint in {start}; train it first")

@@ -80,9 +80,7 @@ _OPENINGS = (
 )
 
 
-_KEY = re.compile(
-    rf"\b(?:{'|'.join(NAMES)}|the (?:{'|'.join(_ADJECTIVES)}) (?:{'|'.join(_NOUNS)}))\b", re.IGNORECASE
-)
+_KEY = re.compile(rf"\b(?:{'|'.join(NAMES)}|the (?:{'|'.join(_ADJECTIVES)}) (?:{'|'.join(_NOUNS)}))\b", re.IGNORECASE)
 
 
 class Binding(NamedTuple):

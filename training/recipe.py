@@ -69,6 +69,48 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decay: float
 
 
+class ExtendStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Texts of up to `length` tokens, `batch_tokens` of them in a step.
+
+    The needle test comes after `least_tokens` (0: before any training) and again after every `gate_every`, up to
+    `most_tokens`. `gradient_checkpointing` computes activations twice instead of keeping them.
+    """
+
+    length: int
+    batch_tokens: int
+    learning_rate: float
+    least_tokens: int
+    gate_every: Annotated[int, msgspec.Meta(ge=1)]
+    most_tokens: int
+    gradient_checkpointing: bool = False
+
+
+class ExtendRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Context extension from the checkpoint in `start`; the finished one goes to `output`.
+
+    Each text is asked up to `questions` questions; of all tokens `sft_share` are ordinary batches of fine-tuning. A
+    stage passes when every cell of the needle test is at least `gate`; it has `gate_items` questions of the kinds in
+    `gate_families` over eleven depths and all lengths from the first stage's, doubling, to the stage's own.
+    """
+
+    start: str
+    output: str
+    questions: Annotated[int, msgspec.Meta(ge=1)]
+    sft_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
+    warmup_steps: Annotated[int, msgspec.Meta(ge=1)]
+    gate: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+    gate_items: int
+    gate_families: tuple[Literal["single", "distractors", "several", "variables"], ...]
+    save_every: int
+    stages: tuple[ExtendStage, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for lengths that do not stand 1 : 8 : 32."""
+        lengths = [stage.length for stage in self.stages]
+        if not lengths or lengths != [factor * lengths[0] for factor in (1, 8, 32)][: len(lengths)]:
+            raise ValueError(f"extend.stages: lengths {lengths} do not stand 1 : 8 : 32")
+
+
 class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Reinforcement learning in reasoning mode from the checkpoint in `start`; the finished one goes to `output`.
 
@@ -108,6 +150,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelRecipe
     sft: SftRecipe
     pretrain: PretrainRecipe | None = None
+    extend: ExtendRecipe | None = None
     agapo: AgapoRecipe | None = None
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import Exaone4ForCausalLM
@@ -92,6 +93,11 @@ class SftRun:
     def progress(self) -> float:
         """The share of the recipe's tokens that is behind us."""
         return min(1.0, self.tokens / self.recipe.sft.tokens)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the recipe's tokens are behind us."""
+        return self.tokens >= self.recipe.sft.tokens
 
     def _prepare_tokenizer(self) -> None:
         if (self.folder / "tokenizer.json").exists():
@@ -184,10 +190,11 @@ class SftRun:
         self.export(Path(self.recipe.output))
 
     def export(self, output: Path) -> None:
-        """Writes the checkpoint folder, the run's metrics and curve in it under `training/`."""
+        """Writes the checkpoint folder, the run's recipe, metrics and curve in it under `training/`."""
         record = output / "training"
         record.mkdir(parents=True, exist_ok=True)
         (record / "metrics.jsonl").write_bytes((self.folder / "metrics.jsonl").read_bytes())
+        (record / "recipe.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.recipe), indent=1) + b"\n")
         draw_curve(self.folder / "metrics.jsonl", record / "curve.svg")
         for name in tokenizer_files.FILES:
             shutil.copy(self.folder / name, output)

@@ -295,7 +295,7 @@ def test_the_gain_counts_families_that_the_start_solves_somewhat(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(("[agapo]", "[agapos]"), "agapos"), (("groups = 4", 'groups = "four"'), "groups"), (("", ""), "train sft first")],
+    [(("[agapo]", "[agapos]"), "agapos"), (("groups = 4", 'groups = "four"'), "groups"), (("", ""), "train it first")],
 )
 def test_mistakes_are_one_line(
     change: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -313,7 +313,7 @@ def test_mistakes_are_one_line(
 def test_the_stage_with_the_engine(tmp_path: Path) -> None:
     """From the embedded checkpoint, two steps: answers are drawn by the engine, and by what the first step made."""
     recipe = tmp_path / "smoke.toml"
-    text = SMOKE.read_text().replace('"runs/smoke/checkpoint"', f'"{EMBEDDED_MODEL}"')
+    text = SMOKE.read_text().replace('start = "runs/smoke/extended"', f'start = "{EMBEDDED_MODEL}"')
     text = text.replace("group_size = 4", "group_size = 4\ntemperature = 1.4")  # or a good model solves everything
     recipe.write_text(text.replace('"runs/smoke/agapo-checkpoint"', f'"{tmp_path / "out"}"'))
     assert main(["train", "agapo", "--recipe", str(recipe), "--run", str(tmp_path / "run")]) == 0

@@ -1,0 +1,89 @@
+"""Long texts to learn from: codes of all kinds in one haystack, asked for in the turns of one conversation.
+
+A forward pass over a long text is dear and an answer short, so that one text teaches several answers. The sentences and
+the questions are needles.py's; nothing held out is among them.
+"""
+
+import random
+
+from chat_templates.format import ChatFormat
+from chat_templates.messages import Message
+from chat_templates.settings import Mode
+from training import needles
+from training.batches import Batch, collate
+from training.needles import Needle, Sizing, haystack
+
+_TOKENS_PER_QUESTION = 128  # of the text's length: its sentences, the question and its answer take about half of them
+_MOST_DRAWS = 40  # for one question, before another kind is taken
+_REASONING_SHARE = 0.1  # reasoning learns the last answer only
+_FULL_LENGTH_SHARE = 0.5
+_SHORTEST = 1 / 8
+
+
+def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random) -> Batch:
+    """One text, half of the time of `length` tokens, else of an eighth of them or more, with `questions` at most."""
+    share = 1.0 if rng.random() < _FULL_LENGTH_SHARE else _SHORTEST ** rng.random()
+    mode: Mode = "reasoning" if rng.random() < _REASONING_SHARE else "standard"
+    return collate([conversation(fmt, max(int(length * share), min(length, 256)), questions, mode, rng)], mode)
+
+
+def conversation(
+    fmt: ChatFormat, length: int, questions: int, mode: Mode, rng: random.Random
+) -> tuple[list[int], list[bool]]:
+    """The ids, at most `length`, and which of them are learnt. Raises ValueError where not one question fits."""
+    asked = compatible(rng, max(1, min(questions, length // _TOKENS_PER_QUESTION)))
+    seed = rng.getrandbits(32)
+    while True:
+        try:
+            return _fitted(fmt, length, asked, mode, seed)
+        except ValueError:
+            if len(asked) == 1:
+                raise
+            asked.pop()
+
+
+def compatible(rng: random.Random, most: int) -> list[Needle]:
+    """Up to `most` needles, at depths of equal likelihood, of which no two speak of the same key, holder or code."""
+    families = rng.choices(needles.FAMILIES, k=most)
+    families.sort(key=lambda family: family != "variables")  # first, for they need many names
+    found: list[Needle] = []
+    taken: frozenset[str] = frozenset()
+    for family in [*families, *["single"] * most]:
+        needle = _draw_apart(family, taken, rng) if len(found) < most else None
+        if needle is not None:
+            found.append(needle)
+            taken |= needle.subjects
+    rng.shuffle(found)
+    return found
+
+
+def _draw_apart(family: str, taken: frozenset[str], rng: random.Random) -> Needle | None:
+    """A needle about nothing of `taken`; None where so many draws found none."""
+    draws = (needles.draw(family, rng.random(), rng) for _ in range(_MOST_DRAWS))
+    return next((needle for needle in draws if taken.isdisjoint(needle.subjects)), None)
+
+
+def _fitted(fmt: ChatFormat, length: int, asked: list[Needle], mode: Mode, seed: int) -> tuple[list[int], list[bool]]:
+    """With as much filler as fits."""
+    sizing = Sizing(length)
+    best: tuple[list[int], list[bool]] = [], []
+    while (sentences := sizing.next) is not None:
+        rendered = fmt.render_conversation(_messages(asked, sentences, mode, seed), mode)
+        if len(rendered[0]) <= length and sentences > sizing.best:
+            best = rendered
+        sizing.tell(len(rendered[0]))
+    return best
+
+
+def _messages(asked: list[Needle], sentences: int, mode: Mode, seed: int) -> list[Message]:
+    """A question and its answer in turn, the text before the first; reasoning quotes what the answer is in."""
+    placed = [one for needle in asked for one in needle.placed]
+    text = haystack(placed, sentences, random.Random(seed))
+    messages: list[Message] = []
+    for needle in asked:
+        prompt = needle.question if messages else f"{needle.opening}\n\n{text}\n\n{needle.question}"
+        answer = {"role": "assistant", "content": needle.answer}
+        if mode == "reasoning":  # only the last one's is rendered
+            answer["reasoning_content"] = "\n".join(sentence for _, sentence in needle.placed[: len(needle.expected)])
+        messages += [{"role": "user", "content": prompt}, answer]
+    return messages
