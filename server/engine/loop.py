@@ -36,8 +36,9 @@ from server.messages import (
 )
 
 _STATS_INTERVAL = 0.25
-_STATS_SHARE = 50
-"""Counting pages may take one 50th of the time, however large the cache."""
+_STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
+"""Counting pages may take one 50th of the time, however large the cache; a tenth of that while requests run, since
+going through all pages also drives what a step needs out of the processor's cache."""
 
 
 class EngineLoop:
@@ -216,7 +217,8 @@ class _StatsSender:
         self._connection = connection
         self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
         self._changed = False
-        self._next = 0.0
+        self._sent = -math.inf
+        self._cost = 0.0  # seconds
 
     def changed(self) -> None:
         """The counts may differ from those last sent."""
@@ -224,11 +226,12 @@ class _StatsSender:
 
     def seconds_left(self) -> float | None:
         """Until the next message is due; None if there is nothing to tell."""
-        return max(self._next - time.monotonic(), 0.0) if self._changed else None
+        return self._seconds_left(_STATS_SHARE_IDLE) if self._changed else None
 
     def send_if_due(self) -> None:
         """Counts and sends, if it is time and the counts are new."""
-        if not self._changed or time.monotonic() < self._next:
+        share = _STATS_SHARE_BUSY if self._pages.has_work() else _STATS_SHARE_IDLE
+        if not self._changed or self._seconds_left(share) > 0:
             return
         start = time.thread_time()
         running, waiting = self._pages.requests()
@@ -237,7 +240,11 @@ class _StatsSender:
             self._connection.send(Stats(*counts))
             self._last = counts
         self._changed = False
-        self._next = time.monotonic() + max(_STATS_INTERVAL, _STATS_SHARE * (time.thread_time() - start))
+        self._sent = time.monotonic()
+        self._cost = time.thread_time() - start
+
+    def _seconds_left(self, share: int) -> float:
+        return max(self._sent + max(_STATS_INTERVAL, share * self._cost) - time.monotonic(), 0.0)
 
 
 def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
