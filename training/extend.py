@@ -236,7 +236,7 @@ class ExtendRun:
         """Goes on from the last state, and forgets what was logged after it."""
         path, metrics = self.folder / "state.pt", self.folder / "metrics.jsonl"
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             for name in ("seconds", *_POSITION):

@@ -29,11 +29,12 @@ _SOMEWHAT = (0.3, 0.8)
 async def compare(recipe: AgapoRecipe, seeds: Sequence[int], folder: Path, engine: Engine) -> dict[str, list[Path]]:
     """Runs what is not finished yet; every method's metrics files, in the order of the seeds."""
     metrics: dict[str, list[Path]] = {method: [] for method in METHODS}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for seed in seeds:
         for method in METHODS:
             own = folder / f"seed-{seed}" / method
             _share_pool(folder / f"seed-{seed}", own)
-            run = AgapoRun(msgspec.structs.replace(recipe, method=method), seed, own, torch.device("cpu"))
+            run = AgapoRun(msgspec.structs.replace(recipe, method=method), seed, own, device)
             if not run.is_finished:
                 await engine.reload(Path(recipe.start))
                 await run.train(engine)

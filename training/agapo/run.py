@@ -166,7 +166,7 @@ class AgapoRun:
         path = self.folder / "state.pt"
         metrics = self.folder / "metrics.jsonl"
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self.learner.policy.load_state_dict(state["model"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
@@ -189,7 +189,8 @@ class AgapoRun:
 @asynccontextmanager
 async def running_engine(model: str) -> AsyncIterator[ProcessEngineClient]:
     """An engine process with the checkpoint in `model`, ready. Raises UsageError where it cannot come up."""
-    engine = ProcessEngineClient(model)
+    half = ["--gpu-memory-utilization", "0.5"] if torch.cuda.is_available() else []  # training has the other
+    engine = ProcessEngineClient(model, half)
     await engine.start()
     try:
         while engine.status.state != "ready":
