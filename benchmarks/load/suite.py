@@ -33,7 +33,7 @@ from benchmarks.peers.servers import SERVERS, Start, Target
 from server.cli_errors import UsageError
 
 CHAT = "/v1/chat/completions"
-_START_LIMIT = 240.0
+_START_LIMIT = 400.0
 _FIRST_TOKEN_LIMIT = 60.0
 
 

@@ -76,7 +76,7 @@ EMBEDDED = (
     _load(128, "reasoning", 100, 64),
     _load(128, "half", 100, 128),
     _load(8, "half", 2000, 64),
-    _load(1, "standard", 32000, 64, warm_up=0),
+    _load(1, "standard", 32000, 64, limit=180, warm_up=0),
 )
 LARGE = (
     _load(1, "standard", 100, 48),

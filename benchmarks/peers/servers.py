@@ -90,6 +90,7 @@ def _caches(target: Target) -> dict[str, str]:
         **_QUIET,
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPYCACHEPREFIX": str(target.caches / "bytecode"),
+        "XDG_CACHE_HOME": str(target.caches),
         "VLLM_CACHE_ROOT": str(target.caches / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(target.caches / "inductor"),
         "TRITON_CACHE_DIR": str(target.caches / "triton"),
