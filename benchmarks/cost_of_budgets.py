@@ -4,7 +4,7 @@ A thinking that the model ends by itself is one generation. One that spends its 
 first is ended, the wrap-up and the end tag are said for the model, and the answer is generated from there. Each
 question is asked both ways in turn, greedily, with a budget one token below its natural thinking. Both ways the model
 is made to draw the same number of tokens, so that the difference is what the second generation costs: one step whose
-token is thrown away, what is read again of the last page with what was said, and a message to the engine.
+token is thrown away, and one, for all that run, in which what was said is read too.
 """
 
 import argparse
@@ -70,21 +70,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost_of_budgets", description=__doc__)
     parser.add_argument("--url", help="a running server with the embedded model; one is started if not given")
     parser.add_argument("--questions", type=int, default=48, help="how many are asked, of twice as many that are tried")
+    parser.add_argument("--rounds", type=int, default=6, help="how often each is asked both ways, in turn")
     parser.add_argument("--json", type=Path, help="a dated file under benchmarks/results/ if not given")
     args = parser.parse_args()
     machine = measure_apart()
     with ExitStack() as stack:
         url = args.url or _serve(stack)
-        pairs = asyncio.run(_measure(url, args.questions))
+        pairs = asyncio.run(_measure(url, args.questions, args.rounds))
     path = args.json or records.default_path("budgets", machine).with_stem(f"cost_of_budgets_{records.today()}")
-    path.write_text(json.dumps(_result(args.questions, machine, pairs), indent=1) + "\n")
+    command = f"python -m benchmarks.cost_of_budgets --questions {args.questions} --rounds {args.rounds}"
+    path.write_text(json.dumps(_result(command, machine, pairs), indent=1) + "\n")
     Console().print(table(pairs))
     print(f"written to {path}")
     return 0
 
 
 def table(pairs: Sequence[Pair]) -> Table:
-    """Medians over the questions."""
+    """Medians over questions and rounds."""
     shown = Table(
         "at once", "tokens drawn", "one generation", "two", "more", "share", title="a budget that is enforced"
     )
@@ -110,7 +112,7 @@ def _serve(stack: ExitStack) -> str:
     return server.url
 
 
-async def _measure(url: str, wanted: int) -> list[Pair]:
+async def _measure(url: str, wanted: int, rounds: int) -> list[Pair]:
     limits = httpx.Limits(max_connections=max(STREAMS))
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         questions: list[Question] = []
@@ -122,8 +124,9 @@ async def _measure(url: str, wanted: int) -> list[Pair]:
             raise SystemExit(f"only {len(questions)} questions are thought about for {SHORTEST} tokens or more")
         pairs = []
         for streams in STREAMS:
-            for number, first in enumerate(range(0, len(questions) - streams + 1, streams)):
-                pairs += await _both(client, questions[first : first + streams], budget_first=number % 2 == 1)
+            groups = [questions[first : first + streams] for first in range(0, len(questions) - streams + 1, streams)]
+            for number, group in enumerate(groups * rounds):
+                pairs += await _both(client, group, budget_first=number // len(groups) % 2 == 1)
     return pairs
 
 
@@ -175,11 +178,11 @@ async def _ask(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any
     return dict(response.json())
 
 
-def _result(questions: int, machine: Machine, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _result(command: str, machine: Machine, pairs: Sequence[Pair]) -> dict[str, Any]:
     return {
         "what": "cost of budgets",
         "date": records.today(),
-        "command": f"python -m benchmarks.cost_of_budgets --questions {questions}",
+        "command": command,
         "commit": records.commit(),
         "machine": asdict(machine),
         "versions": records.versions(),
