@@ -5,7 +5,7 @@
 # The volume keeps compiled kernels, so that only the first start compiles.
 FROM python:3.11-slim-bookworm
 
-# libnuma1 is loaded by vLLM's CPU kernels. g++ stays in the image: an engine that compiles does so when it starts.
+# libnuma1 is loaded by vLLM's CPU kernels. g++ stays in the image: kernels are compiled for the CPU at the first start.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libnuma1 \

@@ -65,6 +65,6 @@ class TwogearCPUWorker(CPUWorker):
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """Other weights; vLLM would go on with the old ones in an output head that is tied to the input embedding."""
         super().reload_weights(*args, **kwargs)
-        head = getattr(self.model_runner.get_model(), "lm_head", None)
+        head: Any = getattr(self.model_runner.get_model(), "lm_head", None)
         if isinstance(method := getattr(head, "quant_method", None), UnquantizedEmbeddingMethod):
             method.process_weights_after_loading(head)

@@ -43,7 +43,7 @@ class FusedOperations:
         """Normalises each query and key head in (T, (H + 2 K) C), then rotates it by its position (T); in place."""
         query_norm, key_norm = norms
         query_weight, key_weight = query_norm.weight, key_norm.weight
-        size = len(query_weight)
+        size = query_weight.shape[0]
         assert qkv.stride(1) == 1
         turns = None
         if rope is not None:
@@ -52,7 +52,7 @@ class FusedOperations:
             assert positions.dtype is torch.int64
         self._library.norm_rope(
             qkv.data_ptr(),
-            len(qkv),
+            qkv.shape[0],
             qkv.stride(0),
             split_sizes[0] // size,
             split_sizes[1] // size,
@@ -67,7 +67,7 @@ class FusedOperations:
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """(T, 2 F) -> (T, F): `silu(gate) * up`."""
         gate_up = gate_up.contiguous()
-        rows, width = len(gate_up), gate_up.shape[1] // 2
+        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         y = gate_up.new_empty(rows, width)
         self._library.silu_mul(gate_up.data_ptr(), rows, width, y.data_ptr())
         return y

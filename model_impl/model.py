@@ -234,7 +234,10 @@ class Exaone4Model(nn.Module):
             hidden_states = layer(positions, hidden_states)
         if not get_pp_group().is_last_rank:
             return IntermediateTensors({"hidden_states": hidden_states})
-        return self.norm(hidden_states) if self.fused is None else self.fused.norm(hidden_states, self.norm)
+        if self.fused is None:
+            return self.norm(hidden_states)
+        assert isinstance(self.norm, RMSNorm)
+        return self.fused.norm(hidden_states, self.norm)
 
 
 class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):

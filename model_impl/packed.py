@@ -6,6 +6,7 @@ kernel does not take (quantized, not bfloat16, odd sizes) stay with vLLM. The ke
 """
 
 from ctypes import CDLL
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ class PackedLinearMethod(UnquantizedLinearMethod):
         if not _pack(layer):
             super().process_weights_after_loading(layer)
             return
-        empty = torch.empty(0, dtype=layer.weight.dtype)
+        empty = torch.empty(0, dtype=torch.bfloat16)
         layer.weight = nn.Parameter(empty, requires_grad=False)
 
 
@@ -73,6 +74,7 @@ def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module)
     """Gives all unquantized layers of a model that was just built the methods above, on CPU."""
     if not current_platform.is_cpu():
         return
+    layer: Any
     for layer in model.modules():
         if type(getattr(layer, "quant_method", None)) is UnquantizedLinearMethod:
             layer.quant_method = PackedLinearMethod()
@@ -81,10 +83,9 @@ def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module)
             layer.quant_method = method()
 
 
-def _pack(layer: nn.Module) -> bool:
+def _pack(layer: Any) -> bool:
     """Whether the layer has a packed product of its weight now."""
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
+    weight: torch.Tensor = layer.weight
     library = kernels() if _fits(weight) else None
     if library is None:
         return False
@@ -118,10 +119,11 @@ def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, o
     rows = x if x.ndim == 2 else x.reshape(-1, inputs)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    y = rows.new_empty(len(rows), outputs)
+    count = rows.shape[0]  # len() of a tensor is ten times as slow
+    y = rows.new_empty(count, outputs)
     library.linear(
         rows.data_ptr(),
-        len(rows),
+        count,
         inputs,
         rows.stride(0),
         packed.data_ptr(),

@@ -28,9 +28,17 @@ constexpr int UNROLL = 4;                // pairs of k between two prefetches
 constexpr int64_t CHUNK = 128;           // pairs of k: 24 KiB of a group, half of L1
 constexpr int64_t BLOCK_BYTES = 1 << 19; // of x: half of L2
 constexpr int64_t AHEAD = 12 << 10;      // bytes of W that are under way when all of it is read once
+constexpr int64_t CACHED_BYTES = 4 << 20; // a larger W passes by the caches: its model does not fit into them
 constexpr int64_t THREADED = 4'000'000;  // operations (two a product, of at least ROWS rows) that are worth a thread
 
 typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
+
+// What is prefetched while a tile is computed: so many cache lines every UNROLL pairs.
+struct Ahead {
+  const char* next;
+  int lines;
+  bool past;  // the caches, which are left to what is read again
+};
 
 struct Out {
   uint16_t* y;
@@ -40,10 +48,9 @@ struct Out {
 };
 
 // R rows by W registers of columns. Sums start at zero or in `partial` and go on there, or to `out` if that is given.
-// x is [pairs][STRIDE]; of `ahead`, `lines` cache lines are prefetched every UNROLL pairs.
+// x is [pairs][STRIDE].
 template <int R, int W, int STRIDE>
-void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool first, const Out* out, const char* ahead,
-          int lines) {
+void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool first, const Out* out, Ahead ahead) {
   __m512 sum[R][W];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -63,8 +70,11 @@ void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool 
     }
   };
   int64_t p = 0;
-  for (; p + UNROLL <= pairs; p += UNROLL, ahead += 64 * lines) {
-    for (int i = 0; i < lines; i++) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+  for (; p + UNROLL <= pairs; p += UNROLL, ahead.next += 64 * ahead.lines) {
+    if (ahead.past)
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.next + 64 * i, _MM_HINT_NTA);
+    else
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.next + 64 * i, _MM_HINT_T0);
 #pragma GCC unroll 4
     for (int u = 0; u < UNROLL; u++) step(p + u);
   }
@@ -89,7 +99,7 @@ void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool 
   }
 }
 
-using Tile = void (*)(const Pair*, const uint16_t*, int64_t, float*, bool, const Out*, const char*, int);
+using Tile = void (*)(const Pair*, const uint16_t*, int64_t, float*, bool, const Out*, Ahead);
 
 template <int W>
 constexpr Tile OF_WIDTH[ROWS + 1] = {tile<1, W, 1>,    tile<1, W, ROWS>, tile<2, W, ROWS>,
@@ -142,18 +152,19 @@ void multiply(const Problem& job, int64_t group, int64_t first, int64_t last, fl
   const int64_t rest = job.columns - column - (width - 1) * LANES;
   const __mmask16 mask = rest >= LANES ? 0xffff : (1 << rest) - 1;
   const int64_t chunk = count == 1 ? job.pairs : CHUNK;
+  const bool past = 4 * job.columns * job.pairs > CACHED_BYTES;
   const int lines = (int)((UNROLL * width + count - 1) / count);  // each tile fetches its share of what comes next
   for (int64_t p = 0; p < job.pairs; p += chunk) {
     const int64_t pairs = std::min(chunk, job.pairs - p);
     const uint16_t* w = job.packed + column * 2 * job.pairs + p * width * 2 * LANES;
-    const char* ahead = (const char*)w + (count == 1 ? AHEAD : pairs * width * 64);
+    Ahead ahead{(const char*)w + (count == 1 ? AHEAD : pairs * width * 64), lines, past};
     for (int64_t t = first; t < last; t++) {
       const int64_t row = t * ROWS, rows = std::min<int64_t>(ROWS, job.rows - row);
       const Out out{job.y + row * job.columns + column, job.columns, job.bias ? job.bias + column : nullptr, mask};
       TILES[width - 1][job.rows == 1 ? 0 : rows](job.x + row * job.pairs + p * stride, w, pairs,
                                                  partial + (t - first) * ROWS * COLUMNS, p == 0,
-                                                 p + pairs == job.pairs ? &out : nullptr, ahead, lines);
-      ahead += pairs / UNROLL * 64 * lines;
+                                                 p + pairs == job.pairs ? &out : nullptr, ahead);
+      ahead.next += pairs / UNROLL * 64 * lines;
     }
   }
 }
