@@ -1,0 +1,34 @@
+"""Reloaded weights reach every packed copy, also that of an output head which is tied to the input embedding."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.model_impl.config_fields import fields
+from tests.model_impl.engines import engine, generate
+from tests.model_impl.tiny import reference_logprobs, save_checkpoint
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_reloaded_model_computes_with_the_new_weights(tmp_path: Path, *, tied: bool) -> None:
+    config = fields(tie_word_embeddings=tied)
+    model = save_checkpoint(tmp_path / "old", config, torch.bfloat16)
+    weights = load_file(tmp_path / "old" / "model.safetensors")
+    save_checkpoint(tmp_path / "new", config, torch.bfloat16)
+    torch.manual_seed(1)
+    changed = {name: weight + 0.1 * torch.randn_like(weight) for name, weight in weights.items()}
+    save_file(changed, tmp_path / "new" / "model.safetensors", {"format": "pt"})
+    rng = random.Random(0)
+    prompt = [rng.randrange(101) for _ in range(60)]
+    with engine(tmp_path / "old", dtype="bfloat16", worker_cls="model_impl.cpu_worker.TwogearCPUWorker") as llm:
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tmp_path / "new")})
+        (scored,) = generate(llm, [prompt], [20])
+    old = reference_logprobs(model.float(), scored.ids)
+    model.load_state_dict(changed, strict=False)
+    new = reference_logprobs(model, scored.ids)
+    to_new, to_old = ((scored.logprobs - reference).abs().mean() for reference in (new, old))
+    assert to_new < to_old / 5, (to_new, to_old)
