@@ -52,10 +52,10 @@ def _check(stage: str, recipe: Recipe, path: Path, folder: Path) -> None:
     parts = {"pretrain": recipe.pretrain, "extend": recipe.extend, "agapo": recipe.agapo}
     if stage in parts and parts[stage] is None:
         raise UsageError(f"{path} has no part [{stage}]")
+    if stage in ("sft", "all") and recipe.sft.start is not None:
+        _check_start(path, "sft.start", recipe.sft.start)
     if stage == "sft" and recipe.pretrain is not None:
         _check_start(path, "pretrain", str(folder / "pretrain" / "checkpoint"))
-    elif stage in ("sft", "all") and recipe.pretrain is None and recipe.sft.start is not None:
-        _check_start(path, "sft.start", recipe.sft.start)
     elif stage == "extend" and recipe.extend is not None:
         _check_start(path, "extend.start", recipe.extend.start)
     elif stage == "agapo" and recipe.agapo is not None:
