@@ -118,8 +118,8 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
         Choice(
             "--kv-cache-memory-bytes",
             size,
-            f"{size / GIB:.1f} GiB, taken as they fill: four times the weights, at least 1 GiB, at most half of the memory "
-            "that they leave",
+            f"{size / GIB:.1f} GiB, taken as they fill: four times the weights, at least 1 GiB, at most half of the "
+            "memory that they leave",
         ),
     ]
     tensor, pipeline = _parallel_sizes(options)
