@@ -21,8 +21,9 @@ setup: ## the environment in .venv/ (ACCELERATOR=cpu or cuda, PYTHON=); a second
 serve: setup ## serve the embedded model on 127.0.0.1:8000 (PORT=, MODEL=, ARGS=)
 	@exec $(BIN)/twogear serve $(MODEL) --port $(PORT) $(ARGS)
 
+# Each of the many processes that the tests start would else compile vLLM's six thousand modules anew.
 test: setup ## the whole test suite (ARGS= for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .
