@@ -1,6 +1,5 @@
 """`twogear eval budgets` and `needles`: what they ask and how they count, of a server with a scripted engine."""
 
-import argparse
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -110,7 +109,7 @@ async def test_the_map_shows_where_needles_are_lost() -> None:
         assert outcome.score == (1.0 if outcome.depth < 0.5 else 0.0) or outcome.depth == 0.5, outcome
         assert 0.9 * outcome.length < outcome.prompt_tokens + eval_needles.ANSWER_TOKENS <= outcome.length
     assert {outcome.family for outcome in outcomes} == {"single", "distractors"}
-    result = eval_needles._result(argparse.Namespace(items=44, seed=3), {}, ("single", "distractors"), outcomes)
+    result = eval_needles.summarize({}, outcomes, items=44, seed=3)
     assert result["summary"]["worst"] == 0.0
     assert 0.3 < result["summary"]["mean"] < 0.6
     assert result["grid"]["lengths"] == [1024, 2048]
