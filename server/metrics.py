@@ -1,4 +1,4 @@
-"""The front end's Prometheus metrics; names and labels are the contract's."""
+"""The front end's Prometheus metrics under the contract's names, and the engine's load under vLLM's names."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.messages import PageGroup
+from server.messages import PageGroup, Stats
 
 Outcome = Literal["completed", "rejected", "failed", "cancelled"]
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
@@ -19,9 +19,9 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """All metrics of one app, in a registry of their own. `page_groups` is asked when they are read."""
+    """All metrics of one app, in a registry of their own. `engine_load` is asked when they are read."""
 
-    def __init__(self, page_groups: Callable[[], Sequence[PageGroup]]) -> None:
+    def __init__(self, engine_load: Callable[[], Stats]) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
         self.tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
@@ -32,7 +32,7 @@ class Metrics:
         self.request = self._seconds("request", "Whole requests")
         self.running = self._gauge("requests_running", "Requests that are generating")
         self.waiting = self._gauge("requests_waiting", "Requests without a first token yet")
-        self.registry.register(_KvPages(page_groups))
+        self.registry.register(_EngineLoad(engine_load))
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -106,19 +106,31 @@ class RequestWatch:
         metrics.requests.labels(mode, self.outcome).inc()
 
 
-class _KvPages(Collector):
-    """The engine's pages by group and what one holds, read from its last report."""
+class _EngineLoad(Collector):
+    """What the engine last reported: its pages by group, what one holds, requests, and how full the cache is."""
 
-    def __init__(self, page_groups: Callable[[], Sequence[PageGroup]]) -> None:
-        self._page_groups = page_groups
+    def __init__(self, engine_load: Callable[[], Stats]) -> None:
+        self._engine_load = engine_load
 
     def collect(self) -> Iterable[Metric]:
-        """One gauge with a sample for each group and state, one with a sample for each group."""
+        """Gauges only; those of the pages have a sample for each group."""
         pages = GaugeMetricFamily("twogear_kv_pages", "KV cache pages of the engine", labels=["group", "state"])
         sizes = GaugeMetricFamily("twogear_kv_page_tokens", "Tokens that one KV cache page holds", labels=["group"])
-        for group in self._page_groups():
+        load = self._engine_load()
+        for group in load.page_groups:
             pages.add_metric([group.group, "used"], group.used)
             pages.add_metric([group.group, "cached"], group.cached)
             pages.add_metric([group.group, "free"], group.free)
             sizes.add_metric([group.group], group.page_size)
         yield from (pages, sizes)
+        yield GaugeMetricFamily("vllm:num_requests_running", "Generations that the engine runs", load.running)
+        yield GaugeMetricFamily("vllm:num_requests_waiting", "Generations that wait for the engine", load.waiting)
+        usage = "Share of the KV cache's pages that requests hold, 1 is full"
+        yield GaugeMetricFamily("vllm:kv_cache_usage_perc", usage, _usage(load.page_groups))
+
+
+def _usage(groups: Sequence[PageGroup]) -> float:
+    """All groups take their pages from one pool, so that each says the same of what is free."""
+    used = sum(group.used for group in groups)
+    pool = used + sum(group.cached for group in groups) + max((group.free for group in groups), default=0)
+    return used / pool if pool else 0.0

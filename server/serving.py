@@ -10,7 +10,7 @@ from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
-from server.messages import PageGroup, Ready
+from server.messages import Ready, Stats
 from server.metrics import Metrics
 from server.modes.profile import MODES, Profile
 from server.settings import Settings
@@ -50,7 +50,7 @@ class Serving:
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.page_groups)
+        self.metrics = Metrics(self.engine_load)
         self.written = WrittenTurns(self.fmt)
         closings = [self.fmt.closing(text) for text in (self.profile.reasoning.wrap_up, "")]
         self.wrap_ups = [tuple(closing.last_words) for closing in closings]
@@ -101,7 +101,7 @@ class Serving:
         message = f"{reason[:1].upper()}{reason[1:]}. Try again."
         return UnavailableError(message, retry_after=self.settings.retry_after)
 
-    def page_groups(self) -> Sequence[PageGroup]:
-        """The engine's last report of its cache."""
-        latest = self.engine.stats or self.engine.ready
-        return () if latest is None else latest.page_groups
+    def engine_load(self) -> Stats:
+        """The engine's last report; before the first one nothing runs, and pages are as they were when it got ready."""
+        ready = self.engine.ready
+        return self.engine.stats or Stats(0, 0, () if ready is None else ready.page_groups)

@@ -22,7 +22,7 @@ from server.bodies.sampling import SamplingFields
 from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.commands import serve
 from server.http import answers
-from server.messages import PageGroup
+from server.messages import PageGroup, Stats
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, AnswerSampling, ModeProfile, load_profile
 from server.requests.completions import DEFAULT_MAX_TOKENS
@@ -217,7 +217,7 @@ def _profiles() -> str:
 
 
 def _metrics() -> str:
-    registry = Metrics(lambda: (PageGroup("sliding", 32, 0, 0, 0),)).registry
+    registry = Metrics(lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),))).registry
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():

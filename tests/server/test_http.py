@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
 from server.http.app import create_app
+from server.messages import PageGroup, Stats
 from server.modes.profile import AnswerSampling, Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of
@@ -332,6 +333,16 @@ async def test_an_engine_that_refuses_or_dies(client: Client, engine: FakeEngine
     for response in died:
         assert response.status_code == 503
         assert error_of(response)["type"] == "service_unavailable_error"
+
+
+async def test_metrics_tell_the_engines_load_as_vllm_does(client: Client, engine: FakeEngine) -> None:
+    async with client(engine) as http:
+        idle = set((await http.get("/metrics")).text.splitlines())
+        engine.stats = Stats(2, 1, (PageGroup("sliding", 32, 3, 5, 8), PageGroup("global", 32, 7, 1, 8)))
+        busy = set((await http.get("/metrics")).text.splitlines())
+    assert {"vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0"} <= idle
+    assert {"vllm:num_requests_running 2.0", "vllm:num_requests_waiting 1.0"} <= busy
+    assert f"vllm:kv_cache_usage_perc {10 / 24}" in busy
 
 
 async def test_metrics_count_requests_and_tokens(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:
