@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
-STAGE ?= sft
+STAGE ?= all
 RECIPE ?=
 BIN := .venv/bin
 

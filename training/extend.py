@@ -27,6 +27,7 @@ from training.batches import Batch, ExampleSource, chunk
 from training.long_texts import long_batch
 from training.needle_gate import NeedleGate
 from training.recipe import ExtendStage, Recipe
+from training.run_folder import RunFolder
 from training.sft import forward_loss
 
 _CLIP = 1.0
@@ -70,7 +71,9 @@ class ExtendRun:
         self.gates = self.chunk = self.used = 0
         self.seconds = 0.0
         self._ordinary: list[Batch] = []
-        self._resume()
+        self._kept = RunFolder(folder)
+        for name, value in self._kept.resume(self.model, self.optimizer).items():
+            setattr(self, name, value)
 
     @property
     def is_finished(self) -> bool:
@@ -147,7 +150,7 @@ class ExtendRun:
         self.step += 1
         self.stage_step += 1
         self.seconds += time.monotonic() - started
-        self._log({"step": self.step, "tokens": self.tokens, "seconds": round(self.seconds, 1)} | record)
+        self._kept.log({"step": self.step, "tokens": self.tokens, "seconds": round(self.seconds, 1)} | record)
 
     def _backward(self, batches: list[Batch]) -> tuple[float, float]:
         """Adds the gradient of the batches' mean loss; that, and the share of learnt tokens that were the likeliest."""
@@ -205,7 +208,7 @@ class ExtendRun:
         eval_plots.draw(result, path.with_suffix(".svg"))
         eval_needles.show(result)
         summary = result["summary"]
-        self._log({"step": self.step, "tokens": self.tokens, "length": stage.length, "needles": summary})
+        self._kept.log({"step": self.step, "tokens": self.tokens, "length": stage.length, "needles": summary})
         found = (
             f"length {stage.length}: after {self.tokens} tokens the worst cell of the needle test is "
             f"{summary['worst']:.1%}, not {self.extend.gate:.1%}; the map is in {path.with_suffix('.svg')}"
@@ -220,31 +223,10 @@ class ExtendRun:
         self.stage += 1
         self.tokens = self.stage_step = self.short_tokens = self.gates = 0
 
-    def _log(self, record: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
     def save_state(self) -> None:
-        """Writes what a later start resumes from; the old state stays until the new one is whole."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "seconds": self.seconds}
-        state |= {name: getattr(self, name) for name in _POSITION}
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
-
-    def _resume(self) -> None:
-        """Goes on from the last state, and forgets what was logged after it."""
-        path, metrics = self.folder / "state.pt", self.folder / "metrics.jsonl"
-        if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for name in ("seconds", *_POSITION):
-                setattr(self, name, state[name])
-        if metrics.exists():
-            lines = metrics.read_text().splitlines(keepends=True)
-            past = [line for line in lines if path.exists() and json.loads(line)["step"] <= self.step]
-            metrics.write_text("".join(past))
+        """Writes what a later start resumes from."""
+        position = {name: getattr(self, name) for name in ("seconds", *_POSITION)}
+        self._kept.save(self.model, self.optimizer, position)
 
     def export(self, output: Path) -> None:
         """Writes the checkpoint folder; in it under `training/` the start's records, the metrics and the last maps."""
@@ -253,7 +235,7 @@ class ExtendRun:
         before = Path(self.extend.start) / "training"
         if before.is_dir() and before.resolve() != record.resolve():
             shutil.copytree(before, record, dirs_exist_ok=True)
-        shutil.copy(self.folder / "metrics.jsonl", record / "extend.jsonl")
+        shutil.copy(self._kept.metrics, record / "extend.jsonl")
         for stage in self.extend.stages:
             last = max((self.folder / "needles").glob(f"{stage.length}-*.svg"))
             shutil.copy(last, record / f"needles-{stage.length}.svg")

@@ -3,13 +3,11 @@
 What a batch holds is batches.py's matter, what the model looks like model.py's.
 """
 
-import json
 import math
 import random
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -23,6 +21,7 @@ from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
 from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe
+from training.run_folder import RunFolder
 
 _CHECK_ITEMS = 32
 _CLIP = 1.0
@@ -85,9 +84,12 @@ class SftRun:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay
         )
-        self.step = self.tokens = self.chunk = 0
-        self.seconds = 0.0
-        self._resume()
+        self._kept = RunFolder(folder)
+        position = self._kept.resume(self.model, self.optimizer)
+        self.step: int = position.get("step", 0)
+        self.tokens: int = position.get("tokens", 0)
+        self.chunk: int = position.get("chunk", 0)
+        self.seconds: float = position.get("seconds", 0.0)
 
     @property
     def progress(self) -> float:
@@ -109,34 +111,10 @@ class SftRun:
         trained = tokenizer_files.train(self.recipe.model.vocabulary_size, self.recipe.seed)
         tokenizer_files.save(trained, self.folder)
 
-    def _resume(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.tokens, self.chunk = state["step"], state["tokens"], state["chunk"]
-        self.seconds = state["seconds"]
-
     def save_state(self) -> None:
-        """Writes what a later start resumes from; the old state stays until the new one is whole."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "tokens": self.tokens,
-            "chunk": self.chunk,
-            "seconds": self.seconds,
-        }
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
-
-    def log(self, record: dict[str, Any]) -> None:
-        """One line in `metrics.jsonl`."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Writes what a later start resumes from."""
+        position = {"step": self.step, "tokens": self.tokens, "chunk": self.chunk, "seconds": self.seconds}
+        self._kept.save(self.model, self.optimizer, position)
 
     def _train_step(self, batch: Batch) -> float:
         rate = learning_rate(self.recipe.sft, self.step, self.progress)
@@ -162,7 +140,7 @@ class SftRun:
             "loss": {mode: round(loss, 4) for mode, loss in means.items()},
             "whole_answers": {key: round(share, 3) for key, share in shares.items()},
         }
-        self.log(record)
+        self._kept.log(record)
         if not all(math.isfinite(loss) for loss in means.values()):
             raise FloatingPointError(f"the loss is no longer finite at step {self.step}; lower learning_rate")
 
@@ -193,9 +171,9 @@ class SftRun:
         """Writes the checkpoint folder, the run's recipe, metrics and curve in it under `training/`."""
         record = output / "training"
         record.mkdir(parents=True, exist_ok=True)
-        (record / "metrics.jsonl").write_bytes((self.folder / "metrics.jsonl").read_bytes())
+        (record / "metrics.jsonl").write_bytes(self._kept.metrics.read_bytes())
         (record / "recipe.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.recipe), indent=1) + b"\n")
-        draw_curve(self.folder / "metrics.jsonl", record / "curve.svg")
+        draw_curve(self._kept.metrics, record / "curve.svg")
         for name in tokenizer_files.FILES:
             shutil.copy(self.folder / name, output)
         model_files.save(self.model, output)

@@ -4,7 +4,6 @@ The engine runs beside the training in a process of its own and takes the policy
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,10 +27,11 @@ from training.agapo.prompts import Prompt
 from training.agapo.rollouts import Answer, Engine, draw_answers
 from training.agapo.update import Learner, Sequenced
 from training.recipe import AgapoRecipe
+from training.run_folder import RunFolder
+from training.tokenizer import FILES
 
 _CHECKS: tuple[tuple[Mode, float, float], ...] = (("standard", 0.0, 1.0), ("reasoning", 0.6, 0.95))
 """Temperature and top_p with which each mode is checked: as the makers of EXAONE 4.0 recommend."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class AgapoRun:
@@ -45,9 +45,10 @@ class AgapoRun:
         self.fmt = ChatFormat.from_folder(Path(recipe.start))
         policy, reference = (_load(Path(recipe.start), device) for _ in range(2))
         self.learner = Learner(policy, reference, recipe)
-        self.step = 0
-        self.seconds = 0.0
-        self._resume()
+        self._kept = RunFolder(folder)
+        position = self._kept.resume(self.learner.policy, self.learner.optimizer)
+        self.step: int = position.get("step", 0)
+        self.seconds: float = position.get("seconds", 0.0)
 
     @property
     def is_finished(self) -> bool:
@@ -71,7 +72,7 @@ class AgapoRun:
             await self._sift(engine)
         pool = prompt_files.read_pool(self.folder / "pool.json")
         if self.step == 0:
-            self._log({"step": 0, "prompts": len(pool), "pass_rate": await self._check(engine)})
+            self._kept.log({"step": 0, "prompts": len(pool), "pass_rate": await self._check(engine)})
         numbers = prompt_files.order(pool, self.seed, self.step, self.recipe.groups)
         columns = (TextColumn(self.recipe.method), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns) as progress:
@@ -103,7 +104,7 @@ class AgapoRun:
         if self.step % self.recipe.evaluate_every == 0 or self.is_finished:
             await self._refresh(engine)
             record["pass_rate"] = await self._check(engine)
-        self._log({"step": self.step, "seconds": round(self.seconds, 1)} | _rounded(record))
+        self._kept.log({"step": self.step, "seconds": round(self.seconds, 1)} | _rounded(record))
         if self.step % self.recipe.save_every == 0 or self.is_finished:
             self._save_state()
 
@@ -145,43 +146,18 @@ class AgapoRun:
         model_files.save(self.learner.policy, self.folder / "policy")
         await engine.reload(self.folder / "policy")
 
-    def _log(self, record: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
     def _save_state(self) -> None:
-        """Writes what a later start resumes from; the old state stays until the new one is whole."""
-        state = {
-            "model": self.learner.policy.state_dict(),
-            "optimizer": self.learner.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
-
-    def _resume(self) -> None:
-        """Goes on from the last state, and forgets what was logged after it."""
-        path = self.folder / "state.pt"
-        metrics = self.folder / "metrics.jsonl"
-        if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.learner.policy.load_state_dict(state["model"])
-            self.learner.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
-        if metrics.exists():
-            lines = metrics.read_text().splitlines(keepends=True)
-            past = [line for line in lines if path.exists() and json.loads(line)["step"] <= self.step]
-            metrics.write_text("".join(past))
+        """Writes what a later start resumes from."""
+        position = {"step": self.step, "seconds": self.seconds}
+        self._kept.save(self.learner.policy, self.learner.optimizer, position)
 
     def export(self, output: Path) -> None:
         """Writes the checkpoint folder, the run's metrics and curve in it under `training/`."""
         record = output / "training"
         record.mkdir(parents=True, exist_ok=True)
-        (record / f"{self.recipe.method}.jsonl").write_bytes((self.folder / "metrics.jsonl").read_bytes())
-        draw_runs({self.recipe.method: [self.folder / "metrics.jsonl"]}, record / f"{self.recipe.method}.svg")
-        for name in _TOKENIZER_FILES:
+        (record / f"{self.recipe.method}.jsonl").write_bytes(self._kept.metrics.read_bytes())
+        draw_runs({self.recipe.method: [self._kept.metrics]}, record / f"{self.recipe.method}.svg")
+        for name in FILES:
             (output / name).write_bytes((Path(self.recipe.start) / name).read_bytes())
         model_files.save(self.learner.policy, output)
 
