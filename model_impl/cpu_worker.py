@@ -1,4 +1,4 @@
-"""vLLM's CPU worker with our sampler, mended where a request with a seed would end the engine.
+"""vLLM's CPU worker with our sampler and bursts of steps, mended where a request with a seed would end the engine.
 
 vLLM 0.32's runner also draws for rows whose prompt is not yet complete and takes the draw back with
 `generator.set_offset`, which torch's CPU generators do not have (RuntimeError: CPU Generator does not use offset).
@@ -16,11 +16,12 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from model_impl.burst import BurstCPUModelRunner
 from model_impl.sampler import TwogearSampler
 from model_impl.untouched import UntouchedZeros
 
 
-class SeededCPUModelRunner(CPUModelRunner):
+class SeededCPUModelRunner(BurstCPUModelRunner):
     """Leaves the generators of incomplete prompts as they were before the draw that is thrown away."""
 
     def _incomplete(self) -> Iterator[tuple[int, torch.Generator]]:

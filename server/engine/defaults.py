@@ -116,6 +116,16 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
             "draws without a sort; vLLM's own ends the engine when one with a seed has a prompt of several chunks",
         ),
         Choice(
+            "--scheduler-cls",
+            "server.engine.bursts.BurstScheduler",
+            "where all requests only decode, and steps are short, several steps for each round of scheduling",
+        ),
+        Choice(
+            "TWOGEAR_BURST_MS",
+            "40",
+            "how long those may take, in milliseconds: as long may a new request wait for them; 0 for single steps",
+        ),
+        Choice(
             "--kv-cache-memory-bytes",
             size,
             f"{size / GIB:.1f} GiB, taken as they fill: four times the weights, at least 1 GiB, at most half of the "

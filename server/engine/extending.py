@@ -41,11 +41,14 @@ class Extender:
             return False
         is_where_it_was_seen = (
             request.status == RequestStatus.RUNNING
-            and request.num_output_tokens == then.after + 1
-            and request.num_computed_tokens == request.num_tokens - 1  # all but the token that is dropped
+            and request.num_output_tokens > then.after
+            and request.num_computed_tokens == request.num_tokens - 1
         )
         if not is_where_it_was_seen or not self._has_room(len(then.said)):
             return False
+        # What a burst drew beyond is dropped with the token in whose place `said` comes. No page of it is in the prefix
+        # cache yet: pages go there when the next step is scheduled.
+        request.num_computed_tokens = request.num_prompt_tokens + then.after
         self._scheduler.running.remove(request)
         self._scheduler._update_request_as_session(request, _update(request, then))
         self._scheduler._enqueue_waiting_request(request)

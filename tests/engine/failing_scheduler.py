@@ -1,13 +1,12 @@
-"""vLLM's scheduler, failing inside a step when a request asks for it: how an error of the engine's own is provoked."""
+"""Our scheduler, failing inside a step when a request asks for it: how an error of the engine's own is provoked."""
 
 from typing import Any
 
-from vllm.v1.core.sched.scheduler import Scheduler
-
+from server.engine.bursts import BurstScheduler
 from tests.engine import FATAL_PRIORITY
 
 
-class FailingScheduler(Scheduler):
+class FailingScheduler(BurstScheduler):
     """Raises in the step after a request of FATAL_PRIORITY came in."""
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:

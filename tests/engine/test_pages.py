@@ -20,6 +20,10 @@ def vllm_ignoring_warnings() -> Iterator[None]:
 
 @pytest.fixture
 def manager(vllm_ignoring_warnings: None) -> Any:
+    return new_manager()
+
+
+def new_manager() -> Any:
     """One sliding and one global group over a pool of 100 pages and the null page."""
     import torch
     from vllm.utils.hashing import sha256
@@ -41,7 +45,17 @@ def manager(vllm_ignoring_warnings: None) -> Any:
     )
 
 
+def running() -> Any:
+    from vllm.v1.request import RequestStatus
+
+    return RequestStatus.RUNNING
+
+
 def new_request(name: str, length: int) -> Any:
+    return asked(name, list(range(length)))
+
+
+def asked(name: str, ids: list[int]) -> Any:
     from vllm.sampling_params import SamplingParams
     from vllm.utils.hashing import sha256
     from vllm.v1.core.kv_cache_utils import get_request_block_hasher
@@ -49,7 +63,7 @@ def new_request(name: str, length: int) -> Any:
 
     return Request(
         request_id=name,
-        prompt_token_ids=list(range(length)),
+        prompt_token_ids=ids,
         sampling_params=SamplingParams(max_tokens=100),
         pooling_params=None,
         block_hasher=get_request_block_hasher(PAGE, sha256),
@@ -92,3 +106,52 @@ def test_a_page_shared_by_two_requests_counts_once(manager: Any) -> None:
     assert manager.allocate_slots(second, 640 - length, length, found)
     used = {group: parts[0] for group, parts in counts(manager).items()}
     assert used == {"sliding": 21, "global": 21}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 16])
+@pytest.mark.parametrize("length", [31, 32, 33, 300])
+def test_passing_over_allocations_within_a_page_changes_none_of_the_others(
+    vllm_ignoring_warnings: None, steps: int, length: int
+) -> None:
+    from server.engine.page_room import PageRoomManager
+
+    plain, quick = new_manager(), new_manager()
+    PageRoomManager.take_over(quick)
+    requests = [(plain, new_request("a", length)), (quick, new_request("a", length))]
+    new_pages: list[list[Any]] = [[], []]
+    for manager, request in requests:
+        assert manager.allocate_slots(request, length)
+        request.status = running()
+        request.num_computed_tokens = length
+        request.append_output_token_ids(1)
+    for round_ in range(200 // steps):
+        for number, (manager, request) in enumerate(requests):
+            pages = manager.allocate_slots(request, steps)
+            new_pages[number].append(pages.get_block_ids(allow_none=True))
+            request.num_computed_tokens += steps
+            request.append_output_token_ids([round_ * 16 + step for step in range(steps)])
+        (plain_used, *_), (quick_used, *_) = (counts(one)["sliding"] for one, _ in requests)
+        assert plain_used <= quick_used <= plain_used + 1  # given back with the next page
+        assert counts(plain)["global"][0] == counts(quick)["global"][0]
+    assert new_pages[0] == new_pages[1]
+    follow_up = list(requests[0][1].all_token_ids)
+    for manager, request in requests:
+        manager.free(request)
+    found = [one.get_computed_blocks(asked("b", follow_up))[1] for one in (plain, quick)]
+    assert found[0] == found[1] > length
+    assert counts(plain) == counts(quick)
+
+
+def test_a_page_room_ends_with_its_request(vllm_ignoring_warnings: None) -> None:
+    from server.engine.page_room import PageRoomManager
+
+    manager = new_manager()
+    PageRoomManager.take_over(manager)
+    for _ in range(2):  # the same id again, as after a preemption: it has no pages any more
+        request = new_request("a", 40)
+        assert manager.allocate_slots(request, 40).get_block_ids(allow_none=True) is not None
+        request.status = running()
+        request.num_computed_tokens = 40
+        request.append_output_token_ids(1)
+        assert manager.allocate_slots(request, 1).get_block_ids(allow_none=True) is None
+        manager.free(request)

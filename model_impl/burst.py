@@ -1,0 +1,106 @@
+"""Several decode steps in one go of the engine: what a step costs around the model is paid once for all of them.
+
+`server.engine.bursts` schedules a burst as vLLM schedules a draft of unknown tokens (placeholders behind a request's
+next token, pages included), and vLLM's scheduler takes what comes back as a draft that was right in every token. Here
+the tokens are computed one after the other, each from the one before: the same that come out without bursts.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+
+class _Drawn(NamedTuple):
+    """Of one step: a token per row, and the rows' log-probabilities where a request asked for them."""
+
+    tokens: torch.Tensor
+    logprobs: LogprobsLists | None
+
+
+class BurstCPUModelRunner(CPUModelRunner):
+    """Computes a burst: its first step is vLLM's, the others change what differs in the first one's inputs.
+
+    A burst has the same number of steps for all rows, and none of them has a grammar: the scheduler sees to it.
+    """
+
+    _metadata_arguments: dict[str, Any]
+    _forward: tuple[ForwardContext, dict[str, Any]]
+
+    def _build_attention_metadata(self, **arguments: Any) -> Any:  # type: ignore[override]  # vLLM calls it by keywords
+        self._metadata_arguments = arguments
+        return super()._build_attention_metadata(**arguments)
+
+    def _model_forward(self, **inputs: Any) -> Any:  # type: ignore[override]
+        self._forward = (get_forward_context(), inputs)
+        return super()._model_forward(**inputs)
+
+    def execute_model(self, scheduler_output: SchedulerOutput, intermediate_tensors: Any = None) -> Any:
+        """As vLLM's; the output itself where it was a burst, sampled already."""
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        if not drafts or self.speculative_config is not None:
+            return super().execute_model(scheduler_output, intermediate_tensors)
+        steps = 1 + len(next(iter(drafts.values())))
+        first = replace(
+            scheduler_output,
+            num_scheduled_tokens=dict.fromkeys(scheduler_output.num_scheduled_tokens, 1),
+            total_num_scheduled_tokens=len(scheduler_output.num_scheduled_tokens),
+            scheduled_spec_decode_tokens={},
+        )
+        super().execute_model(first, intermediate_tensors)
+        output: ModelRunnerOutput = cast("Any", self).sample_tokens(None)
+        drawn = [_Drawn(torch.tensor(output.sampled_token_ids)[:, 0], output.logprobs)]
+        while len(drawn) < steps:
+            drawn.append(self._step(drawn[-1].tokens))
+        tokens = torch.stack([one.tokens for one in drawn], 1)
+        self._keep(tokens[:, 1:].numpy())
+        return replace(output, sampled_token_ids=tokens.tolist(), logprobs=_merged([one.logprobs for one in drawn]))
+
+    def _step(self, last: torch.Tensor) -> _Drawn:
+        """One more token for each row, from the last ones (rows,)."""
+        rows = len(last)
+        batch: Any = self.input_batch
+        self.input_ids.gpu[:rows] = last
+        self.positions[:rows] += 1
+        self.seq_lens[:rows] += 1
+        self.optimistic_seq_lens_cpu[:rows] += 1
+        batch.num_computed_tokens_cpu[:rows] += 1
+        batch.block_table.compute_slot_mapping(rows, self.query_start_loc.gpu[: rows + 1], self.positions[:rows])
+        batch.refresh_metadata()
+        context, inputs = self._forward
+        context.attn_metadata, _ = super()._build_attention_metadata(**self._metadata_arguments)
+        with override_forward_context(context):
+            hidden = super()._model_forward(**inputs)
+        sampled = self._sample(cast("Any", self.model).compute_logits(hidden), None)
+        tokens = sampled.sampled_token_ids[:, 0]
+        for request_id, token in zip(batch.req_ids, tokens.tolist(), strict=True):
+            self.requests[request_id].output_token_ids.append(token)  # penalties look at them
+        logprobs = sampled.logprobs_tensors
+        return _Drawn(tokens, None if logprobs is None else logprobs.tolists())
+
+    def _keep(self, tokens: np.ndarray[Any, Any]) -> None:
+        """Writes (rows, further steps) where the next step looks for its inputs."""
+        batch = self.input_batch
+        rows, steps = tokens.shape
+        columns = batch.num_tokens_no_spec[:rows, None] + np.arange(steps)
+        batch.token_ids_cpu[np.arange(rows)[:, None], columns] = tokens
+        batch.is_token_ids[np.arange(rows)[:, None], columns] = True
+        batch.num_tokens_no_spec[:rows] += steps
+
+
+def _merged(steps: list[LogprobsLists | None]) -> LogprobsLists | None:
+    """Of the steps' (rows, ...): (rows · steps, ...), a row's steps behind each other."""
+    present = [step for step in steps if step is not None]
+    if not present:
+        return None
+    ids = np.stack([step.logprob_token_ids for step in present], 1)
+    values = np.stack([step.logprobs for step in present], 1)
+    ranks = np.stack([step.sampled_token_ranks for step in present], 1)
+    rows, count = ranks.shape
+    starts = list(range(0, rows * count, count))
+    return LogprobsLists(ids.reshape(rows * count, -1), values.reshape(rows * count, -1), ranks.reshape(-1), starts)
