@@ -7,7 +7,7 @@ import asyncio
 import json
 import platform
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for a question; counts are in tokens."""
+    """What came back for a question; counts are in tokens. `token_ids` where the question had `return_token_ids`."""
 
     answer: str
+    reasoning: str
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int
     reasoning_finish_reason: str | None
+    token_ids: tuple[int, ...] = ()
 
 
 class Server:
@@ -51,10 +53,12 @@ class Server:
         choice, usage = reply["choices"][0], reply["usage"]
         return Reply(
             answer=choice["message"]["content"] or "",
+            reasoning=choice["message"].get("reasoning_content") or "",
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             reasoning_tokens=usage["completion_tokens_details"]["reasoning_tokens"],
             reasoning_finish_reason=choice.get("reasoning_finish_reason"),
+            token_ids=tuple(choice.get("token_ids", ())),
         )
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +71,12 @@ class Server:
         body = {"messages": [{"role": "user", "content": question}], "reasoning_mode": mode}
         async with self._gate:
             return int(self._checked(await self._client.post("/tokenize", json=body))["count"])
+
+    async def spelt_out(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, control tokens among them."""
+        async with self._gate:
+            reply = self._checked(await self._client.post("/detokenize", json={"tokens": token_ids}))
+        return str(reply["prompt"])
 
     async def context(self) -> int:
         """The most tokens of prompt and answer together."""

@@ -1,4 +1,4 @@
-"""Accuracy of a running server per mode and family, through its HTTP API.
+"""Accuracy of a running server per mode and family, and how often a mode behaves like the other, through its HTTP API.
 
 Items and scores are reasoning-gym's, drawn from the held-out questions at the embedded checkpoint's difficulty
 (training/families.py). Nothing here knows the engine or the model.
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import confusion
 from benchmarks.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
@@ -24,7 +25,7 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Outcome:
-    """One item in one mode: what came back and its score from 0 to 1."""
+    """One item in one mode: what came back, its score from 0 to 1, and its signs of the other mode."""
 
     family: str
     mode: str
@@ -35,13 +36,15 @@ class Outcome:
     completion_tokens: int
     reasoning_tokens: int
     reasoning_finish_reason: str | None
+    confusion: list[str]
 
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     names, items = chosen_items(args)
-    version, outcomes = with_server(args.url, AT_ONCE, lambda server: _measure(server, items))
-    result = _result(args, version, names, outcomes)
+    version, outcomes = with_server(args.url, AT_ONCE, lambda server: measure(server, items))
+    options = f"--items {args.items} --seed {args.seed} --families {','.join(names)}"
+    result = {**result_head("modes", options, version), **summarize(names, outcomes)}
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
@@ -65,14 +68,23 @@ def chosen_items(args: argparse.Namespace) -> tuple[tuple[str, ...], list[Item]]
     return names, list(held_out_items(names, args.items, args.seed))
 
 
-async def _measure(server: Server, items: Sequence[Item]) -> tuple[dict[str, Any], list[Outcome]]:
+async def measure(
+    server: Server, items: Sequence[Item], most_tokens: int | None = None
+) -> tuple[dict[str, Any], list[Outcome]]:
+    """The server's version, and every item's outcome in both modes; answers are `most_tokens` at most, if given."""
     version = await server.version()
-    return version, await together("asking", (_ask(server, item, mode) for item in items for mode in MODES))
+    jobs = (_ask(server, item, mode, most_tokens) for item in items for mode in MODES)
+    return version, await together("asking", jobs)
 
 
-async def _ask(server: Server, item: Item, mode: str) -> Outcome:
-    """One question with the server's own sampling and budgets for the mode."""
-    reply = await server.ask(item.question.strip(), reasoning_mode=mode)
+async def _ask(server: Server, item: Item, mode: str, most_tokens: int | None) -> Outcome:
+    """One question with the server's own sampling for the mode, and its own budgets where no other is given."""
+    bound = {} if most_tokens is None else {"max_completion_tokens": most_tokens}
+    reply = await server.ask(item.question.strip(), reasoning_mode=mode, return_token_ids=True, **bound)
+    if mode == "standard":
+        signs = confusion.standard_signs(item, reply.answer, await server.spelt_out(reply.token_ids))
+    else:
+        signs = confusion.reasoning_signs(item, reply.reasoning, reply.reasoning_finish_reason)
     return Outcome(
         family=item.family,
         mode=mode,
@@ -83,6 +95,7 @@ async def _ask(server: Server, item: Item, mode: str) -> Outcome:
         completion_tokens=reply.completion_tokens,
         reasoning_tokens=reply.reasoning_tokens,
         reasoning_finish_reason=reply.reasoning_finish_reason,
+        confusion=signs,
     )
 
 
@@ -91,16 +104,15 @@ def _mean(outcomes: Sequence[Outcome], mode: str, family: str | None = None) -> 
     return round(sum(scores) / len(scores), 4)
 
 
-def _result(
-    args: argparse.Namespace, version: dict[str, Any], names: Sequence[str], outcomes: Sequence[Outcome]
-) -> dict[str, Any]:
-    options = f"--items {args.items} --seed {args.seed} --families {','.join(names)}"
+def summarize(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What was measured, as a result holds it."""
+    told = [asdict(outcome) for outcome in outcomes]
     return {
-        **result_head("modes", options, version),
         "difficulty": {name: dict(FAMILIES[name].config) for name in names},
         "summary": {mode: _mean(outcomes, mode) for mode in MODES},
         "families": {name: {mode: _mean(outcomes, mode, name) for mode in MODES} for name in names},
-        "outcomes": [asdict(outcome) for outcome in outcomes],
+        "confusion": {mode: confusion.shares(told, mode) for mode in MODES},
+        "outcomes": told,
     }
 
 
@@ -112,4 +124,6 @@ def _table(result: dict[str, Any]) -> Table:
             table.add_section()
         standard, reasoning = (accuracy[mode] * 100 for mode in MODES)
         table.add_row(name, f"{standard:.1f} %", f"{reasoning:.1f} %", f"{reasoning - standard:+.1f}")
+    table.add_section()
+    table.add_row("like the other mode", *(f"{result['confusion'][mode]['any'] * 100:.1f} %" for mode in MODES), "")
     return table

@@ -1,0 +1,54 @@
+"""Mode confusion: how often a mode behaves like the other, told from an item's trace and what came back for it.
+
+Every sign is told from text and token counts alone, whatever the answer is worth; who is asked, and how, is
+eval_modes.py's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.families import Item
+
+SIGNS = {"standard": ("tag", "trace", "long"), "reasoning": ("empty", "short", "unclosed")}
+"""By mode. Standard mode that thinks: a think tag among its tokens, a line of the item's trace in the answer, or an
+answer nearer to the trace's length than to the right answer's. Reasoning mode that does not: an empty thought, one
+nearer to the answer's length than to the trace's, or one that the model did not close by itself.
+"""
+_TAGS = ("<think>", "</think>")
+
+
+def standard_signs(item: Item, answer: str, generated: str) -> list[str]:
+    """Which of standard mode's signs an answer has; `generated` is all that was, with control tokens spelt out."""
+    steps = set(item.trace.splitlines()) - set(item.answer.splitlines())
+    found = {
+        "tag": any(tag in generated for tag in _TAGS),
+        "trace": not steps.isdisjoint(answer.splitlines()),
+        "long": len(answer.strip()) > _halfway(item),
+    }
+    return [sign for sign in SIGNS["standard"] if found[sign]]
+
+
+def reasoning_signs(item: Item, thought: str, finish_reason: str | None) -> list[str]:
+    """Which of reasoning mode's signs a thought has that ended for this reason (`reasoning_finish_reason`)."""
+    length = len(thought.strip())
+    found = {
+        "empty": length == 0,
+        "short": 0 < length < _halfway(item),
+        "unclosed": finish_reason != "natural",
+    }
+    return [sign for sign in SIGNS["reasoning"] if found[sign]]
+
+
+def _halfway(item: Item) -> float:
+    """Characters: as far from the answer's length as from the trace's."""
+    return (len(item.answer) + len(item.trace)) / 2
+
+
+def shares(outcomes: Sequence[Mapping[str, Any]], mode: str) -> dict[str, float]:
+    """Of the outcomes in a mode, the share with any sign, and with each; `outcomes` as a result holds them.
+
+    Raises KeyError for a result from before signs were told.
+    """
+    told = [outcome["confusion"] for outcome in outcomes if outcome["mode"] == mode]
+    counts = {"any": sum(map(bool, told))} | {sign: sum(sign in one for one in told) for sign in SIGNS[mode]}
+    return {name: round(count / len(told), 4) for name, count in counts.items()}
