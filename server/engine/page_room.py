@@ -48,10 +48,15 @@ class PageRoomManager(KVCacheManager):
 
     def free(self, request: Request) -> None:
         """As vLLM's."""
-        self._places.pop(request.request_id, None)
+        self._leave(request)
         super().free(request)
 
     def pop_blocks_for_free(self, request: Request) -> list[Any]:
         """As vLLM's."""
-        self._places.pop(request.request_id, None)
+        self._leave(request)
         return super().pop_blocks_for_free(request)
+
+    def _leave(self, request: Request) -> None:
+        """A burst may have filled a page since the last allocation: it is to be found by what follows, too."""
+        if self._places.pop(request.request_id, None) is not None:
+            self.cache_blocks(request, min(request.num_computed_tokens, request.num_tokens))
