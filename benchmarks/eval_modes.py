@@ -104,11 +104,11 @@ def _mean(outcomes: Sequence[Outcome], mode: str, family: str | None = None) -> 
     return round(sum(scores) / len(scores), 4)
 
 
-def summarize(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What was measured, as a result holds it."""
+def summarize(names: Sequence[str], outcomes: Sequence[Outcome], *, level: int | None = None) -> dict[str, Any]:
+    """What was measured, as a result holds it; `level` is that of the items (families.draw)."""
     told = [asdict(outcome) for outcome in outcomes]
     return {
-        "difficulty": {name: dict(FAMILIES[name].config) for name in names},
+        "difficulty": {name: dict(FAMILIES[name].config_at(level)) for name in names},
         "summary": {mode: _mean(outcomes, mode) for mode in MODES},
         "families": {name: {mode: _mean(outcomes, mode, name) for mode in MODES} for name in names},
         "confusion": {mode: confusion.shares(told, mode) for mode in MODES},

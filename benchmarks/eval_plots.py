@@ -1,6 +1,7 @@
-"""Draws a result of `twogear eval budgets` or `twogear eval needles`: `python -m benchmarks.eval_plots RESULT OUTPUT`.
+"""Draws a result: `python -m benchmarks.eval_plots RESULT OUTPUT`.
 
-The plots in the docs are made with it; the format is the output's suffix (.svg, .png).
+There are plots of `twogear eval budgets`, `twogear eval needles` and the study of mixes (training/mixes.py). Those
+in the docs are made with it; the format is the output's suffix (.svg, .png).
 """
 
 import json
@@ -9,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
 def draw(result: dict[str, Any], output: Path) -> None:
     """Writes the plot of a result. Raises ValueError for one that has none."""
-    draws = {"eval budgets": _draw_budgets, "eval needles": _draw_needles}
+    draws = {"eval budgets": _draw_budgets, "eval needles": _draw_needles, "mixes": _draw_mixes}
     if result.get("what") not in draws:
         raise ValueError(f"no plot of {result.get('what')!r}; there are plots of {', '.join(draws)}")
     with mpl.rc_context({"svg.hashsalt": "twogear", "svg.fonttype": "none"}):  # the same data gives the same file
         figure = Figure(figsize=(8, 4.5), layout="constrained")
-        draws[result["what"]](figure.subplots(), result)
+        draws[result["what"]](figure, result)
         figure.savefig(output, metadata={"Date": None} if output.suffix == ".svg" else None)
 
 
-def _draw_budgets(axes: Axes, result: dict[str, Any]) -> None:
+def _draw_budgets(figure: Figure, result: dict[str, Any]) -> None:
+    axes = figure.subplots()
     budgets = list(result["summary"])
     places = range(len(budgets))
     for family, curves in result["families"].items():
@@ -38,7 +39,8 @@ def _draw_budgets(axes: Axes, result: dict[str, Any]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_needles(axes: Axes, result: dict[str, Any]) -> None:
+def _draw_needles(figure: Figure, result: dict[str, Any]) -> None:
+    axes = figure.subplots()
     grid = result["grid"]
     rows = list(zip(*grid["accuracy"], strict=True))  # depth downwards, length to the right
     image = axes.imshow(rows, cmap="RdYlGn", vmin=0.0, vmax=1.0, aspect="auto")
@@ -48,7 +50,28 @@ def _draw_needles(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_xticks(range(len(grid["lengths"])), [_in_k(length) for length in grid["lengths"]])
     axes.set_yticks(range(len(grid["depths"])), [f"{depth:.0%}" for depth in grid["depths"]])
     axes.set(title="codes found in standard mode", xlabel="tokens", ylabel="depth of the needle")
-    axes.figure.colorbar(image, ax=axes)
+    figure.colorbar(image, ax=axes)
+
+
+def _draw_mixes(figure: Figure, result: dict[str, Any]) -> None:
+    left, right = figure.subplots(1, 2)
+    mixes = result["mixes"]
+    places = range(len(mixes))
+    for mode in ("standard", "reasoning"):
+        (line,) = left.plot(places, [mix["summary"][mode] for mix in mixes], marker="o", label=f"{mode} mode")
+        for family in mixes[0]["families"]:
+            points = [mix["families"][family][mode] for mix in mixes]
+            left.plot(places, points, color=line.get_color(), linewidth=1, alpha=0.3)
+        for sign in mixes[0]["confusion"][mode]:
+            style = {"linewidth": 2.5} if sign == "any" else {"linewidth": 1, "linestyle": ":"}
+            points = [mix["confusion"][mode][sign] for mix in mixes]
+            right.plot(places, points, marker="o", label=f"{mode}: {sign}", **style)
+    left.set(title="held-out items right (faint: by family)", ylim=(-0.02, 1.02))
+    right.set(title="answers that behave like the other mode", ylim=(-0.02, None))
+    for axes in (left, right):
+        axes.set_xticks(places, [f"{mix['ratio']:g} : 1" for mix in mixes])
+        axes.set(xlabel="reasoning tokens to standard tokens in training")
+        axes.legend(fontsize="small")
 
 
 def _in_k(length: int) -> str:

@@ -86,6 +86,8 @@ class ExampleSource:
     def _level(self, name: str, progress: float, rng: random.Random) -> int:
         """The curriculum's step: up to what the progress allows, sometimes an easier one."""
         top = len(FAMILIES[name].easier)
+        if self._recipe.hardest is not None:
+            top = min(top, self._recipe.hardest)
         reached = min(top, int(progress / self._recipe.curriculum * (top + 1)))
         return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
 
@@ -154,7 +156,7 @@ class ExampleSource:
         if kind == "needles":
             needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
             return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
-        return self.render([], item_exchange(draw(kind, rng, held_out=True)), mode)
+        return self.render([], item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True)), mode)
 
     def _with_needles(
         self, messages: list[Message], mode: Mode, progress: float, rng: random.Random

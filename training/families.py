@@ -44,6 +44,10 @@ class Family:
     phrasings: tuple[str, ...] = ()
     asked: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda metadata: {"it": metadata["expression"]}
 
+    def config_at(self, level: int | None) -> Mapping[str, Any]:
+        """What goes to reasoning-gym at the curriculum's step `level`; None, or beyond the last: full difficulty."""
+        return (*self.easier, self.config)[len(self.easier) if level is None else min(level, len(self.easier))]
+
 
 def _identity(entry: Mapping[str, Any]) -> str:
     """What makes a problem the same however it is asked: its expression or its text."""
@@ -185,16 +189,14 @@ def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
 
 
 @cache
-def _dataset(name: str, level: int) -> Any:
-    family = FAMILIES[name]
-    config = (*family.easier, family.config)[level]
-    return reasoning_gym.create_dataset(name, size=2**31 - 1, seed=0, **config)
+def _dataset(name: str, level: int | None) -> Any:
+    return reasoning_gym.create_dataset(name, size=2**31 - 1, seed=0, **FAMILIES[name].config_at(level))
 
 
 def draw(name: str, rng: random.Random, *, level: int | None = None, held_out: bool = False) -> Item:
     """One held-out or training item of a family; `level` is the curriculum's step (None: the last, full difficulty)."""
     family = FAMILIES[name]
-    dataset = _dataset(name, len(family.easier) if level is None else min(level, len(family.easier)))
+    dataset = _dataset(name, level)
     while True:
         entry = dataset[rng.randrange(2**31 - 2)]
         if is_held_out(entry) == held_out:
@@ -206,14 +208,14 @@ def rephrase(item: Item, rng: random.Random) -> Item:
     return item._replace(question=_phrase(FAMILIES[item.family], item.entry, rng))
 
 
-def held_out_items(names: Sequence[str], count: int, seed: int) -> Iterator[Item]:
-    """`count` items, the families in turn, no question twice within a family while it has others."""
+def held_out_items(names: Sequence[str], count: int, seed: int, *, level: int | None = None) -> Iterator[Item]:
+    """`count` items, the families in turn, no question twice within a family while it has others; `level` as `draw`."""
     seen: set[str] = set()
     rng = random.Random(seed)
     for index in range(count):
         name = names[index % len(names)]
         for _ in range(100):
-            item = draw(name, rng, held_out=True)
+            item = draw(name, rng, level=level, held_out=True)
             if item.question not in seen:
                 break
         seen.add(item.question)
@@ -222,4 +224,4 @@ def held_out_items(names: Sequence[str], count: int, seed: int) -> Iterator[Item
 
 def score(item: Item, answer: str) -> float:
     """reasoning-gym's own score of an answer, from 0 to 1."""
-    return float(_dataset(item.family, len(FAMILIES[item.family].easier)).score_answer(answer.strip(), item.entry))
+    return float(_dataset(item.family, None).score_answer(answer.strip(), item.entry))

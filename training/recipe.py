@@ -33,7 +33,8 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shares of the run: how long difficulty grows at its start, and how long the rate falls at its end. Of the reasoning
     examples `cut_share` have their reasoning cut off and ended with `wrap_up`, as a server does when a budget is spent.
     Of all examples `needles_share` are texts with codes to be found. `learns`: the answers, or the prompts with them.
-    `start` names a checkpoint's folder to go on from, with its tokenizer, instead of fresh weights.
+    `start` names a checkpoint's folder to go on from, with its tokenizer, instead of fresh weights. `hardest` is the
+    last step of the families' difficulty that is trained and checked; where it is not given, or there are fewer, all.
     """
 
     tokens: int
@@ -58,6 +59,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     families: dict[str, float]
     start: str | None = None
     learns: Literal["answers", "everything"] = "answers"
+    hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

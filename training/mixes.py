@@ -1,0 +1,125 @@
+"""The study of mixes: `python -m training.mixes RECIPE FOLDER RESULT.json [--ratios 0.5,1,1.5,3]`.
+
+For each ratio of reasoning tokens to standard tokens one model is trained by the recipe's [sft], from its seed and with
+its number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is
+not done again, and a training that was interrupted goes on. The plot is benchmarks/eval_plots.py's.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import eval_modes
+from training import stages, tokenizer
+from training.families import held_out_items
+from training.recipe import Recipe, load
+from training.served import ServedCheckpoint
+
+RATIOS = (0.5, 1.0, 1.5, 3.0)
+_MOST_TOKENS = 384  # several times a right answer with its thought; one that repeats itself is wrong soon
+_AT_ONCE = 32
+
+
+def with_ratio(recipe: Recipe, ratio: float, folder: Path) -> Recipe:
+    """The recipe of one mix, fine-tuning and nothing else; its checkpoint goes into `folder`."""
+    sft = msgspec.structs.replace(recipe.sft, reasoning_ratio=ratio)
+    output = str(folder / "checkpoint")
+    return msgspec.structs.replace(recipe, sft=sft, output=output, pretrain=None, extend=None, agapo=None)
+
+
+def study(recipe: Recipe, ratios: Sequence[float], folder: Path, *, items: int, threads: int | None) -> list[Any]:
+    """Trains and asks what is not finished; each mix as a result holds it, in the order of `ratios`.
+
+    Raises ValueError where `folder` has the mixes of another recipe or other items, UsageError without an engine.
+    """
+    _keep_to(folder, {"recipe": msgspec.to_builtins(recipe), "items": items})
+    if not (folder / tokenizer.FILES[0]).exists():
+        tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
+    mixes = []
+    for ratio in ratios:
+        own = folder / f"ratio-{ratio:g}"
+        found = own / "found.json"
+        if not found.exists():
+            mix = with_ratio(recipe, ratio, own)
+            own.mkdir(exist_ok=True)
+            for name in tokenizer.FILES:
+                shutil.copy(folder / name, own)
+            stages.run("sft", mix, own, threads=threads)
+            measured = {"ratio": ratio, **_trained(own), **asyncio.run(_ask(mix, items))}
+            found.write_text(json.dumps(measured, indent=1) + "\n")
+        mixes.append(json.loads(found.read_text()))
+    return mixes
+
+
+def _keep_to(folder: Path, wanted: dict[str, Any]) -> None:
+    """Holds a folder to what its first mix was made with."""
+    kept = folder / "study.json"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(wanted, indent=1) + "\n")
+    elif json.loads(kept.read_text()) != json.loads(json.dumps(wanted)):
+        raise ValueError(f"{folder} has mixes of another recipe, or with other items: take another folder")
+
+
+def _trained(run: Path) -> dict[str, Any]:
+    """How long a run was, and its last losses, by its metrics."""
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: last[name] for name in ("tokens", "seconds", "loss")}
+
+
+async def _ask(mix: Recipe, items: int) -> dict[str, Any]:
+    """The mix's finished checkpoint in both modes, by the server."""
+    names = tuple(mix.sft.families)
+    async with ServedCheckpoint(Path(mix.output), _AT_ONCE) as served:
+        asked = list(held_out_items(names, items, mix.seed, level=mix.sft.hardest))
+        version, outcomes = await eval_modes.measure(await served.now(), asked, _MOST_TOKENS)
+    return {"server": version, **eval_modes.summarize(names, outcomes, level=mix.sft.hardest)}
+
+
+def _table(mixes: Sequence[dict[str, Any]]) -> Table:
+    columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in eval_modes.MODES]
+    table = Table("reasoning : standard", *columns, title="mixes")
+    for mix in mixes:
+        confused = [mix["confusion"][mode]["any"] for mode in eval_modes.MODES]
+        shares = [*(mix["summary"][mode] for mode in eval_modes.MODES), *confused]
+        table.add_row(f"{mix['ratio']:g} : 1", *(f"{share:.1%}" for share in shares))
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the study and writes its result."""
+    parser = argparse.ArgumentParser("python -m training.mixes", description="models of several mixes, compared")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("folder", type=Path, help="state and checkpoints; what is finished there is not done again")
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--ratios", default=",".join(f"{ratio:g}" for ratio in RATIOS), help="reasoning per standard")
+    parser.add_argument("--items", type=int, default=300, help="questions, each asked in both modes")
+    parser.add_argument("--threads", type=int, help="CPU threads; all cores where not given")
+    args = parser.parse_args(arguments)
+    recipe = load(args.recipe)
+    ratios = [float(ratio) for ratio in args.ratios.split(",")]
+    mixes = study(recipe, ratios, args.folder, items=args.items, threads=args.threads)
+    options = f"--ratios {args.ratios} --items {args.items}"
+    result = {
+        "what": "mixes",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": f"python -m training.mixes {args.recipe} {args.folder} {args.result} {options}",
+        "recipe": msgspec.to_builtins(recipe),
+        "mixes": mixes,
+    }
+    args.result.parent.mkdir(parents=True, exist_ok=True)
+    args.result.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    Console().print(_table(mixes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""A checkpoint in training behind the server: the HTTP application in this process, over an engine that reloads.
+
+What is asked of it is the evaluations' own (benchmarks/eval_*.py).
+"""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from benchmarks.asking import Server
+from server import launch
+from server.engine_client import ProcessEngineClient  # noqa: TC001  (types are read where they are used)
+from server.http.app import create_app
+from server.modes.profile import load_profile
+from server.settings import Settings
+from training.agapo.run import running_engine
+
+_TIMEOUT_SECONDS = 3600.0
+
+
+class ServedCheckpoint:
+    """A server of the checkpoint in `folder`, which may be written again meanwhile.
+
+    async with ServedCheckpoint(folder) as served:
+        server = await served.now()
+    """
+
+    def __init__(self, folder: Path, at_once: int) -> None:
+        self._folder = folder
+        self._at_once = at_once
+        self._stack = AsyncExitStack()
+        self._engine: ProcessEngineClient | None = None
+        self._server: Server | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts nothing yet."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ends the engine, if there is one."""
+        await self._stack.aclose()
+
+    async def now(self) -> Server:
+        """The server, with the weights that are in the folder now. Raises UsageError where no engine can come up."""
+        if self._engine is not None and self._server is not None:
+            await self._engine.reload(self._folder)
+            return self._server
+        settings = Settings(model=str(self._folder))
+        profile = load_profile(launch.choose_profile(self._folder, settings))
+        fmt = launch.load_format(self._folder, profile, settings)
+        self._engine = await self._stack.enter_async_context(running_engine(str(self._folder)))
+        transport = httpx.ASGITransport(create_app(self._engine, settings, profile, fmt))
+        client = httpx.AsyncClient(transport=transport, base_url="http://twogear", timeout=_TIMEOUT_SECONDS)
+        self._server = Server(await self._stack.enter_async_context(client), self._at_once)
+        return self._server
