@@ -56,13 +56,14 @@ async def measure(
     standard = await together("standard", (_ask_standard(server, item) for item in items))
     natural = await _at_budget(server, items, seed, None)
     outcomes: list[Outcome] = []
-    for budget in budgets_below(max(outcome.reasoning_tokens for outcome in natural)):
+    ended = [outcome.reasoning_tokens for outcome in natural if outcome.reasoning_finish_reason == "natural"]
+    for budget in budgets_below(max(ended, default=0)):  # beyond it only thinking is cut that repeats itself
         outcomes += await _at_budget(server, items, seed, budget)
     return version, standard, outcomes + natural
 
 
 def budgets_below(longest: int) -> list[int]:
-    """0, 8, 16, 32, ... as long as they cut the longest thinking."""
+    """0, 8, 16, 32, ... as long as they cut the longest thinking that ended by itself."""
     budgets = [0]
     while (following := max(2 * budgets[-1], _FIRST_BUDGET)) < longest:
         budgets.append(following)

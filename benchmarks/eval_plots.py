@@ -28,15 +28,16 @@ def _draw_budgets(figure: Figure, result: dict[str, Any]) -> None:
     axes = figure.subplots()
     budgets = list(result["summary"])
     places = range(len(budgets))
-    for family, curves in result["families"].items():
-        axes.plot(places, [curves["forced"][budget] for budget in budgets], linewidth=1, alpha=0.6, label=family)
+    for colour, (family, curves) in enumerate(result["families"].items()):
+        forced = [curves["forced"][budget] for budget in budgets]
+        axes.plot(places, forced, color=mpl.colormaps["tab20"](colour % 20), linewidth=1, label=family)
     axes.plot(places, list(result["summary"].values()), color="black", linewidth=2.5, label="all, answer forced")
     stopped = [result["stopped"][budget] for budget in budgets]
     axes.plot(places, stopped, color="black", linestyle=":", label="all, stopped without an answer")
     axes.axhline(result["standard"], color="grey", linestyle="--", label="all, standard mode")
     axes.set_xticks(places, budgets)
     axes.set(title="accuracy over thinking budget", xlabel="thinking tokens at most", ylim=(-0.02, 1.02))
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _draw_needles(figure: Figure, result: dict[str, Any]) -> None:
@@ -54,24 +55,28 @@ def _draw_needles(figure: Figure, result: dict[str, Any]) -> None:
 
 
 def _draw_mixes(figure: Figure, result: dict[str, Any]) -> None:
+    figure.set_size_inches(12, 4.5)
     left, right = figure.subplots(1, 2)
     mixes = result["mixes"]
     places = range(len(mixes))
-    for mode in ("standard", "reasoning"):
-        (line,) = left.plot(places, [mix["summary"][mode] for mix in mixes], marker="o", label=f"{mode} mode")
+    for mode, colour in (("standard", "C0"), ("reasoning", "C1")):
+        left.plot(places, [mix["summary"][mode] for mix in mixes], marker="o", color=colour, label=f"{mode} mode")
         for family in mixes[0]["families"]:
             points = [mix["families"][family][mode] for mix in mixes]
-            left.plot(places, points, color=line.get_color(), linewidth=1, alpha=0.3)
-        for sign in mixes[0]["confusion"][mode]:
-            style = {"linewidth": 2.5} if sign == "any" else {"linewidth": 1, "linestyle": ":"}
+            left.plot(places, points, color=colour, linewidth=1, alpha=0.3)
+        for style, sign in zip(("-", "--", "-.", ":"), mixes[0]["confusion"][mode], strict=True):
             points = [mix["confusion"][mode][sign] for mix in mixes]
-            right.plot(places, points, marker="o", label=f"{mode}: {sign}", **style)
+            right.plot(
+                places, points, style, color=colour, linewidth=2.5 if sign == "any" else 1, label=f"{mode}: {sign}"
+            )
     left.set(title="held-out items right (faint: by family)", ylim=(-0.02, 1.02))
-    right.set(title="answers that behave like the other mode", ylim=(-0.02, None))
+    right.set(title="answers that behave like the other mode")
+    right.set_ylim(-0.002, max(0.1, right.get_ylim()[1]))
     for axes in (left, right):
         axes.set_xticks(places, [f"{mix['ratio']:g} : 1" for mix in mixes])
-        axes.set(xlabel="reasoning tokens to standard tokens in training")
-        axes.legend(fontsize="small")
+        axes.set_xlabel("reasoning tokens to standard tokens in training")
+    left.legend(fontsize="small")
+    right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _in_k(length: int) -> str:

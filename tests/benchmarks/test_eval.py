@@ -21,7 +21,7 @@ from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, Script
 from tests.real_server import RealServer
-from training.families import held_out_items
+from training.families import FAMILIES, held_out_items, score
 from training.needles import NAMES
 
 FMT = ChatFormat.from_folder(EMBEDDED_MODEL)
@@ -80,6 +80,32 @@ async def test_accuracy_rises_with_the_budget_and_stopping_gives_nothing_before_
     assert all(stopped[budget] <= curve[budget] for budget in curve)
     for outcome in outcomes:
         assert outcome.budget == "natural" or outcome.reasoning_tokens <= int(outcome.budget)
+
+
+async def test_thinking_without_end_adds_no_budgets() -> None:
+    items = list(held_out_items(("basic_arithmetic",), 4, 0))
+
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        """The last item's thought never ends, whatever is asked for."""
+        question, said = reading(prompt_ids)
+        if question == items[-1].question.strip() and "</think>" not in said:
+            while True:
+                yield from FMT.encode_text("1+1=2 ")
+        yield from writes("2</think>\n\n2" if "</think>" not in said else "2")
+
+    async with server_of(script) as (server, _):
+        _, _, outcomes = await eval_budgets.measure(server, items, seed=5)
+    endless = [outcome for outcome in outcomes if outcome.question == items[-1].question]
+    assert [outcome.budget for outcome in endless] == ["0", "natural"]
+    assert endless[-1].reasoning_tokens > 1000
+    assert endless[-1].stopped_score == 0.0
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_an_answer_that_never_came_is_worth_nothing(name: str) -> None:
+    for item in held_out_items((name,), 5, 0):
+        assert score(item, "") == 0.0
+        assert score(item, item.answer) == 1.0
 
 
 def test_budgets_double_while_they_cut_something() -> None:
