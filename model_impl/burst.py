@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from vllm import _custom_ops as ops
+from vllm import envs
 from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
@@ -29,12 +31,7 @@ class BurstCPUModelRunner(CPUModelRunner):
     A burst has the same number of steps for all rows, and none of them has a grammar: the scheduler sees to it.
     """
 
-    _metadata_arguments: dict[str, Any]
     _forward: tuple[ForwardContext, dict[str, Any]]
-
-    def _build_attention_metadata(self, **arguments: Any) -> Any:  # type: ignore[override]  # vLLM calls it by keywords
-        self._metadata_arguments = arguments
-        return super()._build_attention_metadata(**arguments)
 
     def _model_forward(self, **inputs: Any) -> Any:  # type: ignore[override]
         self._forward = (get_forward_context(), inputs)
@@ -68,12 +65,15 @@ class BurstCPUModelRunner(CPUModelRunner):
         self.input_ids.gpu[:rows] = last
         self.positions[:rows] += 1
         self.seq_lens[:rows] += 1
-        self.optimistic_seq_lens_cpu[:rows] += 1
-        batch.num_computed_tokens_cpu[:rows] += 1
-        batch.block_table.compute_slot_mapping(rows, self.query_start_loc.gpu[: rows + 1], self.positions[:rows])
+        starts, positions = self.query_start_loc.gpu[: rows + 1], self.positions[:rows]
+        for table in batch.block_table.block_tables:
+            slots = table.slot_mapping.gpu
+            torch.ops._C.compute_slot_mapping_kernel_impl(
+                starts, positions, table.block_table.gpu, slots, table.block_size
+            )
         batch.refresh_metadata()
         context, inputs = self._forward
-        context.attn_metadata, _ = super()._build_attention_metadata(**self._metadata_arguments)
+        self._plan_attention(rows, cast("dict[str, Any]", context.attn_metadata))
         with override_forward_context(context):
             hidden = super()._model_forward(**inputs)
         sampled = self._sample(cast("Any", self.model).compute_logits(hidden), None)
@@ -82,6 +82,28 @@ class BurstCPUModelRunner(CPUModelRunner):
             self.requests[request_id].output_token_ids.append(token)  # penalties look at them
         logprobs = sampled.logprobs_tensors
         return _Drawn(tokens, None if logprobs is None else logprobs.tolists())
+
+    def _plan_attention(self, rows: int, metadata: dict[str, Any]) -> None:
+        """Has what vLLM's attention is told beforehand follow the lengths, which are views of the runner's own."""
+        for group in self._attn_group_iterator():
+            builder: Any = group.get_metadata_builder()
+            told = metadata[group.layer_names[0]]
+            told.max_seq_len += 1
+            told.scheduler_metadata = ops.cpu_attn_get_scheduler_metadata(
+                num_reqs=rows,
+                num_heads=builder.num_heads,
+                num_kv_heads=builder.num_kv_heads,
+                head_dim=builder.head_dim,
+                seq_lens=told.seq_lens,
+                dtype=builder.dtype,
+                query_start_loc=told.query_start_loc,
+                causal=told.causal,
+                sliding_window_size=builder.window_size,
+                isa=builder.isa,
+                enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
+                dynamic_causal=None,
+                kv_cache_dtype=builder.kv_cache_dtype,
+            )
 
     def _keep(self, tokens: np.ndarray[Any, Any]) -> None:
         """Writes (rows, further steps) where the next step looks for its inputs."""

@@ -50,7 +50,7 @@ class BurstScheduler(Scheduler):
             and not config.model_config.enable_prompt_embeds
             and config.model_config.runner_type == "generate"
             and not envs.VLLM_COMPUTE_NANS_IN_LOGITS
-            and all(isinstance(spec, FullAttentionSpec | SlidingWindowSpec) for spec in specs)
+            and all(type(spec) in {FullAttentionSpec, SlidingWindowSpec} for spec in specs)
         )
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
