@@ -6,10 +6,15 @@ in the docs are made with it; the format is the output's suffix (.svg, .png).
 
 import json
 import sys
+from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -57,26 +62,35 @@ def _draw_needles(figure: Figure, result: dict[str, Any]) -> None:
 def _draw_mixes(figure: Figure, result: dict[str, Any]) -> None:
     figure.set_size_inches(12, 4.5)
     left, right = figure.subplots(1, 2)
-    mixes = result["mixes"]
-    places = range(len(mixes))
+    models = result["models"]
+    ratios = sorted({model["ratio"] for model in models})
     for mode, colour in (("standard", "C0"), ("reasoning", "C1")):
-        left.plot(places, [mix["summary"][mode] for mix in mixes], marker="o", color=colour, label=f"{mode} mode")
-        for family in mixes[0]["families"]:
-            points = [mix["families"][family][mode] for mix in mixes]
-            left.plot(places, points, color=colour, linewidth=1, alpha=0.3)
-        for style, sign in zip(("-", "--", "-.", ":"), mixes[0]["confusion"][mode], strict=True):
-            points = [mix["confusion"][mode][sign] for mix in mixes]
-            right.plot(
-                places, points, style, color=colour, linewidth=2.5 if sign == "any" else 1, label=f"{mode}: {sign}"
-            )
-    left.set(title="held-out items right (faint: by family)", ylim=(-0.02, 1.02))
+        _draw_means(left, models, ratios, ("summary", mode), color=colour, marker="o", label=f"{mode} mode")
+        for family in models[0]["families"]:
+            _draw_means(left, models, ratios, ("families", family, mode), color=colour, linewidth=1, alpha=0.3)
+        left.scatter(
+            [ratios.index(model["ratio"]) for model in models],
+            [model["summary"][mode] for model in models],
+            color=colour,
+            marker="x",
+        )
+        for style, sign in zip(("-", "--", "-.", ":"), models[0]["confusion"][mode], strict=True):
+            look = {"color": colour, "linestyle": style, "linewidth": 2.5 if sign == "any" else 1}
+            _draw_means(right, models, ratios, ("confusion", mode, sign), label=f"{mode}: {sign}", **look)
+    left.set(title="held-out items right (x: one seed, faint: a family)", ylim=(-0.02, 1.02))
     right.set(title="answers that behave like the other mode")
     right.set_ylim(-0.002, max(0.1, right.get_ylim()[1]))
     for axes in (left, right):
-        axes.set_xticks(places, [f"{mix['ratio']:g} : 1" for mix in mixes])
+        axes.set_xticks(range(len(ratios)), [f"{ratio:g} : 1" for ratio in ratios])
         axes.set_xlabel("reasoning tokens to standard tokens in training")
     left.legend(fontsize="small")
     right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _draw_means(axes: Axes, models: Sequence[Any], ratios: Sequence[float], path: Sequence[str], **look: Any) -> None:
+    """The mean over the seeds of what `path` leads to in a model's results, for each ratio."""
+    means = [fmean(reduce(getitem, path, model) for model in models if model["ratio"] == ratio) for ratio in ratios]
+    axes.plot(range(len(ratios)), means, **look)
 
 
 def _in_k(length: int) -> str:

@@ -1,8 +1,8 @@
-"""The study of mixes: `python -m training.mixes RECIPE FOLDER RESULT.json [--ratios 0.5,1,1.5,3]`.
+"""The study of mixes: `python -m training.mixes RECIPE FOLDER RESULT.json [--ratios 0.5,1,1.5,3] [--seeds 1,2]`.
 
-For each ratio of reasoning tokens to standard tokens one model is trained by the recipe's [sft], from its seed and with
-its number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is
-not done again, and a training that was interrupted goes on. The plot is benchmarks/eval_plots.py's.
+For each seed and each ratio of reasoning tokens to standard tokens one model is trained by the recipe's [sft], with its
+number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is not
+done again, and a training that was interrupted goes on. The plot is benchmarks/eval_plots.py's.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from benchmarks import eval_modes
 from training import stages, tokenizer
-from training.families import held_out_items
+from training.families import Item, held_out_items
 from training.recipe import Recipe, load
 from training.served import ServedCheckpoint
 
@@ -29,45 +30,48 @@ _MOST_TOKENS = 384  # several times a right answer with its thought; one that re
 _AT_ONCE = 32
 
 
-def with_ratio(recipe: Recipe, ratio: float, folder: Path) -> Recipe:
-    """The recipe of one mix, fine-tuning and nothing else; its checkpoint goes into `folder`."""
+def of_one(recipe: Recipe, seed: int, ratio: float, folder: Path) -> Recipe:
+    """The recipe of one model, fine-tuning and nothing else; its checkpoint goes into `folder`."""
     sft = msgspec.structs.replace(recipe.sft, reasoning_ratio=ratio)
     output = str(folder / "checkpoint")
-    return msgspec.structs.replace(recipe, sft=sft, output=output, pretrain=None, extend=None, agapo=None)
+    return msgspec.structs.replace(recipe, seed=seed, sft=sft, output=output, pretrain=None, extend=None, agapo=None)
 
 
-def study(recipe: Recipe, ratios: Sequence[float], folder: Path, *, items: int, threads: int | None) -> list[Any]:
-    """Trains and asks what is not finished; each mix as a result holds it, in the order of `ratios`.
+def study(
+    recipe: Recipe, ratios: Sequence[float], seeds: Sequence[int], folder: Path, *, items: int, threads: int | None
+) -> list[dict[str, Any]]:
+    """Trains and asks what is not finished; each model as a result holds it, a seed's ratios one after the other.
 
-    Raises ValueError where `folder` has the mixes of another recipe or other items, UsageError without an engine.
+    Raises ValueError where `folder` has models of another recipe or other items, UsageError without an engine.
     """
     _keep_to(folder, {"recipe": msgspec.to_builtins(recipe), "items": items})
     if not (folder / tokenizer.FILES[0]).exists():
         tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
-    mixes = []
-    for ratio in ratios:
-        own = folder / f"ratio-{ratio:g}"
+    asked = list(held_out_items(tuple(recipe.sft.families), items, recipe.seed, level=recipe.sft.hardest))
+    models = []
+    for seed, ratio in product(seeds, ratios):
+        own = folder / f"seed-{seed}" / f"ratio-{ratio:g}"
         found = own / "found.json"
         if not found.exists():
-            mix = with_ratio(recipe, ratio, own)
-            own.mkdir(exist_ok=True)
+            own.mkdir(parents=True, exist_ok=True)
             for name in tokenizer.FILES:
                 shutil.copy(folder / name, own)
-            stages.run("sft", mix, own, threads=threads)
-            measured = {"ratio": ratio, **_trained(own), **asyncio.run(_ask(mix, items))}
+            model = of_one(recipe, seed, ratio, own)
+            stages.run("sft", model, own, threads=threads)
+            measured = {"seed": seed, "ratio": ratio, **_trained(own), **asyncio.run(_ask(model, asked))}
             found.write_text(json.dumps(measured, indent=1) + "\n")
-        mixes.append(json.loads(found.read_text()))
-    return mixes
+        models.append(json.loads(found.read_text()))
+    return models
 
 
 def _keep_to(folder: Path, wanted: dict[str, Any]) -> None:
-    """Holds a folder to what its first mix was made with."""
+    """Holds a folder to what its first model was made with."""
     kept = folder / "study.json"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(wanted, indent=1) + "\n")
     elif json.loads(kept.read_text()) != json.loads(json.dumps(wanted)):
-        raise ValueError(f"{folder} has mixes of another recipe, or with other items: take another folder")
+        raise ValueError(f"{folder} has models of another recipe, or with other items: take another folder")
 
 
 def _trained(run: Path) -> dict[str, Any]:
@@ -76,22 +80,20 @@ def _trained(run: Path) -> dict[str, Any]:
     return {name: last[name] for name in ("tokens", "seconds", "loss")}
 
 
-async def _ask(mix: Recipe, items: int) -> dict[str, Any]:
-    """The mix's finished checkpoint in both modes, by the server."""
-    names = tuple(mix.sft.families)
-    async with ServedCheckpoint(Path(mix.output), _AT_ONCE) as served:
-        asked = list(held_out_items(names, items, mix.seed, level=mix.sft.hardest))
-        version, outcomes = await eval_modes.measure(await served.now(), asked, _MOST_TOKENS)
-    return {"server": version, **eval_modes.summarize(names, outcomes, level=mix.sft.hardest)}
+async def _ask(model: Recipe, items: Sequence[Item]) -> dict[str, Any]:
+    """A finished checkpoint in both modes, by the server."""
+    async with ServedCheckpoint(Path(model.output), _AT_ONCE) as served:
+        version, outcomes = await eval_modes.measure(await served.now(), items, _MOST_TOKENS)
+    return {"server": version, **eval_modes.summarize(tuple(model.sft.families), outcomes, level=model.sft.hardest)}
 
 
-def _table(mixes: Sequence[dict[str, Any]]) -> Table:
+def _table(models: Sequence[dict[str, Any]]) -> Table:
     columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in eval_modes.MODES]
-    table = Table("reasoning : standard", *columns, title="mixes")
-    for mix in mixes:
-        confused = [mix["confusion"][mode]["any"] for mode in eval_modes.MODES]
-        shares = [*(mix["summary"][mode] for mode in eval_modes.MODES), *confused]
-        table.add_row(f"{mix['ratio']:g} : 1", *(f"{share:.1%}" for share in shares))
+    table = Table("seed", "reasoning : standard", *columns, title="mixes")
+    for model in models:
+        confused = [model["confusion"][mode]["any"] for mode in eval_modes.MODES]
+        shares = [*(model["summary"][mode] for mode in eval_modes.MODES), *confused]
+        table.add_row(str(model["seed"]), f"{model['ratio']:g} : 1", *(f"{share:.1%}" for share in shares))
     return table
 
 
@@ -102,23 +104,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="state and checkpoints; what is finished there is not done again")
     parser.add_argument("result", type=Path)
     parser.add_argument("--ratios", default=",".join(f"{ratio:g}" for ratio in RATIOS), help="reasoning per standard")
+    parser.add_argument("--seeds", help="comma-separated; the recipe's where not given")
     parser.add_argument("--items", type=int, default=300, help="questions, each asked in both modes")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores where not given")
     args = parser.parse_args(arguments)
     recipe = load(args.recipe)
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
-    mixes = study(recipe, ratios, args.folder, items=args.items, threads=args.threads)
-    options = f"--ratios {args.ratios} --items {args.items}"
+    seeds = [recipe.seed] if args.seeds is None else [int(seed) for seed in args.seeds.split(",")]
+    models = study(recipe, ratios, seeds, args.folder, items=args.items, threads=args.threads)
+    options = f"--ratios {args.ratios} --seeds {','.join(map(str, seeds))} --items {args.items}"
     result = {
         "what": "mixes",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m training.mixes {args.recipe} {args.folder} {args.result} {options}",
         "recipe": msgspec.to_builtins(recipe),
-        "mixes": mixes,
+        "models": models,
     }
     args.result.parent.mkdir(parents=True, exist_ok=True)
     args.result.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    Console().print(_table(mixes))
+    Console().print(_table(models))
 
 
 if __name__ == "__main__":

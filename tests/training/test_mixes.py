@@ -1,15 +1,18 @@
-"""The study of mixes: one model for each ratio, nothing done twice, and the plot; one mix for real."""
+"""The study of mixes: one model for each seed and ratio, nothing done twice, and the plot; one model for real."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from benchmarks.eval_plots import draw as draw_plot
 from training import mixes
 from training import recipe as recipes
+from training.families import Item
 from training.recipe import Recipe
 
 SMOKE = Path("training/recipes/smoke.toml")
@@ -30,53 +33,56 @@ def found(standard: float, reasoning: float) -> dict[str, Any]:
     return {"summary": accuracy, "families": {"chain_sum": accuracy}, "confusion": confusion, "outcomes": []}
 
 
-def test_each_mix_is_trained_once_and_the_result_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+def test_each_model_is_trained_once_and_the_result_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
 
-    async def ask(mix: Recipe, items: int) -> dict[str, Any]:
-        asked.append(mix.sft.reasoning_ratio)
-        if asked == [0.5, 3.0]:
+    async def ask(model: Recipe, items: Sequence[Item]) -> dict[str, Any]:
+        asked.append((model.seed, model.sft.reasoning_ratio))
+        if len(asked) == 2:
             raise KeyboardInterrupt
-        assert (Path(mix.output) / "model.safetensors").exists()
-        return found(0.1 * mix.sft.reasoning_ratio, 0.5)
+        assert (Path(model.output) / "model.safetensors").exists()
+        assert len(items) == 4
+        return found(0.1 * model.sft.reasoning_ratio, 0.5)
 
     monkeypatch.setattr(mixes, "_ask", ask)
-    path, result = write_recipe(tmp_path / "recipe.toml", 4000), tmp_path / "result.json"
+    path, result = write_recipe(tmp_path / "recipe.toml", 2000), tmp_path / "result.json"
     command = [str(path), str(tmp_path / "runs"), str(result), "--ratios", "0.5,3", "--items", "4", "--threads", "1"]
     with pytest.raises(KeyboardInterrupt):
         mixes.main(command)
-    trained = (tmp_path / "runs" / "ratio-3" / "state.pt").read_bytes()
+    last = tmp_path / "runs" / "seed-1" / "ratio-3" / "state.pt"
+    trained = torch.load(last, weights_only=True)["model"]
     mixes.main(command)
     mixes.main(command)
-    assert asked == [0.5, 3.0, 3.0]
-    assert (tmp_path / "runs" / "ratio-3" / "state.pt").read_bytes() == trained
+    assert asked == [(1, 0.5), (1, 3.0), (1, 3.0)]
+    assert all(torch.equal(weight, trained[name]) for name, weight in torch.load(last)["model"].items())
 
     content = json.loads(result.read_text())
-    assert [mix["ratio"] for mix in content["mixes"]] == [0.5, 3.0]
-    assert content["mixes"][1]["summary"] == {"standard": pytest.approx(0.3), "reasoning": 0.5}
-    assert all(mix["tokens"] >= 4000 for mix in content["mixes"])
+    assert [(model["seed"], model["ratio"]) for model in content["models"]] == [(1, 0.5), (1, 3.0)]
+    assert content["models"][1]["summary"] == {"standard": pytest.approx(0.3), "reasoning": 0.5}
+    assert all(model["tokens"] >= 2000 for model in content["models"])
     draw_plot(content, tmp_path / "plot.svg")
     assert "reasoning: unclosed" in (tmp_path / "plot.svg").read_text()
 
-    with pytest.raises(ValueError, match="mixes of another recipe, or with other items"):
+    with pytest.raises(ValueError, match="models of another recipe, or with other items"):
         mixes.main([*command, "--items", "5"])
 
 
-def test_mixes_differ_in_nothing_but_their_ratio(tmp_path: Path) -> None:
+def test_models_differ_in_nothing_but_seed_and_ratio(tmp_path: Path) -> None:
     recipe = recipes.load(SMOKE)
-    one, other = (mixes.with_ratio(recipe, ratio, tmp_path) for ratio in (1.0, 3.0))
-    assert one.sft.reasoning_ratio == 1.0
-    assert msgspec.structs.replace(other, sft=one.sft) == one
+    one, other = mixes.of_one(recipe, 1, 1.0, tmp_path), mixes.of_one(recipe, 2, 3.0, tmp_path)
+    assert (one.seed, one.sft.reasoning_ratio) == (1, 1.0)
+    assert (other.seed, other.sft.reasoning_ratio) == (2, 3.0)
+    assert msgspec.structs.replace(other, seed=1, sft=one.sft) == one
     assert msgspec.structs.replace(other.sft, reasoning_ratio=1.0) == one.sft
     assert (one.pretrain, one.extend, one.agapo) == (None, None, None)
 
 
 @pytest.mark.engine
-def test_one_mix_for_real(tmp_path: Path) -> None:
+def test_one_model_for_real(tmp_path: Path) -> None:
     path, result = write_recipe(tmp_path / "recipe.toml", 4000), tmp_path / "result.json"
     mixes.main([str(path), str(tmp_path / "runs"), str(result), "--ratios", "1.5", "--items", "4"])
-    (mix,) = json.loads(result.read_text())["mixes"]
-    assert set(mix["summary"]) == {"standard", "reasoning"}
-    assert len(mix["outcomes"]) == 8
-    assert all(outcome["completion_tokens"] <= 384 for outcome in mix["outcomes"])
-    assert mix["confusion"]["reasoning"]["any"] > 0  # it has learnt nothing
+    (model,) = json.loads(result.read_text())["models"]
+    assert set(model["summary"]) == {"standard", "reasoning"}
+    assert len(model["outcomes"]) == 8
+    assert all(outcome["completion_tokens"] <= 384 for outcome in model["outcomes"])
+    assert model["confusion"]["reasoning"]["any"] > 0  # it has learnt nothing
