@@ -40,6 +40,7 @@ from vllm.sequence import IntermediateTensors
 from model_impl.architecture import SLIDING, Architecture
 from model_impl.fused import FusedOperations, fused_operations
 from model_impl.packed import use_packed_products
+from model_impl.prefill import use_prefill_kernel
 
 
 def architecture_of(vllm_config: VllmConfig) -> Architecture:
@@ -110,6 +111,7 @@ class Exaone4Attention(nn.Module):
             per_layer_sliding_window=architecture.sliding_window if slides else None,
             prefix=f"{prefix}.attn",
         )
+        use_prefill_kernel(self.attn)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """(T), (T, D) -> (T, D); keys and values go to the layer's pages on the way."""

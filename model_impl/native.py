@@ -34,6 +34,10 @@ _ARGUMENTS: dict[str, list[type]] = {
     "add_norm": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER],
     "norm_rope": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _POINTER],
     "silu_mul": [_POINTER, _SIZE, _SIZE, _POINTER],
+    "attend": [
+        *(_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER),
+        *(_SIZE, _SIZE, _SIZE, _SIZE, _FLOAT, _SIZE),
+    ],
 }
 
 

@@ -1,0 +1,282 @@
+// Attention of many new tokens over vLLM's pages on CPU: bfloat16 products with float32 sums, softmax in one pass
+// (Milakov & Gimelshein, arXiv 1805.02867, as in FlashAttention), so that scores never leave the L1 cache.
+//
+// A page of a KV head is keys [size][tokens], then values [tokens][size], as vLLM's operation for this CPU writes them.
+// Keys are taken in blocks of KEYS at multiples of KEYS: a token's result depends neither on the other tokens of the
+// batch nor on how its prompt was cut.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include "memory.h"
+
+namespace {
+
+constexpr int LANES = 16;         // float32 in a register
+constexpr int ROWS = 8;           // of a tile; a row is one head of one token
+constexpr int STEP = 2 * LANES;   // keys, or numbers of a value, that a tile takes at a time
+constexpr int64_t KEYS = 256;     // of a block: packed, 64 KiB for heads of 128
+constexpr int64_t UNIT = 128;     // rows that a block is packed for
+constexpr float LEAST = -1e30f;   // below all scores
+constexpr float NEVER = -2e30f;   // of a key that is not seen: below that even where a row sees none of a block
+constexpr float LOG2_E = 1.44269504f;
+
+typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
+
+struct Job {
+  const uint16_t* query;  // [tokens][heads][size], tokens `query_stride` apart
+  int64_t query_stride;
+  uint16_t* out;  // as query
+  int64_t out_stride;
+  const uint16_t* pages;  // [page][KV head], strides in numbers
+  int64_t page_stride, head_stride, page;
+  const int32_t* table;  // [request][page of its context]
+  int64_t table_stride;
+  const int32_t* starts;   // [requests + 1] first token of each
+  const int32_t* lengths;  // [requests] of the contexts, new tokens included
+  int64_t group, kv_heads, size;
+  float scale;
+  int64_t window;  // tokens that are seen, itself included; 0 for all
+};
+
+// The tokens [first, last) of a request, for one KV head.
+struct Unit {
+  int64_t request, kv_head, first, last;
+};
+
+struct Scratch {
+  Pair* query;       // [tiles][size / 2][ROWS]
+  float* mixed;      // [tiles][ROWS][size]: sums over values so far, times the weights of the largest score so far
+  float* largest;    // [tiles][ROWS]
+  float* total;      // [tiles][ROWS]
+  uint16_t* keys;    // [KEYS / STEP][size / 2][STEP][2]
+  uint16_t* values;  // [size / STEP][KEYS / 2][STEP][2]
+  float* scores;     // [ROWS][KEYS]
+  uint16_t* weights; // [ROWS][KEYS]
+};
+
+const __m512i LOW = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
+                                     36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+const __m512i LANE = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+const __m512i HIGH = _mm512_add_epi16(LOW, _mm512_set1_epi16(16));
+
+// Two rows of STEP numbers to STEP pairs.
+inline void pair_up(__m512i a, __m512i b, uint16_t* to) {
+  _mm512_store_si512(to, _mm512_permutex2var_epi16(a, LOW, b));
+  _mm512_store_si512(to + STEP, _mm512_permutex2var_epi16(a, HIGH, b));
+}
+
+// Keys and values [from, to) to pairs; `from` is a multiple of STEP, and beyond `to` values are zeros up to the next.
+void pack(const Job& job, const Unit& unit, int64_t from, int64_t to, Scratch& scratch) {
+  const int64_t size = job.size;
+  for (int64_t at = from; at < to; at += STEP) {
+    const int32_t number = job.table[unit.request * job.table_stride + at / job.page];
+    const uint16_t* keys = job.pages + number * job.page_stride + unit.kv_head * job.head_stride;
+    const uint16_t* values = keys + size * job.page + at % job.page * size;
+    keys += at % job.page;
+    uint16_t* packed = scratch.keys + (at - from) * size;
+    for (int64_t d = 0; d < size; d += 2)
+      pair_up(_mm512_loadu_si512(keys + d * job.page), _mm512_loadu_si512(keys + (d + 1) * job.page), packed + d * STEP);
+    for (int64_t t = 0; t < STEP; t += 2)
+      for (int64_t d = 0; d < size; d += STEP) {
+        const __m512i zero = _mm512_setzero_si512();
+        const __m512i a = at + t < to ? _mm512_loadu_si512(values + t * size + d) : zero;
+        const __m512i b = at + t + 1 < to ? _mm512_loadu_si512(values + (t + 1) * size + d) : zero;
+        pair_up(a, b, scratch.values + d * KEYS + (at - from + t) * STEP);
+      }
+  }
+}
+
+// scores[r][k] for `count` keys, a multiple of STEP.
+void score(const Pair* query, const Scratch& scratch, int64_t count, int64_t pairs) {
+  for (int64_t k = 0; k < count; k += STEP) {
+    const uint16_t* keys = scratch.keys + k * 2 * pairs;
+    __m512 sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    for (int64_t p = 0; p < pairs; p++) {
+      const __m512bh a = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP);
+      const __m512bh b = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP + STEP);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const __m512bh q = (__m512bh)_mm512_set1_epi32(query[p * ROWS + r]);
+        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], q, a);
+        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], q, b);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      _mm512_store_ps(scratch.scores + r * KEYS + k, sum[r][0]);
+      _mm512_store_ps(scratch.scores + r * KEYS + k + LANES, sum[r][1]);
+    }
+  }
+}
+
+// 2^x, to 3e-6 of it; nothing where x is below what float32 can hold.
+inline __m512 power_of_two(__m512 x) {
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT);
+  const __m512 f = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(9.570101276e-3f);  // least relative error for [-1/2, 1/2]
+  for (float c : {5.591786280e-2f, 2.402474433e-1f, 6.931217909e-1f, 9.999992847e-1f})
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
+  return _mm512_scalef_ps(p, n);
+}
+
+// A row's scores to weights, of which the keys [low, high) have some; the factor for what was mixed before.
+float weigh(float* scores, uint16_t* weights, int64_t count, int64_t low, int64_t high, float scale, float* largest,
+            float* total) {
+  __m512 most = _mm512_set1_ps(*largest);
+  for (int64_t k = 0; k < count; k += LANES) {
+    __m512 s = _mm512_load_ps(scores + k);
+    if (k < low || k + LANES > high) {
+      const __m512i key = _mm512_add_epi32(LANE, _mm512_set1_epi32((int)k));
+      const __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32((int)low)) &
+                             _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32((int)high));
+      s = _mm512_mask_blend_ps(seen, _mm512_set1_ps(NEVER), s);
+      _mm512_store_ps(scores + k, s);
+    }
+    most = _mm512_max_ps(most, s);
+  }
+  const float before = *largest, after = _mm512_reduce_max_ps(most), factor = scale * LOG2_E;
+  const __m512 shift = _mm512_set1_ps(-after * factor);
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t k = 0; k < count; k += LANES) {
+    const __m512 weight = power_of_two(_mm512_fmadd_ps(_mm512_load_ps(scores + k), _mm512_set1_ps(factor), shift));
+    sum = _mm512_add_ps(sum, weight);
+    _mm256_store_si256((__m256i*)(weights + k), (__m256i)_mm512_cvtneps_pbh(weight));
+  }
+  const float less = std::exp2((before - after) * factor);
+  *total = *total * less + _mm512_reduce_add_ps(sum);
+  *largest = after;
+  return less;
+}
+
+// mixed[r] = mixed[r] * factor[r] + weights[r] · values.
+void mix(const Scratch& scratch, float* mixed, const float* factor, int64_t count, int64_t size) {
+  for (int64_t d = 0; d < size; d += STEP) {
+    const uint16_t* values = scratch.values + d * KEYS;
+    __m512 sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      const __m512 f = _mm512_set1_ps(factor[r]);
+      sum[r][0] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d));
+      sum[r][1] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d + LANES));
+    }
+    for (int64_t t = 0; t < count / 2; t++) {
+      const __m512bh a = (__m512bh)_mm512_load_si512(values + t * 2 * STEP);
+      const __m512bh b = (__m512bh)_mm512_load_si512(values + t * 2 * STEP + STEP);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const __m512bh w = (__m512bh)_mm512_set1_epi32(((const Pair*)(scratch.weights + r * KEYS))[t]);
+        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], w, a);
+        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], w, b);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      _mm512_store_ps(mixed + r * size + d, sum[r][0]);
+      _mm512_store_ps(mixed + r * size + d + LANES, sum[r][1]);
+    }
+  }
+}
+
+// Rows are the tokens' heads, the heads of a token behind each other; those beyond the last repeat it.
+void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
+  const int64_t size = job.size, pairs = size / 2, group = job.group;
+  const int64_t rows = (unit.last - unit.first) * group, tiles = (rows + ROWS - 1) / ROWS;
+  const int64_t start = job.starts[unit.request], length = job.lengths[unit.request];
+  const int64_t offset = length - (job.starts[unit.request + 1] - start);  // position of the request's first new token
+  auto token = [&](int64_t row) { return unit.first + std::min(row, rows - 1) / group; };
+  auto place = [&](int64_t row, int64_t stride) {
+    return (start + token(row)) * stride + (unit.kv_head * group + std::min(row, rows - 1) % group) * size;
+  };
+  for (int64_t row = 0; row < tiles * ROWS; row++) {
+    const Pair* query = (const Pair*)(job.query + place(row, job.query_stride));
+    Pair* to = scratch.query + row / ROWS * pairs * ROWS + row % ROWS;
+    for (int64_t p = 0; p < pairs; p++) to[p * ROWS] = query[p];
+    scratch.largest[row] = LEAST;
+    scratch.total[row] = 0;
+  }
+  std::fill_n(scratch.mixed, tiles * ROWS * size, 0.0f);
+
+  const int64_t end = offset + unit.last;
+  const int64_t begin = job.window ? std::max<int64_t>(0, offset + unit.first - job.window + 1) : 0;
+  for (int64_t from = begin / STEP * STEP, to; from < end; from = to) {
+    to = std::min((from / KEYS + 1) * KEYS, end);
+    pack(job, unit, from, to, scratch);
+    const int64_t count = (to - from + STEP - 1) / STEP * STEP;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      const int64_t lowest = job.window ? offset + token(tile * ROWS) - job.window + 1 : 0;
+      if (offset + token(tile * ROWS + ROWS - 1) < from || lowest >= to) continue;  // the last row of a tile sees most
+      score(scratch.query + tile * pairs * ROWS, scratch, count, pairs);
+      float factor[ROWS];
+      for (int r = 0; r < ROWS; r++) {
+        const int64_t row = tile * ROWS + r, position = offset + token(row);
+        const int64_t low = job.window ? position - job.window + 1 - from : -from;
+        factor[r] = weigh(scratch.scores + r * KEYS, scratch.weights + r * KEYS, count, low, position + 1 - from,
+                          job.scale, scratch.largest + row, scratch.total + row);
+      }
+      mix(scratch, scratch.mixed + tile * ROWS * size, factor, count, size);
+    }
+  }
+
+  for (int64_t row = 0; row < rows; row++) {
+    const __m512 factor = _mm512_set1_ps(1.0f / scratch.total[row]);
+    const float* mixed = scratch.mixed + row * size;
+    uint16_t* out = job.out + place(row, job.out_stride);
+    for (int64_t d = 0; d < size; d += LANES)
+      _mm256_storeu_si256((__m256i*)(out + d),
+                          (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_load_ps(mixed + d))));
+  }
+}
+
+Scratch scratch_of(Buffer& buffer, int64_t size, int64_t rows) {
+  rows = (rows + ROWS - 1) / ROWS * ROWS;
+  const int64_t counts[] = {rows * size * 2, rows * size * 4, rows * 4,          rows * 4,
+                            KEYS * size * 2, KEYS * size * 2, ROWS * KEYS * 4, ROWS * KEYS * 2};
+  int64_t bytes = 0;
+  for (int64_t count : counts) bytes += (count + 63) / 64 * 64;
+  char* at = (char*)buffer.need((size_t)bytes);
+  void* parts[8];
+  for (int i = 0; i < 8; i++) {
+    parts[i] = at;
+    at += (counts[i] + 63) / 64 * 64;
+  }
+  return {(Pair*)parts[0],  (float*)parts[1],    (float*)parts[2], (float*)parts[3],
+          (uint16_t*)parts[4], (uint16_t*)parts[5], (float*)parts[6], (uint16_t*)parts[7]};
+}
+
+}  // namespace
+
+// Arguments as in Job; heads of a multiple of 32 numbers, pages of a multiple of 32 tokens.
+extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* out, int64_t out_stride,
+                       const uint16_t* pages, int64_t page_stride, int64_t head_stride, int64_t page,
+                       const int32_t* table, int64_t table_stride, const int32_t* starts, const int32_t* lengths,
+                       int64_t requests, int64_t group, int64_t kv_heads, int64_t size, float scale, int64_t window) {
+  const Job job{query, query_stride, out,    out_stride, pages, page_stride, head_stride, page,  table,
+                table_stride, starts, lengths, group,     kv_heads, size,     scale,       window};
+  const int64_t tokens = std::max<int64_t>(UNIT / group, 1);
+  static thread_local std::vector<Unit> units;
+  units.clear();
+  for (int64_t request = 0; request < requests; request++) {
+    const int64_t count = starts[request + 1] - starts[request];
+    for (int64_t last = count; last > 0; last -= tokens)  // those that see most go first
+      for (int64_t kv_head = 0; kv_head < kv_heads; kv_head++)
+        units.push_back({request, kv_head, std::max<int64_t>(last - tokens, 0), last});
+  }
+  const Unit* all = units.data();
+  const int64_t count = (int64_t)units.size();
+#pragma omp parallel
+  {
+    static thread_local Buffer buffer;
+    Scratch scratch = scratch_of(buffer, job.size, tokens * job.group);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < count; i++) attend_unit(job, all[i], scratch);
+  }
+}
