@@ -44,7 +44,8 @@ def study(
 
     Raises ValueError where `folder` has models of another recipe or other items, UsageError without an engine.
     """
-    _keep_to(folder, {"recipe": msgspec.to_builtins(recipe), "items": items})
+    relevant = msgspec.structs.replace(recipe, pretrain=None, extend=None, agapo=None)
+    _keep_to(folder, {"recipe": msgspec.to_builtins(relevant), "items": items})
     if not (folder / tokenizer.FILES[0]).exists():
         tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
     asked = list(held_out_items(tuple(recipe.sft.families), items, recipe.seed, level=recipe.sft.hardest))

@@ -120,7 +120,7 @@ class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `groups` of the others. `updates` steps of the optimizer are taken on parts of what a step drew. `all_wrong_reward`
     (below zero) is the advantage of answers in a group that has no right one, and `kl_weight` is of the divergence
     from the start. `method`: agapo, or what it is compared with: grpo (clipped at `clip`), sft (on the traces of the
-    same questions).
+    same questions). `hardest` is the step of the families' difficulty, as in SftRecipe.
     """
 
     start: str
@@ -142,6 +142,7 @@ class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all_wrong_reward: Annotated[float, msgspec.Meta(le=0.0)] = -0.1
     clip: float = 0.2
     temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncGenerator
 from copy import deepcopy
 from itertools import islice
@@ -128,6 +129,13 @@ def test_what_is_always_solved_is_dropped_first(start: Path, tmp_path: Path) -> 
     assert {drawn[number].family for number in pool} == {"chain_sum"}
     assert 0 < len(pool) < 30
     assert not any(is_held_out(item.entry) for item in drawn)
+
+
+def test_a_recipe_may_ask_easier_questions_only(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_from(start, tmp_path / "out", families={"chain_sum": 1.0}, hardest=0, evaluation_items=20)
+    asked = [prompt_files.make_prompt(recipe, 4, number, FMT).item for number in range(20)]
+    for item in asked + [prompt.item for prompt in prompt_files.held_out_prompts(recipe, 4, FMT, "reasoning")]:
+        assert re.fullmatch(r"\d [-+] \d", item.entry["metadata"]["expression"])
 
 
 def test_a_pool_of_solved_prompts_is_an_error(tmp_path: Path) -> None:

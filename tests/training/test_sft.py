@@ -91,6 +91,21 @@ def test_batches_hold_both_modes_in_the_recipes_ratio(finished: SftRun, recipe: 
     assert padded < 0.25 * sum(real.values())
 
 
+def test_a_recipe_may_stop_at_easier_items(finished: SftRun, recipe: Recipe) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
+    easy = msgspec.structs.replace(
+        recipe.sft, families={"chain_sum": 1.0}, hardest=0, rephrase_share=0.0, history_share=0.0, **tasks
+    )
+    source = ExampleSource(easy, fmt)
+    rng = random.Random(0)
+    drawn = [source.example("standard", 1.0, rng) for _ in range(20)]
+    checked = [source.held_out("chain_sum", "standard", rng) for _ in range(20)]
+    for ids, _ in drawn + checked:
+        _, _, question = fmt.decode(ids, show_control=True).partition("[|user|]\n")
+        assert re.search(r"(?<!\d)\d [-+] \d(?!\d)", question), question
+
+
 def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
     fmt = ChatFormat.from_folder(finished.folder)
     source = ExampleSource(finished.recipe.sft, fmt)

@@ -30,17 +30,20 @@ def prompt_of(item: Item, number: int, fmt: ChatFormat, mode: Mode = "reasoning"
 
 
 def make_prompt(recipe: AgapoRecipe, seed: int, number: int, fmt: ChatFormat) -> Prompt:
-    """Prompt `number` of a run; its family by the recipe's weights, at full difficulty, never a held-out item."""
+    """Prompt `number` of a run; its family by the recipe's weights, as hard as the recipe has it, never held out."""
     rng = random.Random(f"agapo/{seed}/{number}")
     family = rng.choices(tuple(recipe.families), tuple(recipe.families.values()))[0]
-    return prompt_of(draw(family, rng), number, fmt)
+    return prompt_of(draw(family, rng, level=recipe.hardest), number, fmt)
 
 
 def held_out_prompts(recipe: AgapoRecipe, seed: int, fmt: ChatFormat, mode: Mode) -> list[Prompt]:
     """The items that a run is checked with, the families in turn; the same in both modes."""
     names = tuple(recipe.families)
     rng = random.Random(f"agapo check/{seed}")
-    items = (draw(names[index % len(names)], rng, held_out=True) for index in range(recipe.evaluation_items))
+    items = (
+        draw(names[index % len(names)], rng, level=recipe.hardest, held_out=True)
+        for index in range(recipe.evaluation_items)
+    )
     return [prompt_of(item, number, fmt, mode) for number, item in enumerate(items)]
 
 
