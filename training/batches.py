@@ -5,7 +5,7 @@ A stream is made of chunks; chunk k depends only on the recipe and k, so that a 
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -21,6 +21,7 @@ from training.recipe import SftRecipe
 _BATCHES_PER_CHUNK = 20
 _LENGTH_MULTIPLE = 8
 _SYSTEM_SHARE = 0.05
+_EARLY_CUT_SHARE = 0.5  # of what is cut off: at a budget uniform in its logarithm
 _EASIER_SHARE = 0.3
 _JSON_TASK_SHARE = 0.25
 _FITTING_SHARE = 0.7
@@ -204,11 +205,23 @@ class ExampleSource:
         return [{"role": "user", "content": said.prompt}, answer]
 
     def _render_cut(self, history: list[Message], last: Exchange, rng: random.Random) -> tuple[list[int], list[bool]]:
-        """A conversation whose reasoning broke off somewhere; only the answer is learnt."""
-        begun = last.reasoning[: rng.randrange(len(last.reasoning))]
-        ids, mask = self.render(history, replace(last, reasoning=begun + self._recipe.wrap_up), "reasoning")
-        answer = len(ids) - ids[::-1].index(self._format.think_end_id) + 1  # after the end tag and its line ends
-        return ids, [learnt and position >= answer for position, learnt in enumerate(mask)]
+        """A conversation whose reasoning broke off somewhere, as a server ends it whose budget is spent.
+
+        As there, the wrap-up is said where it takes at most half of the budget, and words before the end tag too. The
+        thought as far as it goes and the answer are learnt, never what was said for the model.
+        """
+        fmt = self._format
+        prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], "reasoning")
+        thought = fmt.encode_text(last.reasoning)
+        closings = [fmt.closing(words) for words in (self._recipe.wrap_up, "")]
+        most = len(thought) + len(closings[0].last_words)
+        budget = int(most ** rng.random()) if rng.random() < _EARLY_CUT_SHARE else rng.randrange(most)
+        said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
+        thought = thought[: min(budget - len(said), len(thought) - 1)]
+        closing = [*said, *closings[0].tag, *closings[0].gap]
+        answer = [*fmt.encode_text(last.answer), fmt.end_of_turn_id]
+        parts = ((prompt, False), (thought, True), (closing, False), (answer, True))
+        return [one for ids, _ in parts for one in ids], [learnt for ids, learnt in parts for _ in ids]
 
     def render(self, history: list[Message], last: Exchange, mode: Mode) -> tuple[list[int], list[bool]]:
         """A conversation that ends with `last`, as the mode writes it."""

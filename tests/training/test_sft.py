@@ -12,6 +12,8 @@ import torch
 from transformers import AutoTokenizer, Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
+from server.modes.limits import plan_thinking
+from server.modes.profile import PROFILE_FOLDER, load_profile
 from training import recipe as recipes
 from training.batches import IGNORED, ExampleSource, chunk, item_exchange
 from training.families import held_out_items
@@ -119,18 +121,34 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
         assert fmt.decode(learnt, show_control=True) == expected
 
 
-def test_cut_reasoning_is_wrapped_up_and_only_the_answer_learnt(finished: SftRun, recipe: Recipe) -> None:
+def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe) -> None:
+    """What the server plans for a budget is what stands between thought and answer, and none of it is learnt."""
     fmt = ChatFormat.from_folder(finished.folder)
+    profile = load_profile(PROFILE_FOLDER / "exaone4.toml").reasoning
+    closings = [fmt.closing(words) for words in (profile.wrap_up, "")]
+    closing = (*closings[0].tag, *closings[0].gap)
     tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
-    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, **tasks)
+    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **tasks)
+    assert always.wrap_up == profile.wrap_up
     rng = random.Random(0)
-    for _ in range(20):
+    budgets = set()
+    for _ in range(200):
         ids, mask = ExampleSource(always, fmt).example("reasoning", 1.0, rng)
-        text = fmt.decode(ids, show_control=True)
-        assert text.count(f"{recipe.sft.wrap_up}\n</think>\n\n") == 1
-        learnt = fmt.decode([token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt], show_control=True)
-        assert text.endswith(f"</think>\n\n{learnt}")
-        assert re.fullmatch(r"-?\d+\[\|endofturn\|\]", learnt)
+        begin, end = (len(ids) - 1 - ids[::-1].index(tag) for tag in (fmt.think_id, fmt.think_end_id))
+        prompt = fmt.decode(ids[begin : begin + 2], show_control=True)
+        assert prompt == "<think>\n"
+        budget = end - begin - 2
+        plan = plan_thinking(10_000, budget, profile, [tuple(one.last_words) for one in closings], closing)
+        thought = ids[begin + 2 : begin + 2 + plan.max_tokens]
+        rest = [*plan.wrap_up, *plan.closing]
+        answer = ids[begin + 2 + len(thought) + len(rest) :]
+        assert ids[begin + 2 :] == [*thought, *rest, *answer]
+        assert re.fullmatch(r"-?\d+\[\|endofturn\|\]", fmt.decode(answer, show_control=True))
+        learnt = [*[True] * len(thought), *[False] * len(rest), *[True] * len(answer)]
+        assert mask == [False] * (begin + 2) + learnt
+        budgets.add(budget)
+    assert {1, 2, 3} < budgets
+    assert max(budgets) > 40
 
 
 def test_labels_are_the_next_tokens(finished: SftRun, recipe: Recipe) -> None:
