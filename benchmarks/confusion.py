@@ -4,6 +4,7 @@ Every sign is told from text and token counts alone, whatever the answer is wort
 eval_modes.py's.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from training.families import Item
 SIGNS = {"standard": ("tag", "trace", "long"), "reasoning": ("empty", "short", "unclosed")}
 """By mode. Standard mode that thinks: a think tag among its tokens, a line of the item's trace in the answer, or an
 answer nearer to the trace's length than to the right answer's. Reasoning mode that does not: an empty thought, one
-nearer to the answer's length than to the trace's, or one that the model did not close by itself.
+nearer to the answer's length than to the trace's by their ratios (a trace with a step left out is none), or one that
+the model did not close by itself.
 """
 _TAGS = ("<think>", "</think>")
 
@@ -23,7 +25,7 @@ def standard_signs(item: Item, answer: str, generated: str) -> list[str]:
     found = {
         "tag": any(tag in generated for tag in _TAGS),
         "trace": not steps.isdisjoint(answer.splitlines()),
-        "long": len(answer.strip()) > _halfway(item),
+        "long": len(answer.strip()) > (len(item.answer) + len(item.trace)) / 2,
     }
     return [sign for sign in SIGNS["standard"] if found[sign]]
 
@@ -33,15 +35,10 @@ def reasoning_signs(item: Item, thought: str, finish_reason: str | None) -> list
     length = len(thought.strip())
     found = {
         "empty": length == 0,
-        "short": 0 < length < _halfway(item),
+        "short": 0 < length < math.sqrt(len(item.answer) * len(item.trace)),
         "unclosed": finish_reason != "natural",
     }
     return [sign for sign in SIGNS["reasoning"] if found[sign]]
-
-
-def _halfway(item: Item) -> float:
-    """Characters: as far from the answer's length as from the trace's."""
-    return (len(item.answer) + len(item.trace)) / 2
 
 
 def shares(outcomes: Sequence[Mapping[str, Any]], mode: str) -> dict[str, float]:

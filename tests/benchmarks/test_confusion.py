@@ -36,6 +36,7 @@ def test_standard_mode_that_thinks(answer: str, generated: str, signs: list[str]
         ("", "natural", ["empty"]),
         ("\n", "natural", ["empty"]),
         ("33", "natural", ["short"]),
+        ("4-1-0=03>33", "natural", []),
         (ITEM.trace * 20, "budget", ["unclosed"]),
         ("47", "stopped", ["short", "unclosed"]),
         ("", None, ["empty", "unclosed"]),
