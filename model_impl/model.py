@@ -38,6 +38,7 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from model_impl.architecture import SLIDING, Architecture
+from model_impl.decode import decode_step
 from model_impl.fused import FusedOperations, fused_operations
 from model_impl.packed import use_packed_products
 from model_impl.prefill import use_prefill_kernel
@@ -208,6 +209,9 @@ class Exaone4Model(nn.Module):
             else PPMissingLayer()
         )
         self.fused = fused_for(architecture, vllm_config)
+        self.decode = (
+            None if self.fused is None else decode_step(vllm_config, self.embed_tokens, self.layers, self.norm)
+        )
         self.make_empty_intermediate_tensors = make_empty_intermediate_tensors_factory(
             ["hidden_states"], architecture.hidden_size
         )
@@ -224,6 +228,10 @@ class Exaone4Model(nn.Module):
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:
         """Ids or embeddings (first pipeline rank), or the rank before's result, to the next rank's or (T, D)."""
+        if self.decode is not None and input_ids is not None and inputs_embeds is None:
+            step = self.decode(input_ids, positions)
+            if step is not None:
+                return step
         if not get_pp_group().is_first_rank:
             assert intermediate_tensors is not None
             hidden_states = intermediate_tensors["hidden_states"]

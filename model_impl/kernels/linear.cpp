@@ -17,21 +17,20 @@
 #include <cstring>
 
 #include "memory.h"
+#include "product.h"
 
 namespace {
 
 constexpr int LANES = 16;                // float32 in a register
 constexpr int WIDTH = 3;                 // registers of a group: 8 rows x 3 leave 8 of 32 registers for operands
 constexpr int COLUMNS = WIDTH * LANES;
-constexpr int ROWS = 8;
+constexpr int ROWS = Product::ROWS;
 constexpr int UNROLL = 4;                // pairs of k between two prefetches
 constexpr int64_t CHUNK = 128;           // pairs of k: 24 KiB of a group, half of L1
 constexpr int64_t BLOCK_BYTES = 1 << 19; // of x: half of L2
 constexpr int64_t AHEAD = 12 << 10;      // bytes of W that are under way when all of it is read once
 constexpr int64_t CACHED_BYTES = 4 << 20; // a larger W passes by the caches: its model does not fit into them
 constexpr int64_t THREADED = 4'000'000;  // operations (two a product, of at least ROWS rows) that are worth a thread
-
-typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
 
 // What is prefetched while a tile is computed: so many cache lines every UNROLL pairs.
 struct Ahead {
@@ -137,17 +136,10 @@ void arrange(const uint16_t* x, int64_t stride, int64_t rows, int64_t pairs, Pai
     for (int r = 0; r < ROWS; r++) out[p * ROWS + r] = row[r][p];
 }
 
-struct Problem {
-  const Pair* x;  // [tiles][pairs][ROWS], or a single row as it is
-  const uint16_t* packed;
-  const uint16_t* bias;
-  uint16_t* y;
-  int64_t rows, columns, pairs;
-};
-
 // One group of columns for the tiles [first, last) of rows.
-void multiply(const Problem& job, int64_t group, int64_t first, int64_t last, float* partial) {
+void multiply_group(const Product& job, int64_t group, int64_t first, int64_t last, float* partial) {
   const int64_t column = group * COLUMNS, count = last - first, stride = job.rows == 1 ? 1 : ROWS;
+  const Pair* x = job.rows == 1 ? (const Pair*)job.x : job.arranged;
   const int width = (int)std::min<int64_t>(WIDTH, (job.columns - column + LANES - 1) / LANES);
   const int64_t rest = job.columns - column - (width - 1) * LANES;
   const __mmask16 mask = rest >= LANES ? 0xffff : (1 << rest) - 1;
@@ -161,7 +153,7 @@ void multiply(const Problem& job, int64_t group, int64_t first, int64_t last, fl
     for (int64_t t = first; t < last; t++) {
       const int64_t row = t * ROWS, rows = std::min<int64_t>(ROWS, job.rows - row);
       const Out out{job.y + row * job.columns + column, job.columns, job.bias ? job.bias + column : nullptr, mask};
-      TILES[width - 1][job.rows == 1 ? 0 : rows](job.x + row * job.pairs + p * stride, w, pairs,
+      TILES[width - 1][job.rows == 1 ? 0 : rows](x + row * job.pairs + p * stride, w, pairs,
                                                  partial + (t - first) * ROWS * COLUMNS, p == 0,
                                                  p + pairs == job.pairs ? &out : nullptr, ahead);
       ahead.next += pairs / UNROLL * 64 * lines;
@@ -172,6 +164,26 @@ void multiply(const Problem& job, int64_t group, int64_t first, int64_t last, fl
 thread_local Buffer arranged, partials;
 
 }  // namespace
+
+void Product::arrange(int64_t tile) const {
+  if (rows > 1)
+    ::arrange(x + tile * ROWS * stride, stride, tile_end(tile) - tile * ROWS, pairs, arranged + tile * ROWS * pairs);
+}
+
+void Product::multiply(int64_t thread, int64_t threads) const {
+  const int64_t groups = (columns + COLUMNS - 1) / COLUMNS;
+  int64_t per_block = std::max<int64_t>(BLOCK_BYTES / (4 * pairs * ROWS), 4);
+  int64_t blocks = (tiles() + per_block - 1) / per_block;
+  while (threads > 1 && blocks * groups < 4 * threads && blocks < tiles()) blocks = std::min(2 * blocks, tiles());
+  per_block = (tiles() + blocks - 1) / blocks;
+  blocks = (tiles() + per_block - 1) / per_block;
+  const int64_t tasks = blocks * groups;
+  float* partial = (float*)partials.need(per_block * ROWS * COLUMNS * sizeof(float));
+  for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+    const int64_t block = task / groups;
+    multiply_group(*this, task % groups, block * per_block, std::min(tiles(), (block + 1) * per_block), partial);
+  }
+}
 
 extern "C" {
 
@@ -198,30 +210,14 @@ void pack(const uint16_t* weight, int64_t columns, int64_t k, uint16_t* packed) 
 void linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride, const uint16_t* packed, int64_t columns,
             const uint16_t* bias, uint16_t* y) {
   if (rows == 0) return;
-  const int64_t pairs = k / 2, groups = (columns + COLUMNS - 1) / COLUMNS, tiles = (rows + ROWS - 1) / ROWS;
   const int threads = 2 * k * columns * std::max<int64_t>(rows, ROWS) < THREADED ? 1 : omp_get_max_threads();
-  int64_t per_block = std::max<int64_t>(BLOCK_BYTES / (2 * k * ROWS), 4);
-  int64_t blocks = (tiles + per_block - 1) / per_block;
-  while (threads > 1 && blocks * groups < 4 * threads && blocks < tiles) blocks = std::min(2 * blocks, tiles);
-  per_block = (tiles + blocks - 1) / blocks;
-  blocks = (tiles + per_block - 1) / per_block;
-  Problem job{(const Pair*)x, packed, bias, y, rows, columns, pairs};
-  Pair* in_tiles = rows == 1 ? nullptr : (Pair*)arranged.need(tiles * ROWS * pairs * sizeof(Pair));
-  if (in_tiles) job.x = in_tiles;
+  Product job{x, rows, k / 2, stride, packed, columns, bias, y, nullptr};
+  job.arranged = (Pair*)arranged.need(job.arranged_size() * sizeof(Pair));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    if (in_tiles) {
 #pragma omp for schedule(static)
-      for (int64_t t = 0; t < tiles; t++)
-        arrange(x + t * ROWS * stride, stride, std::min<int64_t>(ROWS, rows - t * ROWS), pairs,
-                in_tiles + t * ROWS * pairs);
-    }
-    const int64_t tasks = blocks * groups, team = omp_get_num_threads(), me = omp_get_thread_num();
-    float* partial = (float*)partials.need(per_block * ROWS * COLUMNS * sizeof(float));
-    for (int64_t task = tasks * me / team; task < tasks * (me + 1) / team; task++) {
-      const int64_t block = task / groups;
-      multiply(job, task % groups, block * per_block, std::min(tiles, (block + 1) * per_block), partial);
-    }
+    for (int64_t tile = 0; tile < job.tiles(); tile++) job.arrange(tile);
+    job.multiply(omp_get_thread_num(), omp_get_num_threads());
   }
 }
 

@@ -39,7 +39,7 @@ def engine_config(folder: Path, config: dict[str, Any], **options: Any) -> VllmC
 
 
 @contextmanager
-def _one_rank(rendezvous: Path) -> Iterator[None]:
+def one_rank(rendezvous: Path) -> Iterator[None]:
     """The process groups that vLLM's layers ask for their rank."""
     init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
     initialize_model_parallel(1, 1)
@@ -51,7 +51,7 @@ def _one_rank(rendezvous: Path) -> Iterator[None]:
 
 def layer_specs(vllm_config: VllmConfig, rendezvous: Path) -> dict[str, KVCacheSpec]:
     """What each attention layer says about its pages, by the layer's name. `rendezvous`: a path for a new file."""
-    with warnings.catch_warnings(), set_current_vllm_config(vllm_config), _one_rank(rendezvous):
+    with warnings.catch_warnings(), set_current_vllm_config(vllm_config), one_rank(rendezvous):
         warnings.simplefilter("ignore")
         # The ropes without data must not stay where later models of the process look for theirs.
         with torch.device("meta"), patch.dict(_ROPE_DICT):

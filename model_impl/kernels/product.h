@@ -1,0 +1,30 @@
+// One matrix product in bfloat16 as work for a team of threads, `linear.cpp`'s to do.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
+
+// y = x W^T + bias: x (rows, 2 pairs) with `stride` between rows, bias (columns) or null, y (rows, columns), contiguous.
+struct Product {
+  static constexpr int ROWS = 8;  // that are computed together: a tile
+
+  const uint16_t* x;
+  int64_t rows, pairs, stride;
+  const uint16_t* packed;
+  int64_t columns;
+  const uint16_t* bias;
+  uint16_t* y;
+  Pair* arranged;  // room for arranged_size(), at a multiple of 32 bytes; a single row needs none
+
+  int64_t tiles() const { return (rows + ROWS - 1) / ROWS; }
+  int64_t arranged_size() const { return rows == 1 ? 0 : tiles() * ROWS * pairs; }
+  int64_t tile_end(int64_t tile) const { return std::min(rows, (tile + 1) * ROWS); }  // its last row + 1
+
+  // First for each tile, by whoever knows that its rows of x are there ...
+  void arrange(int64_t tile) const;
+  // ... and then, when all tiles are arranged, by each thread of the team.
+  void multiply(int64_t thread, int64_t threads) const;
+};
