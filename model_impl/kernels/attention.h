@@ -2,7 +2,7 @@
 //
 // A page holds for each KV head the keys, [size][tokens], and then the values, [tokens][size]: the layout of vLLM's CPU
 // attention for vectors ("vec"; csrc/cpu/cpu_attn_vec.hpp), which fills and reads the same pages. Logits, probabilities
-// and sums are float32.
+// and sums are float32. Pages of many requests fit into no cache: while one is computed with, the next one is fetched.
 
 #pragma once
 
@@ -41,6 +41,28 @@ struct Run {
   int64_t page, offset, place, count;
 };
 
+// A chunk's runs of a layer's pages.
+struct Chunk {
+  Run runs[CHUNK_TOKENS / GROUP];
+  int64_t count = 0;
+
+  Chunk() = default;
+  // Of the tokens [first, last), which lie in one chunk.
+  Chunk(const int32_t* table, int64_t tokens, int64_t first, int64_t last) {
+    for (int64_t token = first; token < last; token += runs[count++].count) {
+      const int64_t offset = token % tokens;
+      runs[count] = {table[token / tokens], offset, token % CHUNK_TOKENS, std::min(last - token, tokens - offset)};
+    }
+  }
+};
+
+// What comes next: a KV head of a chunk, or nothing.
+struct Ahead {
+  const Chunk* chunk;
+  int64_t head;
+  const Run* run(int64_t number) const { return chunk && number < chunk->count ? chunk->runs + number : nullptr; }
+};
+
 // What a chunk gives for each query head: the largest logit, the sum of exponentials and values weighted by them.
 struct Partial {
   float *largest, *sum, *values;
@@ -49,19 +71,22 @@ struct Partial {
       : largest(at + heads.queries * heads.size), sum(largest + heads.queries), values(at) {}
 };
 
-// A row's new keys and values into their slot.
-inline void keep(const Heads& heads, const Pages& pages, int64_t slot, const uint16_t* keys, const uint16_t* values) {
+// A head's new key and value into their slot.
+inline void keep(const Heads& heads, const Pages& pages, int64_t slot, int64_t head, const uint16_t* key,
+                 const uint16_t* value) {
   const int64_t page = slot / pages.tokens, offset = slot % pages.tokens, size = heads.size;
-  for (int64_t head = 0; head < heads.keys; head++) {
-    uint16_t* key = pages.key(page, head, size) + offset;
-    for (int64_t i = 0; i < size; i++) key[i * pages.tokens] = keys[head * size + i];
-    memcpy(pages.value(page, head, size) + offset * size, values + head * size, size * sizeof(uint16_t));
-  }
+  uint16_t* to = pages.key(page, head, size) + offset;
+  for (int64_t i = 0; i < size; i++) to[i * pages.tokens] = key[i];
+  memcpy(pages.value(page, head, size) + offset * size, value, size * sizeof(uint16_t));
 }
 
-// Logits of G heads of queries with N groups of keys; pairs of the head's values are summed at a time.
+inline void fetch(const uint16_t* at) { _mm_prefetch((const char*)at, _MM_HINT_T0); }
+
+// Logits of G heads of queries with N groups of keys; pairs of the head's values are summed at a time. `lines` groups of
+// the keys `ahead` are fetched.
 template <int G, int N>
-void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t tokens, float* logits) {
+void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t tokens, float* logits,
+          const uint16_t* ahead, int64_t lines) {
   const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i high = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
   const int64_t pairs = heads.size / 2;
@@ -70,7 +95,11 @@ void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t to
   for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) sum[g][n][0] = sum[g][n][1] = _mm512_setzero_ps();
-  for (int64_t p = 0; p < pairs; p++, key += 2 * tokens) {
+  for (int64_t p = 0; p < pairs; p++, key += 2 * tokens, ahead += 2 * tokens) {
+    for (int64_t line = 0; line < lines; line++) {
+      fetch(ahead + line * GROUP);
+      fetch(ahead + tokens + line * GROUP);
+    }
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
       const __m512i even = _mm512_loadu_si512(key + n * GROUP), odd = _mm512_loadu_si512(key + tokens + n * GROUP);
@@ -119,8 +148,8 @@ inline void exponentials(float* logits, int64_t first, int64_t last, float* larg
 // Of G heads: W groups of a head's values, each token's weighted by its exponential. Several sums take turns where few
 // would wait for themselves.
 template <int G, int W>
-void weigh(const float* weights, const Run* runs, int64_t count, const Heads& heads, const Pages& pages, int64_t head,
-           int64_t column, float* out) {
+void weigh(const float* weights, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
+           int64_t column, float* out, Ahead next) {
   constexpr int TURNS = G * W >= 4 ? 1 : 4 / (G * W);
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
@@ -132,12 +161,20 @@ void weigh(const float* weights, const Run* runs, int64_t count, const Heads& he
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
       for (int w = 0; w < W; w++) sum[s][g][w][0] = sum[s][g][w][1] = _mm512_setzero_ps();
-  for (const Run* run = runs; run < runs + count; run++) {
+  for (int64_t number = 0; number < chunk.count; number++) {
+    const Run *run = chunk.runs + number, *run_ahead = next.run(number);
     const uint16_t* value = pages.value(run->page, head, heads.size) + run->offset * heads.size + column;
+    const uint16_t* ahead = value;
+    int64_t count_ahead = 0;
+    if (run_ahead) {
+      ahead = pages.value(run_ahead->page, next.head, heads.size) + run_ahead->offset * heads.size + column;
+      count_ahead = run_ahead->count;
+    }
     const float* weight = weights + run->place;
     auto add = [&](int64_t t, int s) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int w = 0; w < W; w++) {
+        if (t < count_ahead) fetch(ahead + t * heads.size + w * GROUP);
         const __m512i both = _mm512_loadu_si512(value + t * heads.size + w * GROUP);
         const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
         const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(both, upper));
@@ -169,51 +206,49 @@ void weigh(const float* weights, const Run* runs, int64_t count, const Heads& he
     }
 }
 
-// G query heads of one KV head over the runs of a chunk, whose tokens are [first, last) from its start.
+// G query heads of one KV head over a chunk.
 template <int G>
-void attend_heads(const uint16_t* query, const Run* runs, int64_t count, const Heads& heads, const Pages& pages,
-                  int64_t head, float* largest, float* sum, float* values) {
+void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
+                  float* largest, float* sum, float* values, Ahead next) {
   alignas(64) float logits[G * CHUNK_TOKENS];
   constexpr int MOST = 8 / G < 4 ? 8 / G : 4;  // groups of keys at once
-  for (const Run* run = runs; run < runs + count; run++) {
-    const int64_t before = run->offset % GROUP;  // whole groups: what is not in the run is left out afterwards
-    const uint16_t* key = pages.key(run->page, head, heads.size) + run->offset - before;
-    float* to = logits + run->place - before;
-    int64_t groups = (before + run->count + GROUP - 1) / GROUP;
-    for (; groups >= MOST; groups -= MOST, key += MOST * GROUP, to += MOST * GROUP)
-      dots<G, MOST>((const Pair*)query, key, heads, pages.tokens, to);
-    for (; groups > 0; groups--, key += GROUP, to += GROUP)
-      dots<G, 1>((const Pair*)query, key, heads, pages.tokens, to);
+  auto groups_of = [](const Run& run) { return (run.offset % GROUP + run.count + GROUP - 1) / GROUP; };
+  auto keys_of = [&](const Run& run, int64_t head) {  // whole groups: what is not in the run is left out afterwards
+    return pages.key(run.page, head, heads.size) + run.offset / GROUP * GROUP;
+  };
+  for (int64_t number = 0; number < chunk.count; number++) {
+    const Run &run = chunk.runs[number], *run_ahead = next.run(number);
+    const uint16_t *key = keys_of(run, head), *ahead = run_ahead ? keys_of(*run_ahead, next.head) : key;
+    int64_t lines = run_ahead ? groups_of(*run_ahead) : 0;
+    float* to = logits + run.place / GROUP * GROUP;
+    int64_t groups = groups_of(run);
+    for (; groups >= MOST; groups -= MOST, key += MOST * GROUP, to += MOST * GROUP, lines = 0)
+      dots<G, MOST>((const Pair*)query, key, heads, pages.tokens, to, ahead, lines);
+    for (; groups > 0; groups--, key += GROUP, to += GROUP, lines = 0)
+      dots<G, 1>((const Pair*)query, key, heads, pages.tokens, to, ahead, lines);
   }
-  const int64_t first = runs[0].place, last = runs[count - 1].place + runs[count - 1].count;
-  for (int g = 0; g < G; g++) exponentials(logits + g * CHUNK_TOKENS, first, last, largest + g, sum + g);
+  const Run& end = chunk.runs[chunk.count - 1];
+  for (int g = 0; g < G; g++)
+    exponentials(logits + g * CHUNK_TOKENS, chunk.runs[0].place, end.place + end.count, largest + g, sum + g);
   int64_t column = 0;
   constexpr int WIDE = MOST_HEADS / G;
   for (; column + WIDE * GROUP <= heads.size; column += WIDE * GROUP)
-    weigh<G, WIDE>(logits, runs, count, heads, pages, head, column, values);
+    weigh<G, WIDE>(logits, chunk, heads, pages, head, column, values, next);
   for (; column < heads.size; column += GROUP)
-    weigh<G, 1>(logits, runs, count, heads, pages, head, column, values);
+    weigh<G, 1>(logits, chunk, heads, pages, head, column, values, next);
 }
 
-// All heads of a row's queries over its tokens [first, last), which lie in one chunk.
-inline void attend(const uint16_t* query, const Heads& heads, const Pages& pages, const int32_t* table, int64_t first,
-                   int64_t last, Partial to) {
-  Run runs[CHUNK_TOKENS / GROUP];
-  int64_t count = 0;
-  for (int64_t token = first; token < last; token += runs[count++].count) {
-    const int64_t offset = token % pages.tokens;
-    runs[count] = {table[token / pages.tokens], offset, token % CHUNK_TOKENS,
-                   std::min(last - token, pages.tokens - offset)};
-  }
+// The query heads of one KV head over a chunk of their row's tokens.
+inline void attend(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
+                   Partial to, Ahead next) {
   const int64_t per_key = heads.per_key();
-  for (int64_t head = 0; head < heads.keys; head++)
-    for (int64_t done = 0; done < per_key;) {
-      const int64_t q = head * per_key + done, left = per_key - done;
-      auto part = left >= 4 ? attend_heads<4> : left >= 2 ? attend_heads<2> : attend_heads<1>;
-      part(query + q * heads.size, runs, count, heads, pages, head, to.largest + q, to.sum + q,
-           to.values + q * heads.size);
-      done += left >= 4 ? 4 : left >= 2 ? 2 : 1;
-    }
+  for (int64_t done = 0; done < per_key; next = {nullptr, 0}) {
+    const int64_t q = head * per_key + done, left = per_key - done;
+    auto part = left >= 4 ? attend_heads<4> : left >= 2 ? attend_heads<2> : attend_heads<1>;
+    part(query + q * heads.size, chunk, heads, pages, head, to.largest + q, to.sum + q, to.values + q * heads.size,
+         next);
+    done += left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  }
 }
 
 // The chunks of a row to its output (queries, size); none, as for a row that is padding, give zeros. `partials` is used up.

@@ -129,10 +129,10 @@ class Step {
     });
     for (const Layer* layer = model.layers; layer < model.layers + model.count; layer++) {
       multiply(hidden_, hidden, layer->qkv, width_of_qkv(), qkv_);
-      for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++) place(*layer, row);
+      for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++) turn(*layer, row);
 #pragma omp barrier
       const Work& work = works[layer->view];
-      for (int64_t unit = work.starts[thread]; unit < work.starts[thread + 1]; unit++) look(*layer, unit);
+      look(*layer, work.starts[thread], work.starts[thread + 1]);
 #pragma omp barrier
       make(attended_, width_of_queries(), [&](int64_t row) {
         merge(partial(work.of_row[row]), work.of_row[row + 1] - work.of_row[row], heads(),
@@ -172,23 +172,40 @@ class Step {
     return {x, rows, k / 2, k, packed, columns, nullptr, y, (Pair*)arranged_};
   }
 
-  // A row's queries and keys made ready, its keys and values kept.
-  void place(const Layer& layer, int64_t row) const {
+  // A row's queries and keys made ready.
+  void turn(const Layer& layer, int64_t row) const {
     uint16_t* qkv = qkv_ + row * width_of_qkv();
-    uint16_t* keys = qkv + width_of_queries();
     const uint16_t* turn = layer.turns ? layer.turns + positions[row] * model.size : nullptr;
     for (int64_t head = 0; head < model.queries + model.keys; head++)
       norm_rope_head(qkv + head * model.size, model.size, head < model.queries ? layer.query_norm : layer.key_norm,
                      model.eps, turn);
-    const int64_t slot = views[layer.view].slots[row];
-    if (slot >= 0) keep(heads(), pages(layer), slot, keys, keys + model.keys * model.size);
   }
 
-  void look(const Layer& layer, int64_t number) const {
-    const Unit& unit = works[layer.view].units[number];
+  // The units [first, last) of a layer. New keys and values are kept by who has the chunk that they are in.
+  void look(const Layer& layer, int64_t first, int64_t last) const {
     const View& view = views[layer.view];
-    attend(qkv_ + unit.row * width_of_qkv(), heads(), pages(layer), view.tables + unit.row * view.table_stride,
-           unit.first, unit.last, Partial(partial(number), heads()));
+    const std::vector<Unit>& units = works[layer.view].units;
+    auto chunk_of = [&](int64_t number) {
+      const Unit& unit = units[number];
+      return Chunk(view.tables + unit.row * view.table_stride, model.page_tokens, unit.first, unit.last);
+    };
+    Chunk chunks[2];  // this one and the next
+    if (first < last) chunks[first % 2] = chunk_of(first);
+    for (int64_t number = first; number < last; number++) {
+      const bool more = number + 1 < last;
+      if (more) chunks[(number + 1) % 2] = chunk_of(number + 1);
+      const Chunk *chunk = chunks + number % 2, *next = more ? chunks + (number + 1) % 2 : nullptr;
+      const Unit& unit = units[number];
+      const uint16_t* query = qkv_ + unit.row * width_of_qkv();
+      const uint16_t *keys = query + width_of_queries(), *values = keys + model.keys * model.size;
+      const int64_t slot = unit.last == view.lengths[unit.row] ? view.slots[unit.row] : -1;
+      for (int64_t head = 0; head < model.keys; head++) {
+        if (slot >= 0)
+          keep(heads(), pages(layer), slot, head, keys + head * model.size, values + head * model.size);
+        const Ahead ahead = head + 1 < model.keys ? Ahead{chunk, head + 1} : Ahead{next, 0};
+        attend(query, *chunk, heads(), pages(layer), head, Partial(partial(number), heads()), ahead);
+      }
+    }
   }
 
   void add(int64_t row, const uint16_t* norm) const {
