@@ -38,10 +38,18 @@ def of_one(recipe: Recipe, seed: int, ratio: float, folder: Path) -> Recipe:
 
 
 def study(
-    recipe: Recipe, ratios: Sequence[float], seeds: Sequence[int], folder: Path, *, items: int, threads: int | None
+    recipe: Recipe,
+    ratios: Sequence[float],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    items: int,
+    threads: int | None,
+    so_far: bool = False,
 ) -> list[dict[str, Any]]:
     """Trains and asks what is not finished; each model as a result holds it, a seed's ratios one after the other.
 
+    `so_far` leaves out what is not finished instead.
     Raises ValueError where `folder` has models of another recipe or other items, UsageError without an engine.
     """
     relevant = msgspec.structs.replace(recipe, pretrain=None, extend=None, agapo=None)
@@ -53,6 +61,8 @@ def study(
     for seed, ratio in product(seeds, ratios):
         own = folder / f"seed-{seed}" / f"ratio-{ratio:g}"
         found = own / "found.json"
+        if so_far and not found.exists():
+            continue
         if not found.exists():
             own.mkdir(parents=True, exist_ok=True)
             for name in tokenizer.FILES:
@@ -108,12 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", help="comma-separated; the recipe's where not given")
     parser.add_argument("--items", type=int, default=300, help="questions, each asked in both modes")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores where not given")
+    parser.add_argument("--so-far", action="store_true", help="trains nothing: the result of what is finished")
     args = parser.parse_args(arguments)
     recipe = load(args.recipe)
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
     seeds = [recipe.seed] if args.seeds is None else [int(seed) for seed in args.seeds.split(",")]
-    models = study(recipe, ratios, seeds, args.folder, items=args.items, threads=args.threads)
+    models = study(recipe, ratios, seeds, args.folder, items=args.items, threads=args.threads, so_far=args.so_far)
     options = f"--ratios {args.ratios} --seeds {','.join(map(str, seeds))} --items {args.items}"
+    options += " --so-far" if args.so_far else ""
     result = {
         "what": "mixes",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -49,6 +49,8 @@ def test_each_model_is_trained_once_and_the_result_is_drawn(tmp_path: Path, monk
     command = [str(path), str(tmp_path / "runs"), str(result), "--ratios", "0.5,3", "--items", "4", "--threads", "1"]
     with pytest.raises(KeyboardInterrupt):
         mixes.main(command)
+    mixes.main([*command, "--so-far"])
+    assert [model["ratio"] for model in json.loads(result.read_text())["models"]] == [0.5]
     last = tmp_path / "runs" / "seed-1" / "ratio-3" / "state.pt"
     trained = torch.load(last, weights_only=True)["model"]
     mixes.main(command)
