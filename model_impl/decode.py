@@ -86,9 +86,16 @@ class DecodeStep:
         self._norm: Any = norm
         self._bound: _Bound | None = None
         self._fits = True
+        self.took_last = False
+        """Whether the last step was computed here, so that nothing of vLLM's attention looked at its plan."""
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
         """(T), (T) -> (T, D), keys and values kept in their pages; None where the step is one for the layers."""
+        step = self._try(ids, positions)
+        self.took_last = step is not None
+        return step
+
+    def _try(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
         if not self._fits or not is_forward_context_available():
             return None
         context = get_forward_context()

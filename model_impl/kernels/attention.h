@@ -221,11 +221,13 @@ void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads,
     const uint16_t *key = keys_of(run, head), *ahead = run_ahead ? keys_of(*run_ahead, next.head) : key;
     int64_t lines = run_ahead ? groups_of(*run_ahead) : 0;
     float* to = logits + run.place / GROUP * GROUP;
-    int64_t groups = groups_of(run);
-    for (; groups >= MOST; groups -= MOST, key += MOST * GROUP, to += MOST * GROUP, lines = 0)
-      dots<G, MOST>((const Pair*)query, key, heads, pages.tokens, to, ahead, lines);
-    for (; groups > 0; groups--, key += GROUP, to += GROUP, lines = 0)
-      dots<G, 1>((const Pair*)query, key, heads, pages.tokens, to, ahead, lines);
+    for (int64_t groups = groups_of(run), n; groups > 0; groups -= n, key += n * GROUP, to += n * GROUP) {
+      n = groups >= MOST ? MOST : 1;
+      const int64_t share = n < groups ? std::min(n, lines) : lines;  // the last one fetches what is left
+      (n == MOST ? dots<G, MOST> : dots<G, 1>)((const Pair*)query, key, heads, pages.tokens, to, ahead, share);
+      ahead += share * GROUP;
+      lines -= share;
+    }
   }
   const Run& end = chunk.runs[chunk.count - 1];
   for (int g = 0; g < G; g++)

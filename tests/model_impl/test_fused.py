@@ -136,8 +136,9 @@ def test_an_engine_scores_alike_with_and_without(
         monkeypatch.setattr("model_impl.packed.kernels", (lambda: None) if switch == "0" else load)
         monkeypatch.setattr("model_impl.fused.kernels", (lambda: None) if switch == "0" else load)
         with engine(folder, dtype="bfloat16") as llm:
-            layer = llm.llm_engine.model_executor.driver_worker.model_runner.model.model.layers[0]
-            assert (layer.fused is not None) == (switch == "1")
+            decoder = llm.llm_engine.model_executor.driver_worker.model_runner.model.model
+            assert (decoder.layers[0].fused is not None) == (switch == "1")
             (scored,) = generate(llm, [prompt], [20])
+            assert (decoder.decode is not None and decoder.decode.took_last) == (switch == "1")
         errors[switch] = float((scored.logprobs - reference_logprobs(model, scored.ids)).abs().mean())
     assert errors["1"] < 1.2 * errors["0"] + 1e-3, errors
