@@ -13,6 +13,7 @@ import torch
 from vllm import _custom_ops as ops
 from vllm import envs
 from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
+from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -28,7 +29,8 @@ class _Drawn(NamedTuple):
 class BurstCPUModelRunner(CPUModelRunner):
     """Computes a burst: its first step is vLLM's, the others change what differs in the first one's inputs.
 
-    A burst has the same number of steps for all rows, and none of them has a grammar: the scheduler sees to it.
+    A burst has the same number of steps for all rows, and none of them has a grammar: the scheduler sees to it. It ends
+    early where every row has drawn a token that ends its request; to vLLM the rest are drafts that were rejected.
     """
 
     _forward: tuple[ForwardContext, dict[str, Any]]
@@ -52,8 +54,10 @@ class BurstCPUModelRunner(CPUModelRunner):
         super().execute_model(first, intermediate_tensors)
         output: ModelRunnerOutput = cast("Any", self).sample_tokens(None)
         drawn = [_Drawn(torch.tensor(output.sampled_token_ids)[:, 0], output.logprobs)]
-        while len(drawn) < steps:
+        open_rows = self._without_stop(drawn[0].tokens, set(range(len(drawn[0].tokens))))
+        while len(drawn) < steps and open_rows:
             drawn.append(self._step(drawn[-1].tokens))
+            open_rows = self._without_stop(drawn[-1].tokens, open_rows)
         tokens = torch.stack([one.tokens for one in drawn], 1)
         self._keep(tokens[:, 1:].numpy())
         return replace(output, sampled_token_ids=tokens.tolist(), logprobs=_merged([one.logprobs for one in drawn]))
@@ -73,7 +77,8 @@ class BurstCPUModelRunner(CPUModelRunner):
             )
         batch.refresh_metadata()
         context, inputs = self._forward
-        self._plan_attention(rows, cast("dict[str, Any]", context.attn_metadata))
+        if not getattr(self.model, "needs_no_plan", False):
+            self._plan_attention(rows, cast("dict[str, Any]", context.attn_metadata))
         with override_forward_context(context):
             hidden = super()._model_forward(**inputs)
         sampled = self._sample(cast("Any", self.model).compute_logits(hidden), None)
@@ -82,6 +87,12 @@ class BurstCPUModelRunner(CPUModelRunner):
             self.requests[request_id].output_token_ids.append(token)  # penalties look at them
         logprobs = sampled.logprobs_tensors
         return _Drawn(tokens, None if logprobs is None else logprobs.tolists())
+
+    def _without_stop(self, tokens: torch.Tensor, open_rows: set[int]) -> set[int]:
+        """Those of `open_rows` whose token (rows,) does not end their request."""
+        request_ids = self.input_batch.req_ids
+        drawn = tokens.tolist()
+        return {row for row in open_rows if not _ends(self.requests[request_ids[row]].sampling_params, drawn[row])}
 
     def _plan_attention(self, rows: int, metadata: dict[str, Any]) -> None:
         """Has what vLLM's attention is told beforehand follow the lengths, which are views of the runner's own."""
@@ -113,6 +124,11 @@ class BurstCPUModelRunner(CPUModelRunner):
         batch.token_ids_cpu[np.arange(rows)[:, None], columns] = tokens
         batch.is_token_ids[np.arange(rows)[:, None], columns] = True
         batch.num_tokens_no_spec[:rows] += steps
+
+
+def _ends(params: SamplingParams | None, token: int) -> bool:
+    assert params is not None
+    return token == params.eos_token_id or token in (params.stop_token_ids or ())
 
 
 def _merged(steps: list[LogprobsLists | None]) -> LogprobsLists | None:

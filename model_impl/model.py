@@ -291,6 +291,11 @@ class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):
         self.logits_processor = LogitsProcessor(architecture.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
 
+    @property
+    def needs_no_plan(self) -> bool:
+        """Whether the last step was one native call, and another like it needs no plan of vLLM's attention either."""
+        return self.model.decode is not None and self.model.decode.took_last
+
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(T) -> (T, D)."""
         return self.model.embed_input_ids(input_ids)

@@ -22,7 +22,7 @@ from server.engine.page_room import PageRoomManager
 SWITCH = "TWOGEAR_BURST_MS"
 """The environment variable for how long a burst may take, in milliseconds; 0 for single steps."""
 
-_MOST_STEPS = 16
+_MOST_STEPS = 32
 
 
 class BurstScheduler(Scheduler):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import PAGE, SamplingParams, engine
@@ -30,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": 3},
     "logprobs of a seeded one": {"temperature": 1.0, "seed": 7, "logprobs": 1},
     "least length": {"min_tokens": 30, "logit_bias": {9: 4.0}, "stop_token_ids": [9]},
+    "a stop token": {"temperature": 1.0, "seed": 8, "stop_token_ids": list(range(0, 101, 12))},
     "prompt logprobs": {"prompt_logprobs": 1, "max_tokens": 5},
 }
 
@@ -94,10 +96,13 @@ def prompt(length: int, seed: int) -> list[int]:
     return [rng.randrange(10, VOCABULARY) for _ in range(length)]
 
 
-def all_outcomes(folder: Path, milliseconds: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Outcome]]:
+def all_outcomes(
+    folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[Outcome]]:
     """What an engine makes of everything that the tests below look at."""
     monkeypatch.setenv("TWOGEAR_BURST_MS", str(milliseconds))
     options: dict[str, Any] = {
+        "dtype": dtype,
         "worker_cls": "model_impl.cpu_worker.TwogearCPUWorker",
         "scheduler_cls": "server.engine.bursts.BurstScheduler",
         "max_model_len": CONTEXT,
@@ -112,26 +117,30 @@ def all_outcomes(folder: Path, milliseconds: int, monkeypatch: pytest.MonkeyPatc
         for case, question in zip(CASES, questions, strict=True):
             found[case] = server.run([(question, CASES[case])])
         found["all together"] = server.run(list(zip(questions, CASES.values(), strict=True)))
-        found["one after another"] = server.run(list(zip(questions, CASES.values(), strict=True)), apart=2)
+        if dtype == "float32":  # in bfloat16 a step that also computes prompts rounds otherwise than one that does not
+            found["one after another"] = server.run(list(zip(questions, CASES.values(), strict=True)), apart=2)
         first = server.run([(prompt(3 * PAGE, 99), {"max_tokens": 3 * PAGE})])
         found["follow-up"] = server.run([([*prompt(3 * PAGE, 99), *first[0].ids], {})])
         assert server.free_pages() == pages
     return found
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Outcome]], dict[str, list[Outcome]]]:
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])  # by vLLM's attention, and by native steps
+def outcomes(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[dict[str, list[Outcome]], dict[str, list[Outcome]]]:
     """With bursts, and without."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, fields())
+    save_checkpoint(folder, fields(), getattr(torch, request.param))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return all_outcomes(folder, 10_000, monkeypatch), all_outcomes(folder, 0, monkeypatch)
+        with_bursts, without = (all_outcomes(folder, request.param, most, monkeypatch) for most in (10_000, 0))
+        return with_bursts, without
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("case", [*CASES, "all together", "one after another", "follow-up"])
 def test_a_burst_draws_what_single_steps_draw(outcomes: Any, case: str) -> None:
-    for burst, single in zip(outcomes[0][case], outcomes[1][case], strict=True):
+    for burst, single in zip(outcomes[0].get(case, ()), outcomes[1].get(case, ()), strict=True):
         assert burst.ids == single.ids
         assert (burst.finish, burst.cached) == (single.finish, single.cached)
         assert len(burst.logprobs) == len(single.logprobs)
