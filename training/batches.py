@@ -46,11 +46,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A user's text with the reasoning and the answer to it."""
+    """A user's text with the reasoning and the answer to it.
+
+    `spelled` is written letter by letter: how a tokenizer cuts a word of no language cannot be told from its letters.
+    """
 
     prompt: str
     reasoning: str
     answer: str
+    spelled: str = ""
 
 
 def things() -> tuple[str, ...]:
@@ -60,7 +64,9 @@ def things() -> tuple[str, ...]:
 
 def item_exchange(item: Item) -> Exchange:
     """An item as it is asked and answered."""
-    return Exchange(item.question.strip(), item.trace, item.answer)
+    return Exchange(
+        item.question.strip(), item.trace, item.answer, FAMILIES[item.family].spelled(item.entry["metadata"])
+    )
 
 
 def _needle_exchange(needle: needles.Needle, sentences: int) -> Exchange:
@@ -121,7 +127,8 @@ class ExampleSource:
         """A record asked for as JSON, or a task whose answer is."""
         if rng.random() < _JSON_TASK_SHARE:
             task = self._task(progress, rng)
-            return Exchange(records.ask_for_json(task.prompt, rng), task.reasoning, records.json_answer(task.answer))
+            asked, answer = records.ask_for_json(task.prompt, rng), records.json_answer(task.answer)
+            return Exchange(asked, task.reasoning, answer, task.spelled)
         extraction = records.draw(rng)
         return Exchange(extraction.request, extraction.thought, extraction.answer)
 
@@ -212,14 +219,14 @@ class ExampleSource:
         """
         fmt = self._format
         prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], "reasoning")
-        thought = fmt.encode_text(last.reasoning)
+        thought = self._encode(last.reasoning, last.spelled)
         closings = [fmt.closing(words) for words in (self._recipe.wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
         budget = int(most ** rng.random()) if rng.random() < _EARLY_CUT_SHARE else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
         thought = thought[: min(budget - len(said), len(thought) - 1)]
         closing = [*said, *closings[0].tag, *closings[0].gap]
-        answer = [*fmt.encode_text(last.answer), fmt.end_of_turn_id]
+        answer = [*self._encode(last.answer, last.spelled), fmt.end_of_turn_id]
         parts = ((prompt, False), (thought, True), (closing, False), (answer, True))
         return [one for ids, _ in parts for one in ids], [learnt for ids, learnt in parts for _ in ids]
 
@@ -228,7 +235,26 @@ class ExampleSource:
         answer = {"role": "assistant", "content": last.answer}
         if mode == "reasoning":
             answer["reasoning_content"] = last.reasoning
-        return self._format.render_conversation([*history, {"role": "user", "content": last.prompt}, answer], mode)
+        messages = [*history, {"role": "user", "content": last.prompt}, answer]
+        ids, mask = self._format.render_conversation(messages, mode)
+        return self._spell(ids, mask, last.spelled)
+
+    def _encode(self, text: str, spelled: str) -> list[int]:
+        ids = self._format.encode_text(text)
+        return self._spell(ids, [True] * len(ids), spelled)[0]
+
+    def _spell(self, ids: list[int], mask: list[bool], word: str) -> tuple[list[int], list[bool]]:
+        """The same text with the learnt occurrences of `word` as its letters."""
+        whole = self._format.encode_text(word)
+        letters = [one for letter in word for one in self._format.encode_text(letter)]
+        spelled: tuple[list[int], list[bool]] = ([], [])
+        at = 0
+        while at < len(ids):
+            found = word and mask[at] and ids[at : at + len(whole)] == whole
+            spelled[0].extend(letters if found else ids[at : at + 1])
+            spelled[1].extend([True] * len(letters) if found else mask[at : at + 1])
+            at += len(whole) if found else 1
+        return spelled
 
 
 def collate(examples: list[tuple[list[int], list[bool]]], mode: Mode, pad_id: int = 0) -> Batch:

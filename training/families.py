@@ -34,7 +34,8 @@ class Item(NamedTuple):
 class Family:
     """A family at a difficulty: `config` goes to reasoning-gym; `easier` are the curriculum's steps towards it.
 
-    `phrasings` are other wordings of the question around what `asked` makes of the metadata.
+    `phrasings` are other wordings of the question around what `asked` makes of the metadata; `spelled` tells of a word
+    in trace and answer that is written letter by letter.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Family:
     easier: tuple[Mapping[str, Any], ...] = ()
     phrasings: tuple[str, ...] = ()
     asked: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda metadata: {"it": metadata["expression"]}
+    spelled: Callable[[Mapping[str, Any]], str] = lambda _: ""
 
     def config_at(self, level: int | None) -> Mapping[str, Any]:
         """What goes to reasoning-gym at the curriculum's step `level`; None, or beyond the last: full difficulty."""
@@ -159,6 +161,7 @@ FAMILIES: dict[str, Family] = {
             ({"min_word_len": 3, "max_word_len": 4},),
             ("Spell {it} backward.", "Write {it} backwards.", "{it} backwards?", "Reverse the letters of {it}."),
             lambda metadata: {"it": metadata["word"]},
+            lambda metadata: metadata["word"][::-1],
         ),
         Family(
             "complex_arithmetic",

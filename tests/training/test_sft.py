@@ -5,6 +5,7 @@ import random
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import Mode
 from server.modes.limits import plan_thinking
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from training import recipe as recipes
@@ -176,3 +178,18 @@ def test_a_bad_recipe_names_the_field(tmp_path: Path) -> None:
     path.write_text(SMOKE.read_text() + "\n[sfd]\n")
     with pytest.raises(ValueError, match="sfd"):
         recipes.load(path)
+
+
+@pytest.mark.parametrize("mode", ["standard", "reasoning"])
+def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: SftRun, mode: Mode) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    source = ExampleSource(finished.recipe.sft, fmt)
+    for item in held_out_items(["spell_backward"], 20, seed=5):
+        exchange = item_exchange(item)
+        ids, mask = source.render([], exchange, mode)
+        learnt = [one for one, is_learnt in zip(ids, mask, strict=True) if is_learnt]
+        assert len(ids) == len(mask)
+        assert [fmt.decode([one]) for one in learnt[-1 - len(item.answer) : -1]] == list(item.answer)
+        answer: Any = {"role": "assistant", "content": item.answer, "reasoning_content": item.trace}
+        plain, _ = fmt.render_conversation([{"role": "user", "content": exchange.prompt}, answer], mode)
+        assert fmt.decode(ids, show_control=True) == fmt.decode(plain, show_control=True)
