@@ -86,4 +86,5 @@ def _fits(layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, metadata: CPU
         and kv_cache.dtype is torch.bfloat16
         and kv_cache.shape[2] % _MULTIPLE == 0
         and query.stride(1) == query.shape[2]
+        and kv_cache[0].is_contiguous()
     )

@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "product.h"
 #include "rows.h"
+#include "single.h"
 
 namespace {
 
@@ -228,6 +229,23 @@ bool worth_a_team(const Model& model, int64_t rows, const Work* works) {
 }
 
 }  // namespace
+
+void attend_token(const Layout& layout, const Token& token) {
+  static thread_local Buffer buffer;
+  const Heads heads{layout.queries, layout.keys, layout.size, layout.scale};
+  const Pages pages{layout.pages, layout.page_stride, layout.page_tokens};
+  const int32_t length = (int32_t)token.length;
+  Work work;
+  work.plan({nullptr, 0, nullptr, &length, layout.window}, 1);
+  const int64_t floats = Partial::floats(heads), count = (int64_t)work.units.size();
+  float* partials = (float*)buffer.need(count * floats * sizeof(float));
+  for (int64_t number = 0; number < count; number++) {
+    const Chunk chunk(token.table, layout.page_tokens, work.units[number].first, work.units[number].last);
+    for (int64_t head = 0; head < heads.keys; head++)
+      attend(token.query, chunk, heads, pages, head, Partial(partials + number * floats, heads), {nullptr, 0});
+  }
+  merge(partials, count, heads, token.out);
+}
 
 extern "C" {
 

@@ -3,7 +3,8 @@
 //
 // A page of a KV head is keys [size][tokens], then values [tokens][size], as vLLM's operation for this CPU writes them.
 // Keys are taken in blocks of KEYS at multiples of KEYS: a token's result depends neither on the other tokens of the
-// batch nor on how its prompt was cut.
+// batch nor on how its prompt was cut, but for what is left of it being a single token. That, as the token of a request
+// that decodes, is computed as in a decode step, so that what is drawn does not depend on whose prompts are computed beside.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "single.h"
 
 namespace {
 
@@ -23,6 +25,7 @@ constexpr int ROWS = 8;           // of a tile; a row is one head of one token
 constexpr int STEP = 2 * LANES;   // keys, or numbers of a value, that a tile takes at a time
 constexpr int64_t KEYS = 256;     // of a block: packed, 64 KiB for heads of 128
 constexpr int64_t UNIT = 128;     // rows that a block is packed for
+constexpr int64_t ALL = -1;       // KV heads
 constexpr float LEAST = -1e30f;   // below all scores
 constexpr float NEVER = -2e30f;   // of a key that is not seen: below that even where a row sees none of a block
 constexpr float LOG2_E = 1.44269504f;
@@ -45,7 +48,7 @@ struct Job {
   int64_t window;  // tokens that are seen, itself included; 0 for all
 };
 
-// The tokens [first, last) of a request, for one KV head.
+// The tokens [first, last) of a request, for one KV head, or its only token for all.
 struct Unit {
   int64_t request, kv_head, first, last;
 };
@@ -236,6 +239,14 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
   }
 }
 
+void attend_single(const Job& job, int64_t request) {
+  const Layout layout{(uint16_t*)job.pages, job.page_stride,           job.page,  job.group * job.kv_heads,
+                      job.kv_heads,         job.size, job.scale, job.window};
+  attend_token(layout, {job.query + job.starts[request] * job.query_stride,
+                        job.out + job.starts[request] * job.out_stride, job.table + request * job.table_stride,
+                        job.lengths[request]});
+}
+
 Scratch scratch_of(Buffer& buffer, int64_t size, int64_t rows) {
   rows = (rows + ROWS - 1) / ROWS * ROWS;
   const int64_t counts[] = {rows * size * 2, rows * size * 4, rows * 4,          rows * 4,
@@ -266,6 +277,10 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
   units.clear();
   for (int64_t request = 0; request < requests; request++) {
     const int64_t count = starts[request + 1] - starts[request];
+    if (count == 1) {
+      units.push_back({request, ALL, 0, 1});
+      continue;
+    }
     for (int64_t last = count; last > 0; last -= tokens)  // those that see most go first
       for (int64_t kv_head = 0; kv_head < kv_heads; kv_head++)
         units.push_back({request, kv_head, std::max<int64_t>(last - tokens, 0), last});
@@ -277,6 +292,7 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
     static thread_local Buffer buffer;
     Scratch scratch = scratch_of(buffer, job.size, tokens * job.group);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++) attend_unit(job, all[i], scratch);
+    for (int64_t i = 0; i < count; i++)
+      all[i].kv_head == ALL ? attend_single(job, all[i].request) : attend_unit(job, all[i], scratch);
   }
 }
