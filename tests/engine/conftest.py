@@ -50,6 +50,22 @@ async def collect(engine: ProcessEngineClient, generate: Generate) -> list[Delta
     return [delta async for delta in engine.generate(generate)]
 
 
+async def begin(engine: ProcessEngineClient, generate: Generate) -> asyncio.Task[list[Delta]]:
+    """A request whose first tokens have come; the task has all deltas. Long ones are over in a second: do not dawdle."""
+    has_begun = asyncio.Event()
+
+    async def run() -> list[Delta]:
+        deltas = []
+        async for delta in engine.generate(generate):
+            deltas.append(delta)
+            has_begun.set()
+        return deltas
+
+    task = asyncio.create_task(run())
+    await has_begun.wait()
+    return task
+
+
 async def token_ids(engine: ProcessEngineClient, generate: Generate) -> list[int]:
     """All tokens of a request."""
     return [token_id for delta in await collect(engine, generate) for token_id in delta.token_ids]

@@ -10,7 +10,7 @@ import pytest
 
 from server.engine_client import EngineUnavailable, ProcessEngineClient
 from tests.engine import FATAL_PRIORITY
-from tests.engine.conftest import MODEL, collect, prompt, request, token_ids, until
+from tests.engine.conftest import MODEL, begin, collect, prompt, request, token_ids, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
@@ -96,8 +96,7 @@ async def test_the_engine_leaves_when_its_front_end_is_killed() -> None:
 async def test_an_error_in_the_engine_fails_what_runs_and_the_engine_comes_back(engine: ProcessEngineClient) -> None:
     before = await token_ids(engine, request(prompt(30)))
     first_pid = engine.pid
-    running = asyncio.create_task(collect(engine, request(prompt(30), max_tokens=5000)))
-    await until(lambda: engine.stats is not None and engine.stats.running == 1)
+    running = await begin(engine, request(prompt(30), max_tokens=5000))
     with pytest.raises(EngineUnavailable, match="this request breaks the engine"):
         await collect(engine, request(prompt(5), FATAL_PRIORITY))
     with pytest.raises(EngineUnavailable, match="this request breaks the engine"):
@@ -135,8 +134,7 @@ async def test_an_idle_engine_uses_no_processor(engine: ProcessEngineClient) -> 
 
 @pytest.mark.engine
 async def test_kill_9_is_noticed_and_the_engine_starts_again(engine: ProcessEngineClient) -> None:
-    running = [asyncio.create_task(collect(engine, request(prompt(30), max_tokens=5000))) for _ in range(3)]
-    await until(lambda: engine.stats is not None and engine.stats.running == 3)
+    running = [await begin(engine, request(prompt(30), max_tokens=5000)) for _ in range(3)]
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
     for task in running:
