@@ -51,7 +51,7 @@ async def collect(engine: ProcessEngineClient, generate: Generate) -> list[Delta
 
 
 async def begin(engine: ProcessEngineClient, generate: Generate) -> asyncio.Task[list[Delta]]:
-    """A request whose first tokens have come; the task has all deltas. Long ones are over in a second: do not dawdle."""
+    """A request whose first tokens have come; the task has all deltas. Even a long one is over in a second."""
     has_begun = asyncio.Event()
 
     async def run() -> list[Delta]:
