@@ -21,15 +21,34 @@ def test_what_a_document_names_exists(doc: Path) -> None:
     assert not [name for name in FILE.findall(text) if not (ROOT / name).exists()]
 
 
+def cells(table: str) -> list[list[str]]:
+    """Of the rows below the head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
 def test_tables_are_those_of_the_result_files() -> None:
     tables = [found for doc in DOCS for found in TABLE.findall(doc.read_text())]
     assert tables
     for source, table in tables:
         result = json.loads((ROOT / source).read_text())
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+        if "gain" in result:
+            assert [row[1:] for row in cells(table)] == [
+                [f"{result['gain'][method][mode] * 100:+.1f}" for method in ("agapo", "grpo", "sft")]
+                for mode in ("reasoning", "standard")
+            ]
+            continue
         expected = result.get("families", result.get("kinds")) | {"all": result["summary"]}
-        shown = {name: {"standard": standard, "reasoning": reasoning} for name, standard, reasoning in rows}
+        shown = {name: {"standard": standard, "reasoning": reasoning} for name, standard, reasoning in cells(table)}
         assert shown == {
             name: {mode: f"{accuracy[mode] * 100:.1f} %" for mode in ("standard", "reasoning")}
             for name, accuracy in expected.items()
         }
+
+
+def test_the_speed_that_the_readme_tells_is_that_of_the_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    shown = [row[1:] for row in cells(text[text.index("| model, requests at once |") :].partition("\n\n")[0])]
+    performance = (ROOT / "docs" / "performance.md").read_text()  # another test holds it to the result files
+    measured = [row[1:5] for row in cells(performance)]
+    assert shown
+    assert all(row in measured for row in shown)
