@@ -1,8 +1,8 @@
 """Our kernels for CPUs (`kernels/*.cpp`) as a loaded library: compiled where the engine first needs them, then cached.
 
 A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
-for, there is a line in the log and the caller goes vLLM's way. What is computed with it is `model_impl.packed`'s,
-`model_impl.fused`'s and `model_impl.decode`'s work.
+for, there is a line in the log and the caller goes vLLM's way. What is computed with it is the work of `packed`,
+`fused`, `prefill` and `decode` in this package.
 """
 
 import ctypes

@@ -25,13 +25,27 @@ SWITCH = "TWOGEAR_BURST_MS"
 _MOST_STEPS = 32
 
 
+def longest_burst(milliseconds: str) -> float:
+    """The variable's value in seconds. Raises ValueError, naming it, for what is not a number of milliseconds."""
+    try:
+        value = float(milliseconds)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{SWITCH} must be a number of milliseconds, 0 for single steps; it is {milliseconds!r}")
+    return value / 1000
+
+
 class BurstScheduler(Scheduler):
     """vLLM's scheduler, with bursts where all that is scheduled are single tokens of unguided requests."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        PageRoomManager.take_over(self.kv_cache_manager)
-        self._longest = float(os.environ.get(SWITCH, "0")) / 1000 if self._is_plain() else 0.0  # seconds
+        longest = longest_burst(os.environ.get(SWITCH, "0"))
+        self._longest = 0.0  # seconds
+        if self._is_plain():
+            PageRoomManager.take_over(self.kv_cache_manager)
+            self._longest = longest
         self._step_seconds = math.inf
         self._started = 0.0
         self._steps = 0  # of the burst that is being computed; 0 where a step is of another kind
