@@ -15,7 +15,7 @@ from server.engine_client import ProcessEngineClient  # noqa: TC001  (types are 
 from server.http.app import create_app
 from server.modes.profile import load_profile
 from server.settings import Settings
-from training.agapo.run import running_engine
+from training.engine import running_engine
 
 _TIMEOUT_SECONDS = 3600.0
 

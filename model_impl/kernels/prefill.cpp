@@ -16,11 +16,12 @@
 #include <vector>
 
 #include "memory.h"
+#include "product.h"
+#include "rows.h"
 #include "single.h"
 
 namespace {
 
-constexpr int LANES = 16;         // float32 in a register
 constexpr int ROWS = 8;           // of a tile; a row is one head of one token
 constexpr int STEP = 2 * LANES;   // keys, or numbers of a value, that a tile takes at a time
 constexpr int64_t KEYS = 256;     // of a block: packed, 64 KiB for heads of 128
@@ -29,8 +30,6 @@ constexpr int64_t ALL = -1;       // KV heads
 constexpr float LEAST = -1e30f;   // below all scores
 constexpr float NEVER = -2e30f;   // of a key that is not seen: below that even where a row sees none of a block
 constexpr float LOG2_E = 1.44269504f;
-
-typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
 
 struct Job {
   const uint16_t* query;  // [tokens][heads][size], tokens `query_stride` apart
@@ -292,7 +291,11 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
     static thread_local Buffer buffer;
     Scratch scratch = scratch_of(buffer, job.size, tokens * job.group);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++)
-      all[i].kv_head == ALL ? attend_single(job, all[i].request) : attend_unit(job, all[i], scratch);
+    for (int64_t i = 0; i < count; i++) {
+      if (all[i].kv_head == ALL)
+        attend_single(job, all[i].request);
+      else
+        attend_unit(job, all[i], scratch);
+    }
   }
 }

@@ -19,7 +19,8 @@ import torch
 
 from training.agapo.plot import draw_runs
 from training.agapo.rollouts import Engine
-from training.agapo.run import AgapoRun, running_engine
+from training.agapo.run import AgapoRun
+from training.engine import running_engine
 from training.recipe import METHODS, AgapoRecipe, load
 
 _SOMEWHAT = (0.3, 0.8)

@@ -5,8 +5,7 @@ The engine runs beside the training in a process of its own and takes the policy
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
-from server.cli_errors import UsageError
-from server.engine_client import ProcessEngineClient
 from server.messages import Sampling
 from training import model as model_files
 from training.agapo import prompts as prompt_files
@@ -26,6 +23,7 @@ from training.agapo.plot import draw_runs
 from training.agapo.prompts import Prompt
 from training.agapo.rollouts import Answer, Engine, draw_answers
 from training.agapo.update import Learner, Sequenced
+from training.engine import running_engine
 from training.recipe import AgapoRecipe
 from training.run_folder import RunFolder
 from training.tokenizer import FILES
@@ -160,22 +158,6 @@ class AgapoRun:
         for name in FILES:
             (output / name).write_bytes((Path(self.recipe.start) / name).read_bytes())
         model_files.save(self.learner.policy, output)
-
-
-@asynccontextmanager
-async def running_engine(model: str) -> AsyncIterator[ProcessEngineClient]:
-    """An engine process with the checkpoint in `model`, ready. Raises UsageError where it cannot come up."""
-    half = ["--gpu-memory-utilization", "0.5"] if torch.cuda.is_available() else []  # training has the other
-    engine = ProcessEngineClient(model, half)
-    await engine.start()
-    try:
-        while engine.status.state != "ready":
-            if engine.status.final:
-                raise UsageError(f"no engine to draw answers with: {engine.status.detail}")
-            await asyncio.sleep(0.1)
-        yield engine
-    finally:
-        await engine.close()
 
 
 def in_sequence(prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> tuple[list[Sequenced], torch.Tensor]:
