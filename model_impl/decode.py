@@ -26,8 +26,8 @@ _PAGE_TOKENS = 32
 """The tokens in a page are a multiple of it."""
 
 _WEIGHTS = (
-    *("qkv", "query_norm", "key_norm", "turns"),
-    *("attention_out", "attention_norm", "gate_up", "down", "mlp_norm"),
+    *("qkv", "attention_out", "gate_up", "down"),
+    *("query_norm", "key_norm", "turns", "attention_norm", "mlp_norm"),
 )
 
 
@@ -217,12 +217,11 @@ def _projections(layer: Any) -> tuple[Any, Any, Any, Any]:
 def _weights(layer: Any) -> tuple[torch.Tensor | None, ...]:
     """As `_WEIGHTS` names them; no turns where the layer does not rotate."""
     attention = layer.self_attn
-    qkv, attention_out, gate_up, down = (projection.cpu_linear.packed for projection in _projections(layer))
     turns = None if attention.rotary_emb is None else attention.rotary_emb.cos_sin_cache
     return (
-        *(qkv, attention.q_norm.weight, attention.k_norm.weight, turns),
-        *(attention_out, layer.post_attention_layernorm.weight),
-        *(gate_up, down, layer.post_feedforward_layernorm.weight),
+        *(projection.cpu_linear.packed for projection in _projections(layer)),
+        *(attention.q_norm.weight, attention.k_norm.weight, turns),
+        *(layer.post_attention_layernorm.weight, layer.post_feedforward_layernorm.weight),
     )
 
 

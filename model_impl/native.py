@@ -28,7 +28,7 @@ _COMPILE = (
 _COMPILE_SECONDS = 120
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS: dict[str, list[type]] = {
-    "packed_size": [_SIZE, _SIZE],
+    "packed_size": [_POINTER, _SIZE, _SIZE],
     "pack": [_POINTER, _SIZE, _SIZE, _POINTER],
     "linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
     "add_norm": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER],
@@ -40,6 +40,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     ],
     "decode_step": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
 }
+_RESULTS: dict[str, type] = {"packed_size": _SIZE, "linear": ctypes.c_bool}
 
 
 class KernelsUnavailableError(RuntimeError):
@@ -76,7 +77,7 @@ def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes = arguments
-        function.restype = _SIZE if name == "packed_size" else None
+        function.restype = _RESULTS.get(name)
     return library
 
 

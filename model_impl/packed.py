@@ -2,7 +2,8 @@
 
 Takes vLLM's place where it would hand a layer's product to oneDNN (`dispatch_cpu_unquantized_gemm`): the quantization
 method of an unquantized layer is asked to process its weights, after a load and after each reload. Layers that the
-kernel does not take (quantized, not bfloat16, odd sizes) stay with vLLM. The kernel itself is in `kernels/linear.cpp`.
+kernel does not take (quantized, not bfloat16, odd sizes) stay with vLLM. The kernel itself is in `kernels/linear.cpp`;
+`kernels/weights.h` says how weights lie in memory, where large ones take three quarters of their bytes, without loss.
 """
 
 from ctypes import CDLL
@@ -31,7 +32,7 @@ class PackedProduct:
             raise ValueError(f"not a bfloat16 matrix with an even number of columns: {weight.dtype} {weight.shape}")
         weight = weight.detach().contiguous()
         self.outputs, self.inputs = weight.shape
-        self.packed = _memory(library.packed_size(self.outputs, self.inputs))
+        self.packed = _memory(library.packed_size(weight.data_ptr(), self.outputs, self.inputs))
         library.pack(weight.data_ptr(), self.outputs, self.inputs, self.packed.data_ptr())
 
     def __call__(self, x: torch.Tensor, _weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -104,24 +105,20 @@ def _fits(weight: torch.Tensor) -> bool:
 
 
 def _memory(size: int) -> torch.Tensor:
-    """`size` bfloat16 values in huge pages if they fill some: a stream through small ones waits at every 4 KiB."""
-    if 2 * size < _HUGE_PAGE:
-        return torch.empty(size, dtype=torch.bfloat16)
-    return untouched_zeros(2 * size).view(torch.bfloat16)
+    """`size` bytes, in huge pages if they fill some: a stream through small ones waits at every 4 KiB."""
+    return torch.empty(size, dtype=torch.uint8) if size < _HUGE_PAGE else untouched_zeros(size)
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
     library = kernels()
     assert library is not None
     inputs = x.shape[-1]
-    if x.dtype is not torch.bfloat16 or packed.numel() != library.packed_size(outputs, inputs):
-        raise ValueError(f"{x.dtype} of {inputs} columns is not what these bfloat16 weights multiply")
     rows = x if x.ndim == 2 else x.reshape(-1, inputs)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     count = rows.shape[0]  # len() of a tensor is ten times as slow
     y = rows.new_empty(count, outputs)
-    library.linear(
+    fits = x.dtype is torch.bfloat16 and library.linear(
         rows.data_ptr(),
         count,
         inputs,
@@ -131,6 +128,8 @@ def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, o
         None if bias is None else bias.data_ptr(),
         y.data_ptr(),
     )
+    if not fits:
+        raise ValueError(f"{x.dtype} of {inputs} columns is not what these bfloat16 weights multiply")
     return y if x.ndim == 2 else y.view(*x.shape[:-1], outputs)
 
 

@@ -73,9 +73,9 @@ def _large(result: Result) -> Iterator[Goal]:
         _ratio(result, one, _per_token, "twogear", "llama.cpp"),
         at_most=True,
     )
-    limit = next((tables.per_token_limit(result, load) for load in result.loads if load.name == one), None)
+    limit = next((tables.per_token_limit(result, load, "twogear") for load in result.loads if load.name == one), None)
     ours = _figure(result, "twogear", one, _per_token)
-    yield Goal("1 stream, share of the bandwidth limit", "", 0.85, _divide(limit, ours))
+    yield Goal("1 stream, share of the limit of bf16 weights", "", 0.85, _divide(limit, ours))
     for server, bound in (("vllm-tuned", 1.0), ("llama.cpp", 1.5)):
         yield Goal("prompt of 2,000 tokens, speed", server, bound, _ratio(result, prompt, _first, server, "twogear"))
     sampled = _divide(_figure(result, "twogear", "1 reasoning 100", _per_token), ours)

@@ -1,6 +1,7 @@
 """This machine: what it is, and the two rates that bound every server on it, measured.
 
-`python -m benchmarks.load.machine` prints a Machine as JSON; it runs apart, so that nothing of torch stays behind.
+`python -m benchmarks.load.machine` prints a Machine as JSON, `… bandwidth` the read bandwidth alone; it runs apart, so
+that nothing of torch and of what it reads stays behind.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ _READ_BYTES = 1 << 30
 """Far beyond any cache."""
 _MATRIX = 4096
 _REPEATS = 7
+_BANDWIDTH = "bandwidth"
 # Sixteen independent sums of 64 bytes each, so that the reads and not the additions are waited for.
 _READER = """
 #include <stddef.h>
@@ -58,7 +60,7 @@ def measure() -> Machine:
         cores=cores,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         kernel=platform.release(),
-        read_bandwidth=_read_bandwidth(),
+        read_bandwidth=read_bandwidth(),
         bf16_matmul=_matmul_rate(cores),
     )
 
@@ -69,13 +71,19 @@ def measure_apart() -> Machine:
     return Machine(**json.loads(done.stdout))
 
 
+def read_bandwidth_apart() -> float:
+    """In a process of its own: what the machine has at this moment, which on a shared one is not what it had before."""
+    command = [sys.executable, "-m", __name__, _BANDWIDTH]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+
+
 def _cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _read_bandwidth() -> float:
-    """The best of several passes over a gibibyte, on all cores, by a reader compiled here."""
+def read_bandwidth() -> float:
+    """The best of several passes over a gibibyte, on all cores, by a reader compiled here; a second's work."""
     import numpy as np  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
@@ -110,4 +118,4 @@ def _best_seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure())))
+    print(read_bandwidth() if sys.argv[1:] == [_BANDWIDTH] else json.dumps(asdict(measure())))

@@ -30,7 +30,10 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """One load in one round. Seconds; memory in bytes at the load's end; CPU seconds of the load alone."""
+    """One load in one round. Seconds; memory in bytes at the load's end; CPU seconds of the load alone.
+
+    `read_bandwidth`: the machine's, in bytes per second just before and after, the mean, where it was measured.
+    """
 
     seconds: float
     front_end_cpu: float
@@ -38,9 +41,12 @@ class LoadRecord:
     client_cpu: float
     memory: int
     samples: Sequence[Sample]
+    read_bandwidth: float | None = None
 
     @classmethod
-    def between(cls, before: Reading, after: Reading, outcome: Outcome) -> "LoadRecord":
+    def between(
+        cls, before: Reading, after: Reading, outcome: Outcome, read_bandwidth: float | None = None
+    ) -> "LoadRecord":
         """The load `outcome`, with what the server's processes took between the readings."""
         return cls(
             seconds=round(outcome.seconds, 4),
@@ -49,6 +55,7 @@ class LoadRecord:
             client_cpu=round(outcome.client_cpu, 3),
             memory=after.memory,
             samples=outcome.samples,
+            read_bandwidth=read_bandwidth,
         )
 
 

@@ -5,6 +5,7 @@ A server that fails is recorded with its reason, and the others go on. Every ste
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from benchmarks.load.beside import BARE_ENGINE, NAMES, TRANSFORMERS, VLLM_BENCH,
 from benchmarks.load.checkpoints import checkpoint
 from benchmarks.load.drive import Job, Outcome, Request
 from benchmarks.load.limits import Shape
-from benchmarks.load.machine import Machine, measure_apart
+from benchmarks.load.machine import Machine, measure_apart, read_bandwidth_apart
 from benchmarks.load.records import LoadRecord, Result, ServerRecord
 from benchmarks.load.running import RunningServer, ServerFailed, free_port
 from benchmarks.load.statistics import figures
@@ -135,14 +136,20 @@ class Suite:
 
     def _load(self, running: RunningServer, load: Load, name: str, number: int) -> LoadRecord:
         wanted = requests(load, self._prompts, str(number))
+        bandwidths = self._bandwidth(load)
         before = running.tree.read()
         outcome = self._drive(running, load, wanted)
         after = running.tree.read()
+        bandwidths += self._bandwidth(load)
         speed = figures(outcome.samples, outcome.seconds).tokens_per_second
         errors = {sample.error for sample in outcome.samples if sample.error is not None}
         told = f"{speed:,.1f} tokens/s" if speed is not None else "nothing"
         _say(f"round {number}, {name}, {load.name}: {told}{', errors: ' + '; '.join(sorted(errors)) if errors else ''}")
-        return LoadRecord.between(before, after, outcome)
+        return LoadRecord.between(before, after, outcome, statistics.mean(bandwidths) if bandwidths else None)
+
+    def _bandwidth(self, load: Load) -> list[float]:
+        """Measured where a load waits for it: one stream of a model that no cache holds."""
+        return [read_bandwidth_apart()] if load.streams == 1 and self._plan.model == "large" else []
 
     def _drive(self, running: RunningServer, load: Load, wanted: Sequence[Request]) -> Outcome:
         return drive_apart(Job(f"{running.url}{CHAT}", load.streams, load.limit, wanted))

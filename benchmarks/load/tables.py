@@ -5,7 +5,7 @@ The terminal's table and those of docs/performance.md are made of the same cells
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -119,10 +119,15 @@ def cross_check(result: Result) -> Cells:
     return Cells(["load", "our client", "vllm bench serve"], [[other["load"], *cells]])
 
 
-def per_token_limit(result: Result, load: Load) -> float:
-    """The least seconds between two tokens of a request."""
+def per_token_limit(result: Result, load: Load, server: str | None = None) -> float:
+    """The least seconds between two tokens of a request, by the bandwidth beside the loads of the server, or of all."""
     shape = Shape(**result.model["shape"])
-    return limits.step_seconds(shape, result.machine, load.streams, load.prompt_tokens + load.output_tokens // 2)
+    machine = result.machine
+    asked = [server] if server is not None else servers(result)
+    beside = [one.read_bandwidth for name in asked for one in _load_records(result, name, load.name)]
+    if known := [bandwidth for bandwidth in beside if bandwidth is not None]:
+        machine = replace(machine, read_bandwidth=statistics.median(known))
+    return limits.step_seconds(shape, machine, load.streams, load.prompt_tokens + load.output_tokens // 2)
 
 
 def first_token_limit(result: Result, load: Load) -> float:

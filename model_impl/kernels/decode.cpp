@@ -19,7 +19,8 @@ namespace {
 constexpr int64_t THREADED = 4'000'000;  // products of two numbers in a layer that are worth a team at ten barriers
 
 struct Layer {
-  const uint16_t *qkv, *query_norm, *key_norm, *turns, *attention_out, *attention_norm, *gate_up, *down, *mlp_norm;
+  const uint8_t *qkv, *attention_out, *gate_up, *down;  // weights.h
+  const uint16_t *query_norm, *key_norm, *turns, *attention_norm, *mlp_norm;
   uint16_t* pages;
   int64_t page_stride, view;  // values between pages; which View of the requests it has
 };
@@ -112,7 +113,7 @@ class Step {
   // By each thread of a team.
   void run(int64_t thread, int64_t threads) const {
     const int64_t hidden = model.hidden, middle = model.intermediate;
-    auto multiply = [&](const uint16_t* x, int64_t k, const uint16_t* packed, int64_t columns, uint16_t* y) {
+    auto multiply = [&](const uint16_t* x, int64_t k, const uint8_t* packed, int64_t columns, uint16_t* y) {
       product(x, k, packed, columns, y).multiply(thread, threads);
 #pragma omp barrier
     };
@@ -169,7 +170,7 @@ class Step {
   float* partial(int64_t unit) const { return (float*)partials_ + unit * Partial::floats(heads()); }
   Pages pages(const Layer& layer) const { return {layer.pages, layer.page_stride, model.page_tokens}; }
 
-  Product product(const uint16_t* x, int64_t k, const uint16_t* packed, int64_t columns, uint16_t* y) const {
+  Product product(const uint16_t* x, int64_t k, const uint8_t* packed, int64_t columns, uint16_t* y) const {
     return {x, rows, k / 2, k, packed, columns, nullptr, y, (Pair*)arranged_};
   }
 

@@ -4,9 +4,8 @@
 // threads: a row has the same result alone and in any batch.
 //
 // Few rows are bound by reading W, so each thread streams its share of W once, prefetching. Many rows are bound by
-// arithmetic: blocks of x stay in L2 while chunks of W, small enough for L1, pass by. One inner loop serves both.
-//
-// Packed W: columns of y in groups of 48 (the last of 16, 32 or 48, filled up with zeros); a group is [k / 2][columns][2].
+// arithmetic: blocks of x stay in L2 while chunks of W, small enough for L1, pass by. One inner loop serves both. How W
+// lies in memory is in weights.h.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -18,18 +17,16 @@
 
 #include "memory.h"
 #include "product.h"
+#include "weights.h"
 
 namespace {
 
-constexpr int LANES = 16;                // float32 in a register
-constexpr int WIDTH = 3;                 // registers of a group: 8 rows x 3 leave 8 of 32 registers for operands
-constexpr int COLUMNS = WIDTH * LANES;
 constexpr int ROWS = Product::ROWS;
-constexpr int UNROLL = 4;                // pairs of k between two prefetches
+constexpr int UNROLL = UNIT;             // pairs of k between two prefetches
 constexpr int64_t CHUNK = 128;           // pairs of k: 24 KiB of a group, half of L1
-constexpr int64_t BLOCK_BYTES = 1 << 19; // of x: half of L2
+constexpr int64_t RESTORED = 32;         // pairs of compact weights that only one tile uses
+constexpr int64_t X_BYTES = 1 << 19;     // of x: half of L2
 constexpr int64_t AHEAD = 12 << 10;      // bytes of W that are under way when all of it is read once
-constexpr int64_t CACHED_BYTES = 4 << 20; // a larger W passes by the caches: its model does not fit into them
 constexpr int64_t THREADED = 4'000'000;  // operations (two a product, of at least ROWS rows) that are worth a thread
 
 // What is prefetched while a tile is computed: so many cache lines every UNROLL pairs.
@@ -47,9 +44,11 @@ struct Out {
 };
 
 // R rows by W registers of columns. Sums start at zero or in `partial` and go on there, or to `out` if that is given.
-// x is [pairs][STRIDE].
+// x is [pairs][STRIDE]. Compact weights come from `reader` to `w`, where the tiles of the next rows find them: each UNROLL
+// pairs just before they are multiplied, so that memory, restoring and multiplying go on at the same time.
 template <int R, int W, int STRIDE>
-void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool first, const Out* out, Ahead ahead) {
+void tile(const Pair* x, uint16_t* w, int64_t pairs, float* partial, bool first, const Out* out, Ahead ahead,
+          CompactReader* reader) {
   __m512 sum[R][W];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -74,6 +73,7 @@ void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool 
       for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.next + 64 * i, _MM_HINT_NTA);
     else
       for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.next + 64 * i, _MM_HINT_T0);
+    if (reader) reader->next<W>(w + p * W * 2 * LANES);
 #pragma GCC unroll 4
     for (int u = 0; u < UNROLL; u++) step(p + u);
   }
@@ -98,7 +98,7 @@ void tile(const Pair* x, const uint16_t* w, int64_t pairs, float* partial, bool 
   }
 }
 
-using Tile = void (*)(const Pair*, const uint16_t*, int64_t, float*, bool, const Out*, Ahead);
+using Tile = void (*)(const Pair*, uint16_t*, int64_t, float*, bool, const Out*, Ahead, CompactReader*);
 
 template <int W>
 constexpr Tile OF_WIDTH[ROWS + 1] = {tile<1, W, 1>,    tile<1, W, ROWS>, tile<2, W, ROWS>,
@@ -138,24 +138,30 @@ void arrange(const uint16_t* x, int64_t stride, int64_t rows, int64_t pairs, Pai
 
 // One group of columns for the tiles [first, last) of rows.
 void multiply_group(const Product& job, int64_t group, int64_t first, int64_t last, float* partial) {
+  const Weights weights(job.packed);
   const int64_t column = group * COLUMNS, count = last - first, stride = job.rows == 1 ? 1 : ROWS;
   const Pair* x = job.rows == 1 ? (const Pair*)job.x : job.arranged;
-  const int width = (int)std::min<int64_t>(WIDTH, (job.columns - column + LANES - 1) / LANES);
-  const int64_t rest = job.columns - column - (width - 1) * LANES;
+  const int width = weights.width(group);
+  const int64_t rest = job.columns - column - (width - 1) * LANES, unit_bytes = weights.unit_bytes(group);
   const __mmask16 mask = rest >= LANES ? 0xffff : (1 << rest) - 1;
-  const int64_t chunk = count == 1 ? job.pairs : CHUNK;
-  const bool past = 4 * job.columns * job.pairs > CACHED_BYTES;
-  const int lines = (int)((UNROLL * width + count - 1) / count);  // each tile fetches its share of what comes next
+  const bool compact = weights.compact(), past = weights.past();
+  const int64_t chunk = count > 1 ? CHUNK : compact ? RESTORED : job.pairs;
+  const int lines = (int)((unit_bytes / 64 + count - 1) / count);  // each tile fetches its share of what comes next
+  alignas(64) uint16_t restored[CHUNK * COLUMNS * 2];
+  CompactReader reader{};
+  if (compact) reader = weights.reader(group);
   for (int64_t p = 0; p < job.pairs; p += chunk) {
     const int64_t pairs = std::min(chunk, job.pairs - p);
-    const uint16_t* w = job.packed + column * 2 * job.pairs + p * width * 2 * LANES;
-    Ahead ahead{(const char*)w + (count == 1 ? AHEAD : pairs * width * 64), lines, past};
+    const uint8_t* from = weights.at(group, p);
+    uint16_t* w = compact ? restored : (uint16_t*)from;
+    Ahead ahead{(const char*)from + (count == 1 ? AHEAD : pairs / UNIT * unit_bytes), lines, past};
     for (int64_t t = first; t < last; t++) {
       const int64_t row = t * ROWS, rows = std::min<int64_t>(ROWS, job.rows - row);
       const Out out{job.y + row * job.columns + column, job.columns, job.bias ? job.bias + column : nullptr, mask};
       TILES[width - 1][job.rows == 1 ? 0 : rows](x + row * job.pairs + p * stride, w, pairs,
                                                  partial + (t - first) * ROWS * COLUMNS, p == 0,
-                                                 p + pairs == job.pairs ? &out : nullptr, ahead);
+                                                 p + pairs == job.pairs ? &out : nullptr, ahead,
+                                                 compact && t == first ? &reader : nullptr);
       ahead.next += pairs / UNROLL * 64 * lines;
     }
   }
@@ -172,7 +178,7 @@ void Product::arrange(int64_t tile) const {
 
 void Product::multiply(int64_t thread, int64_t threads) const {
   const int64_t groups = (columns + COLUMNS - 1) / COLUMNS;
-  int64_t per_block = std::max<int64_t>(BLOCK_BYTES / (4 * pairs * ROWS), 4);
+  int64_t per_block = std::max<int64_t>(X_BYTES / (4 * pairs * ROWS), 4);
   int64_t blocks = (tiles() + per_block - 1) / per_block;
   while (threads > 1 && blocks * groups < 4 * threads && blocks < tiles()) blocks = std::min(2 * blocks, tiles());
   per_block = (tiles() + blocks - 1) / blocks;
@@ -187,29 +193,12 @@ void Product::multiply(int64_t thread, int64_t threads) const {
 
 extern "C" {
 
-// The bfloat16 values that a packed (columns, k) matrix takes.
-int64_t packed_size(int64_t columns, int64_t k) { return (columns + LANES - 1) / LANES * LANES * k; }
-
-// weight (columns, k), contiguous, k even, to packed, which lies at a multiple of 64 bytes.
-void pack(const uint16_t* weight, int64_t columns, int64_t k, uint16_t* packed) {
-  const int64_t groups = (columns + COLUMNS - 1) / COLUMNS, pairs = k / 2;
-#pragma omp parallel for schedule(static)
-  for (int64_t g = 0; g < groups; g++) {
-    const int64_t first = g * COLUMNS;
-    const int64_t width = std::min<int64_t>(WIDTH, (columns - first + LANES - 1) / LANES) * LANES;
-    Pair* out = (Pair*)(packed + first * k);
-    for (int64_t c = 0; c < width; c++) {
-      const bool inside = first + c < columns;
-      const Pair* row = (const Pair*)(weight + (inside ? first + c : 0) * k);
-      for (int64_t p = 0; p < pairs; p++) out[p * width + c] = inside ? row[p] : 0;
-    }
-  }
-}
-
-// x (rows, k) with `stride` between rows, bias (columns) or null, to y (rows, columns), contiguous.
-void linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride, const uint16_t* packed, int64_t columns,
+// x (rows, k) with `stride` between rows, bias (columns) or null, to y (rows, columns), contiguous. False, with nothing
+// done, where the packed weights are not (columns, k).
+bool linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride, const uint8_t* packed, int64_t columns,
             const uint16_t* bias, uint16_t* y) {
-  if (rows == 0) return;
+  if (k % 2 || !Weights(packed).are_for(columns, k / 2)) return false;
+  if (rows == 0) return true;
   const int threads = 2 * k * columns * std::max<int64_t>(rows, ROWS) < THREADED ? 1 : omp_get_max_threads();
   Product job{x, rows, k / 2, stride, packed, columns, bias, y, nullptr};
   job.arranged = (Pair*)arranged.need(job.arranged_size() * sizeof(Pair));
@@ -219,6 +208,7 @@ void linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride, const ui
     for (int64_t tile = 0; tile < job.tiles(); tile++) job.arrange(tile);
     job.multiply(omp_get_thread_num(), omp_get_num_threads());
   }
+  return true;
 }
 
 }  // extern "C"

@@ -1,4 +1,4 @@
-// What the kernels share: memory that a thread keeps between calls, and bfloat16 to float32.
+// What the kernels share: memory that a thread keeps between calls, registers of float32, and bfloat16 to those.
 
 #pragma once
 
@@ -9,6 +9,8 @@
 #include <new>
 
 namespace {
+
+constexpr int LANES = 16;  // float32 in a register
 
 // Memory at a page's start that grows as needed; what is in it does not outlast `need`.
 class Buffer {

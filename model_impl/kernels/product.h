@@ -13,7 +13,7 @@ struct Product {
 
   const uint16_t* x;
   int64_t rows, pairs, stride;
-  const uint16_t* packed;
+  const uint8_t* packed;  // weights.h
   int64_t columns;
   const uint16_t* bias;
   uint16_t* y;

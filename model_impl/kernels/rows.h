@@ -13,8 +13,6 @@
 
 namespace {
 
-constexpr int LANES = 16;  // float32 in a register
-
 inline __m512 load(const uint16_t* values) { return widen(_mm256_loadu_si256((const __m256i*)values)); }
 
 inline __m256i narrow(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }

@@ -77,6 +77,43 @@ def test_weights_of_many_huge_pages(library: ctypes.CDLL) -> None:
     assert_exact(PackedProduct(library, weight)(x, weight, None), x, weight, None)
 
 
+def assert_as_in_parts(library: ctypes.CDLL, whole: PackedProduct, weight: torch.Tensor, rows: int) -> None:
+    """Bit by bit what parts of the matrix give that are small enough to be left as they are."""
+    x = randn(rows, weight.shape[1])
+    product = whole(x, weight, None)
+    for part, columns in zip(weight.split(96), product.split(96, dim=1), strict=True):
+        plain = PackedProduct(library, part)
+        assert plain.packed.numel() >= 2 * part.numel()
+        assert torch.equal(plain(x, part, None).view(torch.int16), columns.contiguous().view(torch.int16))
+
+
+@pytest.mark.parametrize("columns", [1536, 1501, 1552, 1569])  # groups end with one, two and three registers
+def test_large_weights_take_three_quarters_of_their_bytes_and_lose_nothing(library: ctypes.CDLL, columns: int) -> None:
+    torch.manual_seed(columns)
+    weight = (0.02 * torch.randn(columns, 2056)).to(torch.bfloat16)
+    rare = torch.randint(weight.numel(), (3000,))  # zeros, denormal numbers, outliers, several beside each other
+    weight.view(-1)[rare] = (torch.randn(3000) * 10 ** torch.randint(-42, 20, (3000,))).to(torch.bfloat16)
+    weight[3, 100:140], weight[-1, -9:] = 0.0, -0.0
+    whole = PackedProduct(library, weight)
+    assert whole.packed.numel() < 0.76 * 2 * weight.numel()
+    for rows in (1, 2, 8, 9, 33, 150):
+        assert_as_in_parts(library, whole, weight, rows)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.randint(-(2**15), 2**15, (1100, 2048), dtype=torch.int16).view(torch.bfloat16).nan_to_num(0.5),
+        (0.02 * torch.randn(1100, 2050)).to(torch.bfloat16),
+    ],
+    ids=["of every exponent", "pairs that fill no blocks"],
+)
+def test_large_weights_that_cannot_be_made_smaller(library: ctypes.CDLL, weight: torch.Tensor) -> None:
+    whole = PackedProduct(library, weight)
+    assert whole.packed.numel() >= 2 * weight.numel()
+    assert_as_in_parts(library, whole, weight, 9)
+
+
 def test_infinities_and_nans_stay_in_their_rows_and_columns(library: ctypes.CDLL) -> None:
     weight, x = randn(50, 64), randn(11, 64)
     weight[7, 3], x[4, 5] = torch.inf, torch.nan

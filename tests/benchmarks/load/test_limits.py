@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from benchmarks.load.limits import Shape, prefill_seconds, step_seconds, tokens_per_second
-from benchmarks.load.machine import Machine
+from benchmarks.load.machine import Machine, read_bandwidth_apart
 from benchmarks.load.workload import Load
 from server.settings import EMBEDDED_MODEL
 
@@ -51,3 +51,7 @@ def test_the_rate_of_a_load() -> None:
     load = Load(streams=2, mode="half", prompt_tokens=5, output_tokens=4, requests=4, limit=1, warm_up=0)
     wave = prefill_seconds(SHAPE, SLOW_MEMORY, 5, 2) + 3 * step_seconds(SHAPE, SLOW_MEMORY, 2, 7)
     assert tokens_per_second(SHAPE, SLOW_MEMORY, load) == pytest.approx(8 / wave)
+
+
+def test_the_bandwidth_of_this_machine() -> None:
+    assert 1e8 < read_bandwidth_apart() < 1e13

@@ -55,6 +55,21 @@ def test_throughput_is_the_median_over_rounds_beside_the_bare_engine_and_the_lim
     assert float(first[4].replace(",", "")) == pytest.approx(11 / (2e-3 + 10 * 205e-6), rel=0.1)
 
 
+def test_a_stream_is_held_to_the_bandwidth_that_the_machine_had_beside_it(tmp_path: Path) -> None:
+    one = result()
+    shared = [5e9, 20e9, 8e9]
+    rounds = [
+        replace(made, loads={LOADS[0].name: replace(made.loads[LOADS[0].name], read_bandwidth=bandwidth)})
+        for made, bandwidth in zip([made for made in one.rounds if made.server == "twogear"], shared, strict=True)
+    ]
+    theirs = replace(one.rounds[1], loads={LOADS[0].name: replace(record(9.0, sample(9.0)), read_bandwidth=100e9)})
+    write(replace(one, rounds=[*rounds, theirs]), tmp_path / "bench.json", {})
+    measured = read(tmp_path / "bench.json")
+    beside_nothing = tables.per_token_limit(one, LOADS[0])
+    assert tables.per_token_limit(measured, LOADS[0], "twogear") == pytest.approx(beside_nothing * 10 / 8)
+    assert tables.per_token_limit(measured, LOADS[0]) == pytest.approx(beside_nothing * 10 / 14)  # median of all
+
+
 def test_latency_costs_and_starts() -> None:
     assert tables.latency(result()).rows[0] == [
         "1 standard 100",
@@ -79,7 +94,7 @@ def test_goals_are_reached_missed_or_unknown() -> None:
     large = replace(result(), what="large")
     rows = {(row[0], row[1]): row[2:] for row in goals.table(large).rows}
     # A token takes 0.2 s, and 0.2 ms would do for what has to be read.
-    assert rows["1 stream, share of the bandwidth limit", "≥ 0.85×"] == ["0.00×", "no"]
+    assert rows["1 stream, share of the limit of bf16 weights", "≥ 0.85×"] == ["0.00×", "no"]
     assert rows["1 stream, sampled over greedy time per token", "≤ 1.03×"] == [tables.NOTHING, tables.NOTHING]
 
 
