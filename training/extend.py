@@ -24,7 +24,7 @@ from training import attention
 from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import Batch, ExampleSource, chunk
-from training.long_texts import long_batch
+from training.long_texts import drill_batch, long_batch
 from training.needle_gate import NeedleGate
 from training.recipe import ExtendStage, Recipe
 from training.run_folder import RunFolder
@@ -170,7 +170,10 @@ class ExtendRun:
         rng = random.Random(f"extend/{self.recipe.seed}/{stage.length}/{self.stage_step}")
         batches: list[Batch] = []
         while sum(batch.ids.numel() for batch in batches) < stage.batch_tokens - stage.length // 2:
-            batches.append(long_batch(self.fmt, stage.length, self.extend.questions, rng))
+            if stage.drill_share and rng.random() < stage.drill_share:
+                batches.append(drill_batch(self.fmt, stage.length, rng))
+            else:
+                batches.append(long_batch(self.fmt, stage.length, self.extend.questions, rng))
         return batches
 
     def _short_batches(self, stage: ExtendStage) -> list[Batch]:

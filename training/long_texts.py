@@ -1,10 +1,13 @@
 """Long texts to learn from: codes of all kinds in one haystack, asked for in the turns of one conversation.
 
-A forward pass over a long text is dear and an answer short, so that one text teaches several answers. The sentences and
-the questions are needles.py's; nothing held out is among them.
+A forward pass over a long text is dear and an answer short, so that one text teaches several answers. Drills are short
+texts of codes alone, one for each of many keys: from a million tokens of them a model finds out how a code is told by
+its key, and hardly from texts that are mostly filler. The sentences and the questions are needles.py's; nothing held
+out is among them.
 """
 
 import random
+from collections.abc import Sequence
 
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
@@ -18,6 +21,8 @@ _MOST_DRAWS = 40  # for one question, before another kind is taken
 _REASONING_SHARE = 0.1  # reasoning learns the last answer only
 _FULL_LENGTH_SHARE = 0.5
 _SHORTEST = 1 / 8
+_DRILL_LENGTH = 384
+_TOKENS_PER_CODE = 48  # of a drill: the sentence, the question, the answer
 
 
 def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random) -> Batch:
@@ -27,11 +32,26 @@ def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random)
     return collate([conversation(fmt, max(int(length * share), min(length, 256)), questions, mode, rng)], mode)
 
 
+def drill_batch(fmt: ChatFormat, length: int, rng: random.Random) -> Batch:
+    """As many drills as come to about `length` tokens, one at least."""
+    own = min(length, _DRILL_LENGTH)
+    codes = own // _TOKENS_PER_CODE
+    rows = [_answered(fmt, own, compatible(rng, codes, ("single",)), "standard", rng) for _ in range(length // own)]
+    return collate(rows, "standard")
+
+
 def conversation(
     fmt: ChatFormat, length: int, questions: int, mode: Mode, rng: random.Random
 ) -> tuple[list[int], list[bool]]:
     """The ids, at most `length`, and which of them are learnt. Raises ValueError where not one question fits."""
     asked = compatible(rng, max(1, min(questions, length // _TOKENS_PER_QUESTION)))
+    return _answered(fmt, length, asked, mode, rng)
+
+
+def _answered(
+    fmt: ChatFormat, length: int, asked: list[Needle], mode: Mode, rng: random.Random
+) -> tuple[list[int], list[bool]]:
+    """As many of the questions as fit, on one text, with their answers."""
     seed = rng.getrandbits(32)
     while True:
         try:
@@ -42,9 +62,9 @@ def conversation(
             asked.pop()
 
 
-def compatible(rng: random.Random, most: int) -> list[Needle]:
+def compatible(rng: random.Random, most: int, kinds: Sequence[str] = needles.FAMILIES) -> list[Needle]:
     """Up to `most` needles, at depths of equal likelihood, of which no two speak of the same key, holder or code."""
-    families = rng.choices(needles.FAMILIES, k=most)
+    families = rng.choices(kinds, k=most)
     families.sort(key=lambda family: family != "variables")  # first, for they need many names
     found: list[Needle] = []
     taken: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ from chat_templates.format import ChatFormat
 from training import recipe as recipes
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED
-from training.long_texts import compatible, conversation, long_batch
+from training.long_texts import compatible, conversation, drill_batch, long_batch
 from training.needles import FAMILIES, Needle
 
 SMOKE = recipes.load(Path("training/recipes/smoke.toml"))
@@ -79,6 +79,19 @@ def test_reasoning_quotes_the_sentences_and_learns_the_last_answer_alone(fmt: Ch
     assert said.count(_TURN) == 1
     assert all(sentence in text.split("\n\n")[1] for sentence in thought.split("\n"))
     assert all(re.search(rf"\b{part}\b", thought) for part in answer.removesuffix(_TURN).split(", "))
+
+
+@pytest.mark.parametrize(("length", "rows"), [(256, 1), (1024, 2)])
+def test_a_drill_asks_for_one_code_after_another(fmt: ChatFormat, length: int, rows: int) -> None:
+    batch = drill_batch(fmt, length, random.Random(1))
+    assert batch.ids.shape[0] == rows
+    assert batch.ids.shape[1] <= min(length, 384)
+    for row in batch.ids.tolist():
+        text = fmt.decode(row, show_control=True)
+        answers = re.findall(r"</think>\n\n(\d+)", text)
+        assert len(set(answers)) == len(answers) == text.count("[|user|]") >= 2
+        story = text.split("\n\n")[1]
+        assert all(answer in story for answer in answers)
 
 
 def test_half_of_the_texts_have_the_full_length_and_none_is_longer(fmt: ChatFormat) -> None:
