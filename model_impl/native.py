@@ -2,7 +2,7 @@
 
 A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
 for, there is a line in the log and the caller goes vLLM's way. What is computed with it is the work of `packed`,
-`fused`, `prefill` and `decode` in this package.
+`fused`, `prefill`, `decode` and `sampler_draw` in this package.
 """
 
 import ctypes
@@ -38,6 +38,7 @@ _ARGUMENTS: dict[str, list[type]] = {
         *(_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER),
         *(_SIZE, _SIZE, _SIZE, _SIZE, _FLOAT, _SIZE),
     ],
+    "draw": [_POINTER, _POINTER, _SIZE, _SIZE, *[_POINTER] * 6],
     "decode_step": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
 }
 _RESULTS: dict[str, type] = {"packed_size": _SIZE, "linear": ctypes.c_bool}

@@ -15,6 +15,7 @@ from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import _SAMPLING_EPS, Sampler
 
+from model_impl.native import kernels
 from model_impl.sampler_draw import Drawer, Floats, Limits
 from model_impl.sampler_logprobs import largest, ranks
 from model_impl.sampler_penalties import apply_penalties
@@ -29,7 +30,7 @@ class TwogearSampler(Sampler):
     def take_over(cls, sampler: Sampler) -> None:
         """Turns vLLM's sampler into this one; others (speculative decoding) may hold it already."""
         sampler.__class__ = cls
-        sampler._drawer = Drawer()  # type: ignore[assignment]
+        sampler._drawer = Drawer(kernels())  # type: ignore[assignment]
 
     def sample(
         self,
@@ -54,12 +55,14 @@ class TwogearSampler(Sampler):
         )
         uniforms = _uniforms(len(logits), sampling_metadata.generators)
         if sampling_metadata.all_random:
-            drawn = self._drawer.draw(logits, sampling_metadata.temperature, uniforms, limits)
+            rows = np.arange(len(logits))
+            drawn = self._drawer.draw(logits, rows, sampling_metadata.temperature, uniforms, limits)
             return torch.from_numpy(drawn), None
         rows = np.flatnonzero(sampling_metadata.temperature.numpy() >= _SAMPLING_EPS)
         tokens = self.greedy_sample(logits)
         temperature = sampling_metadata.temperature[rows]
-        tokens[rows] = torch.from_numpy(self._drawer.draw(logits[rows], temperature, uniforms[rows], limits.rows(rows)))
+        drawn = self._drawer.draw(logits, rows, temperature, uniforms[rows], limits.rows(rows))
+        tokens[rows] = torch.from_numpy(drawn)
         return tokens, None
 
     @staticmethod

@@ -8,11 +8,14 @@ What is kept is what vLLM keeps (v1/sample/ops/topk_topp_sampler.py): min-p firs
 the k-th, then, of the mass that these leave, tokens while the mass before them is below p. Of tokens that tie at the
 last place of top-p, those with lower ids are kept; which ones vLLM keeps depends on its sort.
 
-Each row is cut into blocks. All that is above the 64th largest peak of a block lies in the other 63 blocks, so a small
-nucleus is found among few tokens. A row whose nucleus is larger has its values sorted (without their ids, which takes
-a hundredth of the time of torch's sort with them); a row without limits needs its blocks' sums alone.
+On CPUs that our kernels are written for, `kernels/sample.cpp` draws. Elsewhere numpy and torch do, and for rows without
+a finite largest logit, as follows. Each row is cut into blocks. All that is above the 64th largest peak of a block is
+in the other 63 blocks, so a small nucleus is found among few tokens. A row whose nucleus is larger has its values
+sorted (without their ids, which takes a hundredth of the time of torch's sort with them); a row without limits needs
+its blocks' sums alone.
 """
 
+from ctypes import CDLL
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,17 +59,56 @@ class Limits(NamedTuple):
 
 
 class Drawer:
-    """Draws, in memory that it keeps: fresh pages for every step would take longer than what is computed in them."""
+    """Draws, in memory that it keeps: fresh pages for every step would take longer than what is computed in them.
 
-    def __init__(self) -> None:
+    `library`: of our kernels, or None for what takes their place.
+    """
+
+    def __init__(self, library: CDLL | None = None) -> None:
+        self._library = library
         self._scratch = torch.empty(0)
 
-    def draw(self, logits: torch.Tensor, temperature: torch.Tensor, uniforms: Floats, limits: Limits) -> Ints:
-        """One token id per row of `logits` (rows, vocabulary), float32, which stay as they are.
+    def draw(
+        self, logits: torch.Tensor, rows: Ints, temperature: torch.Tensor, uniforms: Floats, limits: Limits
+    ) -> Ints:
+        """One token id for each of `rows` of `logits` (any, vocabulary), float32, which stay as they are.
 
-        `temperature` (rows,) is above zero; `uniforms` (rows,) are in [0, 1), in float64. A row in which nothing is
-        finite draws what argmax gives.
+        Of these rows, (rows,) each: `temperature` is above zero; `uniforms` are in [0, 1), in float64. A row in which
+        nothing is finite draws what argmax gives.
         """
+        if self._library is None:
+            return self._draw_in_parts(logits[rows], temperature, uniforms, limits)
+        tokens = self._draw_natively(logits, rows, temperature, uniforms, limits)
+        rest = np.flatnonzero(tokens < 0)
+        if rest.size:
+            tokens[rest] = self._draw_in_parts(logits[rows[rest]], temperature[rest], uniforms[rest], limits.rows(rest))
+        return tokens
+
+    def _draw_natively(
+        self, logits: torch.Tensor, rows: Ints, temperature: torch.Tensor, uniforms: Floats, limits: Limits
+    ) -> Ints:
+        """The tokens, -1 for rows that hold a nan or no finite largest logit."""
+        logits, temperature = logits.contiguous(), temperature.contiguous()
+        given = (
+            np.ascontiguousarray(rows, np.int64),
+            np.ascontiguousarray(uniforms, np.float64),
+            None if limits.top_k is None else np.ascontiguousarray(limits.top_k, np.int64),
+            *(
+                None if part is None else np.ascontiguousarray(part, np.float64)
+                for part in (limits.top_p, limits.min_p)
+            ),
+        )
+        chosen, shares, *narrowing = (None if values is None else values.ctypes.data for values in given)
+        tokens = np.empty(len(rows), np.int64)
+        assert self._library is not None
+        self._library.draw(
+            *(logits.data_ptr(), chosen, len(rows), logits.shape[1], temperature.data_ptr(), shares),
+            *narrowing,
+            tokens.ctypes.data,
+        )
+        return tokens
+
+    def _draw_in_parts(self, logits: torch.Tensor, temperature: torch.Tensor, uniforms: Floats, limits: Limits) -> Ints:
         rows, vocabulary = logits.shape
         at_once = max(SCRATCH // vocabulary, 1)
         tokens = np.empty(rows, np.int64)

@@ -57,9 +57,12 @@ def _answered(
         try:
             return _fitted(fmt, length, asked, mode, seed)
         except ValueError:
-            if len(asked) == 1:
+            if len(asked) > 1:
+                asked.pop()
+            elif asked[0].family != "single":
+                asked = compatible(rng, 1, ("single",))  # the shortest
+            else:
                 raise
-            asked.pop()
 
 
 def compatible(rng: random.Random, most: int, kinds: Sequence[str] = needles.FAMILIES) -> list[Needle]:

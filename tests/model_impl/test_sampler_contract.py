@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_impl.native import kernels
 from model_impl.sampler_draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep
 from tests.model_impl.sampling_batches import (
@@ -49,7 +50,7 @@ def test_forward_draws_with_our_numbers() -> None:
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(1, dtype=torch.float64, generator=generator).numpy()
         limits = Limits(np.array([50]), np.array([np.float32(0.8)]), np.array([np.float32(0.01)]))
-        expected = Drawer().draw(logits, torch.tensor([0.9]), uniform, limits)
+        expected = Drawer(kernels()).draw(logits, np.arange(1), torch.tensor([0.9]), uniform, limits)
         assert sampler(logits.clone(), batch).sampled_token_ids.tolist() == [expected.tolist()]
 
 

@@ -53,6 +53,14 @@ def test_a_conversation_fills_its_length_with_a_question_a_turn(fmt: ChatFormat,
         assert turns // 2 in ((8,) if length > 1024 else range(1, length // 128 + 1))
 
 
+def test_a_text_too_short_for_a_chain_of_holders_asks_for_one_code(fmt: ChatFormat) -> None:
+    """A length at which some of what is drawn first does not fit even alone."""
+    for seed in range(60):
+        ids, learnt = conversation(fmt, 128, 8, "standard", random.Random(seed))
+        assert len(ids) <= 128
+        assert any(learnt)
+
+
 def test_codes_that_are_asked_for_are_in_the_text_with_their_keys(fmt: ChatFormat) -> None:
     ids, _ = conversation(fmt, 3000, 8, "standard", random.Random(3))
     text = fmt.decode(ids, show_control=True)
