@@ -2,7 +2,9 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,12 +39,24 @@ def test_tables_are_those_of_the_result_files() -> None:
                 for mode in ("reasoning", "standard")
             ]
             continue
+        if result["what"] == "sampling_cost":
+            assert cells(table) == sampling_rows(result)
+            continue
         expected = result.get("families", result.get("kinds")) | {"all": result["summary"]}
         shown = {name: {"standard": standard, "reasoning": reasoning} for name, standard, reasoning in cells(table)}
         assert shown == {
             name: {mode: f"{accuracy[mode] * 100:.1f} %" for mode in ("standard", "reasoning")}
             for name, accuracy in expected.items()
         }
+
+
+def sampling_rows(result: dict[str, Any]) -> list[list[str]]:
+    ratios = {(e["logits"], e["rows"], e["sampler"], e["kind"]): e["over_greedy"] for e in result["table"]}
+    kinds = list(product(("twogear", "vllm"), ("top-p", "top-p+top-k")))
+    return [
+        [f"{logits}, {rows}", *(f"{ratios[logits, rows, *kind]:.2f}" for kind in kinds)]
+        for logits, rows in product(("flat", "peaked"), (1, 8, 32))
+    ]
 
 
 def test_the_speed_that_the_readme_tells_is_that_of_the_results() -> None:
