@@ -35,9 +35,14 @@ def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random)
 def drill_batch(fmt: ChatFormat, length: int, rng: random.Random) -> Batch:
     """As many drills as come to about `length` tokens, one at least."""
     own = min(length, _DRILL_LENGTH)
-    codes = own // _TOKENS_PER_CODE
-    rows = [_answered(fmt, own, compatible(rng, codes, ("single",)), "standard", rng) for _ in range(length // own)]
-    return collate(rows, "standard")
+    return collate([_drill(fmt, own, rng) for _ in range(length // own)], "standard")
+
+
+def _drill(fmt: ChatFormat, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
+    """One code is asked for after another, or several at a time."""
+    kind = rng.choice(("single", "several"))
+    questions = length // _TOKENS_PER_CODE // (3 if kind == "several" else 1)
+    return _answered(fmt, length, compatible(rng, max(questions, 1), (kind,)), "standard", rng)
 
 
 def conversation(

@@ -90,16 +90,24 @@ def test_reasoning_quotes_the_sentences_and_learns_the_last_answer_alone(fmt: Ch
 
 
 @pytest.mark.parametrize(("length", "rows"), [(256, 1), (1024, 2)])
-def test_a_drill_asks_for_one_code_after_another(fmt: ChatFormat, length: int, rows: int) -> None:
-    batch = drill_batch(fmt, length, random.Random(1))
-    assert batch.ids.shape[0] == rows
-    assert batch.ids.shape[1] <= min(length, 384)
-    for row in batch.ids.tolist():
+def test_a_drill_asks_for_one_code_after_another_or_for_three(fmt: ChatFormat, length: int, rows: int) -> None:
+    kinds: set[int] = set()
+    batches = [drill_batch(fmt, length, random.Random(seed)) for seed in range(6)]
+    for batch in batches:
+        assert batch.ids.shape[0] == rows
+        assert batch.ids.shape[1] <= min(length, 384)
+    for row in [row for batch in batches for row in batch.ids.tolist()]:
         text = fmt.decode(row, show_control=True)
-        answers = re.findall(r"</think>\n\n(\d+)", text)
-        assert len(set(answers)) == len(answers) == text.count("[|user|]") >= 2
+        answers = [one.split(", ") for one in re.findall(r"</think>\n\n([\d, ]+)", text)]
+        sizes = {len(one) for one in answers}
+        assert sizes in ({1}, {3})
+        kinds |= sizes
+        assert len(answers) == text.count("[|user|]")
+        answers = [code for one in answers for code in one]
+        assert len(set(answers)) == len(answers) >= 2
         story = text.split("\n\n")[1]
         assert all(answer in story for answer in answers)
+    assert kinds == {1, 3}
 
 
 def test_half_of_the_texts_have_the_full_length_and_none_is_longer(fmt: ChatFormat) -> None:
