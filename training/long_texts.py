@@ -23,6 +23,7 @@ _FULL_LENGTH_SHARE = 0.5
 _SHORTEST = 1 / 8
 _DRILL_LENGTH = 384
 _TOKENS_PER_CODE = 48  # of a drill: the sentence, the question, the answer
+_MOST_KEYS = 9  # that share words
 
 
 def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random) -> Batch:
@@ -39,10 +40,20 @@ def drill_batch(fmt: ChatFormat, length: int, rng: random.Random) -> Batch:
 
 
 def _drill(fmt: ChatFormat, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
-    """One code is asked for after another, or several at a time."""
-    kind = rng.choice(("single", "several"))
-    questions = length // _TOKENS_PER_CODE // (3 if kind == "several" else 1)
-    return _answered(fmt, length, compatible(rng, max(questions, 1), (kind,)), "standard", rng)
+    """One code is asked for after another, of keys that share words where they are things; or several at a time."""
+    codes = max(length // _TOKENS_PER_CODE, 1)
+    if rng.random() < 0.5:
+        return _answered(fmt, length, compatible(rng, max(codes // 3, 1), ("several",)), "standard", rng)
+    asked = needles.questions_on_one_text(rng, keys=min(codes, _MOST_KEYS), sentences=0)
+    messages: list[Message] = []
+    for one in asked:
+        messages += [{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}]
+    while messages:
+        ids, learnt = fmt.render_conversation(messages, "standard")
+        if len(ids) <= length:
+            return ids, learnt
+        del messages[-2:]
+    raise ValueError(f"a drill does not fit into {length} tokens")
 
 
 def conversation(
