@@ -27,10 +27,11 @@ _JSON_TASK_SHARE = 0.25
 _FITTING_SHARE = 0.7
 _MORE_TURNS_SHARE = 0.6
 _MOST_EXCHANGES = 4
-_MOST_CODES = 6
+_MOST_CODES = 9
 _MOST_SENTENCES = 48  # of filler, about 900 tokens
 _FEWEST_SENTENCES = 5
 _ONE_QUESTION_SHARE = 0.4
+_NO_FILLER_SHARE = 0.5  # of the needles: from codes alone a model learns soonest how a code is told by its key
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are Twogear.", "Answer briefly.", "Be precise.")
 IGNORED = -100
 
@@ -171,7 +172,7 @@ class ExampleSource:
     ) -> tuple[list[int], list[bool]]:
         """Codes in a text that is asked about once or several times; short texts come first, and stay frequent."""
         most = _FEWEST_SENTENCES + (_MOST_SENTENCES - _FEWEST_SENTENCES) * min(1.0, progress / self._recipe.curriculum)
-        sentences = int(most * rng.random() ** 1.5)
+        sentences = 0 if rng.random() < _NO_FILLER_SHARE else int(most * rng.random() ** 1.5)
         if rng.random() < _ONE_QUESTION_SHARE:
             needle = needles.draw(rng.choice(needles.FAMILIES), rng.random(), rng)
             return self.render(messages, _needle_exchange(needle, sentences), mode)

@@ -26,6 +26,7 @@ from training import tokenizer as tokenizer_files
 from training.batches import Batch, ExampleSource, chunk
 from training.long_texts import drill_batch, long_batch
 from training.needle_gate import NeedleGate
+from training.optimizer import Optimizer
 from training.recipe import ExtendStage, Recipe
 from training.run_folder import RunFolder
 from training.sft import forward_loss
@@ -64,9 +65,7 @@ class ExtendRun:
             start, dtype=torch.float32, attn_implementation=attention.NAME
         )
         self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay
-        )
+        self.optimizer = Optimizer(self.model, weight_decay=recipe.sft.weight_decay)
         self.stage = self.step = self.tokens = self.stage_step = self.short_tokens = 0
         self.gates = self.chunk = self.used = 0
         self.seconds = 0.0
@@ -137,8 +136,7 @@ class ExtendRun:
         """One step of the optimizer; long texts and ordinary batches have the same weight in it."""
         started = time.monotonic()
         rate = self.learning_rate(stage)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_rate(rate)
         parts = {"long": self._long_batches(stage), "short": self._short_batches(stage)}
         record: dict[str, Any] = {"length": stage.length, "learning_rate": rate}
         for name, batches in parts.items():
@@ -146,7 +144,6 @@ class ExtendRun:
                 record[name], record[f"{name}_right"] = self._backward(batches)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.stage_step += 1
         self.seconds += time.monotonic() - started

@@ -3,10 +3,20 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+
+
+class Stateful(Protocol):
+    """What is needed of an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it goes on from."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Goes on from there."""
 
 
 class RunFolder:
@@ -21,14 +31,14 @@ class RunFolder:
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Mapping[str, Any]) -> None:
+    def save(self, model: nn.Module, optimizer: Stateful, position: Mapping[str, Any]) -> None:
         """Writes what a later start resumes from, `position` with a `step`; the old state stays until it is whole."""
         state = {**position, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         partial = self._state.with_suffix(".pt.partial")
         torch.save(state, partial)
         partial.replace(self._state)
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def resume(self, model: nn.Module, optimizer: Stateful) -> dict[str, Any]:
         """The position of the last state, whose weights are taken, or nothing; forgets what was logged after it."""
         position: dict[str, Any] = {}
         if self._state.exists():

@@ -19,6 +19,7 @@ from chat_templates.settings import Mode
 from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
+from training.optimizer import Optimizer
 from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe
 from training.run_folder import RunFolder
@@ -81,9 +82,7 @@ class SftRun:
         if recipe.sft.start:
             model_files.start_from(self.model, Path(recipe.sft.start))
         self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=recipe.sft.weight_decay
-        )
+        self.optimizer = Optimizer(self.model, weight_decay=recipe.sft.weight_decay)
         self._kept = RunFolder(folder)
         position = self._kept.resume(self.model, self.optimizer)
         self.step: int = position.get("step", 0)
@@ -117,14 +116,11 @@ class SftRun:
         self._kept.save(self.model, self.optimizer, position)
 
     def _train_step(self, batch: Batch) -> float:
-        rate = learning_rate(self.recipe.sft, self.step, self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_rate(learning_rate(self.recipe.sft, self.step, self.progress))
         loss, _ = forward_loss(self.model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += batch.ids.numel()
         return loss.item()
