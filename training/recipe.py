@@ -116,13 +116,14 @@ class ExtendRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Reinforcement learning in reasoning mode from the checkpoint in `start`; the finished one goes to `output`.
+    """Reinforcement learning from the checkpoint in `start`; the finished one goes to `output`.
 
-    Of `prompts` drawn questions, those that the start solves in all `group_size` answers are dropped; every step asks
-    `groups` of the others. `updates` steps of the optimizer are taken on parts of what a step drew. `all_wrong_reward`
-    (below zero) is the advantage of answers in a group that has no right one, and `kl_weight` is of the divergence
-    from the start. `method`: agapo, or what it is compared with: grpo (clipped at `clip`), sft (on the traces of the
-    same questions). `hardest` is the step of the families' difficulty, as in SftRecipe.
+    Of `prompts` drawn questions, `standard_share` of them in standard mode, those that the start solves in all
+    `group_size` answers are dropped; every step asks `groups` of the others. `updates` steps of the optimizer are taken
+    on parts of what a step drew. `all_wrong_reward` (below zero) is the advantage of answers in a group that has no
+    right one, and `kl_weight` is of the divergence from the start. `method`: agapo, or what it is compared with: grpo
+    (clipped at `clip`), sft (on the traces of the same questions). `hardest` is the step of the families' difficulty,
+    as in SftRecipe.
     """
 
     start: str
@@ -144,6 +145,7 @@ class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all_wrong_reward: Annotated[float, msgspec.Meta(le=0.0)] = -0.1
     clip: float = 0.2
     temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    standard_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
     hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 

@@ -138,6 +138,19 @@ def test_a_recipe_may_ask_easier_questions_only(start: Path, tmp_path: Path) -> 
         assert re.fullmatch(r"\d [-+] \d", item.entry["metadata"]["expression"])
 
 
+def test_a_share_of_the_prompts_is_asked_in_standard_mode(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_from(start, tmp_path / "out", standard_share=0.25)
+    run = AgapoRun(recipe, 4, tmp_path / "run", CPU)
+    asked = [prompt_files.make_prompt(recipe, 4, number, FMT) for number in range(200)]
+    standard = [prompt for prompt in asked if not FMT.is_thinking_open(prompt.ids)]
+    assert 30 < len(standard) < 70
+    assert all((prompt in standard) == (prompt.mode == "standard") for prompt in asked)
+    for prompt, trace in zip(asked, run._traces(asked), strict=True):
+        learnt = FMT.decode([one for one, is_learnt in zip(trace.ids, trace.learnt, strict=True) if is_learnt])
+        assert (prompt.item.trace in learnt) == (prompt.mode == "reasoning")
+        assert trace.ids[: len(prompt.ids)] == prompt.ids
+
+
 def test_a_pool_of_solved_prompts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every prompt was solved"):
         prompt_files.write_pool(tmp_path / "pool.json", {0: 4, 1: 4}, 4)

@@ -17,23 +17,25 @@ from training.recipe import AgapoRecipe
 
 
 class Prompt(NamedTuple):
-    """A question; `ids` is what the engine is given."""
+    """A question in a mode; `ids` is what the engine is given."""
 
     number: int
     item: Item
     ids: list[int]
+    mode: Mode
 
 
 def prompt_of(item: Item, number: int, fmt: ChatFormat, mode: Mode = "reasoning") -> Prompt:
     """The item as a user asks it."""
-    return Prompt(number, item, fmt.render([{"role": "user", "content": item.question.strip()}], mode))
+    return Prompt(number, item, fmt.render([{"role": "user", "content": item.question.strip()}], mode), mode)
 
 
 def make_prompt(recipe: AgapoRecipe, seed: int, number: int, fmt: ChatFormat) -> Prompt:
-    """Prompt `number` of a run; its family by the recipe's weights, as hard as the recipe has it, never held out."""
+    """Prompt `number` of a run; family and mode by the recipe's weights, as hard as it has it, never held out."""
     rng = random.Random(f"agapo/{seed}/{number}")
     family = rng.choices(tuple(recipe.families), tuple(recipe.families.values()))[0]
-    return prompt_of(draw(family, rng, level=recipe.hardest), number, fmt)
+    item = draw(family, rng, level=recipe.hardest)
+    return prompt_of(item, number, fmt, "standard" if rng.random() < recipe.standard_share else "reasoning")
 
 
 def held_out_prompts(recipe: AgapoRecipe, seed: int, fmt: ChatFormat, mode: Mode) -> list[Prompt]:

@@ -110,9 +110,10 @@ class AgapoRun:
         """The prompts' own traces and answers, as supervised fine-tuning has them."""
         sequences = []
         for index, prompt in enumerate(prompts):
-            answer = {"role": "assistant", "content": prompt.item.answer, "reasoning_content": prompt.item.trace}
+            thought = {"reasoning_content": prompt.item.trace} if prompt.mode == "reasoning" else {}
+            answer = {"role": "assistant", "content": prompt.item.answer, **thought}
             question = {"role": "user", "content": prompt.item.question.strip()}
-            ids, learnt = self.fmt.render_conversation([question, answer], "reasoning")
+            ids, learnt = self.fmt.render_conversation([question, answer], prompt.mode)
             sequences.append(Sequenced(ids, learnt, index))
         return sequences
 
