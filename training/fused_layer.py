@@ -1,0 +1,277 @@
+"""The model's body in training on CPU: a layer is one step of autograd, in bf16 products with our kernels in between.
+
+Under autocast most of a small model's step is not products but what lies around them: casts, norms, rotations, and
+autograd's own account of each. Here a layer's forward and backward pass are written out, over kernels/layer.cpp and
+attention's. The residual stream stays float32, and goes from layer to layer with a copy in bf16, which products take.
+Shapes: B rows, T tokens in each, N = B T, D width, H query heads, K KV heads, C head size, I the MLP's width.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from transformers import Exaone4ForCausalLM
+from transformers.models.exaone4.modeling_exaone4 import Exaone4DecoderLayer
+
+from training import attention, native
+
+_LANES = 16  # what the kernels take at a time: half a head, or a part of a row
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a layer's kernels have to know. `turns` (T, C): cosines, then sines; None where nothing is rotated."""
+
+    rows: int
+    length: int
+    heads: int
+    kv_heads: int
+    size: int
+    window: int | None
+    scale: float
+    head_eps: float
+    eps: float
+    turns: torch.Tensor | None
+
+    @property
+    def normed(self) -> int:
+        """Columns of queries and keys, (H + K) C."""
+        return (self.heads + self.kv_heads) * self.size
+
+    def split(self, queries_keys: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries and keys out of the one matrix, values out of (N, (H + 2 K) C), as (B, T, heads, C)."""
+        queries = queries_keys[:, : self.heads * self.size]
+        keys = queries_keys[:, self.heads * self.size : self.normed]
+        parts = (queries, keys, whole[:, self.normed :])
+        first, second, third = (part.unflatten(1, (-1, self.size)).unflatten(0, (self.rows, -1)) for part in parts)
+        return first, second, third
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A layer's weights: products' in bf16, with q|k|v and gate|up in one each, and gains in float32."""
+
+    qkv: torch.Tensor  # ((H + 2 K) C, D)
+    out: torch.Tensor  # (D, H C)
+    gate_up: torch.Tensor  # (2 I, D)
+    down: torch.Tensor  # (D, I)
+    query_gain: torch.Tensor  # (C)
+    key_gain: torch.Tensor  # (C)
+    attention_gain: torch.Tensor  # (D)
+    mlp_gain: torch.Tensor  # (D)
+
+    @classmethod
+    def of(cls, parameters: tuple[torch.Tensor, ...]) -> "Weights":
+        """From a layer's parameters in the order of `_parameters`."""
+        query, key, value, out, gate, up, down, *gains = parameters
+        short = torch.bfloat16
+        qkv, gate_up = torch.cat((query, key, value)).to(short), torch.cat((gate, up)).to(short)
+        return cls(qkv, out.to(short), gate_up, down.to(short), *gains)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the way back needs of the way there; bf16 but for `sums` and the inverse RMS of the two post-norms."""
+
+    x: torch.Tensor  # (N, D), the layer's input
+    qkv: torch.Tensor  # (N, (H + 2 K) C) as projected
+    turned: torch.Tensor  # (N, (H + K) C), queries and keys normalised and rotated
+    mixed: torch.Tensor  # (N, H C), attention's output
+    sums: torch.Tensor  # attention's, as it keeps them
+    attended: torch.Tensor  # (N, D), before the post-norm
+    attended_inverse: torch.Tensor  # (N)
+    middle: torch.Tensor  # (N, D), the MLP's input
+    gate_up: torch.Tensor  # (N, 2 I)
+    made: torch.Tensor  # (N, D), the MLP's output before the post-norm
+    made_inverse: torch.Tensor  # (N)
+
+
+def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """The last hidden states (B, T, D) of right-padded rows (B, T): by this module where it can, else as the model's."""
+    body = model.model
+    if not _is_for(model, ids):
+        states: torch.Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+    x = body.embed_tokens(ids).flatten(0, 1)
+    x_short = x.to(torch.bfloat16)
+    positions = torch.arange(ids.shape[1])[None]
+    cosines, sines = body.rotary_emb(x, positions)  # (1, T, C), in which both halves of a head are the same
+    half = cosines.shape[-1] // 2
+    turns = torch.cat((cosines[0, :, :half], sines[0, :, :half]), dim=-1)
+    for layer in body.layers:
+        shape = _shape(layer, ids, turns)
+        keeps = not (layer.gradient_checkpointing and layer.training)
+        x, x_short = _Layer.apply(x, x_short, shape, keeps, *_parameters(layer))
+    normed: torch.Tensor = body.norm(x)
+    return normed.unflatten(0, ids.shape)
+
+
+def _is_for(model: Exaone4ForCausalLM, ids: torch.Tensor) -> bool:
+    """Whether this is what the kernels are written for."""
+    if ids.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    config = model.config
+    return (
+        torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and config._attn_implementation == attention.NAME
+        and model.dtype == torch.float32
+        and config.hidden_act == "silu"
+        and not config.attention_dropout
+        and config.head_dim % (2 * _LANES) == 0
+        and config.hidden_size % _LANES == 0
+        and config.intermediate_size % _LANES == 0
+        and native.kernels() is not None
+    )
+
+
+def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor) -> Shape:
+    inner = layer.self_attn
+    return Shape(
+        rows=ids.shape[0],
+        length=ids.shape[1],
+        heads=inner.num_attention_heads,
+        kv_heads=inner.num_key_value_heads,
+        size=inner.head_dim,
+        window=inner.sliding_window if inner.is_sliding else None,
+        scale=inner.scaling,
+        head_eps=inner.q_norm.variance_epsilon,
+        eps=layer.post_attention_layernorm.variance_epsilon,
+        turns=turns if inner.sliding_window is None or inner.is_sliding else None,
+    )
+
+
+def _parameters(layer: Exaone4DecoderLayer) -> tuple[torch.Tensor, ...]:
+    inner, mlp = layer.self_attn, layer.mlp
+    products = (inner.q_proj, inner.k_proj, inner.v_proj, inner.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    norms = (inner.q_norm, inner.k_norm, layer.post_attention_layernorm, layer.post_feedforward_layernorm)
+    return tuple(module.weight for module in (*products, *norms))
+
+
+class _Layer(torch.autograd.Function):
+    """(N, D) float32 and the same in bf16 -> the same two behind the layer; the gradient comes in two parts as well.
+
+    Where it does not `keep`, its input alone stays until the way back, which computes the rest again.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, x_short: torch.Tensor, shape: Shape, keeps: bool, *parameters: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.keeps = shape, keeps
+        weights = Weights.of(parameters)
+        y, y_short, kept = _forward(x, x_short, shape, weights)
+        if keeps:
+            ctx.save_for_backward(*vars(kept).values(), *vars(weights).values())
+        else:
+            ctx.save_for_backward(x, x_short, *parameters)
+        return y, y_short
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: torch.Tensor | None, dy_short: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        if ctx.keeps:
+            saved = ctx.saved_tensors
+            count = len(Kept.__dataclass_fields__)
+            kept, weights = Kept(*saved[:count]), Weights(*saved[count:])
+        else:
+            x, x_short, *parameters = ctx.saved_tensors
+            weights = Weights.of(tuple(parameters))
+            _, _, kept = _forward(x, x_short, ctx.shape, weights)
+        if dy is None:
+            dy = torch.zeros(kept.x.shape)
+        dx, dx_short, gradients = _backward(dy.contiguous(), dy_short, ctx.shape, weights, kept)
+        return (dx, dx_short, None, None, *gradients)
+
+
+def _forward(
+    x: torch.Tensor, x_short: torch.Tensor, shape: Shape, weights: Weights
+) -> tuple[torch.Tensor, torch.Tensor, Kept]:
+    qkv = x_short @ weights.qkv.t()
+    turned = qkv.new_empty(qkv.shape[0], shape.normed)
+    _call("train_norm_rope", *_heads(qkv, shape, weights), turned)
+    mixed, sums = attention.forward(*shape.split(turned, qkv), shape.scale, shape.window)
+    mixed = mixed.view(qkv.shape[0], -1)
+    attended = mixed @ weights.out.t()
+    middle, middle_short, attended_inverse = _add_norm(x, attended, weights.attention_gain, shape.eps)
+    gate_up = middle_short @ weights.gate_up.t()
+    active = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+    _call("train_swiglu", gate_up, *active.shape, active)
+    made = active @ weights.down.t()
+    y, y_short, made_inverse = _add_norm(middle, made, weights.mlp_gain, shape.eps)
+    kept = Kept(
+        x_short, qkv, turned, mixed, sums, attended, attended_inverse, middle_short, gate_up, made, made_inverse
+    )
+    return y, y_short, kept
+
+
+def _backward(
+    dy: torch.Tensor, dy_short: torch.Tensor | None, shape: Shape, weights: Weights, kept: Kept
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The gradient of x and of its copy, and those of the parameters in the order of `_parameters`."""
+    d, d_made, mlp_gain = _add_norm_back(dy, dy_short, kept.made, weights.mlp_gain, kept.made_inverse)
+    d_active = d_made @ weights.down
+    d_gate_up, active = torch.empty_like(kept.gate_up), torch.empty_like(d_active)
+    _call("train_swiglu_back", kept.gate_up, d_active, *active.shape, d_gate_up, active)
+    down = (d_made.t() @ active).float()
+    gate, up = (d_gate_up.t() @ kept.middle).float().chunk(2)
+    d_middle = d_gate_up @ weights.gate_up
+    d, d_attended, attention_gain = _add_norm_back(
+        d, d_middle, kept.attended, weights.attention_gain, kept.attended_inverse
+    )
+    out = (d_attended.t() @ kept.mixed).float()
+    d_mixed = d_attended @ weights.out
+    by_head = (shape.rows, shape.length, shape.heads, shape.size)
+    d_qkv = torch.empty_like(kept.qkv)
+    parts = attention.backward(
+        *shape.split(kept.turned, kept.qkv),
+        kept.mixed.view(by_head),
+        kept.sums,
+        d_mixed.view(by_head),
+        shape.scale,
+        shape.window,
+    )
+    for place, part in zip(shape.split(d_qkv, d_qkv), parts, strict=True):
+        place.copy_(part)
+    head_gains = torch.empty(2, shape.size)
+    _call("train_norm_rope_back", *_heads(kept.qkv, shape, weights), d_qkv, head_gains)
+    qkv = (d_qkv.t() @ kept.x).float()
+    query, key, value = qkv.split([shape.heads * shape.size, *[shape.kv_heads * shape.size] * 2])
+    gains = (*head_gains.unbind(), attention_gain, mlp_gain)
+    return d, d_qkv @ weights.qkv, (query, key, value, out, gate, up, down, *gains)
+
+
+def _heads(qkv: torch.Tensor, shape: Shape, weights: Weights) -> tuple[Any, ...]:
+    sizes = (*qkv.shape, shape.heads, shape.kv_heads, shape.size)
+    return (qkv, *sizes, weights.query_gain, weights.key_gain, shape.head_eps, shape.turns, shape.length)
+
+
+def _add_norm(
+    residual: torch.Tensor, x: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, D) residual + norm(x), the same in bf16, and x's inverse RMS (N)."""
+    y, y_short, inverse = torch.empty_like(residual), torch.empty_like(x), residual.new_empty(x.shape[0])
+    _call("train_add_norm", residual, x, gain, eps, *x.shape, y, y_short, inverse)
+    return y, y_short, inverse
+
+
+def _add_norm_back(
+    dy: torch.Tensor, dy_short: torch.Tensor | None, x: torch.Tensor, gain: torch.Tensor, inverse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of the residual, of x and of the gain, from both parts of y's."""
+    total, dx, d_gain = torch.empty_like(dy), torch.empty_like(x), torch.empty_like(gain)
+    _call("train_add_norm_back", dy, dy_short, x, gain, inverse, *x.shape, total, dx, d_gain)
+    return total, dx, d_gain
+
+
+def _call(name: str, *arguments: torch.Tensor | float | None) -> None:
+    """Calls a kernel; tensors are contiguous."""
+    library = native.kernels()
+    assert library is not None
+    pointers = [
+        ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
+        for argument in arguments
+    ]
+    getattr(library, name)(*pointers)
