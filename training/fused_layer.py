@@ -22,23 +22,38 @@ _LANES = 16  # what the kernels take at a time: half a head, or a part of a row
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer's kernels have to know. `turns` (T, C): cosines, then sines; None where nothing is rotated."""
+    """What a layer's kernels have to know.
+
+    `turns` (T, C): cosines, then sines; None where nothing is rotated. `chosen`: the tokens that are wanted behind
+    attention, numbers from 0 to N - 1, M of them; None for all, and then M = N.
+    """
 
     rows: int
     length: int
     heads: int
     kv_heads: int
     size: int
-    window: int | None
+    window: int  # 0 for everything
     scale: float
     head_eps: float
     eps: float
     turns: torch.Tensor | None
+    chosen: torch.Tensor | None
 
     @property
     def normed(self) -> int:
         """Columns of queries and keys, (H + K) C."""
         return (self.heads + self.kv_heads) * self.size
+
+    def choose(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, *) -> (M, *)."""
+        return x if self.chosen is None else x.index_select(0, self.chosen)
+
+    def put_back(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, *) -> (N, *), zero elsewhere."""
+        if self.chosen is None:
+            return x
+        return x.new_zeros(self.rows * self.length, x.shape[1]).index_copy_(0, self.chosen, x)
 
     def split(self, queries_keys: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries and keys out of the one matrix, values out of (N, (H + 2 K) C), as (B, T, heads, C)."""
@@ -66,9 +81,16 @@ class Weights:
     def of(cls, parameters: tuple[torch.Tensor, ...]) -> "Weights":
         """From a layer's parameters in the order of `_parameters`."""
         query, key, value, out, gate, up, down, *gains = parameters
-        short = torch.bfloat16
-        qkv, gate_up = torch.cat((query, key, value)).to(short), torch.cat((gate, up)).to(short)
-        return cls(qkv, out.to(short), gate_up, down.to(short), *gains)
+        return cls(_stack(query, key, value), _stack(out), _stack(gate, up), _stack(down), *gains)
+
+
+def _stack(*weights: torch.Tensor) -> torch.Tensor:
+    """One above the other in bf16."""
+    heights = [weight.shape[0] for weight in weights]
+    whole = weights[0].new_empty(sum(heights), weights[0].shape[1], dtype=torch.bfloat16)
+    for place, weight in zip(whole.split(heights), weights, strict=True):
+        place.copy_(weight)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -80,32 +102,36 @@ class Kept:
     turned: torch.Tensor  # (N, (H + K) C), queries and keys normalised and rotated
     mixed: torch.Tensor  # (N, H C), attention's output
     sums: torch.Tensor  # attention's, as it keeps them
-    attended: torch.Tensor  # (N, D), before the post-norm
-    attended_inverse: torch.Tensor  # (N)
-    middle: torch.Tensor  # (N, D), the MLP's input
-    gate_up: torch.Tensor  # (N, 2 I)
-    made: torch.Tensor  # (N, D), the MLP's output before the post-norm
-    made_inverse: torch.Tensor  # (N)
+    attended: torch.Tensor  # (M, D), before the post-norm
+    attended_inverse: torch.Tensor  # (M)
+    middle: torch.Tensor  # (M, D), the MLP's input
+    gate_up: torch.Tensor  # (M, 2 I)
+    made: torch.Tensor  # (M, D), the MLP's output before the post-norm
+    made_inverse: torch.Tensor  # (M)
 
 
-def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """The last hidden states (B, T, D) of right-padded rows (B, T): by this module where it can, else as the model's."""
+def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The last hidden states (M, D) of the M tokens that `mask` (B, T) names among `ids` (B, T), rows padded right.
+
+    By this module where it can, else by transformers'.
+    """
     body = model.model
     if not _is_for(model, ids):
         states: torch.Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+        return states[mask]
     x = body.embed_tokens(ids).flatten(0, 1)
     x_short = x.to(torch.bfloat16)
     positions = torch.arange(ids.shape[1])[None]
     cosines, sines = body.rotary_emb(x, positions)  # (1, T, C), in which both halves of a head are the same
     half = cosines.shape[-1] // 2
     turns = torch.cat((cosines[0, :, :half], sines[0, :, :half]), dim=-1)
-    for layer in body.layers:
-        shape = _shape(layer, ids, turns)
+    last = len(body.layers) - 1
+    for number, layer in enumerate(body.layers):
+        shape = _shape(layer, ids, turns, mask.flatten().nonzero()[:, 0] if number == last else None)
         keeps = not (layer.gradient_checkpointing and layer.training)
         x, x_short = _Layer.apply(x, x_short, shape, keeps, *_parameters(layer))
     normed: torch.Tensor = body.norm(x)
-    return normed.unflatten(0, ids.shape)
+    return normed
 
 
 def _is_for(model: Exaone4ForCausalLM, ids: torch.Tensor) -> bool:
@@ -126,7 +152,7 @@ def _is_for(model: Exaone4ForCausalLM, ids: torch.Tensor) -> bool:
     )
 
 
-def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor) -> Shape:
+def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor, chosen: torch.Tensor | None) -> Shape:
     inner = layer.self_attn
     return Shape(
         rows=ids.shape[0],
@@ -134,11 +160,12 @@ def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor) -
         heads=inner.num_attention_heads,
         kv_heads=inner.num_key_value_heads,
         size=inner.head_dim,
-        window=inner.sliding_window if inner.is_sliding else None,
+        window=inner.sliding_window if inner.is_sliding else 0,
         scale=inner.scaling,
         head_eps=inner.q_norm.variance_epsilon,
         eps=layer.post_attention_layernorm.variance_epsilon,
         turns=turns if inner.sliding_window is None or inner.is_sliding else None,
+        chosen=chosen,
     )
 
 
@@ -150,7 +177,7 @@ def _parameters(layer: Exaone4DecoderLayer) -> tuple[torch.Tensor, ...]:
 
 
 class _Layer(torch.autograd.Function):
-    """(N, D) float32 and the same in bf16 -> the same two behind the layer; the gradient comes in two parts as well.
+    """(N, D) float32 and the same in bf16 -> (M, D) of both behind the layer; the gradient comes in two parts as well.
 
     Where it does not `keep`, its input alone stays until the way back, which computes the rest again.
     """
@@ -181,7 +208,7 @@ class _Layer(torch.autograd.Function):
             weights = Weights.of(tuple(parameters))
             _, _, kept = _forward(x, x_short, ctx.shape, weights)
         if dy is None:
-            dy = torch.zeros(kept.x.shape)
+            dy = torch.zeros(kept.made.shape)
         dx, dx_short, gradients = _backward(dy.contiguous(), dy_short, ctx.shape, weights, kept)
         return (dx, dx_short, None, None, *gradients)
 
@@ -194,8 +221,8 @@ def _forward(
     _call("train_norm_rope", *_heads(qkv, shape, weights), turned)
     mixed, sums = attention.forward(*shape.split(turned, qkv), shape.scale, shape.window)
     mixed = mixed.view(qkv.shape[0], -1)
-    attended = mixed @ weights.out.t()
-    middle, middle_short, attended_inverse = _add_norm(x, attended, weights.attention_gain, shape.eps)
+    attended = shape.choose(mixed) @ weights.out.t()
+    middle, middle_short, attended_inverse = _add_norm(shape.choose(x), attended, weights.attention_gain, shape.eps)
     gate_up = middle_short @ weights.gate_up.t()
     active = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
     _call("train_swiglu", gate_up, *active.shape, active)
@@ -221,26 +248,25 @@ def _backward(
     d, d_attended, attention_gain = _add_norm_back(
         d, d_middle, kept.attended, weights.attention_gain, kept.attended_inverse
     )
-    out = (d_attended.t() @ kept.mixed).float()
-    d_mixed = d_attended @ weights.out
+    out = (d_attended.t() @ shape.choose(kept.mixed)).float()
+    d_mixed = shape.put_back(d_attended @ weights.out)
     by_head = (shape.rows, shape.length, shape.heads, shape.size)
     d_qkv = torch.empty_like(kept.qkv)
-    parts = attention.backward(
+    attention.backward(
         *shape.split(kept.turned, kept.qkv),
         kept.mixed.view(by_head),
         kept.sums,
         d_mixed.view(by_head),
         shape.scale,
         shape.window,
+        into=shape.split(d_qkv, d_qkv),
     )
-    for place, part in zip(shape.split(d_qkv, d_qkv), parts, strict=True):
-        place.copy_(part)
     head_gains = torch.empty(2, shape.size)
     _call("train_norm_rope_back", *_heads(kept.qkv, shape, weights), d_qkv, head_gains)
     qkv = (d_qkv.t() @ kept.x).float()
     query, key, value = qkv.split([shape.heads * shape.size, *[shape.kv_heads * shape.size] * 2])
     gains = (*head_gains.unbind(), attention_gain, mlp_gain)
-    return d, d_qkv @ weights.qkv, (query, key, value, out, gate, up, down, *gains)
+    return shape.put_back(d), d_qkv @ weights.qkv, (query, key, value, out, gate, up, down, *gains)
 
 
 def _heads(qkv: torch.Tensor, shape: Shape, weights: Weights) -> tuple[Any, ...]:
