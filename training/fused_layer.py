@@ -129,7 +129,7 @@ def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tens
     for number, layer in enumerate(body.layers):
         shape = _shape(layer, ids, turns, mask.flatten().nonzero()[:, 0] if number == last else None)
         keeps = not (layer.gradient_checkpointing and layer.training)
-        x, x_short = _Layer.apply(x, x_short, shape, keeps, *_parameters(layer))
+        x, x_short = _Layer.apply(x, x_short, shape, keeps, *_parameters(layer))  # type: ignore[no-untyped-call]
     normed: torch.Tensor = body.norm(x)
     return normed
 
@@ -160,7 +160,7 @@ def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor, c
         heads=inner.num_attention_heads,
         kv_heads=inner.num_key_value_heads,
         size=inner.head_dim,
-        window=inner.sliding_window if inner.is_sliding else 0,
+        window=(inner.sliding_window or 0) if inner.is_sliding else 0,
         scale=inner.scaling,
         head_eps=inner.q_norm.variance_epsilon,
         eps=layer.post_attention_layernorm.variance_epsilon,
@@ -183,7 +183,7 @@ class _Layer(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, x_short: torch.Tensor, shape: Shape, keeps: bool, *parameters: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.set_materialize_grads(False)
@@ -197,7 +197,7 @@ class _Layer(torch.autograd.Function):
         return y, y_short
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor | None, dy_short: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         if ctx.keeps:
             saved = ctx.saved_tensors
@@ -218,14 +218,14 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
     qkv = x_short @ weights.qkv.t()
     turned = qkv.new_empty(qkv.shape[0], shape.normed)
-    _call("train_norm_rope", *_heads(qkv, shape, weights), turned)
+    _call("norm_rope_forward", *_heads(qkv, shape, weights), turned)
     mixed, sums = attention.forward(*shape.split(turned, qkv), shape.scale, shape.window)
     mixed = mixed.view(qkv.shape[0], -1)
     attended = shape.choose(mixed) @ weights.out.t()
     middle, middle_short, attended_inverse = _add_norm(shape.choose(x), attended, weights.attention_gain, shape.eps)
     gate_up = middle_short @ weights.gate_up.t()
     active = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-    _call("train_swiglu", gate_up, *active.shape, active)
+    _call("swiglu_forward", gate_up, *active.shape, active)
     made = active @ weights.down.t()
     y, y_short, made_inverse = _add_norm(middle, made, weights.mlp_gain, shape.eps)
     kept = Kept(
@@ -241,7 +241,7 @@ def _backward(
     d, d_made, mlp_gain = _add_norm_back(dy, dy_short, kept.made, weights.mlp_gain, kept.made_inverse)
     d_active = d_made @ weights.down
     d_gate_up, active = torch.empty_like(kept.gate_up), torch.empty_like(d_active)
-    _call("train_swiglu_back", kept.gate_up, d_active, *active.shape, d_gate_up, active)
+    _call("swiglu_backward", kept.gate_up, d_active, *active.shape, d_gate_up, active)
     down = (d_made.t() @ active).float()
     gate, up = (d_gate_up.t() @ kept.middle).float().chunk(2)
     d_middle = d_gate_up @ weights.gate_up
@@ -262,7 +262,7 @@ def _backward(
         into=shape.split(d_qkv, d_qkv),
     )
     head_gains = torch.empty(2, shape.size)
-    _call("train_norm_rope_back", *_heads(kept.qkv, shape, weights), d_qkv, head_gains)
+    _call("norm_rope_backward", *_heads(kept.qkv, shape, weights), d_qkv, head_gains)
     qkv = (d_qkv.t() @ kept.x).float()
     query, key, value = qkv.split([shape.heads * shape.size, *[shape.kv_heads * shape.size] * 2])
     gains = (*head_gains.unbind(), attention_gain, mlp_gain)
@@ -279,7 +279,7 @@ def _add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(N, D) residual + norm(x), the same in bf16, and x's inverse RMS (N)."""
     y, y_short, inverse = torch.empty_like(residual), torch.empty_like(x), residual.new_empty(x.shape[0])
-    _call("train_add_norm", residual, x, gain, eps, *x.shape, y, y_short, inverse)
+    _call("add_norm_forward", residual, x, gain, eps, *x.shape, y, y_short, inverse)
     return y, y_short, inverse
 
 
@@ -288,7 +288,7 @@ def _add_norm_back(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of the residual, of x and of the gain, from both parts of y's."""
     total, dx, d_gain = torch.empty_like(dy), torch.empty_like(x), torch.empty_like(gain)
-    _call("train_add_norm_back", dy, dy_short, x, gain, inverse, *x.shape, total, dx, d_gain)
+    _call("add_norm_backward", dy, dy_short, x, gain, inverse, *x.shape, total, dx, d_gain)
     return total, dx, d_gain
 
 

@@ -20,6 +20,12 @@ _ARGUMENTS: native.Arguments = {
         *([_POINTER, _SIZE] * 3 + [_POINTER] * 3 + [_POINTER, _SIZE] * 3),
         *(*[_SIZE] * 5, _FLOAT, _SIZE),
     ],
+    "norm_rope_forward": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _POINTER],
+    "norm_rope_backward": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _POINTER, _POINTER],
+    "add_norm_forward": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
+    "add_norm_backward": [*[_POINTER] * 5, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
+    "swiglu_forward": [_POINTER, _SIZE, _SIZE, _POINTER],
+    "swiglu_backward": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER],
 }
 _RESULTS: dict[str, type] = {}
 

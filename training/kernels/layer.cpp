@@ -122,7 +122,7 @@ extern "C" {
 // Rows of x begin with `queries` and then `keys` heads of `size`; y (rows, (queries + keys) size) has each normalised, and
 // then rotated by its row's position, its number modulo `length`. `turns` is (length, size), cosines before sines of the
 // halves; null leaves the rotation out.
-void train_norm_rope(const uint16_t* x, int64_t rows, int64_t stride, int64_t queries, int64_t keys, int64_t size,
+void norm_rope_forward(const uint16_t* x, int64_t rows, int64_t stride, int64_t queries, int64_t keys, int64_t size,
                      const float* query_gain, const float* key_gain, float eps, const float* turns, int64_t length,
                      uint16_t* y) {
   const int64_t heads = queries + keys;
@@ -136,7 +136,7 @@ void train_norm_rope(const uint16_t* x, int64_t rows, int64_t stride, int64_t qu
 
 // d, of the same stride as x, begins with the gradient of y and gets that of x in its place; gain_gradient (2, size) is
 // the query gain's and the key gain's.
-void train_norm_rope_back(const uint16_t* x, int64_t rows, int64_t stride, int64_t queries, int64_t keys, int64_t size,
+void norm_rope_backward(const uint16_t* x, int64_t rows, int64_t stride, int64_t queries, int64_t keys, int64_t size,
                           const float* query_gain, const float* key_gain, float eps, const float* turns, int64_t length,
                           uint16_t* d, float* gain_gradient) {
   const int64_t heads = queries + keys;
@@ -151,7 +151,7 @@ void train_norm_rope_back(const uint16_t* x, int64_t rows, int64_t stride, int64
 }
 
 // y = residual + norm(x) gain, and y in bfloat16, all (rows, width); `inverse` (rows) keeps 1 / rms for the way back.
-void train_add_norm(const float* residual, const uint16_t* x, const float* gain, float eps, int64_t rows, int64_t width,
+void add_norm_forward(const float* residual, const uint16_t* x, const float* gain, float eps, int64_t rows, int64_t width,
                     float* y, uint16_t* y_short, float* inverse) {
   const int threads = team(rows * width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -170,7 +170,7 @@ void train_add_norm(const float* residual, const uint16_t* x, const float* gain,
 
 // From the gradients of y and (unless null) of y in bfloat16: their sum, which is the residual's, that of x, and the
 // gain's. dy_sum may be dy.
-void train_add_norm_back(const float* dy, const uint16_t* dy_short, const uint16_t* x, const float* gain,
+void add_norm_backward(const float* dy, const uint16_t* dy_short, const uint16_t* x, const float* gain,
                          const float* inverse, int64_t rows, int64_t width, float* dy_sum, uint16_t* dx,
                          float* gain_gradient) {
   in_blocks(rows, width, team(rows * width), gain_gradient, [=](int64_t row, int64_t end, float* sum) {
@@ -197,7 +197,7 @@ void train_add_norm_back(const float* dy, const uint16_t* dy_short, const uint16
 }
 
 // y = silu(gate) up for x (rows, 2 width) of gate and up side by side, y (rows, width).
-void train_swiglu(const uint16_t* x, int64_t rows, int64_t width, uint16_t* y) {
+void swiglu_forward(const uint16_t* x, int64_t rows, int64_t width, uint16_t* y) {
   const int threads = team(rows * width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t row = 0; row < rows; row++)
@@ -208,7 +208,7 @@ void train_swiglu(const uint16_t* x, int64_t rows, int64_t width, uint16_t* y) {
 }
 
 // dx (rows, 2 width) from dy; y is computed again rather than kept.
-void train_swiglu_back(const uint16_t* x, const uint16_t* dy, int64_t rows, int64_t width, uint16_t* dx, uint16_t* y) {
+void swiglu_backward(const uint16_t* x, const uint16_t* dy, int64_t rows, int64_t width, uint16_t* dx, uint16_t* y) {
   const int threads = team(rows * width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t row = 0; row < rows; row++)
