@@ -124,7 +124,7 @@ def _library() -> ctypes.CDLL:
 
 def _has_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether the kernel is there and may be used: on CPU, where autocast or the inputs ask for bfloat16."""
-    if query.device.type != "cpu" or query.shape[-1] % 32 or not query.numel():
+    if query.device.type != "cpu" or query.shape[-1] % 32 or not query.numel() or query.shape[2] != key.shape[2]:
         return False
     asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     given = all(one.dtype == torch.bfloat16 for one in (query, key, value))

@@ -110,7 +110,7 @@ inline void pair_up(__m512i a, __m512i b, Pair* to) {
 }
 
 // 16 rows of 16 pairs to 16 columns, TILE pairs apart.
-void transpose(__m512i row[16], Pair* to) {
+inline __attribute__((always_inline)) void transpose(__m512i (&row)[16], Pair* to) {
   __m512i part[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
@@ -143,9 +143,11 @@ void pack_tile(const Shape& shape, Given from, int64_t row, int64_t kv_head, int
     const uint16_t* first = from.at(shape, row, shape.token(vector), shape.head(kv_head, vector));
     for (int64_t c = 0; c < shape.size; c += CHUNK) {
       __m512i number[SPAN];
-      for (int i = 0; i < SPAN; i++)
-        number[i] = i < present ? _mm512_loadu_si512(first + i * from.stride + c) : _mm512_setzero_si512();
+#pragma GCC unroll 16
+      for (int i = 0; i < SPAN; i++)  // what is not there is not read
+        number[i] = _mm512_maskz_loadu_epi32(i < present ? 0xffff : 0, first + i * from.stride + c);
       if (pairs)
+#pragma GCC unroll 8
         for (int i = 0; i < SPAN; i += 2)
           pair_up(number[i], number[i + 1], pairs + (v * SPAN + i) / 2 * shape.size + c);
       transpose(number, columns + c / 2 * TILE + v * SPAN);
@@ -468,16 +470,22 @@ void prepare_tile(const Shape& shape, Given q, Given out, const float* lse, Give
   const int64_t size = shape.size, at = tile * TILE;
   pack_tile(shape, q, row, kv_head, tile, room.query_columns + at * size / 2, room.query_pairs + at * size / 2);
   pack_tile(shape, grad, row, kv_head, tile, room.grad_columns + at * size / 2, room.grad_pairs + at * size / 2);
-  for (int64_t i = at; i < at + TILE; i++) {
-    const int64_t vector = i / SPAN, token = shape.token(vector) + i % SPAN, head = shape.head(kv_head, vector);
-    room.lse[i] = FAR;
-    room.delta[i] = 0;
-    if (i % SPAN >= shape.present(vector)) continue;
+  for (int v = 0; v < 2; v++) {
+    const int64_t vector = 2 * tile + v, token = shape.token(vector), head = shape.head(kv_head, vector);
+    const int64_t present = shape.present(vector);
     const uint16_t *one = out.at(shape, row, token, head), *other = grad.at(shape, row, token, head);
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t c = 0; c < size; c += LANES) sum = _mm512_fmadd_ps(load(one + c), load(other + c), sum);
-    room.delta[i] = _mm512_reduce_add_ps(sum);
-    room.lse[i] = lse[(row * shape.heads + head) * shape.tokens + token] * LOG2_E;
+    float *logarithm = room.lse + at + v * SPAN, *delta = room.delta + at + v * SPAN;
+    for (int64_t i = 0; i < present; i++, one += out.stride, other += grad.stride) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t c = 0; c < size; c += CHUNK)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(one + c), (__m512bh)_mm512_loadu_si512(other + c));
+      delta[i] = _mm512_reduce_add_ps(sum);
+    }
+    std::fill(delta + present, delta + SPAN, 0.0f);
+    const float* given = lse + (row * shape.heads + head) * shape.tokens + token;
+    const __mmask16 there = (__mmask16)((1 << present) - 1);
+    const __m512 powers = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, given), _mm512_set1_ps(LOG2_E));
+    _mm512_store_ps(logarithm, _mm512_mask_mov_ps(_mm512_set1_ps(FAR), there, powers));
   }
   std::fill_n(room.query_sum + at * size, TILE * size, 0.0f);
 }
