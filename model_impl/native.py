@@ -2,7 +2,7 @@
 
 A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
 for, there is a line in the log and the caller goes vLLM's way. What is computed with it is the work of `packed`,
-`fused`, `prefill`, `decode` and `sampler_draw` in this package.
+`fused`, `prefill`, `decode` and `sampler_draw` in this package. Training has kernels of its own, which load like these.
 """
 
 import ctypes
@@ -12,9 +12,13 @@ import logging
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+Arguments = Mapping[str, list[type]]
+"""Of each function of a library."""
 
 SOURCES = Path(__file__).parent / "kernels"
 SWITCH = "TWOGEAR_KERNELS"
@@ -27,7 +31,7 @@ _COMPILE = (
 )
 _COMPILE_SECONDS = 120
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-_ARGUMENTS: dict[str, list[type]] = {
+_ARGUMENTS: Arguments = {
     "packed_size": [_POINTER, _SIZE, _SIZE],
     "pack": [_POINTER, _SIZE, _SIZE, _POINTER],
     "linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
@@ -66,19 +70,37 @@ def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
+    return load_from(SOURCES, _ARGUMENTS, _RESULTS, compiler=compiler)
+
+
+def load_from(
+    sources: Path,
+    arguments: Arguments,
+    results: Mapping[str, type],
+    *,
+    headers: tuple[Path, ...] = (),
+    compiler: str = _COMPILE[0],
+) -> ctypes.CDLL:
+    """As `load`, of another folder of sources, which may include what is in the folders `headers`.
+
+    Functions that are not in `results` return nothing.
+
+    Raises:
+        KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
+    """
     _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    command = (compiler, *_COMPILE[1:])
+    command = (compiler, *_COMPILE[1:], *(f"-I{folder}" for folder in headers))
     try:
-        path = cache_folder() / f"kernels-{_fingerprint(command)}.so"
+        path = cache_folder() / f"kernels-{_fingerprint(command, (sources, *headers))}.so"
         if not path.exists():
-            _compile(command, path)
+            _compile(command, sources, path)
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelsUnavailableError(f"{error}") from error
-    for name, arguments in _ARGUMENTS.items():
+    for name, types in arguments.items():
         function = getattr(library, name)
-        function.argtypes = arguments
-        function.restype = _RESULTS.get(name)
+        function.argtypes = types
+        function.restype = results.get(name)
     return library
 
 
@@ -98,20 +120,21 @@ def _check_cpu(information: str) -> None:
         raise KernelsUnavailableError("they use this CPU's matrix unit (AMX), ours do not")
 
 
-def _fingerprint(command: tuple[str, ...]) -> str:
+def _fingerprint(command: tuple[str, ...], folders: tuple[Path, ...]) -> str:
     """Of all that decides what the library is."""
     digest = hashlib.sha256(" ".join(command).encode())
-    for source in sorted(SOURCES.iterdir()):
-        digest.update(source.read_bytes())
+    for folder in folders:
+        for source in sorted(folder.iterdir()):
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _compile(command: tuple[str, ...], path: Path) -> None:
+def _compile(command: tuple[str, ...], sources: Path, path: Path) -> None:
     """Makes the library at `path`; of several processes that do so at once, each leaves a whole one there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        arguments = [*command, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(made)]
+        arguments = [*command, *map(str, sorted(sources.glob("*.cpp"))), "-o", str(made)]
         try:
             subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
         except FileNotFoundError as error:

@@ -1,10 +1,12 @@
 """Causal attention for training, over everything or a sliding window; the latter in time that grows with the window.
 
-transformers calls it under the name `twogear` (`attn_implementation`). PyTorch knows a window only as a mask over all
-pairs, and its backward pass in bf16 on CPU took a third of a step (docs/log.md).
+transformers calls it under the name `twogear` (`attn_implementation`). In bf16 on CPU it is `kernels/attention.cpp`,
+where that runs. Elsewhere it is PyTorch's, which knows a window only as a mask over all pairs, and whose backward pass
+in bf16 on CPU took a third of a step (docs/log.md).
 Shapes: B rows, T tokens, H query heads, K KV heads, G = H / K, C head size, N blocks of W tokens, the window.
 """
 
+import ctypes
 import math
 from typing import Any
 
@@ -13,7 +15,11 @@ from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from training.native import kernels
+
 NAME = "twogear"
+
+Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def attend(  # noqa: PLR0917  (transformers' signature)
@@ -29,6 +35,10 @@ def attend(  # noqa: PLR0917  (transformers' signature)
     """(B, H, T, C), twice (B, K, T, C) -> (B, T, H, C); rows are padded on the right only, so no mask is needed."""
     del module, attention_mask
     scaling = scaling or 1 / math.sqrt(query.shape[-1])
+    if _has_kernel(query, key, value):
+        tokens_first = (one.transpose(1, 2).to(torch.bfloat16) for one in (query, key, value))
+        mixed: torch.Tensor = _Attention.apply(*tokens_first, scaling, sliding_window or 0)  # type: ignore[no-untyped-call]
+        return mixed, None
     if query.device.type == "cpu":  # the backward pass is up to three times as fast as in bf16
         query, key, value = query.float(), key.float(), value.float()
     if sliding_window is None or query.shape[2] <= sliding_window:
@@ -36,6 +46,107 @@ def attend(  # noqa: PLR0917  (transformers' signature)
     else:
         mixed = _blocks(query, key, value, scaling, sliding_window)
     return mixed.transpose(1, 2), None
+
+
+def forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, H, C), twice (B, T, K, C), bfloat16 -> (B, T, H, C), and float32 (B, H, T) that `backward` needs.
+
+    A token sees `window` tokens, itself included, or with 0 all before it. What is given may be slices of larger rows.
+    It is for where there are `kernels`, and for a C that is a multiple of 32.
+    """
+    query, key, value = (_in_rows(one) for one in (query, key, value))
+    rows, length, heads, size = query.shape
+    mixed = torch.empty(rows, length, heads, size, dtype=torch.bfloat16)
+    lse = torch.empty(rows, heads, length, dtype=torch.float32)
+    _library().attention_forward(
+        *_places(query, key, value),
+        *(mixed.data_ptr(), lse.data_ptr()),
+        *(rows, length, heads, key.shape[2], size, scale, window),
+    )
+    return mixed, lse
+
+
+def backward(  # noqa: PLR0917  (what `forward` was given and what it gave)
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mixed: torch.Tensor,
+    lse: torch.Tensor,
+    gradient: torch.Tensor,
+    scale: float,
+    window: int,
+    *,
+    into: Gradients | None = None,
+) -> Gradients:
+    """The gradients of what `forward` was given, from that of `mixed`; `into` may be slices of larger rows as well."""
+    query, key, value = (_in_rows(one) for one in (query, key, value))
+    if into is None:
+        for_query, for_key, for_value = (torch.empty(one.shape, dtype=one.dtype) for one in (query, key, value))
+        into = for_query, for_key, for_value
+    if any(made.dtype != torch.bfloat16 or not _is_in_rows(made) for made in into):
+        raise ValueError("gradients of attention go to bfloat16 rows of heads")
+    rows, length, heads, size = query.shape
+    mixed, gradient = mixed.contiguous(), gradient.to(torch.bfloat16).contiguous()  # kept by name until they are read
+    _library().attention_backward(
+        *_places(query, key, value),
+        *(mixed.data_ptr(), lse.data_ptr(), gradient.data_ptr()),
+        *_places(*into),
+        *(rows, length, heads, key.shape[2], size, scale, window),
+    )
+    return into
+
+
+class _Attention(torch.autograd.Function):
+    """`forward` and `backward` as one operation of autograd."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917  (autograd's signature)
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
+    ) -> torch.Tensor:
+        mixed, lse = forward(query, key, value, scale, window)
+        ctx.save_for_backward(query, key, value, mixed, lse)
+        ctx.rest = scale, window
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *backward(*ctx.saved_tensors, *gradients, *ctx.rest), None, None
+
+
+def _library() -> ctypes.CDLL:
+    library = kernels()
+    if library is None:
+        raise RuntimeError("there are no kernels of ours on this machine")
+    return library
+
+
+def _has_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the kernel is there and may be used: on CPU, where autocast or the inputs ask for bfloat16."""
+    if query.device.type != "cpu" or query.shape[-1] % 32 or not query.numel() or query.shape[2] != key.shape[2]:
+        return False
+    asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    given = all(one.dtype == torch.bfloat16 for one in (query, key, value))
+    return (asked or given) and kernels() is not None
+
+
+def _is_in_rows(heads: torch.Tensor) -> bool:
+    """Whether (B, T, heads, C) is a token every so many numbers, its heads behind each other."""
+    _, length, _, size = heads.shape
+    row, token, head, number = heads.stride()
+    return (head, number) == (size, 1) and row == length * token
+
+
+def _in_rows(heads: torch.Tensor) -> torch.Tensor:
+    if heads.dtype != torch.bfloat16:
+        raise ValueError(f"attention is over bfloat16, not {heads.dtype}")
+    return heads if _is_in_rows(heads) else heads.contiguous()
+
+
+def _places(*tensors: torch.Tensor) -> tuple[int, ...]:
+    """Where each begins, and how many numbers lie between its tokens."""
+    return tuple(number for one in tensors for number in (one.data_ptr(), one.stride(1)))
 
 
 def _blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int) -> torch.Tensor:

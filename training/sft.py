@@ -19,6 +19,7 @@ from chat_templates.settings import Mode
 from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
+from training.fused_layer import hidden_states
 from training.optimizer import Optimizer
 from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe
@@ -41,8 +42,7 @@ def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor,
     ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
     learnt = labels != IGNORED
     with torch.autocast(model.device.type, torch.bfloat16):
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
-        logits = model.lm_head(hidden[learnt]).float()  # (learnt, V)
+        logits = model.lm_head(hidden_states(model, ids, learnt)).float()  # (learnt, V)
     targets = labels[learnt]
     return torch.nn.functional.cross_entropy(logits, targets), logits.argmax(-1) == targets
 

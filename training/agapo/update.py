@@ -10,6 +10,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from training.agapo import advantage, loss
+from training.fused_layer import hidden_states
 from training.recipe import AgapoRecipe
 
 _CLIP_NORM = 1.0
@@ -129,8 +130,7 @@ class Learner:
 def log_distributions(model: Exaone4ForCausalLM, rows: Rows, temperature: float) -> torch.Tensor:
     """Log-probabilities of the whole vocabulary at each generated token as they are drawn, (M, V)."""
     with torch.autocast(model.device.type, torch.bfloat16):
-        hidden = model.model(input_ids=rows.inputs, use_cache=False).last_hidden_state  # (B, T, D)
-        logits: torch.Tensor = model.lm_head(hidden[rows.mask])
+        logits: torch.Tensor = model.lm_head(hidden_states(model, rows.inputs, rows.mask))
     return (logits.float() / temperature).log_softmax(-1)
 
 

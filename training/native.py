@@ -1,0 +1,51 @@
+"""Training's kernels for CPUs (`kernels/*.cpp`) as a loaded library, compiled and cached as those of `model_impl`."""
+
+import ctypes
+import functools
+import logging
+import os
+from pathlib import Path
+
+from model_impl import native
+from model_impl.native import SWITCH, KernelsUnavailableError, load_from
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "kernels"
+
+_SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_ARGUMENTS: native.Arguments = {
+    "attention_forward": [*[_POINTER, _SIZE] * 3, _POINTER, _POINTER, *[_SIZE] * 5, _FLOAT, _SIZE],
+    "attention_backward": [
+        *([_POINTER, _SIZE] * 3 + [_POINTER] * 3 + [_POINTER, _SIZE] * 3),
+        *(*[_SIZE] * 5, _FLOAT, _SIZE),
+    ],
+    "norm_rope_forward": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _POINTER],
+    "norm_rope_backward": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _POINTER, _POINTER],
+    "add_norm_forward": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
+    "add_norm_backward": [*[_POINTER] * 5, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
+    "swiglu_forward": [_POINTER, _SIZE, _SIZE, _POINTER],
+    "swiglu_backward": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER],
+}
+_RESULTS: dict[str, type] = {}
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The library, or None where it is switched off or cannot be had, which is then logged, once."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        return load()
+    except KernelsUnavailableError as error:
+        logger.warning("PyTorch's own CPU operations on this machine: %s", error)
+        return None
+
+
+def load() -> ctypes.CDLL:
+    """The library, compiled if no earlier start did. It shares the OpenMP threads of torch, which is loaded before.
+
+    Raises:
+        KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
+    """
+    return load_from(SOURCES, _ARGUMENTS, _RESULTS, headers=(native.SOURCES,))
