@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from server.messages import Sampling
+from training import attention
 from training import model as model_files
 from training.agapo import prompts as prompt_files
 from training.agapo.plot import draw_runs
@@ -173,7 +174,9 @@ def in_sequence(prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) 
 
 
 def _load(folder: Path, device: torch.device) -> Exaone4ForCausalLM:
-    model: Exaone4ForCausalLM = Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Exaone4ForCausalLM = Exaone4ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention.NAME
+    )
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
     return model
 
