@@ -40,6 +40,8 @@ _CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_SPLIT = r"[A-Z]+[a-z]*| ?[a-z]+|\p{N}| ?[^\sA-Za-z\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How the large one's tokenizer cuts text: as the usual ones do, with the space before a word."""
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 
 
@@ -118,4 +120,6 @@ def syllable_tokenizer(size: int) -> dict[str, Any]:
     merges = list(islice(merges, size - len(controls) - len(alphabet)))
     tokens = [token["content"] for token in controls] + alphabet + [left + right for left, right in merges]
     model = {**embedded["model"], "vocab": {token: number for number, token in enumerate(tokens)}, "merges": merges}
-    return {**embedded, "added_tokens": controls, "model": model}
+    split, *others = embedded["pre_tokenizer"]["pretokenizers"]
+    pre_tokenizer = {**embedded["pre_tokenizer"], "pretokenizers": [{**split, "pattern": {"Regex": _SPLIT}}, *others]}
+    return {**embedded, "added_tokens": controls, "pre_tokenizer": pre_tokenizer, "model": model}

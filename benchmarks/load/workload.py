@@ -25,7 +25,7 @@ SAMPLING: dict[bool, dict[str, float]] = {
 }
 """By whether a request thinks: the modes' own, sent along because peers have no modes, and other defaults (llama.cpp
 cuts to 40 tokens, and by probability)."""
-_WORD = re.compile(r"Ġ[a-z]+")
+_WORD = re.compile(r"Ġ?([a-z]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +100,17 @@ class Prompts:
 
     def __init__(self, checkpoint: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-        vocabulary = sorted(self._tokenizer.get_vocab())
-        self._words = [
-            token[1:] for token in vocabulary if _WORD.fullmatch(token) and self._length(f" {token[1:]}") == 1
-        ]
+        found = {match[1] for token in self._tokenizer.get_vocab() if (match := _WORD.fullmatch(token))}
+        lengths = {word: self._length(f" {word}") for word in sorted(found)}
+        self._each = min(lengths.values())  # 1 where a word's token holds the space before it, else 2
+        self._words = [word for word, length in lengths.items() if length == self._each]
 
     def text(self, tokens: int, seed: str) -> str:
         """Words that come to so many tokens, other ones for every seed."""
         draw = random.Random(seed)
         first = draw.choice(self._words)
-        words = draw.choices(self._words, k=tokens - self._length(first))
-        return " ".join([first, *words])
+        words, odd = divmod(tokens - self._length(first), self._each)
+        return " ".join([first, *draw.choices(self._words, k=words)]) + "." * odd
 
     def ids(self, text: str, *, thinks: bool) -> list[int]:
         """The prompt that a server makes of it, for those who take token ids."""

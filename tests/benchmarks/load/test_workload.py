@@ -27,7 +27,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-@pytest.mark.parametrize("tokens", [20, 100, 2000])
+@pytest.mark.parametrize("tokens", [20, 21, 100, 2000])
 def test_a_prompt_has_exactly_so_many_tokens(folder: Path, tokens: int) -> None:
     prompts = Prompts(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
