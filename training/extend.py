@@ -64,7 +64,7 @@ class ExtendRun:
         self.model: Exaone4ForCausalLM = Exaone4ForCausalLM.from_pretrained(
             start, dtype=torch.float32, attn_implementation=attention.NAME
         )
-        self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
+        model_files.move(self.model, device)
         self.optimizer = Optimizer(self.model, weight_decay=recipe.sft.weight_decay)
         self.stage = self.step = self.tokens = self.stage_step = self.short_tokens = 0
         self.gates = self.chunk = self.used = 0

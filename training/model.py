@@ -66,6 +66,18 @@ def build(config: Exaone4Config, seed: int) -> Exaone4ForCausalLM:
     return model
 
 
+def move(model: Exaone4ForCausalLM, device: torch.device) -> None:
+    """To where it is trained. On a GPU its body is compiled at the first step; on CPUs kernels of ours do more."""
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
+    if device.type == "cuda":
+        compile_body(model)
+
+
+def compile_body(model: Exaone4ForCausalLM, backend: str = "inductor") -> None:
+    """Has all but the head compiled, once for all batch sizes and lengths, by a backend of torch.compile."""
+    model.model.compile(dynamic=True, backend=backend)
+
+
 def start_from(model: Exaone4ForCausalLM, folder: Path) -> None:
     """Takes over a checkpoint's weights. Raises OSError, or RuntimeError where its shape is another."""
     model.load_state_dict(Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())

@@ -81,7 +81,7 @@ class SftRun:
         self.model = model_files.build(config, recipe.seed)
         if recipe.sft.start:
             model_files.start_from(self.model, Path(recipe.sft.start))
-        self.model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
+        model_files.move(self.model, device)
         self.optimizer = Optimizer(self.model, weight_decay=recipe.sft.weight_decay)
         self._kept = RunFolder(folder)
         position = self._kept.resume(self.model, self.optimizer)

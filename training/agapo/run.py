@@ -177,7 +177,7 @@ def _load(folder: Path, device: torch.device) -> Exaone4ForCausalLM:
     model: Exaone4ForCausalLM = Exaone4ForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention.NAME
     )
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method
+    model_files.move(model, device)
     return model
 
 
