@@ -63,13 +63,6 @@ def things() -> tuple[str, ...]:
     return tuple(read_data_file("words3to10.txt").split())
 
 
-def item_exchange(item: Item) -> Exchange:
-    """An item as it is asked and answered."""
-    return Exchange(
-        item.question.strip(), item.trace, item.answer, FAMILIES[item.family].spelled(item.entry["metadata"])
-    )
-
-
 def _needle_exchange(needle: needles.Needle, sentences: int) -> Exchange:
     """The reasoning quotes the sentences that the answer is in."""
     quoted = [sentence for _, sentence in needle.placed[: len(needle.expected)]]
@@ -118,11 +111,22 @@ class ExampleSource:
         talk = conversation.draw(rng, self._things)
         return Exchange(talk.prompt, talk.thought, talk.reply)
 
+    def item_exchange(self, item: Item) -> Exchange:
+        """An item as it is asked and answered; the trace of a word that is spelled goes through it token by token."""
+        family, metadata = FAMILIES[item.family], item.entry["metadata"]
+        spelled = family.spelled(metadata)
+        trace = family.trace({**metadata, "pieces": self._pieces(metadata["word"])}) if spelled else item.trace
+        return Exchange(item.question.strip(), trace, item.answer, spelled)
+
+    def _pieces(self, word: str) -> list[str]:
+        """A word as the tokenizer cuts it."""
+        return [self._format.decode([one]) for one in self._format.encode_text(word)]
+
     def _task(self, progress: float, rng: random.Random) -> Exchange:
         """A task in its own or in other words."""
         name = rng.choices(self._names, self._weights)[0]
         item = draw(name, rng, level=self._level(name, progress, rng))
-        return item_exchange(rephrase(item, rng) if rng.random() < self._recipe.rephrase_share else item)
+        return self.item_exchange(rephrase(item, rng) if rng.random() < self._recipe.rephrase_share else item)
 
     def _json(self, progress: float, rng: random.Random) -> Exchange:
         """A record asked for as JSON, or a task whose answer is."""
@@ -165,7 +169,7 @@ class ExampleSource:
         if kind == "needles":
             needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
             return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
-        return self.render([], item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True)), mode)
+        return self.render([], self.item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True)), mode)
 
     def _with_needles(
         self, messages: list[Message], mode: Mode, progress: float, rng: random.Random

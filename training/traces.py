@@ -150,10 +150,18 @@ def letters_trace(metadata: Mapping[str, Any]) -> str:
 
 
 def backward_trace(metadata: Mapping[str, Any]) -> str:
-    """Numbers the letters, then goes through them from the last."""
+    """Numbers the letters, then goes through them from the last: `un:1u 2n`, `dog:3d 4o 5g`, `5g 4o 3d 2n 1u`.
+
+    `pieces` are the word as a tokenizer cuts it, if that is known: each is copied before its letters are told.
+    """
     word = metadata["word"]
-    numbered = [f"{place}{letter}" for place, letter in enumerate(word, 1)]
-    return f"{' '.join(numbered)}\n{' '.join(reversed(numbered))}\n{word[::-1]}"
+    lines: list[str] = []
+    numbered: list[str] = []
+    for piece in metadata.get("pieces", [word]):
+        own = [f"{place}{letter}" for place, letter in enumerate(piece, len(numbered) + 1)]
+        lines.append(f"{piece}:{' '.join(own)}")
+        numbered += own
+    return "\n".join([*lines, " ".join(reversed(numbered)), word[::-1]])
 
 
 def complex_trace(metadata: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from chat_templates.settings import Mode
 from server.modes.limits import plan_thinking
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from training import recipe as recipes
-from training.batches import IGNORED, ExampleSource, chunk, item_exchange
+from training.batches import IGNORED, ExampleSource, chunk
 from training.families import held_out_items
 from training.recipe import Recipe
 from training.sft import SftRun, learning_rate
@@ -118,7 +118,7 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
         ("standard", f"{item.answer}[|endofturn|]"),
         ("reasoning", f"{item.trace}\n</think>\n\n{item.answer}[|endofturn|]"),
     ):
-        ids, mask = source.render([], item_exchange(item), mode)  # type: ignore[arg-type]
+        ids, mask = source.render([], source.item_exchange(item), mode)  # type: ignore[arg-type]
         learnt = [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt]
         assert fmt.decode(learnt, show_control=True) == expected
 
@@ -185,11 +185,28 @@ def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: SftRun, mode
     fmt = ChatFormat.from_folder(finished.folder)
     source = ExampleSource(finished.recipe.sft, fmt)
     for item in held_out_items(["spell_backward"], 20, seed=5):
-        exchange = item_exchange(item)
+        exchange = source.item_exchange(item)
         ids, mask = source.render([], exchange, mode)
         learnt = [one for one, is_learnt in zip(ids, mask, strict=True) if is_learnt]
         assert len(ids) == len(mask)
         assert [fmt.decode([one]) for one in learnt[-1 - len(item.answer) : -1]] == list(item.answer)
-        answer: Any = {"role": "assistant", "content": item.answer, "reasoning_content": item.trace}
+        answer: Any = {"role": "assistant", "content": item.answer, "reasoning_content": exchange.reasoning}
         plain, _ = fmt.render_conversation([{"role": "user", "content": exchange.prompt}, answer], mode)
         assert fmt.decode(ids, show_control=True) == fmt.decode(plain, show_control=True)
+
+
+def test_a_spelled_word_is_gone_through_as_the_tokenizer_cuts_it(finished: SftRun) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    source = ExampleSource(finished.recipe.sft, fmt)
+    several = 0
+    for item in held_out_items(["spell_backward"], 20, seed=5):
+        *pieces, backward, answer = source.item_exchange(item).reasoning.splitlines()
+        words = [line.partition(":")[0] for line in pieces]
+        assert "".join(words) == item.answer[::-1]
+        assert all(len(fmt.encode_text(word)) == 1 for word in words)
+        numbered = " ".join(line.partition(":")[2] for line in pieces).split(" ")
+        assert numbered == [f"{place}{letter}" for place, letter in enumerate(item.answer[::-1], 1)]
+        assert backward.split(" ") == numbered[::-1]
+        assert answer == item.answer
+        several += len(words) > 1
+    assert several

@@ -18,7 +18,7 @@ from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine
 
 FMT = ChatFormat.from_folder(EMBEDDED_MODEL)
-(WORD,) = FMT.encode_text(" the")
+(WORD,) = FMT.encode_text("7")
 
 
 def thinking(prompt_ids: list[int]) -> Iterator[int]:

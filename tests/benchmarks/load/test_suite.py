@@ -212,7 +212,7 @@ def test_the_large_checkpoint_has_the_tensors_that_transformers_writes(tmp_path:
     config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
     make_large(tmp_path, {**config, "tie_word_embeddings": True})
     trained = tensors(EMBEDDED_MODEL)
-    del trained["lm_head.weight"]
+    trained.pop("lm_head.weight", None)
     assert tensors(tmp_path) == trained
     fmt = ChatFormat.from_folder(tmp_path)
     assert fmt.decode(fmt.encode_text("the large one")) == "the large one"
