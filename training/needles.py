@@ -46,12 +46,14 @@ _FILLER = (
     "The {n} is as {a} as the {m}.",
     "Every day {p} and {q} meet at the {n}.",
 )
+# The code always after who has it: told the other way round, its digits come by before it is known whose they are, and a
+# model with two global layers finds two in three (docs/log.md).
 _NEEDLES = (
     "The code of {key} is {value}.",
     "{Key} has the code {value}.",
     "Remember that the code of {key} is {value}.",
-    "The code {value} belongs to {key}.",
-    "Use {value} as the code of {key}.",
+    "To {key} belongs the code {value}.",
+    "As the code of {key}, use {value}.",
     "For {key}, the code is {value}.",
 )
 _HANDED_ON = (
