@@ -46,8 +46,8 @@ _FILLER = (
     "The {n} is as {a} as the {m}.",
     "Every day {p} and {q} meet at the {n}.",
 )
-# The code always after who has it: told the other way round, its digits come by before it is known whose they are, and a
-# model with two global layers finds two in three (docs/log.md).
+# The code stands after who has it: told the other way round, its digits come by before it is known whose they are, and
+# a model with two global layers finds two in three (docs/log.md).
 _NEEDLES = (
     "The code of {key} is {value}.",
     "{Key} has the code {value}.",
