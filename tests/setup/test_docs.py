@@ -42,6 +42,9 @@ def test_tables_are_those_of_the_result_files() -> None:
         if result["what"] == "sampling_cost":
             assert cells(table) == sampling_rows(result)
             continue
+        if result["what"] == "training_cost":
+            assert cells(table) == [training_row(entry) for entry in result["table"]]
+            continue
         expected = result.get("families", result.get("kinds")) | {"all": result["summary"]}
         shown = {name: {"standard": standard, "reasoning": reasoning} for name, standard, reasoning in cells(table)}
         assert shown == {
@@ -57,6 +60,11 @@ def sampling_rows(result: dict[str, Any]) -> list[list[str]]:
         [f"{logits}, {rows}", *(f"{ratios[logits, rows, *kind]:.2f}" for kind in kinds)]
         for logits, rows in product(("flat", "peaked"), (1, 8, 32))
     ]
+
+
+def training_row(entry: dict[str, Any]) -> list[str]:
+    rates = (f"{entry[kind]:,.0f}" for kind in ("twogear", "torch"))
+    return [" × ".join(map(str, entry["shape"])), *rates, f"{entry['speedup']:.2f}"]
 
 
 def test_the_speed_that_the_readme_tells_is_that_of_the_results() -> None:
