@@ -59,13 +59,13 @@ def plan_thinking(
     """Divides `limit` tokens: thinking and wrap-up within the budget, the closing, and a reserve for the answer.
 
     Of `wrap_ups`, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
-    one answer token is left to the thinking as a whole.
+    one answer token is left to the thinking, as far as the budget allows.
     """
+    budget = profile.thinking_budget if budget is None else budget
     if limit <= len(closing):
-        return ThinkingPlan(limit, (), closing, "length", gap)
+        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", gap)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
-    budget = profile.thinking_budget if budget is None else budget
     allowed = share if budget is None else min(budget, share)
     wrap_up = next((ids for ids in wrap_ups if len(ids) <= allowed // 2), ())
     return ThinkingPlan(

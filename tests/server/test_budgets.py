@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,3 +74,17 @@ def test_budgets_hold(client: Client, fmt: ChatFormat, data: st.DataObject) -> N
         assert len(choice["ids"]) <= fields["max_tokens"]
         thought += end
     assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == thought
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_no_budget_within_a_limit_too_small_for_an_answer(client: Client, fmt: ChatFormat, streams: bool) -> None:
+    write, _ = script(fmt, ["so"], calls=False)
+    asked = body(reasoning_mode="reasoning", max_tokens=1, thinking_token_budget=0)
+    async with client(FakeEngine(write, (fmt.end_of_turn_id,))) as http:
+        if streams:
+            asked |= {"stream": True, "stream_options": {"include_usage": True}}
+            found = gathered(events_of((await http.post(CHAT, json=asked)).text))
+        else:
+            found = plain((await http.post(CHAT, json=asked)).json())
+    assert found["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+    assert [choice["finish_reason"] for choice in found["choices"]] == ["length"]

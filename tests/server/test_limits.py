@@ -23,7 +23,7 @@ def test_thinking_and_answer_share_the_limit(profile: Profile, limit: int, budge
     thinking = plan.max_tokens + len(plan.wrap_up)
     assert plan.max_tokens >= 0
     if limit <= len(CLOSING):
-        assert plan.max_tokens == limit
+        assert plan.max_tokens == (limit if budget is None else min(limit, budget))
         return
     answer = limit - thinking - len(CLOSING)
     assert answer >= 1
@@ -58,3 +58,9 @@ def test_a_limit_above_the_modes_is_refused(profile: Profile) -> None:
     with pytest.raises(BadRequestError) as caught:
         token_limit(200_000, "max_completion_tokens", profile.standard, 1, 10**6)
     assert caught.value.param == "max_completion_tokens"
+
+
+@pytest.mark.parametrize("limit", [1, len(CLOSING)])
+def test_a_limit_too_small_for_closing_and_answer_does_not_lift_the_budget(profile: Profile, limit: int) -> None:
+    assert plan_thinking(limit, 0, profile.reasoning, WRAP_UPS, CLOSING).max_tokens == 0
+    assert plan_thinking(limit, None, profile.reasoning, WRAP_UPS, CLOSING).max_tokens == limit
