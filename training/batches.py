@@ -38,11 +38,15 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """`ids` and `labels`, both (batch, length) int64; labels are the next tokens, IGNORED where nothing is learnt."""
+    """`ids` and `labels`, both (batch, length) int64; labels are the next tokens, IGNORED where nothing is learnt.
+
+    `counts` (batch, length) float32 tells how often a token counts in global layers (attention.py); None: once.
+    """
 
     mode: Mode
     ids: torch.Tensor
     labels: torch.Tensor
+    counts: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class ExtendRun:
             if stage.drill_share and rng.random() < stage.drill_share:
                 batches.append(drill_batch(self.fmt, stage.length, rng))
             else:
-                batches.append(long_batch(self.fmt, stage.length, self.extend.questions, rng))
+                batches.append(long_batch(self.fmt, stage.length, self.extend.questions, rng, stage.filler_counts))
         return batches
 
     def _short_batches(self, stage: ExtendStage) -> list[Batch]:

@@ -25,7 +25,7 @@ class Shape:
     """What a layer's kernels have to know.
 
     `turns` (T, C): cosines, then sines; None where nothing is rotated. `chosen`: the tokens that are wanted behind
-    attention, numbers from 0 to N - 1, M of them; None for all, and then M = N.
+    attention, numbers from 0 to N - 1, M of them; None for all, and then M = N. `counts` (B, T): as in attention.py.
     """
 
     rows: int
@@ -39,6 +39,7 @@ class Shape:
     eps: float
     turns: torch.Tensor | None
     chosen: torch.Tensor | None
+    counts: torch.Tensor | None
 
     @property
     def normed(self) -> int:
@@ -110,14 +111,16 @@ class Kept:
     made_inverse: torch.Tensor  # (M)
 
 
-def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def hidden_states(
+    model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor | None = None
+) -> torch.Tensor:
     """The last hidden states (M, D) of the M tokens that `mask` (B, T) names among `ids` (B, T), rows padded right.
 
-    By this module where it can, else by transformers'.
+    By this module where it can, else by transformers'. `counts` (B, T): how often a token counts in global layers.
     """
     body = model.model
     if not _is_for(model, ids):
-        states: torch.Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
+        states: torch.Tensor = body(input_ids=ids, use_cache=False, counts=counts).last_hidden_state
         return states[mask]
     x = body.embed_tokens(ids).flatten(0, 1)
     x_short = x.to(torch.bfloat16)
@@ -127,7 +130,7 @@ def hidden_states(model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tens
     turns = torch.cat((cosines[0, :, :half], sines[0, :, :half]), dim=-1)
     last = len(body.layers) - 1
     for number, layer in enumerate(body.layers):
-        shape = _shape(layer, ids, turns, mask.flatten().nonzero()[:, 0] if number == last else None)
+        shape = _shape(layer, ids, turns, mask.flatten().nonzero()[:, 0] if number == last else None, counts)
         keeps = not (layer.gradient_checkpointing and layer.training)
         x, x_short = _Layer.apply(x, x_short, shape, keeps, *_parameters(layer))  # type: ignore[no-untyped-call]
     normed: torch.Tensor = body.norm(x)
@@ -152,7 +155,13 @@ def _is_for(model: Exaone4ForCausalLM, ids: torch.Tensor) -> bool:
     )
 
 
-def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor, chosen: torch.Tensor | None) -> Shape:
+def _shape(
+    layer: Exaone4DecoderLayer,
+    ids: torch.Tensor,
+    turns: torch.Tensor,
+    chosen: torch.Tensor | None,
+    counts: torch.Tensor | None,
+) -> Shape:
     inner = layer.self_attn
     return Shape(
         rows=ids.shape[0],
@@ -166,6 +175,7 @@ def _shape(layer: Exaone4DecoderLayer, ids: torch.Tensor, turns: torch.Tensor, c
         eps=layer.post_attention_layernorm.variance_epsilon,
         turns=turns if inner.sliding_window is None or inner.is_sliding else None,
         chosen=chosen,
+        counts=None if inner.is_sliding else counts,
     )
 
 
@@ -219,7 +229,7 @@ def _forward(
     qkv = x_short @ weights.qkv.t()
     turned = qkv.new_empty(qkv.shape[0], shape.normed)
     _call("norm_rope_forward", *_heads(qkv, shape, weights), turned)
-    mixed, sums = attention.forward(*shape.split(turned, qkv), shape.scale, shape.window)
+    mixed, sums = attention.forward(*shape.split(turned, qkv), shape.scale, shape.window, shape.counts)
     mixed = mixed.view(qkv.shape[0], -1)
     attended = shape.choose(mixed) @ weights.out.t()
     middle, middle_short, attended_inverse = _add_norm(shape.choose(x), attended, weights.attention_gain, shape.eps)
@@ -259,6 +269,7 @@ def _backward(
         d_mixed.view(by_head),
         shape.scale,
         shape.window,
+        shape.counts,
         into=shape.split(d_qkv, d_qkv),
     )
     head_gains = torch.empty(2, shape.size)

@@ -2,12 +2,17 @@
 
 A forward pass over a long text is dear and an answer short, so that one text teaches several answers. Drills are short
 texts of codes alone, one for each of many keys: from a million tokens of them a model finds out how a code is told by
-its key, and hardly from texts that are mostly filler. The sentences and the questions are needles.py's; nothing held
-out is among them.
+its key, and hardly from texts that are mostly filler. A text's filler may count several times in global layers, which
+have no positions: so codes are lost in it as in a text so many times as long, at a fraction of the cost. The sentences
+and the questions are needles.py's; nothing held out is among them.
 """
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
 
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
@@ -26,11 +31,34 @@ _TOKENS_PER_CODE = 48  # of a drill: the sentence, the question, the answer
 _MOST_KEYS = 9  # that share words
 
 
-def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random) -> Batch:
-    """One text, half of the time of `length` tokens, else of an eighth of them or more, with `questions` at most."""
+def long_batch(fmt: ChatFormat, length: int, questions: int, rng: random.Random, filler_counts: float = 1.0) -> Batch:
+    """One text, half of the time of `length` tokens, else of an eighth of them or more, with `questions` at most.
+
+    Its filler counts up to `filler_counts` times, uniform in the logarithm.
+    """
     share = 1.0 if rng.random() < _FULL_LENGTH_SHARE else _SHORTEST ** rng.random()
     mode: Mode = "reasoning" if rng.random() < _REASONING_SHARE else "standard"
-    return collate([conversation(fmt, max(int(length * share), min(length, 256)), questions, mode, rng)], mode)
+    ids, learnt = conversation(fmt, max(int(length * share), min(length, 256)), questions, mode, rng)
+    batch = collate([(ids, learnt)], mode)
+    if filler_counts == 1.0:
+        return batch
+    counts = torch.ones(batch.ids.shape)
+    counts[0, : len(ids) - 1][torch.tensor(is_filler(fmt, ids[:-1]))] = filler_counts ** rng.random()
+    return replace(batch, counts=counts)
+
+
+def is_filler(fmt: ChatFormat, ids: Sequence[int]) -> list[bool]:
+    """Which tokens of a conversation are of filler: of no control token, and in a sentence of filler alone."""
+    pieces = {one: fmt.decode([one]) for one in set(ids)}
+    ends = list(accumulate(len(pieces[one]) for one in ids))
+    found = [sentence.span() for sentence in needles.FILLER.finditer("".join(pieces[one] for one in ids))]
+    mask: list[bool] = []
+    at = 0
+    for one, end in zip(ids, ends, strict=True):
+        while at < len(found) and found[at][1] < end:
+            at += 1
+        mask.append(bool(pieces[one]) and at < len(found) and found[at][0] < end)
+    return mask
 
 
 def drill_batch(fmt: ChatFormat, length: int, rng: random.Random) -> Batch:
@@ -40,10 +68,11 @@ def drill_batch(fmt: ChatFormat, length: int, rng: random.Random) -> Batch:
 
 
 def _drill(fmt: ChatFormat, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
-    """One code is asked for after another, of keys that share words where they are things; or several at a time."""
+    """One code is asked for after another, of keys that share words where they are things; or three, or its holders."""
     codes = max(length // _TOKENS_PER_CODE, 1)
     if rng.random() < 0.5:
-        return _answered(fmt, length, compatible(rng, max(codes // 3, 1), ("several",)), "standard", rng)
+        kinds = ("several",) if rng.random() < 0.5 else ("variables",)
+        return _answered(fmt, length, compatible(rng, max(codes // 3, 1), kinds), "standard", rng)
     asked = needles.questions_on_one_text(rng, keys=min(codes, _MOST_KEYS), sentences=0)
     messages: list[Message] = []
     for one in asked:

@@ -15,9 +15,9 @@ SOURCES = Path(__file__).parent / "kernels"
 
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS: native.Arguments = {
-    "attention_forward": [*[_POINTER, _SIZE] * 3, _POINTER, _POINTER, *[_SIZE] * 5, _FLOAT, _SIZE],
+    "attention_forward": [*[_POINTER, _SIZE] * 3, *[_POINTER] * 3, *[_SIZE] * 5, _FLOAT, _SIZE],
     "attention_backward": [
-        *([_POINTER, _SIZE] * 3 + [_POINTER] * 3 + [_POINTER, _SIZE] * 3),
+        *([_POINTER, _SIZE] * 3 + [_POINTER] * 4 + [_POINTER, _SIZE] * 3),
         *(*[_SIZE] * 5, _FLOAT, _SIZE),
     ],
     "norm_rope_forward": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _SIZE, _POINTER],

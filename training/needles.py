@@ -85,6 +85,17 @@ _OPENINGS = (
 _KEY = re.compile(rf"\b(?:{'|'.join(NAMES)}|the (?:{'|'.join(_ADJECTIVES)}) (?:{'|'.join(_NOUNS)}))\b", re.IGNORECASE)
 
 
+def _filler_pattern() -> re.Pattern[str]:
+    names, adjectives, nouns = (f"(?:{'|'.join(words)})" for words in (NAMES, _ADJECTIVES, _NOUNS))
+    words = {"a": adjectives, "b": adjectives, "n": nouns, "m": nouns, "p": names, "q": names}
+    sentences = "|".join(sentence.replace(".", r"\.").format(**words) for sentence in _FILLER)
+    return re.compile(f" ?(?:{sentences})")
+
+
+FILLER = _filler_pattern()
+"""A sentence of filler with the space before it."""
+
+
 class Binding(NamedTuple):
     """A code and who or what has it."""
 

@@ -75,8 +75,9 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExtendStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Texts of up to `length` tokens, `batch_tokens` of them in a step; `drill_share` of these are short drills.
 
-    The needle test comes after `least_tokens` (0: before any training) and again after every `gate_every`, up to
-    `most_tokens`. `gradient_checkpointing` computes activations twice instead of keeping them.
+    In global layers a text's filler counts up to `filler_counts` times (uniform in the logarithm), as that of a text so
+    many times as long. The needle test comes after `least_tokens` (0: before any training) and again after every
+    `gate_every`, up to `most_tokens`. `gradient_checkpointing` computes activations twice instead of keeping them.
     """
 
     length: int
@@ -86,6 +87,7 @@ class ExtendStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate_every: Annotated[int, msgspec.Meta(ge=1)]
     most_tokens: int
     drill_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
+    filler_counts: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
     gradient_checkpointing: bool = False
 
 

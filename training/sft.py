@@ -40,9 +40,10 @@ def learning_rate(recipe: SftRecipe, step: int, progress: float) -> float:
 def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy of the learnt tokens, and the (learnt,) predictions' correctness."""
     ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
+    counts = None if batch.counts is None else batch.counts.to(model.device)
     learnt = labels != IGNORED
     with torch.autocast(model.device.type, torch.bfloat16):
-        logits = model.lm_head(hidden_states(model, ids, learnt)).float()  # (learnt, V)
+        logits = model.lm_head(hidden_states(model, ids, learnt, counts)).float()  # (learnt, V)
     targets = labels[learnt]
     return torch.nn.functional.cross_entropy(logits, targets), logits.argmax(-1) == targets
 

@@ -33,12 +33,14 @@ def inputs(rows: int, length: int, heads: int, kv_heads: int, size: int, *, gain
     return *together.to(torch.bfloat16).split([heads, kv_heads, kv_heads], 2), gradient
 
 
-def exact(given: Tensors, scale: float, window: int) -> Tensors:
+def exact(given: Tensors, scale: float, window: int, counts: torch.Tensor | None = None) -> Tensors:
     """In float64: output, logarithms of sums, and gradients."""
     *leaves, gradient = (one.double() for one in given)
     query, key, value = (one.requires_grad_() for one in leaves)
     groups = query.shape[2] // key.shape[2]
     scores = torch.einsum("bthc,bshc->bhts", query, key.repeat_interleave(groups, 2)) * scale
+    if counts is not None:
+        scores = scores + counts.double().log()[:, None, None]
     distance = torch.arange(query.shape[1])[:, None] - torch.arange(query.shape[1])
     seen = (distance >= 0) & (distance < (window or query.shape[1]))
     scores = scores.masked_fill(~seen, -math.inf)
@@ -46,10 +48,10 @@ def exact(given: Tensors, scale: float, window: int) -> Tensors:
     return out.detach(), scores.logsumexp(-1).detach(), *torch.autograd.grad(out, (query, key, value), gradient)
 
 
-def computed(given: Tensors, scale: float, window: int) -> Tensors:
+def computed(given: Tensors, scale: float, window: int, counts: torch.Tensor | None = None) -> Tensors:
     query, key, value, gradient = given
-    out, lse = attention.forward(query, key, value, scale, window)
-    return out, lse, *attention.backward(query, key, value, out, lse, gradient, scale, window)
+    out, lse = attention.forward(query, key, value, scale, window, counts)
+    return out, lse, *attention.backward(query, key, value, out, lse, gradient, scale, window, counts)
 
 
 def assert_close(found: Tensors, expected: Tensors) -> None:
@@ -75,6 +77,18 @@ def test_any_length_and_window(length: int, window: int) -> None:
 def test_any_heads(heads: int, kv_heads: int, size: int, window: int) -> None:
     given = inputs(3, 151, heads, kv_heads, size)
     assert_close(computed(given, 0.1, window), exact(given, 0.1, window))
+
+
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("length", [1, 17, 129, 321])
+def test_keys_that_count_several_times(length: int, window: int) -> None:
+    given = inputs(2, length, 4, 2, 32)
+    counts = 16 ** torch.rand(2, length, generator=torch.Generator().manual_seed(length))
+    found = computed(given, 0.2, window, counts)
+    assert_close(found, exact(given, 0.2, window, counts))
+    assert not torch.equal(found[1], computed(given, 0.2, window)[1])
+    with pytest.raises(ValueError, match=r"counts are \(B, T\)"):
+        attention.forward(given[0], given[1], given[2], 0.2, window, counts[:1])
 
 
 def test_scores_far_apart() -> None:

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from chat_templates.format import ChatFormat
 from training import recipe as recipes
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED
-from training.long_texts import compatible, conversation, drill_batch, long_batch
+from training.long_texts import compatible, conversation, drill_batch, is_filler, long_batch
 from training.needles import FAMILIES, Needle
 
 SMOKE = recipes.load(Path("training/recipes/smoke.toml"))
@@ -90,24 +91,26 @@ def test_reasoning_quotes_the_sentences_and_learns_the_last_answer_alone(fmt: Ch
 
 
 @pytest.mark.parametrize(("length", "rows"), [(256, 1), (1024, 2)])
-def test_a_drill_asks_for_one_code_after_another_or_for_three(fmt: ChatFormat, length: int, rows: int) -> None:
-    kinds: set[int] = set()
-    batches = [drill_batch(fmt, length, random.Random(seed)) for seed in range(6)]
+def test_a_drill_asks_for_one_code_after_another_for_three_or_for_holders(
+    fmt: ChatFormat, length: int, rows: int
+) -> None:
+    kinds: set[str] = set()
+    batches = [drill_batch(fmt, length, random.Random(seed)) for seed in range(10)]
     for batch in batches:
         assert batch.ids.shape[0] == rows
         assert batch.ids.shape[1] <= min(length, 384)
     for row in [row for batch in batches for row in batch.ids.tolist()]:
         text = fmt.decode(row, show_control=True)
-        answers = [one.split(", ") for one in re.findall(r"</think>\n\n([\d, ]+)", text)]
+        answers = [one.split(", ") for one in re.findall(r"</think>\n\n([\w, ]+)", text)]
         sizes = {len(one) for one in answers}
         assert sizes in ({1}, {3})
-        kinds |= sizes
+        kinds.add(f"{sizes.pop()} {'codes' if answers[0][0].isdigit() else 'holders'}")
         assert len(answers) == text.count("[|user|]")
-        answers = [code for one in answers for code in one]
-        assert len(set(answers)) == len(answers) >= 2
+        every = [one for answer in answers for one in answer]
+        assert len(set(every)) == len(every)
         story = text.split("\n\n")[1]
-        assert all(answer in story for answer in answers)
-    assert kinds == {1, 3}
+        assert all(one in story for one in every)
+    assert kinds == {"1 codes", "3 codes", "3 holders"}
 
 
 def test_half_of_the_texts_have_the_full_length_and_none_is_longer(fmt: ChatFormat) -> None:
@@ -120,3 +123,34 @@ def test_half_of_the_texts_have_the_full_length_and_none_is_longer(fmt: ChatForm
     assert max(sizes) <= 2048
     assert 4 <= sum(size > 1900 for size in sizes) <= 14
     assert min(sizes) < 1200
+
+
+def test_filler_is_all_of_a_text_but_codes_and_questions(fmt: ChatFormat) -> None:
+    ids, _ = conversation(fmt, 3000, 8, "standard", random.Random(3))
+    mask = is_filler(fmt, ids)
+    filler, rest = (
+        fmt.decode([one for one, is_so in zip(ids, mask, strict=True) if is_so is side]) for side in (True, False)
+    )
+    assert len(filler) > 2 * len(rest)
+    assert not re.search(r"\d|code", filler)
+    assert not re.search(r"likes|walks|stands|morning|Nobody|Every day|There is", rest)
+    whole, story = fmt.decode(ids), fmt.decode(ids).split("\n\n")[1]
+    codes = sum(len(sentence) + 2 for sentence in story.split(". ") if "code" in sentence)
+    assert abs(len(filler) - (len(story) - codes)) <= 2
+    assert len(filler) + len(rest) == len(whole)
+
+
+def test_filler_counts_up_to_so_many_times_and_nothing_else_does(fmt: ChatFormat) -> None:
+    highest = 0.0
+    for seed in range(20):
+        plain = long_batch(fmt, 4096, 4, random.Random(seed))
+        assert plain.counts is None
+        batch = long_batch(fmt, 4096, 4, random.Random(seed), filler_counts=8.0)
+        assert batch.counts is not None
+        assert torch.equal(batch.ids, plain.ids)
+        once, count = batch.counts.unique().tolist()
+        assert once == 1.0 < count <= 8.0
+        mask = torch.tensor([is_filler(fmt, batch.ids[0].tolist())])
+        assert torch.equal(batch.counts > 1, mask)
+        highest = max(highest, count)
+    assert highest > 4.0

@@ -8,6 +8,9 @@
 // that follow each other are a tile. So short rows waste little of a tile, and with an even G both its vectors are of
 // the same tokens. Scores of a tile lie with a key a row, so that sums and maxima over keys are those of registers.
 //
+// A key may count several times: its `bias`, the logarithm of how many over `scale`, is added to its products with all
+// queries.
+//
 // Sums are taken in an order that depends on shapes alone: results are the same bits whatever the threads.
 
 #include <immintrin.h>
@@ -40,6 +43,7 @@ struct Shape {
   int64_t rows, tokens, heads, kv_heads, size;
   float scale;
   int64_t window;
+  const float* bias;  // [B][T], or null for none
 
   int64_t group() const { return heads / kv_heads; }
   int64_t vectors() const { return (tokens + SPAN - 1) / SPAN * group(); }  // of a KV head
@@ -174,6 +178,13 @@ void pack_keys(const Shape& shape, Given given, int64_t row, int64_t kv_head, in
     }
 }
 
+// The bias of the keys [from, to) of a row; zeros follow up to whole groups.
+void pack_bias(const Shape& shape, int64_t row, int64_t from, int64_t to, float* bias) {
+  const int64_t present = shape.bias ? to - from : 0;
+  if (present) std::copy_n(shape.bias + row * shape.tokens + from, present, bias);
+  std::fill(bias + present, bias + (to - from + GROUP - 1) / GROUP * GROUP, 0.0f);
+}
+
 // sum[n] += rows[n] · columns, for N rows [C] and a tile's columns [C / 2][TILE]. SIZE is C where that is known.
 template <int SIZE, int N>
 inline __attribute__((always_inline)) void dots(const uint16_t* rows, const Pair* columns, int64_t size,
@@ -267,6 +278,7 @@ struct ForwardRoom {
   float* total;    // [TILES][TILE]
   float* factor;   // [TILE]
   uint16_t* keys;  // [KEYS][C]
+  float* bias;     // [KEYS]
   Pair* values;    // [KEYS / 2][C]
   float* scores;   // [KEYS][TILE]
   Pair* weights;   // [KEYS / 2][TILE]
@@ -278,6 +290,7 @@ struct ForwardRoom {
         total(parts.take<float>(TILES * TILE)),
         factor(parts.take<float>(TILE)),
         keys(parts.take<uint16_t>(KEYS * shape.size)),
+        bias(parts.take<float>(KEYS)),
         values(parts.take<Pair>(KEYS / 2 * shape.size)),
         scores(parts.take<float>(KEYS * TILE)),
         weights(parts.take<Pair>(KEYS / 2 * TILE)) {}
@@ -290,7 +303,7 @@ void score(const Shape& shape, int64_t tile, int64_t from, Seen seen, const Pair
   for (int64_t k = seen.low; k < seen.high; k += GROUP) {
     __m512 sum[GROUP][2];
 #pragma GCC unroll 8
-    for (int n = 0; n < GROUP; n++) sum[n][0] = sum[n][1] = _mm512_setzero_ps();
+    for (int n = 0; n < GROUP; n++) sum[n][0] = sum[n][1] = _mm512_set1_ps(room.bias[k - from + n]);
     dots<SIZE, GROUP>(room.keys + (k - from) * shape.size, queries, shape.size, sum);
     if (k < seen.all_low || k + GROUP > seen.all_high)
 #pragma GCC unroll 8
@@ -359,6 +372,7 @@ void forward_unit(const Shape& shape, Given q, Given k, Given v, Made out, float
     const int64_t to = std::min(from + KEYS, last);
     pack_keys(shape, k, row, kv_head, from, to, room.keys, nullptr);
     pack_keys(shape, v, row, kv_head, from, to, nullptr, room.values);
+    pack_bias(shape, row, from, to, room.bias);
     for (int64_t tile = begin; tile < end; tile++) {
       const Seen seen = seen_by(shape, tile, from, to);
       if (seen.low >= seen.high) continue;
@@ -393,6 +407,7 @@ struct BackwardRoom {
   float* query_sum;  // [tiles][TILE][C]: the gradient but for the scale
   // Of a block of keys
   uint16_t* keys;    // [KEYS_BACK][C]
+  float* bias;       // [KEYS_BACK]
   Pair* key_pairs;   // [KEYS_BACK / 2][C]
   uint16_t* values;  // [KEYS_BACK][C]
   float* key_sum;    // [KEYS_BACK][C]
@@ -411,6 +426,7 @@ struct BackwardRoom {
         delta(parts.take<float>(shape.tiles() * TILE)),
         query_sum(parts.take<float>(shape.tiles() * TILE * shape.size)),
         keys(parts.take<uint16_t>(KEYS_BACK * shape.size)),
+        bias(parts.take<float>(KEYS_BACK)),
         key_pairs(parts.take<Pair>(KEYS_BACK / 2 * shape.size)),
         values(parts.take<uint16_t>(KEYS_BACK * shape.size)),
         key_sum(parts.take<float>(KEYS_BACK * shape.size)),
@@ -432,8 +448,10 @@ void differentiate(const Shape& shape, int64_t tile, int64_t from, Seen seen, co
   for (int64_t k = seen.low; k < seen.high; k += AT_ONCE) {
     __m512 weight[AT_ONCE][2], score[AT_ONCE][2];
 #pragma GCC unroll 4
-    for (int n = 0; n < AT_ONCE; n++)
-      weight[n][0] = weight[n][1] = score[n][0] = score[n][1] = _mm512_setzero_ps();
+    for (int n = 0; n < AT_ONCE; n++) {
+      weight[n][0] = weight[n][1] = _mm512_set1_ps(room.bias[k - from + n]);
+      score[n][0] = score[n][1] = _mm512_setzero_ps();
+    }
     dots<SIZE, AT_ONCE>(room.keys + (k - from) * size, queries, size, weight);
     dots<SIZE, AT_ONCE>(room.values + (k - from) * size, grads, size, score);
 #pragma GCC unroll 4
@@ -500,6 +518,7 @@ void backward_unit(const Shape& shape, Given q, Given k, Given v, Given out, con
     const int64_t to = std::min(from + KEYS_BACK, shape.tokens);
     pack_keys(shape, k, row, kv_head, from, to, room.keys, room.key_pairs);
     pack_keys(shape, v, row, kv_head, from, to, room.values, nullptr);
+    pack_bias(shape, row, from, to, room.bias);
     std::fill_n(room.key_sum, KEYS_BACK * size, 0.0f);
     std::fill_n(room.value_sum, KEYS_BACK * size, 0.0f);
     for (int64_t tile = from / SPAN * shape.group() / 2; tile < tiles; tile++) {
@@ -533,13 +552,13 @@ void backward_unit(const Shape& shape, Given q, Given k, Given v, Given out, con
 
 }  // namespace
 
-// out[b, t, h] = softmax over the tokens s that t sees (scale * q[b, t, h] · k[b, s, h / G]) · v[b, s, h / G], and the
-// logarithm of what that softmax divides by. q (B, T, H, C), k and v (B, T, K, C) with strides from token to token; out
-// (B, T, H, C) and lse (B, H, T), contiguous.
+// out[b, t, h] = softmax over the tokens s that t sees (scale * (q[b, t, h] · k[b, s, h / G] + bias[b, s])) ·
+// v[b, s, h / G], and the logarithm of what that softmax divides by. q (B, T, H, C), k and v (B, T, K, C) with strides
+// from token to token; bias (B, T) or null; out (B, T, H, C) and lse (B, H, T), contiguous.
 extern "C" void attention_forward(const uint16_t* q, int64_t q_stride, const uint16_t* k, int64_t k_stride,
-                                  const uint16_t* v, int64_t v_stride, uint16_t* out, float* lse, int64_t B, int64_t T,
-                                  int64_t H, int64_t K, int64_t C, float scale, int64_t window) {
-  const Shape shape{B, T, H, K, C, scale, window};
+                                  const uint16_t* v, int64_t v_stride, const float* bias, uint16_t* out, float* lse,
+                                  int64_t B, int64_t T, int64_t H, int64_t K, int64_t C, float scale, int64_t window) {
+  const Shape shape{B, T, H, K, C, scale, window, bias};
   const auto unit = C == 32 ? forward_unit<32> : C == 64 ? forward_unit<64> : C == 128 ? forward_unit<128> : forward_unit<0>;
   const int64_t tiles = shape.tiles(), parts = (tiles + TILES - 1) / TILES;
 #pragma omp parallel
@@ -557,11 +576,11 @@ extern "C" void attention_forward(const uint16_t* q, int64_t q_stride, const uin
 
 // The gradients dq, dk and dv, laid out as q, k and v, from `dout`, the one of `out`, and what the forward pass gave.
 extern "C" void attention_backward(const uint16_t* q, int64_t q_stride, const uint16_t* k, int64_t k_stride,
-                                   const uint16_t* v, int64_t v_stride, const uint16_t* out, const float* lse,
-                                   const uint16_t* dout, uint16_t* dq, int64_t dq_stride, uint16_t* dk,
-                                   int64_t dk_stride, uint16_t* dv, int64_t dv_stride, int64_t B, int64_t T, int64_t H,
-                                   int64_t K, int64_t C, float scale, int64_t window) {
-  const Shape shape{B, T, H, K, C, scale, window};
+                                   const uint16_t* v, int64_t v_stride, const float* bias, const uint16_t* out,
+                                   const float* lse, const uint16_t* dout, uint16_t* dq, int64_t dq_stride,
+                                   uint16_t* dk, int64_t dk_stride, uint16_t* dv, int64_t dv_stride, int64_t B,
+                                   int64_t T, int64_t H, int64_t K, int64_t C, float scale, int64_t window) {
+  const Shape shape{B, T, H, K, C, scale, window, bias};
   const auto unit =
       C == 32 ? backward_unit<32> : C == 64 ? backward_unit<64> : C == 128 ? backward_unit<128> : backward_unit<0>;
 #pragma omp parallel
