@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -55,12 +55,17 @@ class KernelsUnavailableError(RuntimeError):
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The library, or None where it is switched off or cannot be had, which is then logged, once."""
+    return if_available(load, "vLLM's")
+
+
+def if_available(load: Callable[[], ctypes.CDLL], otherwise: str) -> ctypes.CDLL | None:
+    """What `load` gives, or None where kernels are switched off or cannot be had; the log says whose operations run."""
     if os.environ.get(SWITCH) == "0":
         return None
     try:
         return load()
     except KernelsUnavailableError as error:
-        logger.warning("vLLM's own CPU operations on this machine: %s", error)
+        logger.warning("%s own CPU operations on this machine: %s", otherwise, error)
         return None
 
 

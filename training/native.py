@@ -2,14 +2,9 @@
 
 import ctypes
 import functools
-import logging
-import os
 from pathlib import Path
 
 from model_impl import native
-from model_impl.native import SWITCH, KernelsUnavailableError, load_from
-
-logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "kernels"
 
@@ -33,13 +28,7 @@ _RESULTS: dict[str, type] = {}
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The library, or None where it is switched off or cannot be had, which is then logged, once."""
-    if os.environ.get(SWITCH) == "0":
-        return None
-    try:
-        return load()
-    except KernelsUnavailableError as error:
-        logger.warning("PyTorch's own CPU operations on this machine: %s", error)
-        return None
+    return native.if_available(load, "PyTorch's")
 
 
 def load() -> ctypes.CDLL:
@@ -48,4 +37,4 @@ def load() -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    return load_from(SOURCES, _ARGUMENTS, _RESULTS, headers=(native.SOURCES,))
+    return native.load_from(SOURCES, _ARGUMENTS, _RESULTS, headers=(native.SOURCES,))
