@@ -306,9 +306,13 @@ def _several(depth: float, rng: random.Random, held_out: bool) -> Needle:
 
 
 def _variables(depth: float, rng: random.Random, held_out: bool) -> Needle:
-    """Chains of holders, each after the one it has its code from; asked are all holders of the first chain's code."""
-    holders = rng.sample(NAMES, _CHAINS * _CHAIN_LENGTH)
-    chains = [holders[start : start + _CHAIN_LENGTH] for start in range(0, len(holders), _CHAIN_LENGTH)]
+    """Chains of holders, each after the one it has its code from; asked are all holders of the first chain's code.
+
+    Those to train on may be shorter: who has a code at all is learnt before who has it from whom.
+    """
+    length = _CHAIN_LENGTH if held_out else rng.randint(1, _CHAIN_LENGTH)
+    holders = rng.sample(NAMES, _CHAINS * length)
+    chains = [holders[start : start + length] for start in range(0, len(holders), length)]
     bindings = _bind([chain[0] for chain in chains], rng, held_out=held_out)
     placed: list[tuple[float, str]] = []
     for index, (chain, binding) in enumerate(zip(chains, bindings, strict=True)):

@@ -103,14 +103,18 @@ def test_a_drill_asks_for_one_code_after_another_for_three_or_for_holders(
         text = fmt.decode(row, show_control=True)
         answers = [one.split(", ") for one in re.findall(r"</think>\n\n([\w, ]+)", text)]
         sizes = {len(one) for one in answers}
-        assert sizes in ({1}, {3})
-        kinds.add(f"{sizes.pop()} {'codes' if answers[0][0].isdigit() else 'holders'}")
+        if answers[0][0].isdigit():
+            assert sizes in ({1}, {3})
+            kinds.add(f"{sizes.pop()} codes")
+        else:
+            assert sizes <= {1, 2, 3}
+            kinds.add("holders")
         assert len(answers) == text.count("[|user|]")
         every = [one for answer in answers for one in answer]
         assert len(set(every)) == len(every)
         story = text.split("\n\n")[1]
         assert all(one in story for one in every)
-    assert kinds == {"1 codes", "3 codes", "3 holders"}
+    assert kinds == {"1 codes", "3 codes", "holders"}
 
 
 def test_half_of_the_texts_have_the_full_length_and_none_is_longer(fmt: ChatFormat) -> None:

@@ -69,6 +69,14 @@ def test_holders_stand_after_those_they_have_their_code_from(depth: float, seed:
     assert {name for name, value in holders.items() if value == asked[0]} == set(needle.expected)
 
 
+def test_chains_are_shorter_at_times_to_train_on_but_never_to_measure() -> None:
+    lengths = {
+        held_out: {len(draw("variables", 0.5, random.Random(seed), held_out=held_out).expected) for seed in range(30)}
+        for held_out in (False, True)
+    }
+    assert lengths == {False: {1, 2, 3}, True: {3}}
+
+
 @given(families, seeds, st.integers(150, 20_000))
 def test_a_prompt_fills_its_length_and_not_more(family: str, seed: int, target: int) -> None:
     needle = draw(family, 0.5, random.Random(seed))
