@@ -52,7 +52,7 @@ class Serving:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
         self.written = WrittenTurns(self.fmt)
-        closings = [self.fmt.closing(text) for text in (self.profile.reasoning.wrap_up, "")]
+        closings = [self.fmt.closing(text) for text in self.profile.reasoning.wrap_ups]
         self.wrap_ups = [tuple(closing.last_words) for closing in closings]
         self.gap = tuple(closings[0].gap)
         self.closing = (*closings[0].tag, *self.gap)

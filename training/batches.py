@@ -223,13 +223,13 @@ class ExampleSource:
     def _render_cut(self, history: list[Message], last: Exchange, rng: random.Random) -> tuple[list[int], list[bool]]:
         """A conversation whose reasoning broke off somewhere, as a server ends it whose budget is spent.
 
-        As there, the wrap-up is said where it takes at most half of the budget, and words before the end tag too. The
+        As there, a wrap-up is said where it takes at most half of the budget, and words before the end tag too. The
         thought as far as it goes and the answer are learnt, never what was said for the model.
         """
         fmt = self._format
         prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], "reasoning")
         thought = self._encode(last.reasoning, last.spelled)
-        closings = [fmt.closing(words) for words in (self._recipe.wrap_up, "")]
+        closings = [fmt.closing(words) for words in (self._recipe.wrap_up, self._recipe.short_wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
         budget = int(most ** rng.random()) if rng.random() < _EARLY_CUT_SHARE else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])

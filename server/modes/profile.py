@@ -75,14 +75,23 @@ class AnswerSampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve."""
+    """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
+
+    `short_wrap_up` is said instead of `wrap_up` where that takes more than half of a budget, and nothing where it does too.
+    """
 
     template: Literal["reasoning"] = "reasoning"
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
+    short_wrap_up: str = ""
     effort_shares: EffortShares = EffortShares(minimal=0.1, low=0.2, medium=0.5, high=0.8, xhigh=0.95)  # OpenRouter's
     answer: AnswerSampling | None = None
+
+    @property
+    def wrap_ups(self) -> tuple[str, str, str]:
+        """What may be said when a budget is spent, the longest first."""
+        return self.wrap_up, self.short_wrap_up, ""
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -127,11 +127,12 @@ def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe
     """What the server plans for a budget is what stands between thought and answer, and none of it is learnt."""
     fmt = ChatFormat.from_folder(finished.folder)
     profile = load_profile(PROFILE_FOLDER / "exaone4.toml").reasoning
-    closings = [fmt.closing(words) for words in (profile.wrap_up, "")]
+    closings = [fmt.closing(words) for words in profile.wrap_ups]
     closing = (*closings[0].tag, *closings[0].gap)
     tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
     always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **tasks)
-    assert always.wrap_up == profile.wrap_up
+    assert (always.wrap_up, always.short_wrap_up) == profile.wrap_ups[:2]
+    said = set()
     rng = random.Random(0)
     budgets = set()
     for _ in range(200):
@@ -149,6 +150,8 @@ def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe
         learnt = [*[True] * len(thought), *[False] * len(rest), *[True] * len(answer)]
         assert mask == [False] * (begin + 2) + learnt
         budgets.add(budget)
+        said.add(fmt.decode(list(plan.wrap_up)).strip())
+    assert said == {profile.wrap_up.strip(), profile.short_wrap_up.strip(), ""}
     assert {1, 2, 3} < budgets
     assert max(budgets) > 40
 
