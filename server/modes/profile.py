@@ -77,7 +77,7 @@ class AnswerSampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
 
-    `short_wrap_up` is said instead of `wrap_up` where that takes more than half of a budget, and nothing where it does too.
+    `short_wrap_up` is said instead of `wrap_up` where that takes more than half of a budget; nothing where both do.
     """
 
     template: Literal["reasoning"] = "reasoning"

@@ -117,6 +117,27 @@ async def test_a_budget_bounds_the_thinking_and_the_wrap_up_is_not_shown(
     assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
 
 
+@pytest.mark.parametrize(("budget", "said"), [(40, 0), (12, 1), (2, 2)])
+async def test_the_longest_wrap_up_is_said_that_takes_at_most_half_of_the_budget(
+    client: Client, fmt: ChatFormat, profile: Profile, budget: int, said: int
+) -> None:
+    words = [fmt.closing(text).last_words for text in profile.reasoning.wrap_ups]
+    assert len(words[1]) <= 6 < len(words[0]) <= 20
+    thought = fmt.encode_text("let me see " * 20)
+    engine = FakeEngine(script_of(thought, len(fmt.render(HELLO, "reasoning"))), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        asked = body(reasoning_mode="reasoning", thinking_token_budget=budget, max_tokens=100)
+        result = (await http.post(CHAT, json=asked)).json()
+    shown = thought[: budget - len(words[said])]
+    assert result["choices"][0]["message"]["reasoning_content"] == fmt.decode(shown)
+    assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == budget
+    prompt = engine.seen[-1].prompt_ids
+    assert prompt[len(fmt.render(HELLO, "reasoning")) :] == [
+        *shown,
+        *fmt.close_thinking(profile.reasoning.wrap_ups[said]),
+    ]
+
+
 async def test_a_budget_that_ends_within_a_character_loses_nothing(client: Client, fmt: ChatFormat) -> None:
     emoji = fmt.encode_text("😀")
     assert len(emoji) > 2
