@@ -114,11 +114,14 @@ async def together(title: str, work: Iterable[Awaitable[T]]) -> list[T]:
             progress.advance(bar)
             return result
 
+        failed: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(counted(job)) for job in jobs]
         except* (UsageError, httpx.TransportError) as errors:
-            raise errors.exceptions[0] from None
+            failed = errors.exceptions[0]  # raised in here it would come as a group before Python 3.11.4
+        if failed is not None:
+            raise failed
     return [task.result() for task in tasks]
 
 
