@@ -1,6 +1,6 @@
 // Draws a token per row of logits within temperature, min-p, top-k and top-p, as sampler_draw.py says it, in one pass
 // over the row and a few over what is near the last token that is kept. No sort: the bits of positive floats are in
-// their order, so the value of that token is searched among them, sixteen intervals at a time.
+// their order, so the value of that token is searched among them, eight intervals at a time.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -16,7 +16,7 @@
 namespace {
 
 constexpr int64_t BLOCK = 128;         // masses whose sum is one number of the draw
-constexpr int INTERVALS = 16;          // that a search tells apart in one pass
+constexpr int INTERVALS = 8;           // that a search tells apart in one pass
 constexpr int64_t FLUSH = 32;          // registers that are summed in float32 before they count in double
 constexpr float SMALLEST = -100.0f;    // of an exponent: exp of less is nothing beside the largest mass, 1
 constexpr int64_t THREADED = 1 << 15;  // logits that are worth a thread
@@ -38,7 +38,7 @@ inline float float_of(int32_t bits) {
   return value;
 }
 
-// Sums of what is at least `least` [16] (in ascending order) of `count` values: their mass, or their number.
+// Sums of what is at least `least` [INTERVALS] (ascending) of `count` values: their mass, or their number.
 template <bool NUMBER>
 void sums_above(const float* values, int64_t count, const float* least, double* sums) {
   std::fill(sums, sums + INTERVALS, 0.0);
@@ -67,7 +67,7 @@ int64_t select(const float* values, int64_t count, float least, float limit, flo
     const __m512 value = _mm512_maskz_loadu_ps(there, values + at);
     const __mmask16 inside = _mm512_mask_cmp_ps_mask(there, value, _mm512_set1_ps(least), _CMP_GE_OQ) &
                              _mm512_mask_cmp_ps_mask(there, value, _mm512_set1_ps(limit), _CMP_LT_OQ);
-    _mm512_mask_compressstoreu_ps(to + found, inside, value);
+    _mm512_storeu_ps(to + found, _mm512_maskz_compress_ps(inside, value));  // compressed stores are slow on Zen 4
     found += __builtin_popcount(inside);
   }
   return found;
@@ -143,6 +143,19 @@ void keep(float* masses, int64_t count, float smallest, int64_t ties) {
   }
 }
 
+// At most the k-th largest mass: the k-th of those that are the largest of their blocks, or else `least`.
+float kth_peak(const float* masses, int64_t count, int64_t k, float least, float* room) {
+  if (k > count / BLOCK) return least;
+  for (int64_t at = 0; at < count; at += BLOCK) {
+    __m512 most = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < BLOCK; i += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(masses + at + i));
+    room[at / BLOCK] = _mm512_reduce_max_ps(most);
+  }
+  double larger;
+  return search<true>(room, count / BLOCK, least, (double)k, room, &larger);
+}
+
 // Sets what the limits leave out to zero. `room` takes as many values as there are.
 void narrow(float* masses, int64_t count, const Limits& limits, float* room) {
   float smallest = std::max((float)limits.min_p, float_of(1));  // a mass of zero is never kept
@@ -151,6 +164,7 @@ void narrow(float* masses, int64_t count, const Limits& limits, float* room) {
   int64_t number = count, ties = count;
   double larger;
   if (limits.top_k || limits.min_p > 0) {
+    if (limits.top_k) smallest = kth_peak(masses, count, limits.top_k, smallest, room);
     number = select(masses, count, smallest, 2.0f, room);
     if (limits.top_k && number > limits.top_k) {
       smallest = search<true>(room, number, smallest, (double)limits.top_k, room, &larger);
@@ -162,8 +176,9 @@ void narrow(float* masses, int64_t count, const Limits& limits, float* room) {
     return;
   }
   if (limits.top_p < 1) {
-    const double goal = limits.top_p * sum_of(left, number);
-    smallest = search<false>(left, number, smallest, goal, room, &larger);
+    const double whole = sum_of(left, number), goal = limits.top_p * whole;
+    const float spare = (float)((whole - goal) / number / 2);  // all that are smaller come to less than may be left out
+    smallest = search<false>(left, number, std::max(smallest, spare), goal, room, &larger);
     ties = std::max<int64_t>(1, (int64_t)std::ceil((goal - larger) / smallest));
   }
   keep(masses, count, smallest, ties);
