@@ -21,8 +21,7 @@ from training.recipe import SftRecipe
 _BATCHES_PER_CHUNK = 20
 _LENGTH_MULTIPLE = 8
 _SYSTEM_SHARE = 0.05
-_EARLY_CUT_SHARE = 0.6  # of what is cut off: at a budget of at most _EARLY tokens, uniform in its logarithm
-_EARLY = 64
+_EARLY_CUT = 64  # tokens; the budgets of early cuts are uniform in their logarithm
 _EASIER_SHARE = 0.3
 _JSON_TASK_SHARE = 0.25
 _FITTING_SHARE = 0.7
@@ -232,7 +231,8 @@ class ExampleSource:
         thought = self._encode(last.reasoning, last.spelled)
         closings = [fmt.closing(words) for words in (self._recipe.wrap_up, self._recipe.short_wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
-        budget = int(min(most, _EARLY) ** rng.random()) if rng.random() < _EARLY_CUT_SHARE else rng.randrange(most)
+        early = rng.random() < self._recipe.early_cut_share
+        budget = int(min(most, _EARLY_CUT) ** rng.random()) if early else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
         thought = thought[: min(budget - len(said), len(thought) - 1)]
         closing = [*said, *closings[0].tag, *closings[0].gap]
