@@ -42,6 +42,18 @@ def test_each_tensor_is_the_mean(checkpoints: list[Path], tmp_path: Path) -> Non
     assert found.keys() == all_weights[0].keys()
 
 
+def test_configs_and_tokenizer_are_those_of_the_checkpoints_and_no_card_is(tmp_path: Path) -> None:
+    average([EMBEDDED, EMBEDDED], tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in EMBEDDED.glob("*.json")} | {WEIGHTS}
+
+
+def test_no_checkpoint_is_written_over(checkpoints: list[Path]) -> None:
+    before = (checkpoints[0] / WEIGHTS).read_bytes()
+    with pytest.raises(ValueError, match="is one of the checkpoints"):
+        average(checkpoints, checkpoints[0])
+    assert (checkpoints[0] / WEIGHTS).read_bytes() == before
+
+
 def test_the_mean_of_one_checkpoint_is_that_checkpoint(tmp_path: Path) -> None:
     average([EMBEDDED, EMBEDDED], tmp_path)
     embedded, mean = Exaone4ForCausalLM.from_pretrained(EMBEDDED), Exaone4ForCausalLM.from_pretrained(tmp_path)
