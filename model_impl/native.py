@@ -5,6 +5,7 @@ for, there is a line in the log and the caller goes vLLM's way. What is computed
 `fused`, `prefill`, `decode` and `sampler_draw` in this package. Training has kernels of its own, which load like these.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -12,6 +13,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,6 +25,8 @@ Arguments = Mapping[str, list[type]]
 SOURCES = Path(__file__).parent / "kernels"
 SWITCH = "TWOGEAR_KERNELS"
 """The environment variable that leaves them out when it is 0."""
+AHEAD = "compile-kernels"
+"""The name of the thread that `compile_ahead` starts."""
 
 _CPU_FLAGS = ("avx512f", "avx512bw", "avx512vl", "avx512_bf16", "fma")  # as /proc/cpuinfo calls them
 _COMPILE = (
@@ -30,6 +34,7 @@ _COMPILE = (
     *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mfma"),
 )
 _COMPILE_SECONDS = 120
+_compiling = threading.Lock()
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS: Arguments = {
     "packed_size": [_POINTER, _SIZE, _SIZE],
@@ -69,6 +74,20 @@ def if_available(load: Callable[[], ctypes.CDLL], otherwise: str) -> ctypes.CDLL
         return None
 
 
+def compile_ahead() -> None:
+    """Compiles the library in a thread, so that `kernels` finds it or waits for less; g++ needs no interpreter.
+
+    Only where the environment asks for kernels, as our defaults for a CPU do. What fails is `kernels`' to tell.
+    """
+    if os.environ.get(SWITCH, "0") != "0":
+        threading.Thread(target=_compile_quietly, name=AHEAD, daemon=True).start()
+
+
+def _compile_quietly() -> None:
+    with contextlib.suppress(KernelsUnavailableError):
+        _compiled(SOURCES)
+
+
 def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
     """The library, compiled if no earlier start did. It shares the OpenMP threads of torch, which is loaded before.
 
@@ -93,13 +112,8 @@ def load_from(
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    command = (compiler, *_COMPILE[1:], *(f"-I{folder}" for folder in headers))
     try:
-        path = cache_folder() / f"kernels-{_fingerprint(command, (sources, *headers))}.so"
-        if not path.exists():
-            _compile(command, sources, path)
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(_compiled(sources, headers=headers, compiler=compiler)))
     except OSError as error:
         raise KernelsUnavailableError(f"{error}") from error
     for name, types in arguments.items():
@@ -107,6 +121,20 @@ def load_from(
         function.argtypes = types
         function.restype = results.get(name)
     return library
+
+
+def _compiled(sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0]) -> Path:
+    """The library's file, made if no earlier start did. Raises KernelsUnavailableError."""
+    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    command = (compiler, *_COMPILE[1:], *(f"-I{folder}" for folder in headers))
+    try:
+        path = cache_folder() / f"kernels-{_fingerprint(command, (sources, *headers))}.so"
+        with _compiling:
+            if not path.exists():
+                _compile(command, sources, path)
+    except OSError as error:
+        raise KernelsUnavailableError(f"{error}") from error
+    return path
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 
+from model_impl.native import compile_ahead
 from server.engine import USER_ERROR
 from server.engine.checkpoint import ModelError, check_model
 from server.engine.defaults import engine_defaults, use_environment
@@ -47,6 +48,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     check_model(model)
     defaults = engine_defaults(model, options)
     use_environment(defaults)
+    compile_ahead()
     gc.disable()  # what is made until the engine is up stays: to look through it again and again delays the start
     # These import vLLM, which takes seconds and reads the environment.
     from server.engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415

@@ -1,6 +1,9 @@
 """Our matrix product beside the exact one: any shape, any bias, any strides; a row alone as in any batch."""
 
 import ctypes
+import os
+import shutil
+import threading
 import warnings
 from pathlib import Path
 
@@ -161,6 +164,33 @@ def test_the_library_is_compiled_once(library: ctypes.CDLL, tmp_path: Path, monk
     written = made.stat().st_mtime_ns
     load()
     assert [entry.stat().st_mtime_ns for entry in native.cache_folder().iterdir()] == [written]
+
+
+def test_what_is_compiled_ahead_is_waited_for(
+    library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\necho >> {tmp_path}/runs\nexec {shutil.which("g++")} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(native.SWITCH, "1")
+    native.compile_ahead()
+    load()
+    for thread in threading.enumerate():
+        if thread.name == native.AHEAD:
+            thread.join()
+    assert len((tmp_path / "runs").read_text().splitlines()) == 1
+    assert len(list(native.cache_folder().iterdir())) == 1
+
+
+@pytest.mark.parametrize("switch", ["0", None])
+def test_nothing_is_compiled_ahead_that_is_not_asked_for(switch: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(native.SWITCH, raising=False)
+    if switch is not None:
+        monkeypatch.setenv(native.SWITCH, switch)
+    native.compile_ahead()
+    assert native.AHEAD not in [thread.name for thread in threading.enumerate()]
 
 
 def test_another_source_is_another_library(
