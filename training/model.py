@@ -9,6 +9,7 @@ from transformers import Exaone4Config, Exaone4ForCausalLM
 
 from training import attention
 from training.recipe import ModelRecipe
+from training.widening import widen
 
 _SLIDING_GAIN, _GLOBAL_GAIN = 1.5, 2.0
 
@@ -79,8 +80,12 @@ def compile_body(model: Exaone4ForCausalLM, backend: str = "inductor") -> None:
 
 
 def start_from(model: Exaone4ForCausalLM, folder: Path) -> None:
-    """Takes over a checkpoint's weights. Raises OSError, or RuntimeError where its shape is another."""
-    model.load_state_dict(Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
+    """Takes over a checkpoint's weights, widened where it is narrower (widening.py).
+
+    Raises OSError, or RuntimeError or ValueError where its shape is another in other ways.
+    """
+    source = Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(widen(source.state_dict(), source.config, model.state_dict(), model.config))
 
 
 def save(model: Exaone4ForCausalLM, folder: Path) -> None:
