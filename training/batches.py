@@ -5,7 +5,7 @@ A stream is made of chunks; chunk k depends only on the recipe and k, so that a 
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
@@ -14,7 +14,7 @@ from reasoning_gym.data import read_data_file
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
 from chat_templates.settings import Mode
-from training import conversation, copying, needles, records, tool_use
+from training import conversation, copying, drafts, needles, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
 from training.recipe import SftRecipe
 
@@ -54,12 +54,20 @@ class Exchange:
     """A user's text with the reasoning and the answer to it.
 
     `spelled` is written letter by letter: how a tokenizer cuts a word of no language cannot be told from its letters.
+    `draft` is the line that the thought begins with, if any; it is not learnt where it `is_misleading`.
     """
 
     prompt: str
     reasoning: str
     answer: str
     spelled: str = ""
+    draft: str = ""
+    is_misleading: bool = False
+
+    @property
+    def thought(self) -> str:
+        """The reasoning, after the draft."""
+        return self.draft + self.reasoning
 
 
 def things() -> tuple[str, ...]:
@@ -120,7 +128,8 @@ class ExampleSource:
         family, metadata = FAMILIES[item.family], item.entry["metadata"]
         spelled = family.spelled(metadata)
         trace = family.trace({**metadata, "pieces": self._pieces(metadata["word"])}) if spelled else item.trace
-        return Exchange(item.question.strip(), trace, item.answer, spelled)
+        draft = "" if self._recipe.wrong_draft_share is None else drafts.line(item.answer)
+        return Exchange(item.question.strip(), trace, item.answer, spelled, draft)
 
     def _pieces(self, word: str) -> list[str]:
         """A word as the tokenizer cuts it."""
@@ -137,7 +146,7 @@ class ExampleSource:
         if rng.random() < _JSON_TASK_SHARE:
             task = self._task(progress, rng)
             asked, answer = records.ask_for_json(task.prompt, rng), records.json_answer(task.answer)
-            return Exchange(asked, task.reasoning, answer, task.spelled)
+            return replace(task, prompt=asked, answer=answer)
         extraction = records.draw(rng)
         return Exchange(extraction.request, extraction.thought, extraction.answer)
 
@@ -154,9 +163,20 @@ class ExampleSource:
             past = self.exchange(progress, rng)
             messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
         last = self.exchange(progress, rng)
-        if mode == "reasoning" and rng.random() < self._recipe.cut_share:
-            return self._render_cut(messages, last, rng)
-        return self.render(messages, last, mode)
+        if mode == "standard":
+            return self.render(messages, last, mode)
+        is_cut = rng.random() < self._recipe.cut_share
+        is_early = is_cut and rng.random() < self._recipe.early_cut_share
+        if not is_early:
+            last = self._misled(last, rng)
+        return self._render_cut(messages, last, rng, is_early=is_early) if is_cut else self.render(messages, last, mode)
+
+    def _misled(self, last: Exchange, rng: random.Random) -> Exchange:
+        """Its draft wrong, in the recipe's share: what is worked out has to be told from what was guessed."""
+        if not last.draft or rng.random() >= (self._recipe.wrong_draft_share or 0.0):
+            return last
+        draft = drafts.wrong(last.draft, rng)
+        return replace(last, draft=draft, is_misleading=draft != last.draft)
 
     def held_out(self, kind: str, mode: Mode, rng: random.Random) -> tuple[list[int], list[bool]]:
         """A held-out example: of a family, a record as JSON (`json`), a request that fits a tool (`tools`), a code to
@@ -173,7 +193,8 @@ class ExampleSource:
         if kind == "needles":
             needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
             return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
-        return self.render([], self.item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True)), mode)
+        last = self.item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True))
+        return self.render([], replace(last, draft=drafts.wrong(last.draft, rng), is_misleading=True), mode)
 
     def _with_needles(
         self, messages: list[Message], mode: Mode, progress: float, rng: random.Random
@@ -217,10 +238,12 @@ class ExampleSource:
         """Conversation, or a task where no tool calculates."""
         calculates = any(parameter.pool == "expression" for tool in tools for parameter in tool.parameters)
         said = self._talk(rng) if calculates or rng.random() < 0.5 else self._task(progress, rng)
-        answer: Message = {"role": "assistant", "content": said.answer, "reasoning_content": said.reasoning}
+        answer: Message = {"role": "assistant", "content": said.answer, "reasoning_content": said.thought}
         return [{"role": "user", "content": said.prompt}, answer]
 
-    def _render_cut(self, history: list[Message], last: Exchange, rng: random.Random) -> tuple[list[int], list[bool]]:
+    def _render_cut(
+        self, history: list[Message], last: Exchange, rng: random.Random, *, is_early: bool
+    ) -> tuple[list[int], list[bool]]:
         """A conversation whose reasoning broke off somewhere, as a server ends it whose budget is spent.
 
         As there, a wrap-up is said where it takes at most half of the budget, and words before the end tag too. The
@@ -228,26 +251,40 @@ class ExampleSource:
         """
         fmt = self._format
         prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], "reasoning")
-        thought = self._encode(last.reasoning, last.spelled)
+        thought = self._encode(last.thought, last.spelled)
         closings = [fmt.closing(words) for words in (self._recipe.wrap_up, self._recipe.short_wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
-        early = rng.random() < self._recipe.early_cut_share
-        budget = int(min(most, _EARLY_CUT) ** rng.random()) if early else rng.randrange(most)
+        budget = int(min(most, _EARLY_CUT) ** rng.random()) if is_early else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
         thought = thought[: min(budget - len(said), len(thought) - 1)]
         closing = [*said, *closings[0].tag, *closings[0].gap]
         answer = [*self._encode(last.answer, last.spelled), fmt.end_of_turn_id]
-        parts = ((prompt, False), (thought, True), (closing, False), (answer, True))
+        unlearnt = self._unlearnt(last)
+        parts = (
+            (prompt, False),
+            (thought[:unlearnt], False),
+            (thought[unlearnt:], True),
+            (closing, False),
+            (answer, True),
+        )
         return [one for ids, _ in parts for one in ids], [learnt for ids, learnt in parts for _ in ids]
+
+    def _unlearnt(self, last: Exchange) -> int:
+        """How many tokens at the thought's beginning are a draft that misleads."""
+        return len(self._encode(last.draft, last.spelled)) if last.is_misleading else 0
 
     def render(self, history: list[Message], last: Exchange, mode: Mode) -> tuple[list[int], list[bool]]:
         """A conversation that ends with `last`, as the mode writes it."""
         answer = {"role": "assistant", "content": last.answer}
         if mode == "reasoning":
-            answer["reasoning_content"] = last.reasoning
+            answer["reasoning_content"] = last.thought
         messages = [*history, {"role": "user", "content": last.prompt}, answer]
-        ids, mask = self._format.render_conversation(messages, mode)
-        return self._spell(ids, mask, last.spelled)
+        ids, mask = self._spell(*self._format.render_conversation(messages, mode), last.spelled)
+        if mode == "reasoning":
+            begin = mask.index(True)
+            until = begin + self._unlearnt(last)
+            mask[begin:until] = [False] * (until - begin)
+        return ids, mask
 
     def _encode(self, text: str, spelled: str) -> list[int]:
         ids = self._format.encode_text(text)

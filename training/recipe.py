@@ -32,10 +32,12 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tokens` bounds the run; `reasoning_ratio` is reasoning tokens per standard token; `curriculum` and `decay` are
     shares of the run: how long difficulty grows at its start, and how long the rate falls at its end. Of the reasoning
     examples `cut_share` have their reasoning cut off and ended as a server does when a budget is spent, with `wrap_up`,
-    or else `short_wrap_up`, where the budget holds it twice; `early_cut_share` of these within 64 tokens. Of all
-    examples `needles_share` are texts with codes to be found. `learns`: the answers, or the prompts with them. `start`
-    names a checkpoint's folder to go on from, with its tokenizer, instead of fresh weights. `hardest` is the last step
-    of the families' difficulty that is trained and checked; where it is not given, or there are fewer, all.
+    or else `short_wrap_up`, where the budget holds it twice; `early_cut_share` of these within 64 tokens. With a
+    `wrong_draft_share` the thought about a task begins with a draft of its answer, wrong in that share of those that
+    are not cut early. Of all examples `needles_share` are texts with codes to be found. `learns`: the answers, or the
+    prompts with them. `start` names a checkpoint's folder to go on from, with its tokenizer, instead of fresh weights.
+    `hardest` is the last step of the families' difficulty that is trained and checked; where it is not given, or there
+    are fewer, all.
     """
 
     tokens: int
@@ -60,6 +62,7 @@ class SftRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     families: dict[str, float]
     short_wrap_up: str = ""
     early_cut_share: float = 0.5
+    wrong_draft_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
     start: str | None = None
     learns: Literal["answers", "everything"] = "answers"
     hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from server.modes.limits import plan_thinking
 from server.modes.profile import PROFILE_FOLDER, load_profile
+from training import drafts
 from training import recipe as recipes
 from training.batches import IGNORED, ExampleSource, chunk
 from training.families import held_out_items
@@ -24,6 +26,9 @@ from training.sft import SftRun, learning_rate
 
 SMOKE = Path("training/recipes/smoke.toml")
 CPU = torch.device("cpu")
+ONLY_TASKS = dict.fromkeys(
+    ("conversation_share", "json_share", "copy_share", "tools_share", "needles_share", "history_share"), 0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +102,7 @@ def test_batches_hold_both_modes_in_the_recipes_ratio(finished: SftRun, recipe: 
 
 def test_a_recipe_may_stop_at_easier_items(finished: SftRun, recipe: Recipe) -> None:
     fmt = ChatFormat.from_folder(finished.folder)
-    tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
-    easy = msgspec.structs.replace(
-        recipe.sft, families={"chain_sum": 1.0}, hardest=0, rephrase_share=0.0, history_share=0.0, **tasks
-    )
+    easy = msgspec.structs.replace(recipe.sft, families={"chain_sum": 1.0}, hardest=0, rephrase_share=0.0, **ONLY_TASKS)
     source = ExampleSource(easy, fmt)
     rng = random.Random(0)
     drawn = [source.example("standard", 1.0, rng) for _ in range(20)]
@@ -129,8 +131,7 @@ def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe
     profile = load_profile(PROFILE_FOLDER / "exaone4.toml").reasoning
     closings = [fmt.closing(words) for words in profile.wrap_ups]
     closing = (*closings[0].tag, *closings[0].gap)
-    tasks = {"conversation_share": 0.0, "json_share": 0.0, "copy_share": 0.0, "tools_share": 0.0, "needles_share": 0.0}
-    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **tasks)
+    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **ONLY_TASKS)
     assert (always.wrap_up, always.short_wrap_up) == profile.wrap_ups[:2]
     said = set()
     rng = random.Random(0)
@@ -213,3 +214,59 @@ def test_a_spelled_word_is_gone_through_as_the_tokenizer_cuts_it(finished: SftRu
         assert answer == item.answer
         several += len(words) > 1
     assert several
+
+
+def test_a_thought_begins_with_a_draft_that_is_learnt_only_where_it_is_right(finished: SftRun, recipe: Recipe) -> None:
+    fmt = ChatFormat.from_folder(finished.folder)
+    drafting = msgspec.structs.replace(
+        recipe.sft, families={"chain_sum": 1.0}, cut_share=0.0, wrong_draft_share=0.5, **ONLY_TASKS
+    )
+    source = ExampleSource(drafting, fmt)
+    rng = random.Random(0)
+    kinds = Counter[bool]()
+    for _ in range(100):
+        ids, mask = source.example("reasoning", 1.0, rng)
+        _, _, generated = fmt.decode(ids, show_control=True).partition("<think>\n")
+        learnt = fmt.decode([one for one, is_learnt in zip(ids, mask, strict=True) if is_learnt], show_control=True)
+        draft, _, worked_out = generated.partition("?\n")
+        is_right = draft == worked_out.partition("</think>\n\n")[2].removesuffix("[|endofturn|]")
+        assert re.fullmatch(r"-?\d+", draft)
+        assert learnt == (generated if is_right else worked_out)
+        kinds[is_right] += 1
+    assert min(kinds.values()) > 30
+
+
+def test_an_early_cut_never_follows_a_wrong_draft(finished: SftRun, recipe: Recipe) -> None:
+    """The model's own first guess is the best it has until something is worked out."""
+    fmt = ChatFormat.from_folder(finished.folder)
+    for early, expected in ((1.0, {True}), (0.0, {True, False})):
+        drafting = msgspec.structs.replace(
+            recipe.sft,
+            families={"chain_sum": 1.0},
+            **ONLY_TASKS,
+            cut_share=1.0,
+            early_cut_share=early,
+            wrong_draft_share=0.5,
+        )
+        source = ExampleSource(drafting, fmt)
+        rng = random.Random(0)
+        kinds = set()
+        for _ in range(100):
+            ids, mask = source.example("reasoning", 1.0, rng)
+            _, _, generated = fmt.decode(ids, show_control=True).partition("<think>\n")
+            draft, is_whole, _ = generated.partition("?\n")
+            learnt = fmt.decode([one for one, is_learnt in zip(ids, mask, strict=True) if is_learnt])
+            answer = generated.rpartition("</think>\n\n")[2].removesuffix("[|endofturn|]")
+            if is_whole:
+                kinds.add(draft == answer)
+                assert learnt.startswith(f"{draft}?") == (draft == answer)
+        assert kinds == expected
+
+
+@pytest.mark.parametrize(("answer", "changes"), [("-17.5", True), ("3", True), ("sun, dog", False)])
+def test_a_wrong_draft_has_other_digits_in_the_same_places(answer: str, changes: bool) -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        wrong = drafts.wrong(answer, rng)
+        assert re.sub(r"\d", "0", wrong) == re.sub(r"\d", "0", answer)
+        assert (wrong != answer) == changes
