@@ -25,7 +25,7 @@ def widen(
     """The state dict of `wide` that computes what `source` does; new weights are `fresh`, at its scale, or zero.
 
     A norm's gains shrink as the mean square of its input does, which the zeros are part of. Tensors that are no larger
-    there are as in the source. Raises ValueError where a KV head has fewer queries than before.
+    there are as in the source. Raises ValueError for fewer KV heads, or fewer queries for each of them.
     """
     channels = torch.arange(narrow.hidden_size)
     heads = _places(narrow, wide)
@@ -33,7 +33,7 @@ def widen(
     result = {}
     for name, old in source.items():
         kind = name.split(".")[-2]
-        if not _grows(old, fresh[name]):
+        if name not in fresh or not _grows(old, fresh[name]):
             result[name] = old
         elif kind in _NORMS:
             result[name] = torch.cat([old, old.mean().expand(wide.hidden_size - narrow.hidden_size)]) * shrunk
@@ -54,9 +54,12 @@ def _places(narrow: Exaone4Config, wide: Exaone4Config) -> torch.Tensor:
     """Where the queries' channels go: the first heads of each KV head's group stay the first of its wider group."""
     size = narrow.head_dim
     old, new = (config.num_attention_heads // config.num_key_value_heads for config in (narrow, wide))
-    if new < old:
-        raise ValueError(f"{new} queries for each KV head are too few for a checkpoint that has {old}")
     groups = range(narrow.num_key_value_heads)
+    if new < old or wide.num_key_value_heads < len(groups):
+        raise ValueError(
+            f"{wide.num_key_value_heads} KV heads with {new} queries each are too few for a checkpoint that has "
+            f"{len(groups)} with {old}"
+        )
     return torch.cat([torch.arange(old * size) + group * new * size for group in groups])
 
 

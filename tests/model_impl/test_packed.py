@@ -185,7 +185,10 @@ def test_what_is_compiled_ahead_is_waited_for(
 
 
 @pytest.mark.parametrize("switch", ["0", None])
-def test_nothing_is_compiled_ahead_that_is_not_asked_for(switch: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_ahead_that_is_not_asked_for(
+    switch: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # empty: a thread would be there for seconds
     monkeypatch.delenv(native.SWITCH, raising=False)
     if switch is not None:
         monkeypatch.setenv(native.SWITCH, switch)
