@@ -122,7 +122,7 @@ class _Stepper:
             skip_tokenizer_init=True,
             enforce_eager=True,
             enable_prefix_caching=False,
-            worker_cls="model_impl.cpu_worker.TwogearCPUWorker",
+            worker_cls="engine.vllm_internals.cpu_worker.TwogearCPUWorker",
             max_model_len=1024,
             max_num_seqs=rows,
             block_size=32,

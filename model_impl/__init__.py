@@ -13,8 +13,8 @@ def register() -> None:
     from transformers import AutoConfig  # noqa: PLC0415 - this package is imported where neither is installed
     from vllm import ModelRegistry  # noqa: PLC0415
 
-    from model_impl.architecture import MODEL_TYPE  # noqa: PLC0415
-    from model_impl.hf_config import Exaone4Config  # noqa: PLC0415
+    from model_impl.exaone4.architecture import MODEL_TYPE  # noqa: PLC0415
+    from model_impl.exaone4.config import Exaone4Config  # noqa: PLC0415
 
     AutoConfig.register(MODEL_TYPE, Exaone4Config, exist_ok=True)
-    ModelRegistry.register_model(ARCHITECTURE_NAME, "model_impl.model:TwogearExaone4ForCausalLM")
+    ModelRegistry.register_model(ARCHITECTURE_NAME, "model_impl.exaone4.model:TwogearExaone4ForCausalLM")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_impl.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
+from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
 _SCALE_BITS = 16

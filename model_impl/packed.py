@@ -16,7 +16,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.platforms import current_platform
 
 from model_impl.native import kernels
-from model_impl.untouched import untouched_zeros
+from model_impl.untouched_zeros import untouched_zeros
 
 _HUGE_PAGE = 2 << 20
 

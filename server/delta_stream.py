@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from server.messages import Delta
+from engine.messages import Delta
 
 
 class DeltaStream:

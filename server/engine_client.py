@@ -1,7 +1,7 @@
 """The front end's view of an engine: requests in, deltas out, and a process that is started, watched and restarted.
 
 `EngineClient` is what the HTTP part takes as an argument; `ProcessEngineClient` is the one that runs
-`python -m server.engine` on this machine. Knows token ids and processes, not chat; imports neither torch nor vLLM.
+`python -m engine` on this machine. Knows token ids and processes, not chat; imports neither torch nor vLLM.
 
 Exceptions that `generate` raises:
     EngineError
@@ -22,10 +22,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from server.delta_stream import DeltaStream
-from server.engine import USER_ERROR
-from server.engine.transport import FrameBuffer, frame
-from server.messages import (
+from engine import USER_ERROR
+from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
     Delta,
@@ -42,6 +40,8 @@ from server.messages import (
     ToEngine,
     decode_from_engine,
 )
+from engine.transport import FrameBuffer, frame
+from server.delta_stream import DeltaStream
 
 logger = logging.getLogger("twogear.engine")
 """Carries every line that the engine process writes."""
@@ -331,7 +331,7 @@ class ProcessEngineClient:
         ours, theirs = socket.socketpair()
         with theirs:
             process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server.engine", "--socket-fd", str(theirs.fileno()), *self._arguments),
+                *(sys.executable, "-m", "engine", "--socket-fd", str(theirs.fileno()), *self._arguments),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

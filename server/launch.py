@@ -23,8 +23,8 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
+from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
-from server.engine.defaults import engine_defaults
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.app import create_app
 from server.http.protocol import Protocol

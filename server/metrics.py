@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.messages import PageGroup, Stats
+from engine.messages import PageGroup, Stats
 
 Outcome = Literal["completed", "rejected", "failed", "cancelled"]
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known

@@ -8,17 +8,17 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
+from engine.messages import Ready, Stats
+from server.core.written import WrittenTurns
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
-from server.messages import Ready, Stats
 from server.metrics import Metrics
 from server.modes.profile import MODES, Profile
 from server.settings import Settings
-from server.turns.written import WrittenTurns
 
 
 class RunningTurn(Protocol):
-    """What a server knows of a turn under way; `server.turns` has the rest."""
+    """What a server knows of a turn under way; `server.core` has the rest."""
 
     def end_thinking(self) -> bool:
         """Has the thinking closed; whether the turn was thinking."""

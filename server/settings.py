@@ -1,6 +1,6 @@
 """Every default of the front end, in one frozen object; the command line and its help read them from here.
 
-The engine's own options are not here: they belong to the engine process (`server.engine`) and go through unchanged.
+The engine's own options are not here: they belong to the engine process (`engine`) and go through unchanged.
 """
 
 from dataclasses import dataclass

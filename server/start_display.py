@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from chat_templates.settings import Mode
-from server.engine.defaults import Choice
+from engine.defaults import Choice
 from server.engine_client import EngineStatus
 
 

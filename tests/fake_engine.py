@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from itertools import count, cycle, islice
 from typing import Any, Literal
 
+from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
 from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
-from server.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
 
 Script = Callable[[list[int]], Iterator[int]]
 """From prompt ids to the tokens that the model would write after them, the end of the turn among them."""

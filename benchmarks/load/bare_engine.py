@@ -1,6 +1,6 @@
 """vLLM's engine as our server runs it, without a server: `python -m benchmarks.load.bare_engine`, a Job on stdin.
 
-The same defaults, model class, sampling and loop as the engine process (`server/engine/`), with requests handed over in
+The same defaults, model class, sampling and loop as the engine process (`engine/`), with requests handed over in
 this process all at once: token ids only. What a server reaches of this is what HTTP, text and the way between two
 processes leave of it. The loads of a job are lists of requests (`prompt_ids`, `sampling`); what a load has under
 `warm_up` runs before it and is thrown away. Writes the seconds and output tokens of each to stdout.
@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from server.engine.defaults import engine_defaults, use_environment
-from server.messages import Failed, FromEngine, Generate, Sampling, Shutdown, Step, ToEngine
+from engine.defaults import engine_defaults, use_environment
+from engine.messages import Failed, FromEngine, Generate, Sampling, Shutdown, Step, ToEngine
 
 if TYPE_CHECKING:
-    from server.engine.transport import Connection
+    from engine.transport import Connection
 
 
 class _Handover:
@@ -50,7 +50,7 @@ def main() -> None:
     os.dup2(2, 1)  # what vLLM prints is no result
     defaults = engine_defaults(job["checkpoint"])
     use_environment(defaults)
-    from server.engine.loading import load_engine  # noqa: PLC0415 - imports vLLM, which reads the environment
+    from engine.loading import load_engine  # noqa: PLC0415 - imports vLLM, which reads the environment
 
     engine = load_engine(job["checkpoint"], [], defaults, lambda _stage, _fraction: None)
     results = []
@@ -64,9 +64,9 @@ def main() -> None:
 
 
 def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
-    from server.engine.loading import eos_token_ids  # noqa: PLC0415
-    from server.engine.loop import EngineLoop  # noqa: PLC0415
-    from server.engine.pages import PageCounter  # noqa: PLC0415
+    from engine.loading import eos_token_ids  # noqa: PLC0415
+    from engine.loop import EngineLoop  # noqa: PLC0415
+    from engine.vllm_internals.page_counter import PageCounter  # noqa: PLC0415
 
     requests = [
         Generate(f"bare-{number}", request["prompt_ids"], Sampling(**request["sampling"]))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_impl.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
 from model_impl.capacity import BYTES_PER_VALUE, Cache, Load, uniform_cache, weight_bytes, windowed_cache
+from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
 from server.cli_errors import UsageError
 
 HELP = "show what a model's weights and long requests need, from its config.json alone"

@@ -13,19 +13,19 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from engine.messages import PageGroup, Stats
 from server import errors
-from server.bodies.chat import ChatRequest
-from server.bodies.completion import CompletionRequest
-from server.bodies.control import ControlRequest
-from server.bodies.fields import INT64
-from server.bodies.sampling import SamplingFields
-from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.api import answers
+from server.api.chat.body import ChatRequest
+from server.api.chat.control_body import ControlRequest
+from server.api.common.fields import INT64
+from server.api.common.sampling import SamplingFields
+from server.api.completions.admission import DEFAULT_MAX_TOKENS
+from server.api.completions.body import CompletionRequest
+from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.commands import serve
-from server.http import answers
-from server.messages import PageGroup, Stats
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, AnswerSampling, ModeProfile, load_profile
-from server.requests.completions import DEFAULT_MAX_TOKENS
 
 FILE = Path(__file__).parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -4,9 +4,9 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from server.bytecode import bytecode_folder, keep_bytecode
+from engine.bytecode import bytecode_folder, keep_bytecode
+from engine.checkpoint import ModelError, check_model
 from server.cli_errors import UsageError
-from server.engine.checkpoint import ModelError, check_model
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"

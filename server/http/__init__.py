@@ -1,1 +1,1 @@
-"""The HTTP surface: the app, its routes and its OpenAPI document."""
+"""HTTP itself: the app, the protocol, bodies read and events sent; the routes are `server.api`'s."""

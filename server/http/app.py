@@ -7,10 +7,10 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from chat_templates.format import ChatFormat
+from server.api.openapi import install_openapi
+from server.api.routes import router
 from server.engine_client import EngineClient
 from server.errors import install_error_handlers
-from server.http.openapi import install_openapi
-from server.http.routes import router
 from server.modes.profile import Profile
 from server.serving import Serving
 from server.settings import Settings

@@ -1,6 +1,6 @@
 """Reads the bodies of requests: type, size, and JSON to a typed body, away from the event loop where it is long.
 
-Which fields a body has is `server.bodies`' part.
+Which fields a body has is `server.api.common`' part.
 """
 
 import gc
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from server.bodies.fields import Fields
+from server.api.common.fields import Fields
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
 from server.serving import Serving

@@ -5,7 +5,7 @@ The dialects mix freely as long as they agree; `server.modes.resolve` and this f
 
 from typing import NamedTuple
 
-from server.bodies.chat import ChatRequest, Effort, ReasoningOptions, ThinkingOptions
+from server.api.chat.body import ChatRequest, Effort, ReasoningOptions, ThinkingOptions
 from server.errors import BadRequestError
 from server.modes.profile import ThinkingProfile
 from server.modes.resolve import Choice, mode_of_field

@@ -1,6 +1,6 @@
 """How many tokens a request may generate, and how they are divided between thinking and answer.
 
-Numbers only; `server.turns.generate` spends them.
+Numbers only; `server.core.generate` spends them.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """What each reasoning mode means, read from a TOML profile: template, sampling, token budgets.
 
 Which mode a request is in is decided in `server.modes.resolve`; how budgets are spent in `server.modes.limits` and
-`server.turns.generate`.
+`server.core.generate`.
 """
 
 from pathlib import Path

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from engine.messages import Delta, Generate, Sampling
 from server.engine_client import ProcessEngineClient
-from server.messages import Delta, Generate, Sampling
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "twogear-tiny"

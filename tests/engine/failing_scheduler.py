@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.engine.bursts import BurstScheduler
+from engine.vllm_internals.scheduler import BurstScheduler
 from tests.engine import FATAL_PRIORITY
 
 

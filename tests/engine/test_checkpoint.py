@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.checkpoint import ModelError, check_model
+from engine.checkpoint import ModelError, check_model
 from tests.engine.conftest import MODEL
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.watching import Watch
+from engine.messages import Continuation, Delta, Generate, Sampling
+from engine.watching import Watch
 from server.engine_client import ProcessEngineClient, RequestFailed
-from server.messages import Continuation, Delta, Generate, Sampling
 from tests.engine.conftest import collect, prompt, request, token_ids
 
 THINK_END = 1

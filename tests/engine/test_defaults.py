@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.defaults import GIB, Machine, engine_defaults
+from engine.defaults import GIB, Machine, engine_defaults
 
 CPU = Machine("cpu", cpus=(0, 1, 4, 5), available_memory=16 * GIB)
 GPU = Machine("gpu", cpus=(0, 1), available_memory=64 * GIB)

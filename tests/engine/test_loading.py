@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from server.engine.checkpoint import ModelError
-from server.engine.defaults import engine_defaults
-from server.messages import Sampling
+from engine.checkpoint import ModelError
+from engine.defaults import engine_defaults
+from engine.messages import Sampling
 
 
 def load(folder: Path, *options: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from server.engine.loading import load_engine
+        from engine.loading import load_engine
 
         load_engine(str(folder), options, engine_defaults(str(folder), options), lambda stage, fraction: None)
 
@@ -65,7 +65,7 @@ def test_sampling_fields_all_reach_vllm() -> None:
         warnings.simplefilter("ignore")
         from vllm.sampling_params import SamplingParams
 
-        from server.engine.loop import sampling_params
+        from engine.loop import sampling_params
 
     values: dict[str, Any] = {
         "max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.1,

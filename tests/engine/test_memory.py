@@ -7,11 +7,14 @@ from server.engine_client import ProcessEngineClient
 
 CACHE = 256 << 20
 """Bytes of the shared engine's KV cache."""
-_MAPPING = re.compile(r"^Size: +(\d+) kB.*?^Rss: +(\d+) kB", re.MULTILINE | re.DOTALL)
+# Of no file: libraries are mapped too, and one of them may be as large.
+_MAPPING = re.compile(
+    r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ 0 *\S*\nSize: +(\d+) kB.*?^Rss: +(\d+) kB", re.MULTILINE | re.DOTALL
+)
 
 
 def mappings(pid: int | None) -> list[tuple[int, int]]:
-    """Bytes of each mapping of a process, and how many of them are in memory."""
+    """Bytes of each anonymous mapping of a process, and how many of them are in memory."""
     text = Path(f"/proc/{pid}/smaps").read_text()
     return [(int(size) << 10, int(held) << 10) for size, held in _MAPPING.findall(text)]
 

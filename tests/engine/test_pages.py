@@ -72,7 +72,7 @@ def asked(name: str, ids: list[int]) -> Any:
 
 def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     """Per group used, cached, free; the parts always make up the pool."""
-    from server.engine.pages import PageCounter
+    from engine.vllm_internals.page_counter import PageCounter
 
     scheduler = SimpleNamespace(kv_cache_manager=manager)
     engine: Any = SimpleNamespace(engine_core=SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler)))
@@ -113,7 +113,7 @@ def test_a_page_shared_by_two_requests_counts_once(manager: Any) -> None:
 def test_passing_over_allocations_within_a_page_changes_none_of_the_others(
     vllm_ignoring_warnings: None, steps: int, length: int
 ) -> None:
-    from server.engine.page_room import PageRoomManager
+    from engine.vllm_internals.kv_cache_manager import PageRoomManager
 
     plain, quick = new_manager(), new_manager()
     PageRoomManager.take_over(quick)
@@ -142,7 +142,7 @@ def test_passing_over_allocations_within_a_page_changes_none_of_the_others(
 
 
 def test_a_page_room_ends_with_its_request(vllm_ignoring_warnings: None) -> None:
-    from server.engine.page_room import PageRoomManager
+    from engine.vllm_internals.kv_cache_manager import PageRoomManager
 
     manager = new_manager()
     PageRoomManager.take_over(manager)

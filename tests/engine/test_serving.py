@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from engine.messages import PageGroup
 from server.engine_client import ProcessEngineClient, RequestFailed
-from server.messages import PageGroup
 from tests.engine.conftest import MAX_CONTEXT, PAGE, collect, config, prompt, request, token_ids, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

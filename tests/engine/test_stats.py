@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.messages import Stats
+from engine.messages import Stats
 
 COST = 0.01
 """Seconds that a count takes on the clock of these tests."""
@@ -50,7 +50,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
 def _sender(pages: Pages, sent: Sent) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from server.engine.loop import _StatsSender
+        from engine.loop import _StatsSender
     return _StatsSender(pages, sent)  # type: ignore[arg-type]
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.transport import Connection, FrameBuffer, frame
-from server.messages import Abort, Generate, Sampling, Shutdown, Stats, ToEngine, decode_to_engine
+from engine.messages import Abort, Generate, Sampling, Shutdown, Stats, ToEngine, decode_to_engine
+from engine.transport import Connection, FrameBuffer, frame
 
 MESSAGES: list[ToEngine] = [
     Generate("a", [1, 2, 70000], Sampling(max_tokens=3, seed=7)),

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from vllm.v1.sample.sampler import Sampler
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    from model_impl.sampler import TwogearSampler
+    from engine.vllm_internals.sampler import TwogearSampler
 
 __all__ = [
     "GPUModelRunner",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_impl.architecture import GLOBAL, SLIDING, Architecture, ConfigError
+from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError
 from tests.model_impl.config_fields import fields
 
 LLAMA3 = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from model_impl.architecture import Architecture
 from model_impl.capacity import Cache, Load, uniform_cache, windowed_cache
+from model_impl.exaone4.architecture import Architecture
 from tests.model_impl.config_fields import random_fields
 from tests.model_impl.planner import engine_config, layer_specs, plan
 

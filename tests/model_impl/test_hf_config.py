@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from model_impl.architecture import GLOBAL, SLIDING, Architecture
-from model_impl.hf_config import Exaone4Config, canonical_fields
+from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture
+from model_impl.exaone4.config import Exaone4Config, canonical_fields
 from tests.model_impl.config_fields import fields
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -59,7 +59,7 @@ heavy = sorted({"torch", "transformers", "vllm"} & set(sys.modules))
 from vllm.plugins import load_general_plugins
 load_general_plugins()
 model_impl.register()
-heavy += sorted({"model_impl.model"} & set(sys.modules))
+heavy += sorted({"model_impl.exaone4.model"} & set(sys.modules))
 from vllm.model_executor.models import ModelRegistry
 from vllm.transformers_utils.config import get_config
 model_class = ModelRegistry.models["Exaone4ForCausalLM"].load_model_cls()
@@ -74,5 +74,5 @@ def test_vllm_finds_our_classes_by_the_entry_point_alone(tmp_path: Path) -> None
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path)
     heavy, model_module, config_module, layer_types = json.loads(done.stdout.splitlines()[-1])
     assert heavy == []
-    assert (model_module, config_module) == ("model_impl.model", "model_impl.hf_config")
+    assert (model_module, config_module) == ("model_impl.exaone4.model", "model_impl.exaone4.config")
     assert layer_types == [SLIDING] * 3 + [GLOBAL]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model_impl.architecture import Architecture
+from model_impl.exaone4.architecture import Architecture
 from tests.model_impl.config_fields import random_fields
 from tests.model_impl.engines import PAGE, engine, generate, largest_difference
 from tests.model_impl.tiny import reference_logprobs, save_checkpoint

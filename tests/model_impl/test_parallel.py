@@ -24,7 +24,7 @@ TRACED: dict[str, Any] = {
 }
 
 # Every rank draws for itself, and goes on with what it drew: the ranks have to agree.
-OUR_DRAWS: dict[str, Any] = {"worker_cls": "model_impl.cpu_worker.TwogearCPUWorker"}
+OUR_DRAWS: dict[str, Any] = {"worker_cls": "engine.vllm_internals.cpu_worker.TwogearCPUWorker"}
 
 
 @pytest.mark.engine
@@ -51,7 +51,7 @@ def test_two_ranks_compute_one_model(
         distributed_executor_backend="mp",
         **options,
     ) as llm:
-        assert llm.collective_rpc(model_class) == ["model_impl.model"] * 2
+        assert llm.collective_rpc(model_class) == ["model_impl.exaone4.model"] * 2
         mixed = generate(llm, prompts, [50, 50, 10])
     for scored in mixed:
         assert largest_difference(scored, reference_logprobs(reference, scored.ids)) < 2e-4

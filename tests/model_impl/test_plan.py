@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from model_impl.architecture import Architecture, ConfigError
 from model_impl.capacity import weight_bytes
+from model_impl.exaone4.architecture import Architecture, ConfigError
 from server.cli import main
 from tests.model_impl.config_fields import fields
 

@@ -24,7 +24,9 @@ def test_a_reloaded_model_computes_with_the_new_weights(tmp_path: Path, *, tied:
     save_file(changed, tmp_path / "new" / "model.safetensors", {"format": "pt"})
     rng = random.Random(0)
     prompt = [rng.randrange(101) for _ in range(60)]
-    with engine(tmp_path / "old", dtype="bfloat16", worker_cls="model_impl.cpu_worker.TwogearCPUWorker") as llm:
+    with engine(
+        tmp_path / "old", dtype="bfloat16", worker_cls="engine.vllm_internals.cpu_worker.TwogearCPUWorker"
+    ) as llm:
         generate(llm, [prompt], [3])  # what a native step has collected is then of the old weights
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tmp_path / "new")})
         (scored,) = generate(llm, [prompt], [20])

@@ -1,4 +1,4 @@
-"""What model_impl/sampler.py assumes of vLLM's sampler: an upgrade that moves it fails here, by name."""
+"""What engine/vllm_internals/sampler.py assumes of vLLM's sampler: an upgrade that moves it fails here, by name."""
 
 import inspect
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model_impl.native import kernels
-from model_impl.sampler_draw import Drawer, Limits
+from model_impl.sampling.draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep
 from tests.model_impl.sampling_batches import (
     GPUModelRunner,

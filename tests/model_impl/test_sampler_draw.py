@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_impl import sampler_draw
 from model_impl.native import KernelsUnavailableError, load
-from model_impl.sampler_draw import Drawer, Limits
+from model_impl.sampling import draw as sampler_draw
+from model_impl.sampling.draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep
 
 FLOAT32_NOISE = 2e-6

@@ -10,7 +10,7 @@ from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import LLM, SamplingParams, engine
 from tests.model_impl.tiny import save_checkpoint
 
-WORKER = "model_impl.cpu_worker.TwogearCPUWorker"
+WORKER = "engine.vllm_internals.cpu_worker.TwogearCPUWorker"
 
 REQUESTS: list[dict[str, Any]] = [
     {"temperature": 1.0, "seed": 1},

@@ -10,7 +10,7 @@ from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import SamplingParams, engine
 from tests.model_impl.tiny import save_checkpoint
 
-WORKER = "model_impl.cpu_worker.TwogearCPUWorker"
+WORKER = "engine.vllm_internals.cpu_worker.TwogearCPUWorker"
 
 
 def draws(folder: Path, chunk: int) -> list[list[int]]:

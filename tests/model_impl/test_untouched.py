@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from model_impl.untouched import SMALLEST, UntouchedZeros
+from model_impl.untouched_zeros import SMALLEST, UntouchedZeros
 
 SIZE = 64 * SMALLEST
 

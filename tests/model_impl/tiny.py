@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from model_impl.hf_config import canonical_fields
+from model_impl.exaone4.config import canonical_fields
 from tests.model_impl.config_fields import Fields
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
 from chat_templates.format import ChatFormat
+from server.core import grammars
 from server.errors import BadRequestError
-from server.requests import grammars
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
 from tests.server.test_http import error_of

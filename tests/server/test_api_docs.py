@@ -6,10 +6,10 @@ import re
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.bodies.chat import ChatRequest
-from server.bodies.completion import CompletionRequest
-from server.bodies.fields import Fields
-from server.bodies.tokens import DetokenizeRequest, TokenizeChatRequest
+from server.api.chat.body import ChatRequest
+from server.api.common.fields import Fields
+from server.api.completions.body import CompletionRequest
+from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
 from server.commands.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client

@@ -12,16 +12,16 @@ import jsonschema_rs
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.bodies.chat import ChatRequest
-from server.bodies.completion import CompletionRequest
-from server.bodies.fields import Fields
-from server.bodies.tokens import DetokenizeRequest, TokenizeTextRequest
-from server.http import routes
+from server.api import routes
+from server.api.chat.body import ChatRequest
+from server.api.common.fields import Fields
+from server.api.completions.body import CompletionRequest
+from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
+from server.core import grammars
 from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.offload import LONG
-from server.requests import grammars
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always, body

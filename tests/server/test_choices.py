@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.turns.merge import merged
+from server.core.merge import merged
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, body
 

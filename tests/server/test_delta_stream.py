@@ -5,8 +5,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.messages import Delta, TokenLogprob
 from server.delta_stream import DeltaStream
-from server.messages import Delta, TokenLogprob
 
 DELTAS = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=12)
 """For each delta: its tokens, whether another generation follows it, whether the reader reads after it."""

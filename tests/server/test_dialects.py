@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.bodies.chat import read_chat_request
+from server.api.chat.body import read_chat_request
 from server.errors import BadRequestError
 from server.modes.dialects import thinking_wish
 from server.modes.profile import Profile

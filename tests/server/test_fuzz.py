@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.bodies.chat import RETIRED, ChatRequest
-from server.bodies.completion import CompletionRequest
+from server.api.chat.body import RETIRED, ChatRequest
+from server.api.completions.body import CompletionRequest
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client
 

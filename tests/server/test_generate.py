@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.think_end import ThinkEnd, TokenEnd
-from server.messages import Delta, Sampling
+from engine.messages import Delta, Sampling
+from server.core.generate import Advance, Turn, run_turn
 from server.modes.limits import ThinkingPlan
-from server.turns.generate import Advance, Turn, run_turn
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2

@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
+from engine.messages import PageGroup, Stats
 from server.engine_client import EngineStatus
 from server.http.app import create_app
-from server.messages import PageGroup, Stats
 from server.modes.profile import AnswerSampling, Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
+from engine.messages import Delta, Generate
 from server.engine_client import EngineUnavailable
 from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
-from server.messages import Delta, Generate
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.requests import grammars
-from server.requests.schemas import closed
+from server.core import grammars
+from server.core.schemas import closed
 from tests.server.test_answer_format import fits
 
 NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}

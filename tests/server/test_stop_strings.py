@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.turns.stop_strings import StopStrings
+from server.core.stop_strings import StopStrings
 
 TEXT = st.text(alphabet="abc", max_size=30)
 

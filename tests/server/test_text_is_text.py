@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
 from chat_templates.tokens import TAGS
-from server.messages import Generate
+from engine.messages import Generate
 from tests.chat_templates.strategies import hostile_text
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client

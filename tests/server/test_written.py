@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.turns.written import MOST_OF_ONE_PROMPT, WrittenTurns
+from server.core.written import MOST_OF_ONE_PROMPT, WrittenTurns
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
 from tests.server.test_streaming import events_of, gathered

@@ -15,9 +15,9 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
+from engine.messages import Delta, Generate
 from server.cli import main
 from server.cli_errors import UsageError
-from server.messages import Delta, Generate
 from server.settings import EMBEDDED_MODEL
 from training import model as model_files
 from training import recipe as recipes

@@ -1,6 +1,6 @@
 """Answers drawn by our own engine: one process, started once, that takes the policy's weights before it is asked.
 
-The engine is the server's (server/engine); what is asked comes in token ids, with the answers' rewards by the
+The engine is the server's (`engine/`); what is asked comes in token ids, with the answers' rewards by the
 families' own scoring.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
-from server.messages import Delta, Generate, Sampling
+from engine.messages import Delta, Generate, Sampling
 from training.agapo.prompts import Prompt
 from training.families import score
 

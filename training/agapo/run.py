@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
-from server.messages import Sampling
+from engine.messages import Sampling
 from training import attention
 from training import model as model_files
 from training.agapo import prompts as prompt_files

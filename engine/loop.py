@@ -1,0 +1,278 @@
+"""The engine's life once it is loaded: drain the inbox, step, send what the step produced.
+
+Knows vLLM's request interface and the messages; the socket is `transport`'s, vLLM's inside is `pages`'.
+"""
+
+import math
+import time
+from typing import Literal, cast
+
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from engine.checkpoint import ModelError, check_model
+from engine.messages import (
+    Abort,
+    Delta,
+    Failed,
+    Generate,
+    PageGroup,
+    Reload,
+    Reloaded,
+    Sampling,
+    Shutdown,
+    Stats,
+    Step,
+    ToEngine,
+    TokenLogprob,
+)
+from engine.transport import Connection
+from engine.vllm_internals.continuation import Extender
+from engine.vllm_internals.page_counter import PageCounter
+from engine.watching import Watch
+
+_STATS_INTERVAL = 0.25
+_STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
+"""Counting pages may take one 50th of the time, however large the cache; a tenth of that while requests run, since
+going through all pages also drives what a step needs out of the processor's cache."""
+
+
+class EngineLoop:
+    """Serves one connection until it is told to stop."""
+
+    def __init__(
+        self, engine: LLMEngine, pages: PageCounter, eos_token_ids: tuple[int, ...], connection: Connection
+    ) -> None:
+        self._engine = engine
+        self._pages = pages
+        self._eos_token_ids = eos_token_ids
+        self._connection = connection
+        self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
+        self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
+        self._watches: dict[str, Watch] = {}
+        self._extender = Extender(engine)
+        self._stats = _StatsSender(pages, connection)
+
+    def run(self) -> None:
+        """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
+        while True:
+            busy = self._pages.has_work()
+            for message in self._connection.receive(0 if busy else self._stats.seconds_left()):
+                if isinstance(message, Shutdown):
+                    return
+                self._handle(message)
+            if self._pages.has_work():
+                self._step()
+            self._stats.send_if_due()
+
+    def _handle(self, message: ToEngine) -> None:
+        match message:
+            case Generate():
+                self._add(message)
+            case Abort(request_id):
+                if self._fresh.pop(request_id, None) is not None:
+                    self._watches.pop(request_id, None)
+                    self._engine.abort_request([request_id])
+                    self._stats.changed()
+            case Reload(folder):
+                self._connection.send(Reloaded(self._reload(folder)))
+
+    def _reload(self, folder: str) -> str | None:
+        """Takes other weights; the error in words where the old ones stay. What was cached belongs to the old ones."""
+        if self._fresh:
+            return "requests are running"
+        try:
+            check_model(folder)
+        except ModelError as error:
+            return str(error)
+        while self._pages.has_work():  # the workers have yet to hear that the last requests have ended
+            self._step()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._engine.reset_prefix_cache()
+        return None
+
+    def _add(self, request: Generate, arrived: float | None = None) -> None:
+        """`arrived`: its place among those that wait with the same priority; by default the last."""
+        arrived = time.time() if arrived is None else arrived
+        try:
+            self._check(request)
+            own_id = self._engine.add_request(
+                request.request_id,
+                tokens_input(request.prompt_ids),
+                sampling_params(request.sampling, self._eos_token_ids),
+                arrival_time=arrived,
+                priority=request.priority,
+            )
+        except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
+            self._connection.send(Failed(str(error), request.request_id))
+        else:
+            self._fresh[request.request_id] = True
+            if request.then is not None:
+                self._watches[request.request_id] = Watch(request, request.then, own_id, arrived)
+
+    def _check(self, request: Generate) -> None:
+        """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
+        if request.request_id in self._fresh:
+            raise ValueError(f"request id {request.request_id} is already running")
+        ids = request.prompt_ids if request.then is None else [*request.prompt_ids, *request.then.said]
+        if ids and not (min(ids) >= 0 and max(ids) < self._vocabulary):
+            raise ValueError(f"the prompt holds a token id outside the vocabulary of {self._vocabulary}")
+        bias = request.sampling.logit_bias or {}
+        if not all(map(math.isfinite, bias.values())):
+            raise ValueError("logit_bias must hold finite numbers")
+
+    def _step(self) -> None:
+        deltas: list[Delta] = []
+        for output in self._engine.step():
+            output = cast("RequestOutput", output)
+            if output.outputs[0].finish_reason == "error":
+                self._forget(output.request_id)
+                self._connection.send(Failed("the engine could not compute this request", output.request_id))
+            elif output.request_id in self._fresh:
+                deltas.append(self._delta(output))
+        if deltas:
+            self._connection.send(Step(deltas))
+            for delta in deltas:
+                if delta.goes_on:
+                    self._go_on(delta.request_id)
+        self._stats.changed()
+
+    def _go_on(self, request_id: str) -> None:
+        """Has the generation's place taken by what was said to follow it; its pages are kept, or found in the cache."""
+        watch = self._watches.pop(request_id)
+        if self._extender.extend(watch.own_id, watch.request.sampling, watch.then):
+            return
+        self._forget(request_id)
+        self._engine.abort_request([request_id])
+        self._add(watch.following(), watch.arrived)
+
+    def _forget(self, request_id: str) -> None:
+        self._fresh.pop(request_id, None)
+        self._watches.pop(request_id, None)
+
+    def _delta(self, output: RequestOutput) -> Delta:
+        request_id = output.request_id
+        completion = output.outputs[0]
+        token_ids = list(completion.token_ids)
+        logprobs = _logprobs(completion)
+        finish = completion.finish_reason
+        goes_on = False
+        if request_id in self._watches:
+            kept = self._watches[request_id].feed(token_ids[:-1] if finish == "stop" else token_ids)
+            if kept is not None:
+                token_ids, logprobs = token_ids[:kept], None if logprobs is None else logprobs[:kept]
+                finish, goes_on = None, True
+        cached_tokens = prompt_logprobs = None
+        if self._fresh[request_id]:
+            self._fresh[request_id] = False
+            prompt_logprobs = _prompt_logprobs(output)
+            cached_tokens = output.num_cached_tokens or 0
+        if finish is not None:
+            self._forget(request_id)
+        return Delta(
+            request_id=request_id,
+            token_ids=token_ids,
+            cached_tokens=cached_tokens,
+            finish=cast("Literal['stop', 'length', 'abort'] | None", finish),
+            stop_token_id=token_ids[-1] if finish == "stop" else None,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            goes_on=goes_on,
+        )
+
+
+def _logprobs(completion: CompletionOutput) -> list[TokenLogprob] | None:
+    if completion.logprobs is None:
+        return None
+    entries = [
+        _logprob(token_id, drawn) for token_id, drawn in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+    return [entry for entry in entries if entry is not None]
+
+
+def _prompt_logprobs(output: RequestOutput) -> list[TokenLogprob | None] | None:
+    if output.prompt_logprobs is None:
+        return None
+    ids = output.prompt_token_ids or []
+    return [_logprob(token_id, likeliest) for token_id, likeliest in zip(ids, output.prompt_logprobs, strict=True)]
+
+
+def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogprob | None:
+    """Its `top` ends with the token itself where that is not among the likeliest."""
+    if likeliest is None:
+        return None
+    ranked = sorted(likeliest.items(), key=lambda item: item[1].rank or 0)
+    return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
+
+
+class _StatsSender:
+    """Sends Stats after a change, not more often than a few times a second."""
+
+    def __init__(self, pages: PageCounter, connection: Connection) -> None:
+        self._pages = pages
+        self._connection = connection
+        self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
+        self._changed = False
+        self._sent = -math.inf
+        self._cost = 0.0  # seconds
+
+    def changed(self) -> None:
+        """The counts may differ from those last sent."""
+        self._changed = True
+
+    def seconds_left(self) -> float | None:
+        """Until the next message is due; None if there is nothing to tell."""
+        return self._seconds_left(_STATS_SHARE_IDLE) if self._changed else None
+
+    def send_if_due(self) -> None:
+        """Counts and sends, if it is time and the counts are new."""
+        share = _STATS_SHARE_BUSY if self._pages.has_work() else _STATS_SHARE_IDLE
+        if not self._changed or self._seconds_left(share) > 0:
+            return
+        start = time.thread_time()
+        running, waiting = self._pages.requests()
+        counts = (running, waiting, self._pages.count())
+        if counts != self._last:
+            self._connection.send(Stats(*counts))
+            self._last = counts
+        self._changed = False
+        self._sent = time.monotonic()
+        self._cost = time.thread_time() - start
+
+    def _seconds_left(self, share: int) -> float:
+        return max(self._sent + max(_STATS_INTERVAL, share * self._cost) - time.monotonic(), 0.0)
+
+
+def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
+    """In vLLM's words. Raises ValueError or vLLM's own error for values that it refuses.
+
+    The ids that end a text go in as stop tokens: without a tokenizer vLLM knows none of its own.
+    """
+    stop_token_ids = set(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        stop_token_ids.update(eos_token_ids)
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        min_tokens=sampling.min_tokens,
+        ignore_eos=sampling.ignore_eos,
+        stop_token_ids=sorted(stop_token_ids),
+        skip_clone=True,
+        logit_bias=sampling.logit_bias,
+        structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        output_kind=RequestOutputKind.DELTA,
+        detokenize=False,
+    )

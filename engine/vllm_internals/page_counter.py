@@ -1,0 +1,90 @@
+"""What the front end is told of vLLM's scheduler and KV cache: requests running and waiting, pages per kind.
+
+Beside `extending` the only file that reaches inside vLLM's running engine. vLLM's own statistics know one number for
+the whole cache; how much of it sliding windows and global layers hold is visible only in the block pool and the
+managers per KV cache group: `tests/engine/test_pages.py` fails when an upgrade moves them. Works with every executor,
+since the scheduler lives in this process whatever the workers do.
+"""
+
+from itertools import takewhile
+from typing import Any, cast
+
+from vllm.v1.core.kv_cache_utils import get_group_id
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.kv_cache_interface import get_kv_cache_spec_sliding_window
+
+from engine.messages import PageGroup
+
+SLIDING, GLOBAL = "sliding", "global"
+
+
+class PageCounter:
+    """Counts on demand; a count walks the block pool once (about 4 ms for 65,536 pages)."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        core = cast("Any", engine.engine_core).engine_core  # InprocClient → EngineCore
+        self._core = core
+        self._scheduler = core.scheduler
+        manager = core.scheduler.kv_cache_manager
+        self._pool = manager.block_pool
+        self._managers = manager.coordinator.single_type_managers
+        self._kinds = [
+            GLOBAL if get_kv_cache_spec_sliding_window(manager.kv_cache_spec) is None else SLIDING
+            for manager in self._managers
+        ]
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything.
+
+        LLMEngine knows of unfinished requests only; after an abort the workers still have to hear of it, and a batch
+        that was queued ahead still has to come back.
+        """
+        return bool(self._scheduler.has_requests() or self._core.batch_queue)
+
+    def requests(self) -> tuple[int, int]:
+        """How many requests run and how many wait."""
+        running, waiting = self._scheduler.get_request_counts()
+        return running, waiting
+
+    def count(self) -> tuple[PageGroup, ...]:
+        """Pages by kind.
+
+        used: held by requests, a page shared by several counted once. cached: held by nobody, but found again by a
+        request with the same beginning, until it is overwritten. free: empty. One pool serves both kinds, so `free` is
+        the same number in each, and all used, all cached and one `free` make up the pool.
+        """
+        used = self._used()
+        cached = self._cached()
+        free = self._pool.get_num_free_blocks() - sum(cached.values())
+        return tuple(
+            PageGroup(
+                group=kind, page_size=self._page_size(kind), used=used[kind], cached=cached.get(kind, 0), free=free
+            )
+            for kind in (SLIDING, GLOBAL)
+            if kind in self._kinds
+        )
+
+    def _page_size(self, kind: str) -> int:
+        """In tokens."""
+        return int(self._managers[self._kinds.index(kind)].block_size)
+
+    def _used(self) -> dict[str, int]:
+        """Window pages are counted from the end of each request's list back to the first that was given back, so that
+        the cost follows the windows and not the contexts; what else is in use is global.
+        """
+        sliding: set[int] = set()
+        for kind, manager in zip(self._kinds, self._managers, strict=True):
+            if kind == SLIDING:
+                for blocks in manager.req_to_blocks.values():
+                    held = takewhile(lambda block: not block.is_null, reversed(blocks))
+                    sliding.update(block.block_id for block in held)
+        in_use = self._pool.num_gpu_blocks - 1 - self._pool.get_num_free_blocks()  # less the null block
+        return {SLIDING: len(sliding), GLOBAL: in_use - len(sliding)}
+
+    def _cached(self) -> dict[str, int]:
+        cached: dict[str, int] = {}
+        for block in self._pool.blocks:
+            if block.ref_cnt == 0 and block.block_hash is not None:
+                kind = self._kinds[get_group_id(block.block_hash)]
+                cached[kind] = cached.get(kind, 0) + 1
+        return cached

@@ -1,0 +1,17 @@
+"""The body of `POST /v1/chat/completions/{id}/control`."""
+
+from typing import Literal
+
+from server.api.common.fields import Fields, checked, read_object
+
+
+class ControlRequest(Fields):
+    """What a running completion shall do."""
+
+    action: Literal["end_reasoning"]
+    """Closes the thinking, as a spent budget would; the answer follows."""
+
+
+def read_control_request(content: bytes) -> ControlRequest:
+    """Parses and checks a body; raises BadRequestError."""
+    return checked(ControlRequest, read_object(content))

@@ -1,0 +1,136 @@
+"""The fields that chat and text completions share: sampling, stopping, choices, form, streaming.
+
+What a field means stands under it, for the OpenAPI document and docs/api.md; a paragraph "Differs:" says from whom.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from server.api.common.fields import INT64, Fields, tag_of
+from server.api.common.formats import ResponseFormat, StructuredOutputs
+
+MAX_STOPS = 16
+MAX_STOP_IDS = 128
+MAX_BIASES = 1024
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20  # of vLLM, unless its --max-logprobs says otherwise
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenCount = Annotated[int, Field(ge=0, le=INT64)]
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stop = Annotated[
+    Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(max_length=MAX_STOPS), Tag("(list)")],
+    Discriminator(tag_of, custom_error_type="stop", custom_error_message="must be a string or a list of strings"),
+]
+
+
+def at_most(items: int) -> BeforeValidator:
+    """Refuses a list or an object of more `items` before they are looked at one by one."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > items:
+            raise ValueError(f"has {len(value)} items, and at most {items} are taken")
+        return value
+
+    return BeforeValidator(check)
+
+
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)
+]
+
+
+class StreamOptions(Fields):
+    """Options of a streamed response."""
+
+    include_usage: bool | None = None
+    """True: the last event before `[DONE]` has the token counts and no choices; `usage` is null in all before it."""
+
+
+class SamplingFields(Fields):
+    """Sampling fields that are absent or null take the mode's defaults."""
+
+    model: str | None = None
+    """A listed model: its own name, or an alias that names the mode too (`NAME:standard`, `NAME:reasoning`).
+
+    Differs: OpenAI and vLLM require it; here it may be left out.
+    """
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 is greedy.
+
+    Differs: OpenAI and vLLM default to 1, or vLLM to the checkpoint's generation_config.json.
+    """
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draws among the likeliest tokens that hold this share of the probability."""
+    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
+    """Draws among this many of the likeliest tokens; 0 or -1: no limit.
+
+    Differs: not in OpenAI's API.
+    """
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draws among the tokens that are at least this likely, as a share of the likeliest one's probability.
+
+    Differs: not in OpenAI's API.
+    """
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Makes tokens that were generated before less likely. Where the thinking is closed for the model, the count starts
+    afresh with the answer.
+    """
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """The same, with each time a token was generated."""
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
+    """Above 1, makes tokens less likely that the prompt or the completion has already.
+
+    Differs: not in OpenAI's API; vLLM takes any number above 0.
+    """
+    seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
+    """Of the first choice; each further one has the next."""
+    stop: Stop | None = None
+    """The answer ends before the first of these texts. Thinking and tool calls are not searched.
+
+    Differs: OpenAI takes 4; vLLM searches the thinking too.
+    """
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
+    """The answer ends at the first of these tokens. Thinking is not searched.
+
+    Differs: not in OpenAI's API; vLLM ends the thinking at them too.
+    """
+    min_tokens: TokenCount | None = None
+    """No end of the turn and no stop token before so many tokens, the thinking counted. Not with a grammar.
+
+    Differs: not in OpenAI's API.
+    """
+    ignore_eos: bool | None = None
+    """True: the model's end of the turn does not end the answer; the token limit does. Not with a grammar.
+
+    Differs: not in OpenAI's API.
+    """
+    logit_bias: LogitBias | None = None
+    """From token ids, as strings, to what is added to their logits, in thinking and answer."""
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    """Instead of the mode's; lower runs first. Only where the server was started with `--allow-priority`.
+
+    Differs: not in OpenAI's API; vLLM takes it where it schedules by priority.
+    """
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    """How many choices; 1 if absent."""
+    response_format: ResponseFormat | None = None
+    """The form of the answer; the thinking is not bound.
+
+    Differs: OpenAI obeys a schema only with `strict`, here it is always obeyed.
+    """
+    structured_outputs: StructuredOutputs | None = None
+    """The same, as in vLLM. Not together with `response_format`.
+
+    Differs: not in OpenAI's API; vLLM's `structural_tag` is refused.
+    """
+    return_token_ids: bool | None = None
+    """True: the response has the token ids of the prompt and of all that was generated, as vLLM tells them.
+
+    Differs: not in OpenAI's API.
+    """
+    stream: bool | None = None
+    """True: the response comes as server-sent events."""
+    stream_options: StreamOptions | None = None
+    """Options of a stream; without `stream` they are refused."""

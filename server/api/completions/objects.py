@@ -1,0 +1,108 @@
+"""OpenAI's objects of a text completion, in parts that make up a response or are its chunks, as plain dicts."""
+
+from collections.abc import Sequence
+
+from chat_templates.events import AnswerText
+from server.api.chat.objects import usage
+from server.core.generate import Turn
+from server.core.job import CompletionJob
+from server.core.logprobs import LogprobJson, prompt_entries
+from server.core.reader import Piece
+from server.errors import JsonObject
+from server.serving import Serving
+
+LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+class TextWriter:
+    """Writes the parts of all choices; `head` is what every object begins with."""
+
+    def __init__(self, job: CompletionJob, turns: Sequence[Turn], serving: Serving) -> None:
+        self.head: JsonObject = {
+            "id": job.id,
+            "object": "text_completion",
+            "created": job.created,
+            "model": serving.settings.model_name,
+        }
+        self._job = job
+        self._turns = turns
+        self._fmt = serving.fmt
+        self._offsets = [0] * len(turns)  # in the text, of the next token
+        self._begun = [False] * len(turns)
+
+    def begin(self, index: int) -> JsonObject:
+        """A choice without text."""
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+
+    def part(self, piece: Piece) -> JsonObject:
+        """What a piece adds to its choice; the first may bring the prompt."""
+        index = piece.choice
+        is_first, self._begun[index] = not self._begun[index], True
+        texts, entries = self._echo(index) if is_first and self._job.echoes else ([], [])
+        if self._job.generates:
+            texts += [event.text for event in piece.events if isinstance(event, AnswerText)]
+            entries += (piece.logprobs or {}).get("content", [])
+        logprobs = self._lists(index, entries) if entries else None
+        part: JsonObject = {**self.begin(index), "text": "".join(texts), "logprobs": logprobs}
+        if piece.token_ids is not None:
+            part |= self._ids(index, piece.token_ids) if is_first else {"token_ids": piece.token_ids}
+        return part
+
+    def end(self, index: int) -> JsonObject:
+        """How the choice ended."""
+        return {"finish_reason": self._turns[index].finish if self._job.generates else "length"}
+
+    def whole(self, parts: Sequence[JsonObject], index: int) -> JsonObject:
+        """The choice that has these parts."""
+        ids = self._ids(index, self._turns[index].token_ids) if self._job.shows_token_ids else {}
+        return {**join_parts(parts), **ids, **self.end(index)}
+
+    def usage(self) -> JsonObject:
+        """The token counts."""
+        counts = usage(self._job, self._turns)
+        if not self._job.generates:
+            counts |= {"completion_tokens": 0, "total_tokens": self._job.prompt_tokens}
+        return counts
+
+    def _ids(self, index: int, token_ids: list[int]) -> JsonObject:
+        prompt_ids = self._job.turns[index].prompt_ids
+        return {"prompt_token_ids": prompt_ids, "token_ids": token_ids if self._job.generates else []}
+
+    def _echo(self, index: int) -> tuple[list[str], list[LogprobJson]]:
+        plan, turn = self._job.turns[index], self._turns[index]
+        text = self._fmt.decode(plan.prompt_ids, show_control=True)
+        if turn.prompt_logprobs is None or plan.sampling.prompt_logprobs is None:
+            return [text], []
+        top = plan.sampling.prompt_logprobs
+        return [text], prompt_entries(self._fmt, top, plan.prompt_ids, turn.prompt_logprobs)
+
+    def _lists(self, index: int, entries: list[LogprobJson]) -> JsonObject:
+        """The older shape: a list for each field, a dict of the likeliest for each token."""
+        offsets = []
+        for entry in entries:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(entry["token"])
+        return {
+            "tokens": [entry["token"] for entry in entries],
+            "token_logprobs": [entry["logprob"] for entry in entries],
+            "top_logprobs": [_likeliest(entry) for entry in entries],
+            "text_offset": offsets,
+        }
+
+
+def join_parts(parts: Sequence[JsonObject]) -> JsonObject:
+    """One part of all those of a choice, in order."""
+    lists: dict[str, list[object]] = {name: [] for name in LOGPROB_LISTS}
+    for part in parts:
+        if isinstance(part["logprobs"], dict):
+            for name in LOGPROB_LISTS:
+                lists[name] += part["logprobs"][name]
+    text = "".join(str(part["text"]) for part in parts)
+    return {**parts[-1], "text": text, "logprobs": lists if lists["tokens"] else None}
+
+
+def _likeliest(entry: LogprobJson) -> dict[str, float] | None:
+    if entry["logprob"] is None:
+        return None
+    likeliest = {other["token"]: other["logprob"] for other in entry["top_logprobs"] if other["logprob"] is not None}
+    return {**likeliest, entry["token"]: entry["logprob"]}

@@ -1,0 +1,102 @@
+"""What the OpenAPI document says: bodies that the routes read themselves, responses, streams, and errors."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from server.api import answers
+from server.api.chat.body import ChatRequest
+from server.api.chat.control_body import ControlRequest
+from server.api.completions.body import CompletionRequest
+from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+
+SCHEMAS = "#/components/schemas/"
+BODIES: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeTextRequest,
+    TokenizeChatRequest,
+    DetokenizeRequest,
+    ControlRequest,
+)
+ANSWERS: tuple[type[BaseModel], ...] = (
+    answers.ChatCompletion,
+    answers.ChatCompletionChunk,
+    answers.TextCompletion,
+    answers.ControlResult,
+    answers.Tokenized,
+    answers.Detokenized,
+    answers.Model,
+    answers.Models,
+    answers.Healthy,
+    answers.Unhealthy,
+    answers.Versions,
+    answers.ErrorResponse,
+)
+METHODS = ("get", "post")
+RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
+_ERRORS = {
+    400: "A field is wrong, and `param` names it, or the body is no JSON object",
+    404: "There is no such model or request",
+    413: "The body is larger than the server reads",
+    415: "The body is not said to be JSON",
+    503: "The engine is loading or lost, or the server shuts down",
+}
+Responses = dict[int | str, dict[str, Any]]
+
+
+def body_of(*kinds: type[BaseModel]) -> dict[str, Any]:
+    """What a route says of the body that it reads itself: it is of one of `kinds`."""
+    return {"requestBody": {"required": True, "content": {"application/json": _of(*kinds)}}}
+
+
+def answers_of(
+    kind: type[BaseModel],
+    *errors: int,
+    event: type[BaseModel] | None = None,
+    problem: type[BaseModel] = answers.ErrorResponse,
+) -> Responses:
+    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
+    content = {"application/json": _of(kind)}
+    if event is not None:
+        # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
+        content["text/event-stream"] = {"x-event": _of(event)["schema"]}
+    responses: Responses = {200: {"description": str(kind.__doc__), "content": content}}
+    for status in errors:
+        responses[status] = {"description": _ERRORS[status], "content": {"application/json": _of(problem)}}
+        if status == 503:
+            responses[status]["headers"] = RETRY_AFTER
+    return responses
+
+
+def text_answer(media_type: str) -> Responses:
+    """The same for a route that answers with text."""
+    return {200: {"description": "Text", "content": {media_type: {"schema": {"type": "string"}}}}}
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Adds the schemas that bodies and responses refer to."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _, bodies = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=SCHEMAS + "{model}")
+            _, results = models_json_schema(
+                [(kind, "validation") for kind in ANSWERS], ref_template=SCHEMAS + "{model}"
+            )
+            spec["components"] = {"schemas": {**bodies["$defs"], **results["$defs"]}}
+            for operations in spec["paths"].values():
+                for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
+                    operations.get(method, {"responses": {}})["responses"].pop("422", None)
+            app.openapi_schema = spec
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign] # FastAPI documents this way to extend the document
+
+
+def _of(*kinds: type[BaseModel]) -> dict[str, Any]:
+    references = [{"$ref": SCHEMAS + kind.__name__} for kind in kinds]
+    return {"schema": references[0] if len(references) == 1 else {"anyOf": references}}

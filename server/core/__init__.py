@@ -1,0 +1,1 @@
+"""What every API stands on: prompts, sampling, grammars, and the generations that make an answer; knows no API."""

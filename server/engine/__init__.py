@@ -1,9 +1,0 @@
-"""The engine process: vLLM's LLMEngine behind the messages of `server/messages.py`. Knows token ids, not chat.
-
-Started as `python -m server.engine` by `server/engine_client.py`. One file per step of its life: `__main__` (the
-process), `checkpoint` and `defaults` (checked and chosen before anything heavy is imported), `loading` (the engine
-comes up), `loop` (requests in, steps out), `pages` (what is read from inside vLLM), `transport` (the socket).
-"""
-
-USER_ERROR = 2
-"""Exit status of an engine process that cannot come up with this model and these options."""

@@ -1,1 +1,0 @@
-"""From a checked body to a job: prompt ids, sampling, the answer's form."""

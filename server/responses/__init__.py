@@ -1,1 +1,0 @@
-"""From pieces to OpenAI's objects, whole or streamed."""

@@ -1,1 +1,0 @@
-"""Runs jobs: the engine's tokens of each turn become pieces of a response."""

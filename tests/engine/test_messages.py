@@ -1,0 +1,25 @@
+"""The boundary's messages and their version change together."""
+
+import hashlib
+import json
+from typing import get_args
+
+import msgspec
+
+from engine.messages import PROTOCOL_VERSION, FromEngine, ToEngine
+
+SHAPES = {3: "a3f7fb90ad031e1d"}
+"""By version: a digest of all messages with their fields and types, as `shape` makes it."""
+
+
+def shape() -> str:
+    schemas = msgspec.json.schema_components([*get_args(ToEngine), *get_args(FromEngine)])
+    text = json.dumps(schemas, sort_keys=True)
+    bare = json.loads(text, object_hook=lambda entry: {key: entry[key] for key in entry if key != "description"})
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_a_change_of_the_messages_changes_the_version() -> None:
+    assert SHAPES.get(PROTOCOL_VERSION) == shape(), (
+        "the messages have changed: raise PROTOCOL_VERSION and put the new digest here"
+    )

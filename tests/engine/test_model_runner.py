@@ -1,0 +1,165 @@
+"""Several steps for one round of scheduling: the same tokens as step by step, whatever the requests ask for."""
+
+import random
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from tests.model_impl.config_fields import fields
+from tests.model_impl.engines import PAGE, SamplingParams, engine
+from tests.model_impl.tiny import save_checkpoint
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+VOCABULARY = 101
+CONTEXT = 512
+CASES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "ends within a burst": {"max_tokens": 21},
+    "one token": {"max_tokens": 1},
+    "two tokens": {"max_tokens": 2},
+    "to the end of the context": {"max_tokens": CONTEXT},
+    "seeded": {"temperature": 1.0, "seed": 5},
+    "seeded, with limits": {"temperature": 1.3, "seed": 6, "top_p": 0.9, "top_k": 20, "min_p": 0.01},
+    "penalties": {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+    "logprobs": {"logprobs": 3},
+    "logprobs of a seeded one": {"temperature": 1.0, "seed": 7, "logprobs": 1},
+    "least length": {"min_tokens": 30, "logit_bias": {9: 4.0}, "stop_token_ids": [9]},
+    "a stop token": {"temperature": 1.0, "seed": 8, "stop_token_ids": list(range(0, 101, 12))},
+    "prompt logprobs": {"prompt_logprobs": 1, "max_tokens": 5},
+}
+
+
+class Outcome(NamedTuple):
+    ids: list[int]
+    logprobs: list[dict[int, float]]
+    finish: str
+    largest: int
+    """Tokens that came at once."""
+    cached: int
+
+
+class Server:
+    """An engine that is stepped by hand."""
+
+    def __init__(self, llm: Any) -> None:
+        self._engine = llm.llm_engine
+        self._asked = 0
+
+    def run(self, requests: list[tuple[list[int], dict[str, Any]]], *, apart: int = 0) -> list[Outcome]:
+        """The outcomes in order; each request comes `apart` rounds after the one before."""
+        names: list[str] = []
+        outputs: dict[str, list[Any]] = {}
+        for ids, sampling in requests:
+            names.append(f"{self._asked}")
+            self._asked += 1
+            outputs[names[-1]] = []
+            params: dict[str, Any] = {"temperature": 0.0, "max_tokens": 60, "detokenize": False} | sampling
+            params.setdefault("ignore_eos", "stop_token_ids" not in params)
+            params["output_kind"] = RequestOutputKind.DELTA
+            self._engine.add_request(names[-1], tokens_input(ids), SamplingParams(**params))
+            for _ in range(apart):
+                self._step(outputs)
+        while self._engine.has_unfinished_requests():
+            self._step(outputs)
+        self._engine.step()  # the worker hears that the last one has ended
+        return [_outcome(outputs[name]) for name in names]
+
+    def _step(self, outputs: dict[str, list[Any]]) -> None:
+        for output in self._engine.step():
+            outputs[output.request_id].append(output)
+
+    def free_pages(self) -> int:
+        return int(self._engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+
+
+def _outcome(outputs: list[Any]) -> Outcome:
+    parts = [output.outputs[0] for output in outputs]
+    entries = [entry for part in parts for entry in part.logprobs or ()]
+    return Outcome(
+        [i for part in parts for i in part.token_ids],
+        [{i: one.logprob for i, one in entry.items()} for entry in entries],
+        parts[-1].finish_reason,
+        max(len(part.token_ids) for part in parts),
+        outputs[0].num_cached_tokens or 0,
+    )
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(10, VOCABULARY) for _ in range(length)]
+
+
+def all_outcomes(
+    folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[Outcome]]:
+    """What an engine makes of everything that the tests below look at."""
+    monkeypatch.setenv("TWOGEAR_BURST_MS", str(milliseconds))
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "worker_cls": "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
+        "scheduler_cls": "engine.vllm_internals.scheduler.BurstScheduler",
+        "max_model_len": CONTEXT,
+        "max_num_seqs": 16,
+        "enable_prefix_caching": True,
+    }
+    questions = [prompt(20 + 7 * number, number) for number in range(len(CASES))]
+    found = {}
+    with engine(folder, **options) as llm:
+        server = Server(llm)
+        pages = server.free_pages()
+        for case, question in zip(CASES, questions, strict=True):
+            found[case] = server.run([(question, CASES[case])])
+        found["all together"] = server.run(list(zip(questions, CASES.values(), strict=True)))
+        found["one after another"] = server.run(list(zip(questions, CASES.values(), strict=True)), apart=2)
+        first = server.run([(prompt(3 * PAGE, 99), {"max_tokens": 3 * PAGE})])
+        found["follow-up"] = server.run([([*prompt(3 * PAGE, 99), *first[0].ids], {})])
+        assert server.free_pages() == pages
+    return found
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])  # by vLLM's attention, and by native steps
+def outcomes(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[dict[str, list[Outcome]], dict[str, list[Outcome]]]:
+    """With bursts, and without."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, fields(), getattr(torch, request.param))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with_bursts, without = (all_outcomes(folder, request.param, most, monkeypatch) for most in (10_000, 0))
+        return with_bursts, without
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("case", [*CASES, "all together", "one after another", "follow-up"])
+def test_a_burst_draws_what_single_steps_draw(outcomes: Any, case: str) -> None:
+    for burst, single in zip(outcomes[0][case], outcomes[1][case], strict=True):
+        assert burst.ids == single.ids
+        assert (burst.finish, burst.cached) == (single.finish, single.cached)
+        assert len(burst.logprobs) == len(single.logprobs)
+        for one, other in zip(burst.logprobs, single.logprobs, strict=True):
+            assert one == pytest.approx(other, abs=1e-3)
+        assert single.largest == 1
+
+
+@pytest.mark.engine
+def test_tokens_come_several_at_a_time_and_none_too_many(outcomes: Any) -> None:
+    (alone,) = outcomes[0]["greedy"]
+    assert alone.largest > 1
+    assert len(alone.ids) == 60
+    (long,) = outcomes[0]["to the end of the context"]
+    asked = len(prompt(20 + 7 * list(CASES).index("to the end of the context"), 0))
+    assert (len(long.ids), long.finish) == (CONTEXT - asked, "length")
+
+
+@pytest.mark.engine
+def test_prompts_computed_beside_change_nothing(outcomes: Any) -> None:
+    for answers in outcomes:
+        for together, apart in zip(answers["all together"], answers["one after another"], strict=True):
+            assert together.ids == apart.ids

@@ -1,0 +1,20 @@
+"""How long a burst may be, as the environment says it."""
+
+import warnings
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what torch and vLLM deprecate of each other is not for these tests to fail on
+    from engine.vllm_internals.scheduler import longest_burst
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("40", 0.04), ("2.5", 0.0025)])
+def test_milliseconds_are_taken(text: str, seconds: float) -> None:
+    assert longest_burst(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1", "inf", "nan", "40ms"])
+def test_anything_else_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match="TWOGEAR_BURST_MS must be a number of milliseconds"):
+        longest_burst(text)
