@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.api import answers
-from server.api.chat.admission import admit_chat
+from server.api.chat.admission import admit_chat, mode_for
 from server.api.chat.body import ChatRequest, read_chat_request
 from server.api.chat.control_body import ControlRequest, read_control_request
 from server.api.chat.response import complete, stream
@@ -27,7 +27,8 @@ from server.core.sampling import includes_usage
 from server.errors import ApiError, JsonObject, json_response
 from server.http.reading import read, serving_of
 from server.http.sse import EventStream, until_disconnect
-from server.modes.resolve import mode_of_model, model_names
+from server.modes.mode import Mode
+from server.modes.resolve import model_names
 from server.serving import Serving
 
 router = APIRouter()
@@ -122,15 +123,15 @@ async def models(request: Request) -> Response:
     """The model under its own name and under one alias for each mode."""
     serving = serving_of(request)
     names = model_names(serving.settings.model_name, serving.modes)
-    return json_response({"object": "list", "data": [_model(name, serving) for name in names]})
+    return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
 
 
 @router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(answers.Model, 404))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
-    mode_of_model(name, serving.settings.model_name, serving.modes)
-    return json_response(_model(name, serving))
+    mode = mode_for(name, [], serving)
+    return json_response(_model(name, mode, serving))
 
 
 @router.get("/health", response_class=Response, responses=answers_of(answers.Healthy, 503, problem=answers.Unhealthy))
@@ -160,7 +161,7 @@ async def versions(request: Request) -> Response:
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
 
 
-def _model(name: str, serving: Serving) -> JsonObject:
+def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
     ready = serving.engine.ready
     return {
         "id": name,
@@ -168,4 +169,6 @@ def _model(name: str, serving: Serving) -> JsonObject:
         "created": serving.started,
         "owned_by": "twogear",
         "max_model_len": None if ready is None else ready.max_context,
+        "reasoning_mode": mode.name,
+        "kind": "thinking" if mode.thinks else "direct",
     }
