@@ -9,7 +9,7 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from engine.messages import Ready, Stats
-from server.core.written import WrittenTurns
+from server.core.generated_tokens import GeneratedTokens
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
@@ -39,7 +39,7 @@ class Serving:
     fmt: ChatFormat
     engine: EngineClient
     metrics: Metrics = field(init=False)
-    written: WrittenTurns = field(init=False)
+    written: GeneratedTokens = field(init=False)
     wrap_ups: list[tuple[int, ...]] = field(init=False)
     closing: tuple[int, ...] = field(init=False)
     gap: tuple[int, ...] = field(init=False)
@@ -51,7 +51,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.written = WrittenTurns(self.fmt)
+        self.written = GeneratedTokens(self.fmt)
         closings = [self.fmt.closing(text) for text in self.profile.reasoning.wrap_ups]
         self.wrap_ups = [tuple(closing.last_words) for closing in closings]
         self.gap = tuple(closings[0].gap)

@@ -72,15 +72,6 @@ def priority_of(asked: SamplingFields, profile: ModeProfile, serving: Serving) -
     return asked.priority
 
 
-def includes_usage(asked: SamplingFields) -> bool:
-    """Whether a stream ends with its usage; raises BadRequestError for stream options without a stream."""
-    if asked.stream_options is None:
-        return False
-    if not asked.stream:
-        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
-    return bool(asked.stream_options.include_usage)
-
-
 def known_ids(ids: list[int], param: str, serving: Serving) -> list[int]:
     """`ids`, all of which the model has; raises BadRequestError for `param`."""
     unknown = {token_id for token_id in set(ids) if not serving.fmt.vocabulary.token_text(token_id)}

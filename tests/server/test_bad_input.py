@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.api import routes
+from server.api.chat import routes
 from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest

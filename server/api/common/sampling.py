@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from server.api.common.fields import INT64, Fields, tag_of
 from server.api.common.formats import ResponseFormat, StructuredOutputs
+from server.errors import BadRequestError
 
 MAX_STOPS = 16
 MAX_STOP_IDS = 128
@@ -134,3 +135,12 @@ class SamplingFields(Fields):
     """True: the response comes as server-sent events."""
     stream_options: StreamOptions | None = None
     """Options of a stream; without `stream` they are refused."""
+
+
+def includes_usage(asked: SamplingFields) -> bool:
+    """Whether a stream ends with its usage; raises BadRequestError for stream options without a stream."""
+    if asked.stream_options is None:
+        return False
+    if not asked.stream:
+        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
+    return bool(asked.stream_options.include_usage)

@@ -1,17 +1,18 @@
-"""OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
+"""From the core's pieces to OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import orjson
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
+from server.api.common.usage import usage
 from server.core.generate import Turn
 from server.core.job import Job
 from server.core.logprobs import LogprobJson
 from server.core.reader import Piece
+from server.core.run import Run
 from server.errors import JsonObject
-from server.http.sse import encode_event
+from server.http.sse import DONE, encode_event
 
 HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
 
@@ -66,39 +67,40 @@ class Gathered:
         return {"refusal": None, **self._logprobs} if self._logprobs else None
 
 
-def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[Gathered]) -> JsonObject:
+class ChatResponse:
     """The response to a request that was not streamed."""
-    choices = [
-        {
-            "index": index,
-            "message": choice.message(shows_thinking=job.shows_thinking),
-            "logprobs": choice.logprobs(),
-            **_how_it_ended(turn, has_calls=choice.has_calls),
-            **({"token_ids": turn.token_ids} if job.shows_token_ids else {}),
+
+    def __init__(self, run: Run, model: str) -> None:
+        self._run = run
+        self._model = model
+        self._gathered = [Gathered() for _ in run.turns]
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        self._gathered[piece.choice].add(piece)
+
+    def response(self) -> JsonObject:
+        """The whole response, after the last piece."""
+        job = self._run.job
+        choices = [
+            {
+                "index": index,
+                "message": choice.message(shows_thinking=job.shows_thinking),
+                "logprobs": choice.logprobs(),
+                **_how_it_ended(turn, has_calls=choice.has_calls),
+                **({"token_ids": turn.token_ids} if job.shows_token_ids else {}),
+            }
+            for index, (turn, choice) in enumerate(zip(self._run.turns, self._gathered, strict=True))
+        ]
+        return {
+            "id": job.id,
+            "object": "chat.completion",
+            "created": job.created,
+            "model": self._model,
+            "choices": choices,
+            "usage": usage(self._run),
+            **_prompt_ids(job),
         }
-        for index, (turn, choice) in enumerate(zip(turns, gathered, strict=True))
-    ]
-    return {
-        "id": job.id,
-        "object": "chat.completion",
-        "created": job.created,
-        "model": model,
-        "choices": choices,
-        "usage": usage(job, turns),
-        **_prompt_ids(job),
-    }
-
-
-def usage(job: Job, turns: Sequence[Turn]) -> JsonObject:
-    """The token counts of finished turns."""
-    completion_tokens = sum(turn.completion_tokens for turn in turns)
-    return {
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": job.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": job.cached_tokens(turns)},
-        "completion_tokens_details": {"reasoning_tokens": sum(turn.reasoning_tokens for turn in turns)},
-    }
 
 
 def _prompt_ids(job: Job) -> JsonObject:
@@ -120,8 +122,9 @@ def _how_it_ended(turn: Turn, *, has_calls: bool) -> JsonObject:
 class ChunkWriter:
     """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
 
-    def __init__(self, job: Job, model: str, *, include_usage: bool) -> None:
-        self._job = job
+    def __init__(self, run: Run, model: str, *, include_usage: bool) -> None:
+        self._run = run
+        self._job = job = run.job
         self._head: JsonObject = {
             "id": job.id,
             "object": "chat.completion.chunk",
@@ -152,15 +155,15 @@ class ChunkWriter:
         chunks = [self._chunk(index, first, told)] if first or told else []
         return b"".join(map(encode_event, [*chunks, *(self._chunk(index, delta) for delta in rest)]))
 
-    def finish(self, turns: Sequence[Turn]) -> bytes:
+    def finish(self) -> bytes:
         """How each choice ended and, if asked for, the token counts in an event without choices."""
         ends = [
             self._chunk(index, {}, _how_it_ended(turn, has_calls=index in self._with_calls))
-            for index, turn in enumerate(turns)
+            for index, turn in enumerate(self._run.turns)
         ]
         if self._tail:
-            ends.append({**self._head, "choices": [], "usage": usage(self._job, turns)})
-        return b"".join(map(encode_event, ends))
+            ends.append({**self._head, "choices": [], "usage": usage(self._run)})
+        return b"".join(map(encode_event, ends)) + DONE
 
     def _event(self, index: int, event: Event) -> bytes:
         """One event; text, which most of them are, is put between what stood around the first such text."""

@@ -1,36 +1,39 @@
-"""OpenAI's objects of a text completion, in parts that make up a response or are its chunks, as plain dicts."""
+"""From the core's pieces to OpenAI's objects of a text completion: parts that make up a response or are its chunks."""
 
 from collections.abc import Sequence
 
 from chat_templates.events import AnswerText
-from server.api.chat.objects import usage
-from server.core.generate import Turn
+from server.api.common.usage import usage
 from server.core.job import CompletionJob
 from server.core.logprobs import LogprobJson, prompt_entries
 from server.core.reader import Piece
+from server.core.run import Run
 from server.errors import JsonObject
+from server.http.sse import DONE, encode_event
 from server.serving import Serving
 
 LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
-class TextWriter:
-    """Writes the parts of all choices; `head` is what every object begins with."""
+class Texts:
+    """Makes the parts of all choices; `head` is what every object begins with."""
 
-    def __init__(self, job: CompletionJob, turns: Sequence[Turn], serving: Serving) -> None:
+    def __init__(self, run: Run, job: CompletionJob, serving: Serving) -> None:
         self.head: JsonObject = {
             "id": job.id,
             "object": "text_completion",
             "created": job.created,
             "model": serving.settings.model_name,
         }
+        self.indices = range(len(run.turns))
+        self._run = run
         self._job = job
-        self._turns = turns
+        self._turns = run.turns
         self._fmt = serving.fmt
-        self._offsets = [0] * len(turns)  # in the text, of the next token
-        self._begun = [False] * len(turns)
+        self._offsets = [0 for _ in run.turns]  # in the text, of the next token
+        self._begun = [False for _ in run.turns]
 
-    def begin(self, index: int) -> JsonObject:
+    def empty(self, index: int) -> JsonObject:
         """A choice without text."""
         return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
@@ -43,7 +46,7 @@ class TextWriter:
             texts += [event.text for event in piece.events if isinstance(event, AnswerText)]
             entries += (piece.logprobs or {}).get("content", [])
         logprobs = self._lists(index, entries) if entries else None
-        part: JsonObject = {**self.begin(index), "text": "".join(texts), "logprobs": logprobs}
+        part: JsonObject = {**self.empty(index), "text": "".join(texts), "logprobs": logprobs}
         if piece.token_ids is not None:
             part |= self._ids(index, piece.token_ids) if is_first else {"token_ids": piece.token_ids}
         return part
@@ -59,7 +62,7 @@ class TextWriter:
 
     def usage(self) -> JsonObject:
         """The token counts."""
-        counts = usage(self._job, self._turns)
+        counts = usage(self._run)
         if not self._job.generates:
             counts |= {"completion_tokens": 0, "total_tokens": self._job.prompt_tokens}
         return counts
@@ -88,6 +91,54 @@ class TextWriter:
             "top_logprobs": [_likeliest(entry) for entry in entries],
             "text_offset": offsets,
         }
+
+
+class TextResponse:
+    """The response to a request that was not streamed."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._parts = [[texts.empty(index)] for index in texts.indices]
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        self._parts[piece.choice].append(self._texts.part(piece))
+
+    def response(self) -> JsonObject:
+        """The whole response, after the last piece."""
+        texts = self._texts
+        choices = [texts.whole(parts, index) for index, parts in enumerate(self._parts)]
+        return {**texts.head, "choices": choices, "usage": texts.usage()}
+
+
+class TextEvents:
+    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
+
+    def __init__(self, texts: Texts, *, include_usage: bool) -> None:
+        self._texts = texts
+        self._tail: JsonObject = {"usage": None} if include_usage else {}
+
+    def begin(self) -> bytes:
+        """Nothing: the first event is that of the first text."""
+        return b""
+
+    def piece(self, piece: Piece) -> bytes:
+        """The event of a piece, if there is anything to tell of it."""
+        part = self._texts.part(piece)
+        if part["text"] or part["logprobs"] or part.get("token_ids") or "prompt_token_ids" in part:
+            return self._event(part)
+        return b""
+
+    def finish(self) -> bytes:
+        """How each choice ended and, if asked for, the token counts in an event without choices."""
+        texts = self._texts
+        ends = [self._event({**texts.empty(index), **texts.end(index)}) for index in texts.indices]
+        if self._tail:
+            ends.append(encode_event({**texts.head, "choices": [], "usage": texts.usage()}))
+        return b"".join(ends) + DONE
+
+    def _event(self, choice: JsonObject) -> bytes:
+        return encode_event({**self._texts.head, "choices": [choice], **self._tail})
 
 
 def join_parts(parts: Sequence[JsonObject]) -> JsonObject:
