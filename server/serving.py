@@ -7,13 +7,13 @@ from time import time
 from typing import Protocol
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
-from server.modes.profile import MODES, Profile
+from server.modes.mode import Modes
+from server.modes.profile import Profile
 from server.settings import Settings
 
 
@@ -29,9 +29,8 @@ class RunningTurn(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds. `modes` are those that
-    the model has. A thinking is closed for the model with one of `wrap_ups` and then `closing`: the end tag with the
-    `gap` after it.
+    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
+    where the model has none of the profile's modes.
     """
 
     settings: Settings
@@ -40,11 +39,7 @@ class Serving:
     engine: EngineClient
     metrics: Metrics = field(init=False)
     written: GeneratedTokens = field(init=False)
-    wrap_ups: list[tuple[int, ...]] = field(init=False)
-    closing: tuple[int, ...] = field(init=False)
-    gap: tuple[int, ...] = field(init=False)
-    modes: tuple[Mode, ...] = field(init=False)
-    default_mode: Mode = field(init=False)
+    modes: Modes = field(init=False)
     draining: bool = False
     turns: dict[str, Sequence[RunningTurn]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -52,12 +47,7 @@ class Serving:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
         self.written = GeneratedTokens(self.fmt)
-        closings = [self.fmt.closing(text) for text in self.profile.reasoning.wrap_ups]
-        self.wrap_ups = [tuple(closing.last_words) for closing in closings]
-        self.gap = tuple(closings[0].gap)
-        self.closing = (*closings[0].tag, *self.gap)
-        self.modes = MODES if self.fmt.has_thinking else ("standard",)
-        self.default_mode = self.profile.default_mode if self.fmt.has_thinking else "standard"
+        self.modes = Modes.of(self.profile, self.fmt)
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""

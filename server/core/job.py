@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chat_templates.settings import Mode
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Sampling
 from server.core.generate import Turn
@@ -49,7 +48,7 @@ class Job:
 
     id: str
     arrived: float
-    mode: Mode
+    mode: str
     turns: tuple[TurnPlan, ...]
     prompt_tokens: int
     stops: tuple[str, ...]

@@ -34,7 +34,7 @@ class TurnReader:
         self._form = job.answer_format
         self._parser = OutputParser(
             fmt,
-            "reasoning" if turn.thinking else "standard",
+            thinking_open=turn.thinking,
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
         )

@@ -5,10 +5,11 @@ from typing import TypeVar
 import msgspec
 
 from engine.messages import Sampling
+from engine.sampling import SAMPLING_FIELDS
 from server.api.common.fields import INT64
 from server.api.common.sampling import SamplingFields
 from server.errors import BadRequestError
-from server.modes.profile import AnswerSampling, ModeProfile
+from server.modes.profile import ModeProfile, ThinkingMode
 from server.serving import Serving
 
 T = TypeVar("T")
@@ -19,15 +20,11 @@ def plan_sampling(asked: SamplingFields, profile: ModeProfile, max_tokens: int, 
     min_tokens = asked.min_tokens or 0
     if min_tokens > max_tokens:
         raise BadRequestError(f"min_tokens is {min_tokens}, above the limit of {max_tokens}.", param="min_tokens")
+    drawn = {name: _either(getattr(asked, name), getattr(profile, name)) for name in SAMPLING_FIELDS}
+    drawn["top_k"] = max(0, drawn["top_k"])  # -1 is no limit, too
     return Sampling(
+        **drawn,
         max_tokens=max_tokens,
-        temperature=_either(asked.temperature, profile.temperature),
-        top_p=_either(asked.top_p, profile.top_p),
-        top_k=max(0, _either(asked.top_k, profile.top_k)),
-        min_p=_either(asked.min_p, profile.min_p),
-        presence_penalty=_either(asked.presence_penalty, profile.presence_penalty),
-        frequency_penalty=_either(asked.frequency_penalty, profile.frequency_penalty),
-        repetition_penalty=_either(asked.repetition_penalty, profile.repetition_penalty),
         seed=asked.seed,
         min_tokens=min_tokens,
         ignore_eos=bool(asked.ignore_eos),
@@ -36,16 +33,12 @@ def plan_sampling(asked: SamplingFields, profile: ModeProfile, max_tokens: int, 
     )
 
 
-def answer_sampling(asked: SamplingFields, answer: AnswerSampling | None, thinking: Sampling) -> Sampling:
+def answer_sampling(asked: SamplingFields, profile: ModeProfile, thinking: Sampling) -> Sampling:
     """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
-    if answer is None:
+    if not isinstance(profile, ThinkingMode):
         return thinking
-    own = {
-        name: value
-        for name, value in msgspec.structs.asdict(answer).items()
-        if value is not None and getattr(asked, name) is None
-    }
-    return msgspec.structs.replace(thinking, **own)
+    own = {name: value for name, value in profile.answer.items() if getattr(asked, name) is None}
+    return msgspec.structs.replace(thinking, **own) if own else thinking
 
 
 def choices_of(sampling: Sampling, n: int | None) -> list[Sampling]:

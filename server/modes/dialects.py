@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from server.api.chat.body import ChatRequest, Effort, ReasoningOptions, ThinkingOptions
 from server.errors import BadRequestError
-from server.modes.profile import ThinkingProfile
-from server.modes.resolve import Choice, mode_of_field
+from server.modes.profile import ThinkingMode
+from server.modes.resolve import ModeRequest
 
 
 class Budget(NamedTuple):
@@ -17,7 +17,7 @@ class Budget(NamedTuple):
     field: str
     value: int | Effort
 
-    def tokens(self, profile: ThinkingProfile, max_tokens: int) -> int:
+    def tokens(self, profile: ThinkingMode, max_tokens: int) -> int:
         """The bound in tokens, for a request that may generate `max_tokens`."""
         if isinstance(self.value, int):
             return self.value
@@ -27,13 +27,13 @@ class Budget(NamedTuple):
 class Wish(NamedTuple):
     """All that a request says about thinking. `is_shown`: whether the client wants to see it."""
 
-    choices: list[Choice | None]
+    modes: list[ModeRequest | None]
     budget: Budget | None
     is_shown: bool
 
 
 def thinking_wish(asked: ChatRequest) -> Wish:
-    """Raises BadRequestError for an unknown mode, and naming both fields where two bound the thinking differently."""
+    """Raises BadRequestError naming both fields where two bound the thinking differently."""
     reasoning = asked.reasoning or ReasoningOptions()
     thinking = asked.thinking
     kwargs = asked.chat_template_kwargs
@@ -44,8 +44,8 @@ def thinking_wish(asked: ChatRequest) -> Wish:
         _budget("reasoning.max_tokens", reasoning.max_tokens),
         _budget("thinking.budget_tokens", None if thinking is None else thinking.budget_tokens),
     ]
-    choices = [
-        mode_of_field(asked.reasoning_mode),
+    modes = [
+        None if asked.reasoning_mode is None else ModeRequest("reasoning_mode", asked.reasoning_mode),
         _of_effort("reasoning_effort", asked.reasoning_effort),
         _of_switch("reasoning.enabled", reasoning.enabled),
         _of_effort("reasoning.effort", reasoning.effort),
@@ -54,28 +54,26 @@ def thinking_wish(asked: ChatRequest) -> Wish:
         _of_switch("chat_template_kwargs.enable_thinking", None if kwargs is None else kwargs.enable_thinking),
         _of_switch("chat_template_kwargs.thinking", None if kwargs is None else kwargs.thinking),
     ]
-    return Wish(choices, _only_one(budgets), is_shown=not reasoning.exclude)
+    return Wish(modes, _only_one(budgets), is_shown=not reasoning.exclude)
 
 
 def _budget(field: str, value: int | Effort | None) -> Budget | None:
     return None if value in (None, "none") else Budget(field, value)
 
 
-def _of_effort(field: str, effort: Effort | None) -> Choice | None:
+def _of_effort(field: str, effort: Effort | None) -> ModeRequest | None:
     return _of_switch(field, None if effort is None else effort != "none")
 
 
-def _of_thinking(thinking: ThinkingOptions | None) -> list[Choice | None]:
+def _of_thinking(thinking: ThinkingOptions | None) -> list[ModeRequest | None]:
     if thinking is None:
         return []
     kind = _of_switch("thinking.type", thinking.type == "enabled")
     return [kind, _of_switch("thinking.budget_tokens", None if thinking.budget_tokens is None else True)]
 
 
-def _of_switch(field: str, on: bool | None) -> Choice | None:
-    if on is None:
-        return None
-    return Choice(field, "reasoning" if on else "standard")
+def _of_switch(field: str, on: bool | None) -> ModeRequest | None:
+    return None if on is None else ModeRequest(field, on)
 
 
 def _only_one(budgets: list[Budget | None]) -> Budget | None:

@@ -3,12 +3,12 @@
 Numbers only; `server.core.generate` spends them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from server.errors import BadRequestError, ContextLengthError
-from server.modes.profile import ModeProfile, ThinkingProfile
+from server.modes.mode import ThinkClosing
+from server.modes.profile import ModeProfile, ThinkingMode
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
 
@@ -47,27 +47,21 @@ def token_limit(
     return asked if asked is not None else min(profile.default_max_tokens, left)
 
 
-def plan_thinking(
-    limit: int,
-    budget: int | None,
-    profile: ThinkingProfile,
-    wrap_ups: Sequence[tuple[int, ...]],
-    closing: tuple[int, ...],
-    *,
-    gap: tuple[int, ...] = (),
-) -> ThinkingPlan:
+def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: ThinkClosing) -> ThinkingPlan:
     """Divides `limit` tokens: thinking and wrap-up within the budget, the closing, and a reserve for the answer.
 
-    Of `wrap_ups`, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
+    Of the wrap-ups, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
     one answer token is left to the thinking, as far as the budget allows.
     """
     budget = profile.thinking_budget if budget is None else budget
+    gap = ends.separator
+    closing = (*ends.tag, *gap)
     if limit <= len(closing):
         return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", gap)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     allowed = share if budget is None else min(budget, share)
-    wrap_up = next((ids for ids in wrap_ups if len(ids) <= allowed // 2), ())
+    wrap_up = next((ids for ids in ends.wrap_ups if len(ids) <= allowed // 2), ())
     return ThinkingPlan(
         max_tokens=allowed - len(wrap_up),
         wrap_up=wrap_up,

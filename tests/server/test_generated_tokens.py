@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT, THINKING
 from server.core.generated_tokens import MOST_OF_ONE_PROMPT, GeneratedTokens
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
@@ -35,7 +36,7 @@ def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers
     known: list[int] = []
     for pieces in answers:
         conversation.append(user("Go on"))
-        plain = fmt.render(conversation, "standard")
+        plain = fmt.render(conversation, DIRECT)
         prompt = written.restored(plain)
         assert prompt[: len(known)] == known
         assert fmt.decode(prompt, show_control=True) == fmt.decode(plain, show_control=True)
@@ -47,17 +48,17 @@ def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers
 @pytest.mark.parametrize("arguments", ['{"a": "é"}', '{"a":"é"}', '{ "a":\t"\\u00e9" }'])
 def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
     written = GeneratedTokens(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    prompt = fmt.render([user("Hi")], DIRECT)
     call = spelled(fmt, list('{"name": "f", "arguments": ' + arguments + "}"))
     ids = [*spelled(fmt, ["s", "o", "\n"]), fmt.tool_call_id, *call, fmt.tool_call_end_id, fmt.end_of_turn_id]
     written.remember(prompt, ids)
     function = {"name": "f", "arguments": arguments}
     message = {**assistant("so"), "tool_calls": [{"type": "function", "function": function}]}
-    again = fmt.render([user("Hi"), message, {"role": "tool", "content": "1"}], "standard")
+    again = fmt.render([user("Hi"), message, {"role": "tool", "content": "1"}], DIRECT)
     assert again[: len(prompt) + len(ids)] != [*prompt, *ids]
     assert written.restored(again)[: len(prompt) + len(ids)] == [*prompt, *ids]
     other = {**message, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]}
-    again = fmt.render([user("Hi"), other], "standard")
+    again = fmt.render([user("Hi"), other], DIRECT)
     assert written.restored(again) == again
 
 
@@ -68,11 +69,11 @@ def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
 )
 def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[str], sent: list[str]) -> None:
     written = GeneratedTokens(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    prompt = fmt.render([user("Hi")], DIRECT)
     for pieces in (first, second):
         written.remember(prompt, spelled(fmt, pieces))
     for question in ("Hi", "Ho"):
-        plain = fmt.render([user(question), assistant("".join(sent)), user("And?")], "standard")
+        plain = fmt.render([user(question), assistant("".join(sent)), user("And?")], DIRECT)
         restored = written.restored(plain)
         assert fmt.decode(restored, show_control=True) == fmt.decode(plain, show_control=True)
         assert [i for i in restored if i in fmt.control_ids] == [i for i in plain if i in fmt.control_ids]
@@ -82,12 +83,12 @@ def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[s
 
 def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
     written = GeneratedTokens(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    prompt = fmt.render([user("Hi")], DIRECT)
     texts = [f"What{number}" for number in range(MOST_OF_ONE_PROMPT)]
     for text in texts:
         written.remember(prompt, [*spelled(fmt, list(text)), fmt.end_of_turn_id])
     for text in texts:
-        again = written.restored(fmt.render([user("Hi"), assistant(text), user("And?")], "standard"))
+        again = written.restored(fmt.render([user("Hi"), assistant(text), user("And?")], DIRECT))
         ids = spelled(fmt, list(text))
         assert again[len(prompt) : len(prompt) + len(ids) + 1] == [*ids, fmt.end_of_turn_id]
 
@@ -95,10 +96,10 @@ def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
 def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
     written = GeneratedTokens(fmt, most_tokens=20)
     ids = spelled(fmt, list("What"))
-    prompts = [fmt.render([user(f"{number}")], "standard") for number in range(10)]
+    prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(10)]
     for prompt in prompts:
         written.remember(prompt, ids)
-    again = [fmt.render([user(f"{number}"), assistant("What")], "standard") for number in range(10)]
+    again = [fmt.render([user(f"{number}"), assistant("What")], DIRECT) for number in range(10)]
     kept = [
         written.restored(plain)[: len(prompt) + len(ids)] == [*prompt, *ids]
         for prompt, plain in zip(prompts, again, strict=True)
@@ -109,9 +110,9 @@ def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
 def test_thinking_is_not_looked_for(fmt: ChatFormat) -> None:
     """Its prompt does not come back, so nothing is found; the text stays."""
     written = GeneratedTokens(fmt)
-    prompt = fmt.render([user("Hi")], "reasoning")
+    prompt = fmt.render([user("Hi")], THINKING)
     written.remember(prompt, [*spelled(fmt, ["W", "hat"]), *fmt.close_thinking(), *spelled(fmt, ["W", "hat"])])
-    plain = fmt.render([user("Hi"), assistant("What"), user("And?")], "reasoning")
+    plain = fmt.render([user("Hi"), assistant("What"), user("And?")], THINKING)
     assert written.restored(plain) == plain
 
 

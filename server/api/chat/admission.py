@@ -4,13 +4,13 @@ Starts nothing; `server.core.run` runs the job.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from chat_templates.format import NO_TOKEN
-from chat_templates.settings import Mode
 from engine.messages import Sampling
 from server.api.chat.body import ChatRequest
 from server.core.answer_format import answer_format
@@ -20,8 +20,9 @@ from server.core.sampling import answer_sampling, choices_of, plan_sampling, pri
 from server.errors import BadRequestError
 from server.modes.dialects import Budget, thinking_wish
 from server.modes.limits import ThinkingPlan, plan_thinking, token_limit
-from server.modes.profile import ThinkingProfile
-from server.modes.resolve import Choice, mode_of_model, resolve_mode
+from server.modes.mode import Mode
+from server.modes.profile import ThinkingMode
+from server.modes.resolve import ModeRequest, mode_of_model, resolve_mode
 from server.offload import LONG
 from server.serving import Serving
 
@@ -39,42 +40,39 @@ async def admit_chat(asked: ChatRequest, size: int, serving: Serving) -> Job:
     """Plans the job; `size` is the body's, in bytes. Raises ApiError."""
     arrived = time.perf_counter()
     wish = thinking_wish(asked)
-    mode = mode_for(asked.model, wish.choices, serving)
+    mode = mode_for(asked.model, wish.modes, serving)
     context = serving.admit().max_context
-    profile = serving.profile.of(mode)
+    profile = mode.profile
     prompt_ids = await chat_prompt(asked, mode, size, serving, context)
     limit = _asked_limit(asked)
     max_tokens = token_limit(limit.tokens, limit.param, profile, len(prompt_ids), context)
     sampling = _with_logprobs(plan_sampling(asked, profile, max_tokens, serving), asked)
     form = await answer_format(asked, serving)
     sampling = _with_format(sampling, form, serving)
-    thinking, answer = None, None
-    if isinstance(profile, ThinkingProfile):
-        answer = profile.answer
-        if _opens_turn(asked) or serving.fmt.is_thinking_open(prompt_ids):
-            thinking = _thinking(wish.budget, profile, max_tokens, serving)
+    opens_thinking = mode.thinks and (_opens_turn(asked) or serving.fmt.is_thinking_open(prompt_ids))
+    thinking = _thinking(wish.budget, mode, max_tokens) if opens_thinking else None
     return Job(
         id=new_id("chatcmpl"),
         arrived=arrived,
-        mode=mode,
+        mode=mode.name,
         turns=tuple(
-            TurnPlan(prompt_ids, one, thinking, answer_sampling(asked, answer, one))
+            TurnPlan(prompt_ids, one, thinking, answer_sampling(asked, profile, one))
             for one in choices_of(sampling, asked.n)
         ),
         prompt_tokens=len(prompt_ids),
         stops=stops_of(asked),
         priority=priority_of(asked, profile, serving),
-        shows_thinking=mode == "reasoning" and wish.is_shown,
+        shows_thinking=mode.thinks and wish.is_shown,
         reasoning_logprobs=bool(asked.reasoning_logprobs),
         shows_token_ids=bool(asked.return_token_ids),
         answer_format=form,
     )
 
 
-def mode_for(name: str | None, choices: list[Choice | None], serving: Serving) -> Mode:
-    """The mode of a request for the model `name` that made `choices`; raises BadRequestError or UnknownModelError."""
+def mode_for(name: str | None, requests: Sequence[ModeRequest | None], serving: Serving) -> Mode:
+    """The mode of a request for the model `name` that makes `requests`; BadRequestError or UnknownModelError."""
     model = None if name is None else mode_of_model(name, serving.settings.model_name, serving.modes)
-    return resolve_mode([model, *choices], serving.default_mode, serving.modes)
+    return resolve_mode([model, *requests], serving.modes)
 
 
 async def chat_prompt(
@@ -84,7 +82,6 @@ async def chat_prompt(
 
     With a `context`, one that is too long for it by far is refused before it is tokenized.
     """
-    template = serving.profile.of(mode).template
     if asked.add_generation_prompt and asked.continue_final_message:
         raise BadRequestError(
             "add_generation_prompt and continue_final_message contradict each other: send only one of them.",
@@ -93,7 +90,7 @@ async def chat_prompt(
     render = partial(
         serving.fmt.render,
         asked.messages,
-        template,
+        mode.style,
         asked.tools or (),
         add_generation_prompt=asked.add_generation_prompt is not False,
         continue_final_message=bool(asked.continue_final_message),
@@ -120,9 +117,11 @@ def _opens_turn(asked: ChatRequest) -> bool:
     return asked.add_generation_prompt is not False and not asked.continue_final_message
 
 
-def _thinking(budget: Budget | None, profile: ThinkingProfile, max_tokens: int, serving: Serving) -> ThinkingPlan:
-    tokens = None if budget is None else budget.tokens(profile, max_tokens)
-    return plan_thinking(max_tokens, tokens, profile, serving.wrap_ups, serving.closing, gap=serving.gap)
+def _thinking(budget: Budget | None, mode: Mode, max_tokens: int) -> ThinkingPlan:
+    assert isinstance(mode.profile, ThinkingMode)
+    assert mode.closing is not None
+    tokens = None if budget is None else budget.tokens(mode.profile, max_tokens)
+    return plan_thinking(max_tokens, tokens, mode.profile, mode.closing)
 
 
 def _with_logprobs(sampling: Sampling, asked: ChatRequest) -> Sampling:

@@ -110,7 +110,7 @@ class ReasoningOptions(Fields):
     """OpenRouter's way to ask for thinking."""
 
     enabled: bool | None = None
-    """True is reasoning mode, false standard mode."""
+    """True is the profile's mode for thinking, false the one that answers at once."""
     effort: Effort | None = None
     """As `reasoning_effort`."""
     max_tokens: TokenCount | None = None
@@ -123,7 +123,7 @@ class ThinkingOptions(Fields):
     """Anthropic's and DeepSeek's way to ask for thinking."""
 
     type: Literal["enabled", "disabled"]
-    """`enabled` is reasoning mode, `disabled` standard mode."""
+    """`enabled` is the profile's mode for thinking, `disabled` the one that answers at once."""
     budget_tokens: TokenCount | None = None
     """The most tokens of thinking."""
 
@@ -132,7 +132,7 @@ class ChatTemplateKwargs(Fields):
     """vLLM's and SGLang's way to ask for thinking; templates get no other variables from clients."""
 
     enable_thinking: bool | None = None
-    """True is reasoning mode, false standard mode."""
+    """True is the profile's mode for thinking, false the one that answers at once."""
     thinking: bool | None = None
     """The same, by the name that DeepSeek's and Granite's templates have for it."""
 
@@ -162,13 +162,14 @@ class ChatRequest(SamplingFields):
 
     Differs: not in OpenAI's API; vLLM wants `add_generation_prompt: false` beside it, here it is implied.
     """
-    reasoning_mode: str | None = Field(default=None, json_schema_extra={"enum": ["standard", "reasoning", None]})
-    """Template, sampling and token limits of the request, all at once.
+    reasoning_mode: str | None = None
+    """A mode of the served profile: template, sampling and token limits of the request, all at once.
 
     Differs: in no other API.
     """
     reasoning_effort: Effort | None = None
-    """`none` is standard mode. The others are reasoning mode with a growing share of the token limit for the thinking.
+    """`none` is the profile's mode that answers at once. The others are its mode for thinking, with a growing share of
+    the token limit for the thinking.
 
     Differs: to OpenAI a hint for the model, here a bound that holds.
     """
@@ -188,7 +189,7 @@ class ChatRequest(SamplingFields):
     Differs: not in OpenAI's API; other variables than `enable_thinking` and `thinking` are ignored.
     """
     thinking_token_budget: TokenCount | None = None
-    """The most tokens of thinking, wrap-up included. In standard mode it has no effect.
+    """The most tokens of thinking, wrap-up included. In a mode that does not think it has no effect.
 
     Differs: not in OpenAI's API; in vLLM the phrase that ends the thinking is shown and the server's own.
     """

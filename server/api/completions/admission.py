@@ -24,7 +24,7 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
     """Plans the job; raises ApiError."""
     arrived = time.perf_counter()
     mode = mode_for(asked.model, [], serving)
-    profile = serving.profile.of(mode)
+    profile = mode.profile
     _check_combinations(asked)
     prompts = await _prompts(asked, serving)
     grammar = await text_grammar(asked)
@@ -32,7 +32,7 @@ async def admit_completion(asked: CompletionRequest, serving: Serving) -> Comple
     return CompletionJob(
         id=new_id("cmpl"),
         arrived=arrived,
-        mode=mode,
+        mode=mode.name,
         turns=tuple(turns),
         prompt_tokens=sum(map(len, prompts)),
         stops=stops_of(asked),

@@ -11,7 +11,8 @@ from server.api.service.schema import Healthy, Model, Models, Unhealthy, Version
 from server.errors import ApiError, JsonObject
 from server.http.reading import serving_of
 from server.http.responses import json_response
-from server.modes.resolve import mode_of_model, model_names
+from server.modes.mode import Mode
+from server.modes.resolve import mode_of_model, model_names, resolve_mode
 from server.serving import Serving
 
 router = APIRouter()
@@ -22,15 +23,15 @@ async def models(request: Request) -> Response:
     """The model under its own name and under one alias for each mode."""
     serving = serving_of(request)
     names = model_names(serving.settings.model_name, serving.modes)
-    return json_response({"object": "list", "data": [_model(name, serving) for name in names]})
+    return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
 
 
 @router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
-    mode_of_model(name, serving.settings.model_name, serving.modes)
-    return json_response(_model(name, serving))
+    mode = resolve_mode([mode_of_model(name, serving.settings.model_name, serving.modes)], serving.modes)
+    return json_response(_model(name, mode, serving))
 
 
 @router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy))
@@ -60,7 +61,7 @@ async def versions(request: Request) -> Response:
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
 
 
-def _model(name: str, serving: Serving) -> JsonObject:
+def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
     ready = serving.engine.ready
     return {
         "id": name,
@@ -68,6 +69,8 @@ def _model(name: str, serving: Serving) -> JsonObject:
         "created": serving.started,
         "owned_by": "twogear",
         "max_model_len": None if ready is None else ready.max_context,
+        "reasoning_mode": mode.name,
+        "kind": "thinking" if mode.thinks else "direct",
     }
 
 

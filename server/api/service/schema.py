@@ -20,6 +20,10 @@ class Model(Answer):
     """Who serves it."""
     max_model_len: Count | None
     """The model's context in tokens; null until it is loaded."""
+    reasoning_mode: str
+    """The mode of requests for this name that name no other."""
+    kind: Literal["direct", "thinking"]
+    """Whether that mode answers at once or thinks first."""
 
 
 class Models(Answer):

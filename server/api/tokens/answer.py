@@ -17,7 +17,7 @@ async def tokenize(asked: TokenizeTextRequest | TokenizeChatRequest, size: int, 
         mode_for(asked.model, [], serving)
         (ids,) = await encode_prompts([asked.prompt], serving)
     else:
-        mode = mode_for(asked.model, thinking_wish(asked).choices, serving)
+        mode = mode_for(asked.model, thinking_wish(asked).modes, serving)
         ids = await chat_prompt(asked, mode, size, serving)
         named_tools(asked)  # refuses what a completion would refuse
     token_strs = None
