@@ -62,10 +62,10 @@ class UnknownModelError(ApiError):
     status = HTTPStatus.NOT_FOUND
     kind = "invalid_request_error"
 
-    def __init__(self, name: str, served: str) -> None:
+    def __init__(self, name: str, served: str, param: str = "model") -> None:
         super().__init__(
             f"The model {name!r} does not exist here; this server has {served!r}.",
-            param="model",
+            param=param,
             code="model_not_found",
         )
 

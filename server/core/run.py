@@ -1,32 +1,33 @@
-"""Runs a job: its turns at once, each turn's tokens to pieces of the answer, and the metrics of it all."""
+"""Runs a plan: its choices at once, each one's tokens to pieces of the answer, and the metrics of it all."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from server.core.generate import run_turn
-from server.core.job import CompletionJob, Job
+from server.core.events import Piece
+from server.core.generate import run_choice
 from server.core.merge import merged
-from server.core.reader import Piece, TurnReader
+from server.core.plan import Plan
+from server.core.reader import ChoiceReader
+from server.core.serving import Serving
 from server.engine_client import EngineUnavailable, RequestFailed
 from server.errors import BadRequestError
 from server.metrics import RequestWatch
-from server.serving import Serving
 
 
 class Run:
-    """One job under way. `turns` are its choices; what an answer says of them at its end stands in them."""
+    """One plan under way. What an answer says of `choices` at its end stands in them."""
 
-    def __init__(self, job: Job, serving: Serving) -> None:
-        self.job = job
-        self.turns = [plan.start(serving.fmt.think_end()) for plan in job.turns]
+    def __init__(self, plan: Plan, serving: Serving) -> None:
+        self.plan = plan
+        self.choices = [choice.start(serving.fmt.think_end()) for choice in plan.choices]
         self._serving = serving
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
-        job, turns, serving = self.job, self.turns, self._serving
-        with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more(job.id, turns):
-            readers = [TurnReader(serving.fmt, job, index, turn) for index, turn in enumerate(turns)]
+        plan, choices, serving = self.plan, self.choices, self._serving
+        with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
+            readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
                     async for piece in pieces:
@@ -50,28 +51,29 @@ class Run:
                 self._count(watch)
         self._remember()
 
-    def _pieces(self, reader: TurnReader) -> AsyncGenerator[Piece, None]:
-        job = self.job
-        one_by_one = bool(job.stops) or not job.answer_format.parallel
-        request_id = f"{job.id}-{reader.choice}"
-        return run_turn(self._serving.engine, reader.turn, request_id, job.priority, reader.read, one_by_one=one_by_one)
+    def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
+        plan = self.plan
+        one_by_one = bool(plan.stops) or not plan.answer_format.parallel
+        request_id = f"{plan.id}-{reader.index}"
+        engine = self._serving.engine
+        return run_choice(engine, reader.choice, request_id, plan.priority, reader.read, one_by_one=one_by_one)
 
     def _count(self, watch: RequestWatch) -> None:
-        reasoning = sum(turn.reasoning_tokens for turn in self.turns)
+        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
         watch.count(
-            prompt=self.job.prompt_tokens,
-            cached=self.job.cached_tokens(self.turns),
+            prompt=self.plan.prompt_tokens,
+            cached=self.plan.cached_tokens(self.choices),
             reasoning=reasoning,
-            answer=sum(turn.completion_tokens for turn in self.turns) - reasoning,
+            answer=sum(choice.completion_tokens for choice in self.choices) - reasoning,
         )
-        for turn in self.turns:
-            if turn.thinking_finish is not None:
-                self._serving.metrics.reasoning_finish.labels(turn.thinking_finish).inc()
+        for choice in self.choices:
+            if choice.thinking_finish is not None:
+                self._serving.metrics.reasoning_finish.labels(choice.thinking_finish).inc()
 
     def _remember(self) -> None:
         """What answered a conversation comes back with its next request; but thinking does not, it is dropped."""
-        if isinstance(self.job, CompletionJob):
+        if not self.plan.is_conversation:
             return
-        for plan, turn in zip(self.job.turns, self.turns, strict=True):
-            if turn.thinking_finish is None:
-                self._serving.written.remember(plan.prompt_ids, turn.token_ids)
+        for plan, choice in zip(self.plan.choices, self.choices, strict=True):
+            if choice.thinking_finish is None:
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)

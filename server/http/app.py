@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from chat_templates.format import ChatFormat
 from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
+from server.core.serving import Serving
 from server.engine_client import EngineClient
 from server.http.responses import install_error_handlers
 from server.modes.profile import Profile
-from server.serving import Serving
 from server.settings import Settings
 
 
@@ -33,9 +33,9 @@ def create_app(
         description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
         lifespan=lifespan,
     )
-    app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
     for api in apis:
         app.include_router(api.router)
     install_error_handlers(app)
-    install_openapi(app, apis)
+    install_openapi(app, apis, list(serving.modes.by_name))
     return app

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from server.core.serving import Serving
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
-from server.serving import Serving
 
 Body = TypeVar("Body")
 JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")

@@ -1,16 +1,15 @@
 """From the core's pieces to OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import orjson
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
 from server.api.common.usage import usage
-from server.core.generate import Turn
-from server.core.job import Job
-from server.core.logprobs import LogprobJson
-from server.core.reader import Piece
-from server.core.run import Run
+from server.core.choice import Choice
+from server.core.events import LogprobEntry, Piece
+from server.core.plan import Plan
 from server.errors import JsonObject
 from server.http.sse import DONE, encode_event
 
@@ -25,7 +24,7 @@ class Gathered:
         self._answer: list[str] = []
         self._calls: list[ToolCallStart] = []
         self._arguments: list[list[str]] = []
-        self._logprobs = defaultdict[str, list[LogprobJson]](list)
+        self._logprobs = defaultdict[str, list[LogprobEntry]](list)
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -70,10 +69,11 @@ class Gathered:
 class ChatResponse:
     """The response to a request that was not streamed."""
 
-    def __init__(self, run: Run, model: str) -> None:
-        self._run = run
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str) -> None:
+        self._plan = plan
+        self._choices = choices
         self._model = model
-        self._gathered = [Gathered() for _ in run.turns]
+        self._gathered = [Gathered() for _ in choices]
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -81,54 +81,54 @@ class ChatResponse:
 
     def response(self) -> JsonObject:
         """The whole response, after the last piece."""
-        job = self._run.job
+        plan = self._plan
         choices = [
             {
                 "index": index,
-                "message": choice.message(shows_thinking=job.shows_thinking),
-                "logprobs": choice.logprobs(),
-                **_how_it_ended(turn, has_calls=choice.has_calls),
-                **({"token_ids": turn.token_ids} if job.shows_token_ids else {}),
+                "message": gathered.message(shows_thinking=plan.shows_thinking),
+                "logprobs": gathered.logprobs(),
+                **_how_it_ended(choice, has_calls=gathered.has_calls),
+                **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
             }
-            for index, (turn, choice) in enumerate(zip(self._run.turns, self._gathered, strict=True))
+            for index, (choice, gathered) in enumerate(zip(self._choices, self._gathered, strict=True))
         ]
         return {
-            "id": job.id,
+            "id": plan.id,
             "object": "chat.completion",
-            "created": job.created,
+            "created": plan.created,
             "model": self._model,
             "choices": choices,
-            "usage": usage(self._run),
-            **_prompt_ids(job),
+            "usage": usage(plan, self._choices),
+            **_prompt_ids(plan),
         }
 
 
-def _prompt_ids(job: Job) -> JsonObject:
-    return {"prompt_token_ids": job.turns[0].prompt_ids} if job.shows_token_ids else {}
+def _prompt_ids(plan: Plan) -> JsonObject:
+    return {"prompt_token_ids": plan.choices[0].prompt_ids} if plan.shows_token_ids else {}
 
 
 def _call(call: ToolCallStart, arguments: str) -> JsonObject:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _how_it_ended(turn: Turn, *, has_calls: bool) -> JsonObject:
-    calls = has_calls and turn.finish == "stop"
-    ended: JsonObject = {"finish_reason": "tool_calls" if calls else turn.finish}
-    if turn.thinking_finish is not None:
-        ended["reasoning_finish_reason"] = turn.thinking_finish
+def _how_it_ended(choice: Choice, *, has_calls: bool) -> JsonObject:
+    calls = has_calls and choice.finish == "stop"
+    ended: JsonObject = {"finish_reason": "tool_calls" if calls else choice.finish}
+    if choice.thinking_finish is not None:
+        ended["reasoning_finish_reason"] = choice.thinking_finish
     return ended
 
 
 class ChunkWriter:
     """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
 
-    def __init__(self, run: Run, model: str, *, include_usage: bool) -> None:
-        self._run = run
-        self._job = job = run.job
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str, *, include_usage: bool) -> None:
+        self._plan = plan
+        self._choices = choices
         self._head: JsonObject = {
-            "id": job.id,
+            "id": plan.id,
             "object": "chat.completion.chunk",
-            "created": job.created,
+            "created": plan.created,
             "model": model,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
@@ -137,8 +137,8 @@ class ChunkWriter:
 
     def begin(self) -> bytes:
         """The first event of each choice."""
-        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._job.turns))]
-        roles[0] |= _prompt_ids(self._job)
+        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
+        roles[0] |= _prompt_ids(self._plan)
         return b"".join(map(encode_event, roles))
 
     def piece(self, piece: Piece) -> bytes:
@@ -158,11 +158,11 @@ class ChunkWriter:
     def finish(self) -> bytes:
         """How each choice ended and, if asked for, the token counts in an event without choices."""
         ends = [
-            self._chunk(index, {}, _how_it_ended(turn, has_calls=index in self._with_calls))
-            for index, turn in enumerate(self._run.turns)
+            self._chunk(index, {}, _how_it_ended(choice, has_calls=index in self._with_calls))
+            for index, choice in enumerate(self._choices)
         ]
         if self._tail:
-            ends.append({**self._head, "choices": [], "usage": usage(self._run)})
+            ends.append({**self._head, "choices": [], "usage": usage(self._plan, self._choices)})
         return b"".join(map(encode_event, ends)) + DONE
 
     def _event(self, index: int, event: Event) -> bytes:
@@ -179,7 +179,7 @@ class ChunkWriter:
 
     def _delta(self, choice: int, event: Event) -> JsonObject | None:
         match event:
-            case ReasoningText(text) if self._job.shows_thinking:
+            case ReasoningText(text) if self._plan.shows_thinking:
                 return {"reasoning_content": text, "reasoning": text}
             case AnswerText(text):
                 return {"content": text}

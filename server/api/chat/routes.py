@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from server.api.chat.admission import admit_chat
+from server.api.chat.admission import chat_request
 from server.api.chat.answer import ChatResponse, ChunkWriter
 from server.api.chat.body import ChatRequest, read_chat_request
 from server.api.chat.control_body import ControlRequest, read_control_request
@@ -10,6 +10,7 @@ from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlR
 from server.api.common.answering import complete, rejections, stream
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.common.sampling import includes_usage
+from server.core.admission import admit
 from server.core.run import Run
 from server.http.reading import read, serving_of
 from server.http.responses import json_response
@@ -30,11 +31,13 @@ async def chat_completions(request: Request) -> Response:
     with rejections(serving):
         asked, size = await read(request, read_chat_request)
         include_usage = includes_usage(asked)
-        run = Run(await admit_chat(asked, size, serving), serving)
-    model = serving.settings.model_name
+        plan = await admit(chat_request(asked, size), serving)
+    run, model = Run(plan, serving), serving.settings.model_name
     if asked.stream:
-        return EventStream(stream(run, ChunkWriter(run, model, include_usage=include_usage)))
-    return json_response(await until_disconnect(request.receive, complete(run, ChatResponse(run, model))))
+        writer = ChunkWriter(plan, run.choices, model, include_usage=include_usage)
+        return EventStream(stream(run.pieces(), writer))
+    work = complete(run.pieces(), ChatResponse(plan, run.choices, model))
+    return json_response(await until_disconnect(request.receive, work))
 
 
 @router.post(

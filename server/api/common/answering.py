@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Protocol
 
-from server.core.reader import Piece
-from server.core.run import Run
+from server.core.events import Piece
+from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
 from server.http.sse import encode_event
-from server.serving import Serving
+
+Pieces = AsyncGenerator[Piece, None]
 
 
 class Gatherer(Protocol):
@@ -42,19 +43,19 @@ class EventWriter(Protocol):
         ...
 
 
-async def complete(run: Run, gatherer: Gatherer) -> JsonObject:
+async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject:
     """The whole response; raises ApiError."""
-    async with aclosing(run.pieces()) as pieces:
+    async with aclosing(pieces):
         async for piece in pieces:
             gatherer.add(piece)
     return gatherer.response()
 
 
-async def stream(run: Run, writer: EventWriter) -> AsyncGenerator[bytes, None]:
+async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, None]:
     """The response as server-sent events. Raises ApiError before the first event; later, one event tells the error."""
     started = False
     try:
-        async with aclosing(run.pieces()) as pieces:
+        async with aclosing(pieces):
             async for piece in pieces:
                 events = writer.piece(piece)
                 if not started:

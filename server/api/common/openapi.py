@@ -15,6 +15,8 @@ from pydantic.json_schema import models_json_schema
 from server.api.common.schema import ErrorResponse
 
 SCHEMAS = "#/components/schemas/"
+SERVED_MODES = "x-served-modes"
+"""Marks a string of a body that is the name of a mode: the document of a running server lists those that it has."""
 METHODS = ("get", "post")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
 _ERRORS = {
@@ -65,8 +67,8 @@ def text_answer(media_type: str) -> Responses:
     return {200: {"description": "Text", "content": {media_type: {"schema": {"type": "string"}}}}}
 
 
-def install_openapi(app: FastAPI, apis: Sequence[Api]) -> None:
-    """Adds the schemas that bodies and responses refer to."""
+def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Sequence[str]) -> None:
+    """Adds the schemas that bodies and responses refer to; `modes` are the names of those that are served."""
     bodies = [kind for api in apis for kind in api.bodies]
     answers: list[type[BaseModel]] = [ErrorResponse]
     answers += [kind for api in apis for kind in api.answers]
@@ -74,7 +76,7 @@ def install_openapi(app: FastAPI, apis: Sequence[Api]) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            spec["components"] = {"schemas": {**_schemas(bodies), **_schemas(answers)}}
+            spec["components"] = {"schemas": _with_modes({**_schemas(bodies), **_schemas(answers)}, modes)}
             for operations in spec["paths"].values():
                 for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
                     operations.get(method, {"responses": {}})["responses"].pop("422", None)
@@ -88,6 +90,16 @@ def _schemas(kinds: Sequence[type[BaseModel]]) -> dict[str, Any]:
     _, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=SCHEMAS + "{model}")
     definitions: dict[str, Any] = schemas["$defs"]
     return definitions
+
+
+def _with_modes(schema: Any, modes: Sequence[str]) -> Any:
+    """The same with the names of the modes wherever one of them is meant."""
+    if isinstance(schema, list):
+        return [_with_modes(part, modes) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _with_modes(part, modes) for key, part in schema.items() if key != SERVED_MODES}
+    return {**made, "enum": list(modes)} if SERVED_MODES in schema else made
 
 
 def _of(*kinds: type[BaseModel]) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """OpenAI's token counts of a request."""
 
-from server.core.run import Run
+from collections.abc import Sequence
+
+from server.core.choice import Choice
+from server.core.plan import Plan
 from server.errors import JsonObject
 
 
-def usage(run: Run) -> JsonObject:
+def usage(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
     """The token counts of finished choices."""
-    completion_tokens = sum(turn.completion_tokens for turn in run.turns)
+    completion_tokens = sum(choice.completion_tokens for choice in choices)
     return {
-        "prompt_tokens": run.job.prompt_tokens,
+        "prompt_tokens": plan.prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": run.job.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": run.job.cached_tokens(run.turns)},
-        "completion_tokens_details": {"reasoning_tokens": sum(turn.reasoning_tokens for turn in run.turns)},
+        "total_tokens": plan.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": plan.cached_tokens(choices)},
+        "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }

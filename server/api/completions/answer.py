@@ -4,34 +4,41 @@ from collections.abc import Sequence
 
 from chat_templates.events import AnswerText
 from server.api.common.usage import usage
-from server.core.job import CompletionJob
-from server.core.logprobs import LogprobJson, prompt_entries
-from server.core.reader import Piece
-from server.core.run import Run
+from server.core.choice import Choice
+from server.core.events import LogprobEntry, Piece
+from server.core.logprobs import prompt_entries
+from server.core.plan import Plan
+from server.core.serving import Serving
 from server.errors import JsonObject
 from server.http.sse import DONE, encode_event
-from server.serving import Serving
 
 LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 class Texts:
-    """Makes the parts of all choices; `head` is what every object begins with."""
+    """Makes the parts of all choices; `head` is what every object begins with.
 
-    def __init__(self, run: Run, job: CompletionJob, serving: Serving) -> None:
+    `echoes`: the prompt comes first in the text. Without `generates` it is all of it: the one token that the engine
+    must generate to read a prompt is dropped.
+    """
+
+    def __init__(
+        self, plan: Plan, choices: Sequence[Choice], serving: Serving, *, echoes: bool, generates: bool
+    ) -> None:
         self.head: JsonObject = {
-            "id": job.id,
+            "id": plan.id,
             "object": "text_completion",
-            "created": job.created,
+            "created": plan.created,
             "model": serving.settings.model_name,
         }
-        self.indices = range(len(run.turns))
-        self._run = run
-        self._job = job
-        self._turns = run.turns
+        self.indices = range(len(choices))
+        self._plan = plan
+        self._choices = choices
         self._fmt = serving.fmt
-        self._offsets = [0 for _ in run.turns]  # in the text, of the next token
-        self._begun = [False for _ in run.turns]
+        self._echoes = echoes
+        self._generates = generates
+        self._offsets = [0 for _ in choices]  # in the text, of the next token
+        self._begun = [False for _ in choices]
 
     def empty(self, index: int) -> JsonObject:
         """A choice without text."""
@@ -41,8 +48,8 @@ class Texts:
         """What a piece adds to its choice; the first may bring the prompt."""
         index = piece.choice
         is_first, self._begun[index] = not self._begun[index], True
-        texts, entries = self._echo(index) if is_first and self._job.echoes else ([], [])
-        if self._job.generates:
+        texts, entries = self._echo(index) if is_first and self._echoes else ([], [])
+        if self._generates:
             texts += [event.text for event in piece.events if isinstance(event, AnswerText)]
             entries += (piece.logprobs or {}).get("content", [])
         logprobs = self._lists(index, entries) if entries else None
@@ -53,33 +60,33 @@ class Texts:
 
     def end(self, index: int) -> JsonObject:
         """How the choice ended."""
-        return {"finish_reason": self._turns[index].finish if self._job.generates else "length"}
+        return {"finish_reason": self._choices[index].finish if self._generates else "length"}
 
     def whole(self, parts: Sequence[JsonObject], index: int) -> JsonObject:
         """The choice that has these parts."""
-        ids = self._ids(index, self._turns[index].token_ids) if self._job.shows_token_ids else {}
+        ids = self._ids(index, self._choices[index].token_ids) if self._plan.shows_token_ids else {}
         return {**join_parts(parts), **ids, **self.end(index)}
 
     def usage(self) -> JsonObject:
         """The token counts."""
-        counts = usage(self._run)
-        if not self._job.generates:
-            counts |= {"completion_tokens": 0, "total_tokens": self._job.prompt_tokens}
+        counts = usage(self._plan, self._choices)
+        if not self._generates:
+            counts |= {"completion_tokens": 0, "total_tokens": self._plan.prompt_tokens}
         return counts
 
     def _ids(self, index: int, token_ids: list[int]) -> JsonObject:
-        prompt_ids = self._job.turns[index].prompt_ids
-        return {"prompt_token_ids": prompt_ids, "token_ids": token_ids if self._job.generates else []}
+        prompt_ids = self._plan.choices[index].prompt_ids
+        return {"prompt_token_ids": prompt_ids, "token_ids": token_ids if self._generates else []}
 
-    def _echo(self, index: int) -> tuple[list[str], list[LogprobJson]]:
-        plan, turn = self._job.turns[index], self._turns[index]
+    def _echo(self, index: int) -> tuple[list[str], list[LogprobEntry]]:
+        plan, choice = self._plan.choices[index], self._choices[index]
         text = self._fmt.decode(plan.prompt_ids, show_control=True)
-        if turn.prompt_logprobs is None or plan.sampling.prompt_logprobs is None:
+        if choice.prompt_logprobs is None or plan.sampling.prompt_logprobs is None:
             return [text], []
         top = plan.sampling.prompt_logprobs
-        return [text], prompt_entries(self._fmt, top, plan.prompt_ids, turn.prompt_logprobs)
+        return [text], prompt_entries(self._fmt, top, plan.prompt_ids, choice.prompt_logprobs)
 
-    def _lists(self, index: int, entries: list[LogprobJson]) -> JsonObject:
+    def _lists(self, index: int, entries: list[LogprobEntry]) -> JsonObject:
         """The older shape: a list for each field, a dict of the likeliest for each token."""
         offsets = []
         for entry in entries:
@@ -152,7 +159,7 @@ def join_parts(parts: Sequence[JsonObject]) -> JsonObject:
     return {**parts[-1], "text": text, "logprobs": lists if lists["tokens"] else None}
 
 
-def _likeliest(entry: LogprobJson) -> dict[str, float] | None:
+def _likeliest(entry: LogprobEntry) -> dict[str, float] | None:
     if entry["logprob"] is None:
         return None
     likeliest = {other["token"]: other["logprob"] for other in entry["top_logprobs"] if other["logprob"] is not None}

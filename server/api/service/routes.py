@@ -8,12 +8,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.api.common.openapi import Api, answers_of, text_answer
 from server.api.service.schema import Healthy, Model, Models, Unhealthy, Versions
+from server.core.admission import find_mode
+from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
 from server.http.reading import serving_of
 from server.http.responses import json_response
 from server.modes.mode import Mode
-from server.modes.resolve import mode_of_model, model_names, resolve_mode
-from server.serving import Serving
+from server.modes.resolve import model_names
 
 router = APIRouter()
 
@@ -30,7 +31,7 @@ async def models(request: Request) -> Response:
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
-    mode = resolve_mode([mode_of_model(name, serving.settings.model_name, serving.modes)], serving.modes)
+    mode = find_mode(name, serving)
     return json_response(_model(name, mode, serving))
 
 

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.api.common.openapi import Api, answers_of, body_of
+from server.api.tokens.admission import tokenize_request
 from server.api.tokens.answer import detokenize, tokenize
 from server.api.tokens.body import (
     DetokenizeRequest,
@@ -28,7 +29,8 @@ async def tokenize_text(request: Request) -> Response:
     """The token ids of a text, or of the prompt that a conversation makes."""
     serving = serving_of(request)
     asked, size = await read(request, read_tokenize_request)
-    return json_response(await tokenize(asked, size, serving))
+    answer = await tokenize(tokenize_request(asked, size), serving, with_texts=bool(asked.return_token_strs))
+    return json_response(answer)
 
 
 @router.post(
