@@ -258,7 +258,7 @@ class ExampleSource:
         budget = int(min(most, _EARLY_CUT) ** rng.random()) if is_early else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
         thought = thought[: min(budget - len(said), len(thought) - 1)]
-        closing = [*said, *closings[0].tag, *closings[0].gap]
+        closing = [*said, *closings[0].tag, *closings[0].separator]
         answer = [*self._encode(last.answer, last.spelled), fmt.end_of_turn_id]
         unlearnt = self._unlearnt(last)
         parts = (

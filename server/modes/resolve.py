@@ -22,14 +22,14 @@ def model_names(served: str, modes: Modes) -> dict[str, Mode]:
     return {served: modes.default, **{f"{served}:{name}": mode for name, mode in modes.by_name.items()}}
 
 
-def mode_of_model(name: str, served: str, modes: Modes) -> ModeRequest | None:
-    """What a model name asks for, nothing if it is the plain name; raises UnknownModelError for any other."""
+def mode_of_model(name: str, served: str, modes: Modes, field: str = "model") -> ModeRequest | None:
+    """What a model name in `field` asks for, nothing if it is the plain name; UnknownModelError for any other."""
     if name == served:
         return None
     mode = model_names(served, modes).get(name)
     if mode is None:
-        raise UnknownModelError(name, served)
-    return ModeRequest("model", mode.name)
+        raise UnknownModelError(name, served, field)
+    return ModeRequest(field, mode.name)
 
 
 def resolve_mode(requests: Iterable[ModeRequest | None], modes: Modes) -> Mode:

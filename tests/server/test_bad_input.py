@@ -13,7 +13,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT
-from server.api import routes
+from server.api.chat import routes
 from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest

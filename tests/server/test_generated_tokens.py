@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT, THINKING
-from server.core.written import MOST_OF_ONE_PROMPT, WrittenTurns
+from server.core.generated_tokens import MOST_OF_ONE_PROMPT, GeneratedTokens
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
 from tests.server.test_streaming import events_of, gathered
@@ -31,7 +31,7 @@ def assistant(text: str) -> dict[str, Any]:
 
 @given(answers=st.lists(st.lists(PIECES, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers: list[list[str]]) -> None:
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     conversation: list[dict[str, Any]] = []
     known: list[int] = []
     for pieces in answers:
@@ -47,7 +47,7 @@ def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers
 
 @pytest.mark.parametrize("arguments", ['{"a": "é"}', '{"a":"é"}', '{ "a":\t"\\u00e9" }'])
 def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     prompt = fmt.render([user("Hi")], DIRECT)
     call = spelled(fmt, list('{"name": "f", "arguments": ' + arguments + "}"))
     ids = [*spelled(fmt, ["s", "o", "\n"]), fmt.tool_call_id, *call, fmt.tool_call_end_id, fmt.end_of_turn_id]
@@ -68,7 +68,7 @@ def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
     sent=st.lists(PIECES, max_size=6),
 )
 def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[str], sent: list[str]) -> None:
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     prompt = fmt.render([user("Hi")], DIRECT)
     for pieces in (first, second):
         written.remember(prompt, spelled(fmt, pieces))
@@ -82,7 +82,7 @@ def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[s
 
 
 def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     prompt = fmt.render([user("Hi")], DIRECT)
     texts = [f"What{number}" for number in range(MOST_OF_ONE_PROMPT)]
     for text in texts:
@@ -94,7 +94,7 @@ def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
 
 
 def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
-    written = WrittenTurns(fmt, most_tokens=20)
+    written = GeneratedTokens(fmt, most_tokens=20)
     ids = spelled(fmt, list("What"))
     prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(10)]
     for prompt in prompts:
@@ -109,7 +109,7 @@ def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
 
 def test_thinking_is_not_looked_for(fmt: ChatFormat) -> None:
     """Its prompt does not come back, so nothing is found; the text stays."""
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     prompt = fmt.render([user("Hi")], THINKING)
     written.remember(prompt, [*spelled(fmt, ["W", "hat"]), *fmt.close_thinking(), *spelled(fmt, ["W", "hat"])])
     plain = fmt.render([user("Hi"), assistant("What"), user("And?")], THINKING)

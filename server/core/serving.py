@@ -8,7 +8,7 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
-from server.core.written import WrittenTurns
+from server.core.generated_tokens import GeneratedTokens
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
@@ -17,11 +17,11 @@ from server.modes.profile import Profile
 from server.settings import Settings
 
 
-class RunningTurn(Protocol):
-    """What a server knows of a turn under way; `server.core` has the rest."""
+class RunningChoice(Protocol):
+    """What a server knows of a choice under way; `server.core.choice` has the rest."""
 
     def end_thinking(self) -> bool:
-        """Has the thinking closed; whether the turn was thinking."""
+        """Has the thinking closed; whether it was thinking."""
         ...
 
 
@@ -29,7 +29,7 @@ class RunningTurn(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
+    `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
     where the model has none of the profile's modes.
     """
 
@@ -38,15 +38,15 @@ class Serving:
     fmt: ChatFormat
     engine: EngineClient
     metrics: Metrics = field(init=False)
-    written: WrittenTurns = field(init=False)
+    generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     draining: bool = False
-    turns: dict[str, Sequence[RunningTurn]] = field(default_factory=dict)
+    choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.written = WrittenTurns(self.fmt)
+        self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
 
     def admit(self) -> Ready:
@@ -61,23 +61,23 @@ class Serving:
     @property
     def running(self) -> int:
         """How many requests are under way."""
-        return len(self.turns)
+        return len(self.choices)
 
     @contextmanager
-    def one_more(self, request_id: str, turns: Sequence[RunningTurn]) -> Iterator[None]:
+    def one_more(self, request_id: str, choices: Sequence[RunningChoice]) -> Iterator[None]:
         """Lists a request as running during the block."""
-        self.turns[request_id] = turns
+        self.choices[request_id] = choices
         try:
             yield
         finally:
-            del self.turns[request_id]
+            del self.choices[request_id]
 
     def end_thinking(self, request_id: str) -> list[int]:
         """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
-        turns = self.turns.get(request_id)
-        if turns is None:
+        choices = self.choices.get(request_id)
+        if choices is None:
             raise UnknownRequestError(request_id)
-        return [index for index, turn in enumerate(turns) if turn.end_thinking()]
+        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""
