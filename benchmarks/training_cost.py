@@ -21,7 +21,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from benchmarks.load.machine import measure
-from model_impl.native import SWITCH
+from model_impl.cpu.native import SWITCH
 from training import memory, native
 from training import model as model_files
 from training.batches import IGNORED, Batch

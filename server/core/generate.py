@@ -202,11 +202,11 @@ class Turn:
     def _continuation(self, plan: ThinkingPlan) -> Continuation | None:
         """What `_close` will have generated once the plan's tokens are spent; None where only that can tell."""
         end = self._think_end.token_id
-        said = (*plan.wrap_up, *plan.closing)
-        generated = plan.max_tokens + len(said)
+        forced = (*plan.wrap_up, *plan.closing)
+        generated = plan.max_tokens + len(forced)
         if end is None or generated >= self._sampling.max_tokens:
             return None
-        return Continuation(plan.max_tokens, end, said, self._sampling_of_answer_after(generated))
+        return Continuation(plan.max_tokens, end, forced, self._sampling_of_answer_after(generated))
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
