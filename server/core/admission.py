@@ -15,10 +15,11 @@ from server.core.prompts import prompt_ids
 from server.core.request import Conversation, Request
 from server.core.sampling import answer_sampling, choices_of, plan_sampling, priority_of
 from server.core.serving import Serving
-from server.modes.limits import plan_thinking, the_budget, token_limit
+from server.modes.limits import budget_tokens, plan_thinking, the_budget, token_limit
 from server.modes.mode import Mode
 from server.modes.profile import ThinkingMode
-from server.modes.resolve import ModeRequest, mode_of_model, resolve_mode
+from server.modes.resolve import mode_of_model, resolve_mode
+from server.modes.thinking import ModeRequest
 
 NEVER = -100.0  # a bias that no token survives
 
@@ -79,8 +80,7 @@ def _choices(request: Request, mode: Mode, ids: list[int], sampling: Sampling, s
     thinking = None
     if mode.closing is not None and _opens_thinking(request, ids, serving):
         assert isinstance(mode.profile, ThinkingMode)
-        budget = the_budget(request.mode.budgets)
-        tokens = None if budget is None else budget.tokens(mode.profile, sampling.max_tokens)
+        tokens = budget_tokens(the_budget(request.mode.budgets), mode.profile, sampling.max_tokens)
         thinking = plan_thinking(sampling.max_tokens, tokens, mode.profile, mode.closing)
     return [
         ChoicePlan(ids, one, thinking, answer_sampling(request, mode.profile, one))
