@@ -152,6 +152,11 @@ class Request:
     names: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
 
+    @property
+    def prompt_path(self) -> str:
+        """The neutral field that the prompt is in."""
+        return "messages" if isinstance(self.prompt, Conversation) else "prompt"
+
     def name(self, path: str) -> str:
         """What the API calls the neutral field at `path`, as in `messages[0].content`: the longest part of it that has
         a name in `names`, and the rest as it is.
