@@ -1,6 +1,5 @@
 """What `POST /ask` answers, whole or in events."""
 
-from collections import defaultdict
 from typing import Literal
 
 from chat_templates.events import AnswerText, ReasoningText
@@ -31,12 +30,12 @@ class AskWriter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._texts = defaultdict[str, str](str)
+        self._texts: dict[str, str] = {}
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece of a response."""
         for name, text in _texts(piece):
-            self._texts[name] += text
+            self._texts[name] = self._texts.get(name, "") + text
 
     def response(self) -> JsonObject:
         """The whole response."""
