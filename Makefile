@@ -9,7 +9,7 @@ RECIPE ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench bench-peers train lock clean
+.PHONY: help setup serve test coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +24,11 @@ serve: setup ## serve the embedded model on 127.0.0.1:8000 (PORT=, MODEL=, ARGS=
 # Each of the many processes that the tests start would else compile vLLM's six thousand modules anew.
 test: setup ## the whole test suite (ARGS= for pytest)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
+
+coverage: setup ## the test suite with the coverage of lines and branches, engine processes counted too (ARGS= for pytest)
+	$(BIN)/coverage erase
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run -m pytest --timeout 1200 $(ARGS); status=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .
@@ -46,5 +51,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
