@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import Template, TemplateSyntaxError, meta
 
-from chat_templates.client_text import plain, protect, protect_all
+from chat_templates.client_text import protect, protect_all
 from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
 from chat_templates.messages import Call, Turn
-from chat_templates.settings import FormatSettings, Mode
+from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
+from chat_templates.templates import not_a_template, rendered
 
 END = "\udc82"
 """Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
-# What code of a template can raise on a conversation that it was not written for.
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -68,27 +67,31 @@ def _spelling(token: Any) -> str | None:
 
 
 class CheckpointTemplate:
-    """A checkpoint's template, with the variables that `settings` give it in each mode.
+    """A checkpoint's template, or the file that a style names instead, with the style's variables.
 
-    `has_thinking`: whether there is a reasoning mode; `takes_tools`: whether it has a place for tools.
-    Raises FormatError if it is no template.
+    `has_thinking`: whether the model can think; `takes_tools`: whether there is a place for tools. Raises FormatError
+    for what is no template, OSError for a file that cannot be read.
     """
 
-    def __init__(self, files: TemplateFiles, settings: FormatSettings) -> None:
+    def __init__(
+        self, files: TemplateFiles, settings: FormatSettings, styles: Sequence[PromptStyle] = (DIRECT, THINKING)
+    ) -> None:
         self._environment = Environment(trim_blocks=True, lstrip_blocks=True)
         self._template = self._compile(files.source)
         self._tool_template = self._compile(files.tool_source) if files.tool_source else self._template
+        sources = {path: path.read_text(encoding="utf-8") for path in _files_of(styles)}
+        self._of_file = {path: self._compile(source) for path, source in sources.items()}
         self._named = files.named_tokens
         self.end_of_turn = files.named_tokens.get("eos_token", "")
         self._settings = settings
-        self.source = files.source + (files.tool_source or "")
+        self.source = "".join([files.source, files.tool_source or "", *sources.values()])
         self.takes_tools = bool(files.tool_source) or settings.tools in self._variables(files.source)
-        self.has_thinking = self._thinks() if settings.thinks is None else settings.thinks
+        self.has_thinking = self._thinks(styles) if settings.thinks is None else settings.thinks
 
     def render(
         self,
         turns: Sequence[Turn],
-        mode: Mode,
+        style: PromptStyle,
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         add_generation_prompt: bool = True,
@@ -106,18 +109,13 @@ class CheckpointTemplate:
             messages[-1][field] += END
         context = {
             **self._named,
-            **self._settings.variables(mode),
+            **style.variables,
             "messages": messages,
             self._settings.tools: protect_all(list(tools)) or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
-        try:
-            text = str((self._tool_template if tools else self._template).render(context))
-        except TEMPLATE_ERRORS as error:
-            raise FormatError(
-                f"this model's chat template does not take this: {plain(str(error))}", "messages"
-            ) from error
+        text = rendered(self._template_for(style, has_tools=bool(tools)), context)
         if not is_open:
             return text
         if END not in text:
@@ -126,23 +124,30 @@ class CheckpointTemplate:
             )
         return text[: text.rindex(END)]
 
+    def _template_for(self, style: PromptStyle, *, has_tools: bool) -> Template:
+        if isinstance(style.template, Path):
+            return self._of_file[style.template]
+        return self._tool_template if has_tools else self._template
+
     def _compile(self, source: str) -> Template:
         try:
             return self._environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise FormatError(
-                f"the chat template is no jinja template: line {error.lineno}: {error}", "chat_template"
-            ) from error
+            raise not_a_template(error) from error
 
     def _variables(self, source: str) -> set[str]:
         return meta.find_undeclared_variables(self._environment.parse(source))
 
-    def _thinks(self) -> bool:
-        """A template that knows the tags of thinking, or that one of the mode's variables changes."""
+    def _thinks(self, styles: Sequence[PromptStyle]) -> bool:
+        """A template that knows the tags of thinking, or that one of the styles' variables changes."""
         if self._settings.think in self.source or self._settings.think_end in self.source:
             return True
-        switches = {*self._settings.standard, *self._settings.reasoning}
+        switches = {name for style in styles for name in style.variables}
         return not switches.isdisjoint(self._variables(self.source))
+
+
+def _files_of(styles: Sequence[PromptStyle]) -> list[Path]:
+    return [style.template for style in styles if isinstance(style.template, Path)]
 
 
 def _message(turn: Turn) -> dict[str, Any]:

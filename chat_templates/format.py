@@ -14,7 +14,7 @@ from chat_templates.client_text import plain
 from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
-from chat_templates.settings import FormatSettings, Mode
+from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
 from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary
@@ -28,14 +28,14 @@ class Closing(NamedTuple):
 
     last_words: list[int]
     tag: list[int]
-    gap: list[int]
+    separator: list[int]
 
 
 class ChatFormat:
     r"""Renders and reads the format with one tokenizer.
 
         fmt = ChatFormat.from_folder(Path("models/twogear-tiny"))
-        ids = fmt.render([{"role": "user", "content": "Hi"}], "reasoning")
+        ids = fmt.render([{"role": "user", "content": "Hi"}], THINKING)
         fmt.decode(ids, show_control=True)  # '[|user|]\nHi[|endofturn|]\n[|assistant|]\n<think>\n'
 
     Client text never becomes a control token, and control tokens never come back as text. Our own templates have no
@@ -43,7 +43,7 @@ class ChatFormat:
 
     With a `template` the format is that of a checkpoint, with the tags of `settings`; without, it is our own. The ids
     of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `has_thinking`:
-    whether there is a reasoning mode.
+    whether the model can think.
     """
 
     def __init__(
@@ -71,40 +71,46 @@ class ChatFormat:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, settings: FormatSettings | None = None, template: Path | None = None
+        cls,
+        folder: Path,
+        settings: FormatSettings | None = None,
+        template: Path | None = None,
+        styles: Sequence[PromptStyle] = (DIRECT, THINKING),
     ) -> "ChatFormat":
         """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours.
 
+        `styles` are those that prompts will be rendered in.
         Raises FileNotFoundError without a tokenizer.json, other OSError for files that cannot be read, ValueError (most
         often FormatError) for what is in them.
         """
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
         files = read_template(folder, template)
         if files is None:
+            OwnTemplates().check(styles)
             try:
                 return cls(Vocabulary(tokenizer))
             except FormatError as error:
                 raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
         settings = settings or FormatSettings()
-        checkpoint = CheckpointTemplate(files, settings)
+        checkpoint = CheckpointTemplate(files, settings, styles)
         vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
         return cls(vocabulary, checkpoint, settings)
 
     def render(
         self,
         messages: Sequence[Message],
-        mode: Mode,
+        style: PromptStyle,
         tools: Sequence[Tool] = (),
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[int]:
-        """The prompt's ids, ending with the mode's generation prompt: in reasoning mode it opens a think block, in
-        standard mode it leaves none open, also where a checkpoint's template leaves either to the model.
+        """The prompt's ids, ending with the style's generation prompt: it opens a think block or leaves none open, also
+        where a checkpoint's template leaves either to the model.
 
         Reasoning of past assistant turns is dropped; a checkpoint's template may keep it. `continue_final_message`
-        leaves the last message, an assistant's, open to be continued instead: in reasoning mode after its
-        `reasoning_content`, if it has no content yet.
+        leaves the last message, an assistant's, open to be continued instead: in a style that thinks, after its
+        `reasoning_content` if it has no content yet.
         Raises FormatError.
         """
         turns = check_messages(messages)
@@ -112,19 +118,19 @@ class ChatFormat:
             raise FormatError("only an assistant message can be continued", f"messages[{len(turns) - 1}].role")
         add_generation_prompt = add_generation_prompt and not continue_final_message
         pieces = self._pieces(
-            turns, mode, tools, add_generation_prompt=add_generation_prompt, is_open=continue_final_message
+            turns, style, tools, add_generation_prompt=add_generation_prompt, is_open=continue_final_message
         )
         return [token_id for piece in pieces if piece is not None for token_id in piece]
 
     def render_conversation(
-        self, messages: Sequence[Message], mode: Mode, tools: Sequence[Tool] = ()
+        self, messages: Sequence[Message], style: PromptStyle, tools: Sequence[Tool] = ()
     ) -> tuple[list[int], list[bool]]:
         r"""The ids of a conversation that ends with an assistant turn, and for each whether the model learns it.
 
-        Learnt is what the model has to generate, up to and including the end of the turn: the answer, in reasoning
-        mode the `reasoning_content` and `\n</think>\n\n` before it. In standard mode that goes for every assistant
-        turn, for each is just what that mode generates; in reasoning mode only for the last one, since past turns have
-        lost their reasoning. `render` of the messages before the last is an exact prefix. Raises FormatError.
+        Learnt is what the model has to generate, up to and including the end of the turn: the answer, and where it
+        thinks the `reasoning_content` and `\n</think>\n\n` before it. Without thinking that goes for every assistant
+        turn, for each is just what would be generated; with thinking only for the last one, since past turns have lost
+        their reasoning. `render` of the messages before the last is an exact prefix. Raises FormatError.
         """
         assert self._is_own, "training text is in our own format"
         turns = check_messages(messages)
@@ -132,14 +138,14 @@ class ChatFormat:
         if turns[last]["role"] != "assistant":
             raise FormatError("a conversation to learn from ends with an assistant message", f"messages[{last}].role")
         assistant_id = self.vocabulary.control[ASSISTANT]
-        pieces = list(self._pieces(turns, mode, tools, add_generation_prompt=False, is_open=False))
+        pieces = list(self._pieces(turns, style, tools, add_generation_prompt=False, is_open=False))
         last_turn = max(index for index, piece in enumerate(pieces) if piece == [assistant_id])
         ids: list[int] = []
         mask: list[bool] = []
         is_learnt = False
         for index, piece in enumerate(pieces):
             if piece is None:
-                is_learnt = mode == "standard" or index > last_turn
+                is_learnt = not style.opens_thinking or index > last_turn
                 continue
             ids += piece
             mask += [is_learnt] * len(piece)
@@ -158,7 +164,7 @@ class ChatFormat:
     def close_thinking(self, wrap_up: str = "") -> list[int]:
         r"""The ids that end an open think block as the model itself would: `wrap_up` + `\n</think>\n\n`."""
         closing = self.closing(wrap_up)
-        return [*closing.last_words, *closing.tag, *closing.gap]
+        return [*closing.last_words, *closing.tag, *closing.separator]
 
     def closing(self, wrap_up: str = "") -> Closing:
         """The same in its parts."""
@@ -199,17 +205,23 @@ class ChatFormat:
         return make_detokenizer(self.vocabulary)
 
     def _pieces(
-        self, turns: list[Turn], mode: Mode, tools: Sequence[Tool], *, add_generation_prompt: bool, is_open: bool
+        self,
+        turns: list[Turn],
+        style: PromptStyle,
+        tools: Sequence[Tool],
+        *,
+        add_generation_prompt: bool,
+        is_open: bool,
     ) -> Iterator[list[int] | None]:
         """The ids of the rendered pieces in order; None where a generation starts (see templates.CUT)."""
-        if mode == "reasoning" and not self.has_thinking:
-            raise FormatError("this model does not think: it has no reasoning mode", "reasoning_mode")
+        if style.opens_thinking and not self.has_thinking:
+            raise FormatError("this model does not think", "reasoning_mode")
         described = check_tools(tools)
         text = self._template.render(
-            turns, mode, described, add_generation_prompt=add_generation_prompt, is_open=is_open
+            turns, style, described, add_generation_prompt=add_generation_prompt, is_open=is_open
         )
         if add_generation_prompt:
-            text += self._missing(text, mode)
+            text += self._missing(text, style)
         pieces = self._split.split(text)  # plain ones and, at odd places, control tokens and CUTs
         vocabulary = self.vocabulary
         for index in range(1, len(pieces), 2):
@@ -226,12 +238,12 @@ class ChatFormat:
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)
 
-    def _missing(self, prompt: str, mode: Mode) -> str:
-        """What the mode wants at the end of a generation prompt and the template left out."""
+    def _missing(self, prompt: str, style: PromptStyle) -> str:
+        """What the style wants at the end of a generation prompt and the template left out."""
         tags = self.settings
-        if self._is_open(prompt) == (mode == "reasoning"):
+        if self._is_open(prompt) == style.opens_thinking:
             return ""
-        if mode == "reasoning":
+        if style.opens_thinking:
             return tags.before_think + tags.think + tags.after_think
         return tags.before_think_end + tags.think_end + tags.after_think_end
 

@@ -3,8 +3,8 @@ r"""Generated token ids, as they come, to reasoning, answer and tool calls; coun
 Only control tokens are tags: text that spells one is text, and no control token is ever shown. Where a checkpoint has
 a tag of the format as ordinary text, that text is the tag. The rules:
 
-- `<think>` opens reasoning in either mode, `</think>` ends it; a second `<think>`, or a `</think>` with nothing open,
-  is ignored. The newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
+- `<think>` opens reasoning, `</think>` ends it; a second `<think>`, or a `</think>` with nothing open, is ignored. The
+  newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
 - `<tool_call>` opens a call, in the answer as well as within the thinking, which then goes on; `</tool_call>`, the
   tags above, another call or the end of the turn end it. One newline before a call belongs to the call.
 - What stands in a call's tags but is none comes back as text (of the reasoning, if within it), as does what follows
@@ -20,7 +20,6 @@ from itertools import groupby
 
 from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from chat_templates.tag_scanner import TagScanner
 from chat_templates.tool_call import ToolCallReader
 
@@ -33,13 +32,13 @@ def new_call_id() -> str:
 class OutputParser:
     """Reads one generation.
 
-        parser = OutputParser(fmt, "reasoning")
+        parser = OutputParser(fmt, thinking_open=True)
         for ids in deltas:
             events += parser.feed(ids)
         events += parser.finish()
 
     How the ids are cut into deltas does not change the events but for how much text each carries. `thinking_open` says
-    whether the prompt left a think block open; left out, as the mode's generation prompt does. Ids that were put into
+    whether the prompt left a think block open. Ids that were put into
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
     `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls whose tags are
@@ -49,14 +48,13 @@ class OutputParser:
     def __init__(
         self,
         fmt: ChatFormat,
-        mode: Mode,
-        thinking_open: bool | None = None,
-        call_id: Callable[[], str] = new_call_id,
         *,
+        thinking_open: bool,
+        call_id: Callable[[], str] = new_call_id,
         calls: bool = True,
         calls_in_thinking: bool = True,
     ) -> None:
-        self.is_thinking = mode == "reasoning" if thinking_open is None else thinking_open
+        self.is_thinking = thinking_open
         self._fmt = fmt
         self._call_id = call_id
         self._detokenizer = fmt.detokenizer()

@@ -1,11 +1,10 @@
-"""What a family of models has of its own in the chat format: tags, the lines around them, the template's switches."""
+"""What a prompt is rendered by: the chat format of a family of models, and what a mode adds to it."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import msgspec
-
-Mode = Literal["standard", "reasoning"]
 
 
 class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,8 +13,8 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `think` … `think_end` hold the thinking; the `after_` and `before_` texts are what the model writes next to them.
     `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, with `inside_tool_call` before and after it.
     `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
-    A tag may be a token of its own or ordinary text. `standard` and `reasoning` are the variables that the checkpoint's
-    template gets in each mode. `thinks`: whether the model has a reasoning mode; None: as its template tells.
+    A tag may be a token of its own or ordinary text. `thinks`: whether the model can think; None: as its template
+    tells.
     """
 
     think: str = "<think>"
@@ -29,8 +28,6 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     inside_tool_call: str = ""
     hidden: tuple[str, ...] = ()
     tools: str = "tools"
-    standard: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": False})
-    reasoning: dict[str, Any] = msgspec.field(default_factory=lambda: {"enable_thinking": True})
     thinks: bool | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +40,22 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """All tags."""
         return (self.think, self.think_end, self.tool_call, self.tool_call_end, *self.hidden)
 
-    def variables(self, mode: Mode) -> Mapping[str, Any]:
-        """What the checkpoint's template gets in `mode`."""
-        return self.reasoning if mode == "reasoning" else self.standard
+
+class PromptStyle(msgspec.Struct, frozen=True, kw_only=True):
+    """How a mode's prompts are rendered.
+
+    `opens_thinking`: whether the prompt ends with an open think block; if not, it leaves none open. `template` is one
+    of our own by its name, or a file; None: `thinking` or `direct`, as `opens_thinking` says. A checkpoint that brings
+    its own template is rendered by that, unless `template` is a file. `variables` are what a checkpoint's template
+    gets.
+    """
+
+    opens_thinking: bool
+    template: str | Path | None = None
+    variables: Mapping[str, Any] = {}
+
+
+DIRECT = PromptStyle(opens_thinking=False, variables={"enable_thinking": False})
+"""Answers at once."""
+THINKING = PromptStyle(opens_thinking=True, variables={"enable_thinking": True})
+"""Thinks first."""

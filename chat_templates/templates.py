@@ -3,24 +3,36 @@
 The text comes out as the templates wrote it; which of it is a control token is `format`'s to find.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import (
+    ChoiceLoader,
+    FileSystemLoader,
+    FunctionLoader,
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateNotFound,
+    TemplateSyntaxError,
+)
 
-from chat_templates.client_text import protect, protect_all
+from chat_templates.client_text import plain, protect, protect_all
 from chat_templates.environment import Environment
+from chat_templates.errors import FormatError
 from chat_templates.messages import Turn
-from chat_templates.settings import Mode
+from chat_templates.settings import PromptStyle
 
 CUT = "\udc81"
 """Where a template writes it (variable `cut`), the text before and after is tokenized apart: there the prompt ends and
 generation begins, or would have, so that a turn has the same ids when it is generated and when it comes back."""
+# What code of a template can raise on a conversation that it was not written for.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 class ChatTemplate(Protocol):
-    """`has_thinking`: whether there is a reasoning mode; `takes_tools`: whether there is a place for tools."""
+    """`has_thinking`: whether the model can think; `takes_tools`: whether there is a place for tools."""
 
     has_thinking: bool
     takes_tools: bool
@@ -28,7 +40,7 @@ class ChatTemplate(Protocol):
     def render(
         self,
         turns: Sequence[Turn],
-        mode: Mode,
+        style: PromptStyle,
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         add_generation_prompt: bool = True,
@@ -41,18 +53,29 @@ class ChatTemplate(Protocol):
 
 
 class OwnTemplates:
-    """`standard.jinja` and `reasoning.jinja`, as EXAONE 4.0 was trained."""
+    """`direct.jinja` and `thinking.jinja`, as EXAONE 4.0 was trained, and files that are written like them."""
 
     has_thinking = True
     takes_tools = True
 
     def __init__(self) -> None:
-        self._environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
+        loader = ChoiceLoader([FunctionLoader(_read_file), FileSystemLoader(Path(__file__).parent)])
+        self._environment = Environment(loader=loader, undefined=StrictUndefined)
+
+    def check(self, styles: Iterable[PromptStyle]) -> None:
+        """Compiles what `styles` need. Raises FormatError for what is no template, OSError for what cannot be read."""
+        for style in styles:
+            try:
+                self._environment.get_template(_name(style))
+            except TemplateNotFound as error:
+                raise FormatError(f"there is no template {error}; ours are direct and thinking", "template") from error
+            except TemplateSyntaxError as error:
+                raise not_a_template(error) from error
 
     def render(
         self,
         turns: Sequence[Turn],
-        mode: Mode,
+        style: PromptStyle,
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         add_generation_prompt: bool = True,
@@ -66,7 +89,31 @@ class OwnTemplates:
             "is_open": is_open,
             "cut": CUT,
         }
-        return str(self._environment.get_template(f"{mode}.jinja").render(context))
+        return rendered(self._environment.get_template(_name(style)), context)
+
+
+def rendered(template: Template, context: Mapping[str, Any]) -> str:
+    """What a template writes; raises FormatError for what it refuses or was not written for."""
+    try:
+        return str(template.render(context))
+    except TEMPLATE_ERRORS as error:
+        raise FormatError(f"this model's chat template does not take this: {plain(str(error))}", "messages") from error
+
+
+def not_a_template(error: TemplateSyntaxError) -> FormatError:
+    """The same in words for the one who wrote it."""
+    return FormatError(f"the chat template is no jinja template: line {error.lineno}: {error}", "chat_template")
+
+
+def _name(style: PromptStyle) -> str:
+    """Of a template of ours, or the path of a file."""
+    if isinstance(style.template, Path):
+        return str(style.template)
+    return f"{style.template or ('thinking' if style.opens_thinking else 'direct')}.jinja"
+
+
+def _read_file(name: str) -> str | None:
+    return Path(name).read_text(encoding="utf-8") if Path(name).is_absolute() else None
 
 
 def _message(turn: Turn) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from engine.messages import (
     ToEngine,
     TokenLogprob,
 )
+from engine.sampling import SAMPLING_FIELDS
 from engine.transport import Connection
 from engine.vllm_internals.continuation import Extender
 from engine.vllm_internals.page_counter import PageCounter
@@ -256,14 +257,8 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
     if not sampling.ignore_eos:
         stop_token_ids.update(eos_token_ids)
     return SamplingParams(
+        **{name: getattr(sampling, name) for name in SAMPLING_FIELDS},
         max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
         seed=sampling.seed,
         min_tokens=sampling.min_tokens,
         ignore_eos=sampling.ignore_eos,

@@ -8,24 +8,19 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 3
+from engine.sampling import TokenSampling
+
+PROTOCOL_VERSION = 4
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
 """
 
 
-class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one generation draws its tokens; names and ranges as in vLLM's SamplingParams."""
+class Sampling(TokenSampling, frozen=True, kw_only=True, omit_defaults=True):
+    """How one generation draws its tokens, and where it ends; names and ranges as in vLLM's SamplingParams."""
 
     max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
     seed: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False

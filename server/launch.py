@@ -25,11 +25,11 @@ from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
+from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.app import create_app
 from server.http.protocol import Protocol
-from server.modes.profile import Profile, load_profile, shipped_profile
-from server.serving import Serving
+from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
 
@@ -46,7 +46,10 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options)
-    app = create_app(engine, settings, profile, fmt)
+    try:
+        app = create_app(engine, settings, profile, fmt)
+    except ValueError as error:
+        raise UsageError(f"{settings.model}: {error}") from error
     server = DrainingServer(app.state.serving, server_config(app, settings))
     display = StartDisplay(console, engine_defaults(settings.model, engine_options))
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
@@ -91,7 +94,7 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
         display.show(status)
         if status.state == "ready":
             serving = server.serving
-            display.ready(url, monotonic() - started, serving.settings.model_name, serving.modes[-1])
+            display.ready(url, monotonic() - started, serving.settings.model_name, list(serving.modes.by_name)[-1])
             return None
         await asyncio.sleep(POLL_SECONDS)
     return None
@@ -168,7 +171,7 @@ def choose_profile(folder: Path, settings: Settings) -> Path:
 def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:
     """The chat format of the checkpoint in `folder`; raises UsageError."""
     try:
-        return ChatFormat.from_folder(folder, profile.format, settings.chat_template)
+        return ChatFormat.from_folder(folder, profile.format, settings.chat_template, styles_of(profile.modes))
     except FileNotFoundError as error:
         raise UsageError(f"{settings.model} has no tokenizer.json, which the chat format needs") from error
     except (OSError, ValueError) as error:

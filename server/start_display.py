@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from chat_templates.settings import Mode
 from engine.defaults import Choice
 from server.engine_client import EngineStatus
 
@@ -33,7 +32,7 @@ class StartDisplay:
             self._print(f"{status.fraction:4.0%} {stage}")
         self._stage = stage
 
-    def ready(self, url: str, seconds: float, model: str, mode: Mode) -> None:
+    def ready(self, url: str, seconds: float, model: str, mode: str) -> None:
         """The line at the end, with a request in `mode` to try."""
         self.close()
         body = {

@@ -13,9 +13,10 @@ from reasoning_gym.data import read_data_file
 
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
-from chat_templates.settings import Mode
+from chat_templates.settings import THINKING
 from training import conversation, copying, drafts, needles, records, tool_use
 from training.families import FAMILIES, Item, draw, rephrase
+from training.modes import STYLES, Mode
 from training.recipe import SftRecipe
 
 _BATCHES_PER_CHUNK = 20
@@ -189,7 +190,7 @@ class ExampleSource:
             tools = tool_use.tool_set(rng)
             use = tool_use.use(rng.choice(tools), rng, held_out=True)
             messages = tool_use.exchange(use, (f"call_{number}" for number in count()))
-            return self._format.render_conversation(messages[:2], mode, [tool.schema() for tool in tools])
+            return self._format.render_conversation(messages[:2], STYLES[mode], [tool.schema() for tool in tools])
         if kind == "needles":
             needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
             return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
@@ -232,7 +233,7 @@ class ExampleSource:
         ends = [at + 1 for at in range(begin, len(messages)) if messages[at]["role"] == "assistant"]
         until = rng.choice(ends) if mode == "reasoning" else ends[-1]
         described: list[Tool] = [tool.schema() for tool in tools]
-        return self._format.render_conversation(messages[:until], mode, described)
+        return self._format.render_conversation(messages[:until], STYLES[mode], described)
 
     def _without_call(self, tools: list[tool_use.ToolKind], progress: float, rng: random.Random) -> list[Message]:
         """Conversation, or a task where no tool calculates."""
@@ -250,14 +251,14 @@ class ExampleSource:
         thought as far as it goes and the answer are learnt, never what was said for the model.
         """
         fmt = self._format
-        prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], "reasoning")
+        prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], THINKING)
         thought = self._encode(last.thought, last.spelled)
         closings = [fmt.closing(words) for words in (self._recipe.wrap_up, self._recipe.short_wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
         budget = int(min(most, _EARLY_CUT) ** rng.random()) if is_early else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
         thought = thought[: min(budget - len(said), len(thought) - 1)]
-        closing = [*said, *closings[0].tag, *closings[0].gap]
+        closing = [*said, *closings[0].tag, *closings[0].separator]
         answer = [*self._encode(last.answer, last.spelled), fmt.end_of_turn_id]
         unlearnt = self._unlearnt(last)
         parts = (
@@ -279,7 +280,7 @@ class ExampleSource:
         if mode == "reasoning":
             answer["reasoning_content"] = last.thought
         messages = [*history, {"role": "user", "content": last.prompt}, answer]
-        ids, mask = self._spell(*self._format.render_conversation(messages, mode), last.spelled)
+        ids, mask = self._spell(*self._format.render_conversation(messages, STYLES[mode]), last.spelled)
         if mode == "reasoning":
             begin = mask.index(True)
             until = begin + self._unlearnt(last)

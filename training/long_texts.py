@@ -16,9 +16,10 @@ import torch
 
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
-from chat_templates.settings import Mode
+from chat_templates.settings import DIRECT
 from training import needles
 from training.batches import Batch, collate
+from training.modes import STYLES, Mode
 from training.needles import Needle, Sizing, haystack
 
 _TOKENS_PER_QUESTION = 128  # of the text's length: its sentences, the question and its answer take about half of them
@@ -78,7 +79,7 @@ def _drill(fmt: ChatFormat, length: int, rng: random.Random) -> tuple[list[int],
     for one in asked:
         messages += [{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}]
     while messages:
-        ids, learnt = fmt.render_conversation(messages, "standard")
+        ids, learnt = fmt.render_conversation(messages, DIRECT)
         if len(ids) <= length:
             return ids, learnt
         del messages[-2:]
@@ -136,7 +137,7 @@ def _fitted(fmt: ChatFormat, length: int, asked: list[Needle], mode: Mode, seed:
     sizing = Sizing(length)
     best: tuple[list[int], list[bool]] = [], []
     while (sentences := sizing.next) is not None:
-        rendered = fmt.render_conversation(_messages(asked, sentences, mode, seed), mode)
+        rendered = fmt.render_conversation(_messages(asked, sentences, mode, seed), STYLES[mode])
         if len(rendered[0]) <= length and sentences > sizing.best:
             best = rendered
         sizing.tell(len(rendered[0]))

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from training import model as model_files
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED, Batch, ExampleSource, chunk, collate
 from training.fused_layer import hidden_states
+from training.modes import Mode
 from training.optimizer import Optimizer
 from training.plot import draw_curve
 from training.recipe import Recipe, SftRecipe

@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from chat_templates.tokens import Vocabulary
 from training import conversation, needles, records, tool_use
 from training.families import FAMILIES, draw, rephrase
@@ -57,7 +58,7 @@ def corpus(seed: int) -> Iterator[str]:
         yield needles.draw(rng.choice(needles.FAMILIES), rng.random(), rng).prompt(_NEEDLE_SENTENCES)
         tools = tool_use.tool_set(rng)
         messages = tool_use.exchange(tool_use.use(tools[0], rng), calls)
-        ids, _ = fmt.render_conversation(messages, "reasoning", [tool.schema() for tool in tools])
+        ids, _ = fmt.render_conversation(messages, THINKING, [tool.schema() for tool in tools])
         yield fmt.decode(ids)
 
 

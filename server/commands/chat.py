@@ -9,11 +9,9 @@ import orjson
 from rich.console import Console
 
 from server.cli_errors import UsageError
-from server.modes.profile import MODES
 from server.settings import Settings
 
 HELP = "talk to a running server in the terminal"
-COMMANDS = "/mode reasoning|standard switches, /new starts afresh, /quit (or Ctrl-D) leaves"
 DEFAULTS = Settings()
 CONNECT_SECONDS = 5.0
 
@@ -21,7 +19,7 @@ CONNECT_SECONDS = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the server is and how to begin."""
     parser.add_argument("--url", default=f"http://{DEFAULTS.host}:{DEFAULTS.port}", help="where the server is")
-    parser.add_argument("--mode", choices=MODES, default="standard", help="the mode to begin in")
+    parser.add_argument("--mode", help="the mode to begin in, one of the server's; left out, the server's default")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
     try:
         with httpx.Client(base_url=args.url, timeout=timeout) as http:
-            chat = Chat(http, console, model=_served_model(http), mode=args.mode)
-            console.print(f"{chat.model} in {chat.mode} mode; {COMMANDS}.", style="dim", markup=False)
+            chat = _start(http, console, args.mode)
+            console.print(f"{chat.model} in {chat.mode} mode; {chat.commands}.", style="dim", markup=False)
             chat.talk()
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise UsageError(f"no server answers at {args.url}; start one with twogear serve, or give --url") from error
@@ -40,23 +38,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _served_model(http: httpx.Client) -> str:
+def _start(http: httpx.Client, console: Console, mode: str | None) -> "Chat":
+    """A conversation in `mode`, or in the server's default; raises UsageError for a mode that the server has not."""
     response = http.get("/v1/models")
     try:
-        return str(response.json()["data"][0]["id"])
+        listed = [(str(model["id"]), str(model["reasoning_mode"])) for model in response.json()["data"]]
+        name, default = listed[0]
     except (ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{http.base_url} answers, but not as twogear or an OpenAI-compatible server") from error
+        raise UsageError(f"{http.base_url} answers, but not as twogear does") from error
+    modes = [of_alias for _, of_alias in listed[1:]]
+    if mode not in (None, *modes):
+        raise UsageError(f"--mode {mode}: this server has {', '.join(modes)}")
+    return Chat(http, console, name, modes, mode or default)
 
 
 @dataclass
 class Chat:
-    """One conversation; `messages` is what was said so far."""
+    """One conversation; `messages` is what was said so far, `modes` are the server's."""
 
     http: httpx.Client
     console: Console
     model: str
+    modes: list[str]
     mode: str
     messages: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def commands(self) -> str:
+        """What can be typed beside messages."""
+        return f"/mode {'|'.join(self.modes)} switches, /new starts afresh, /quit (or Ctrl-D) leaves"
 
     def talk(self) -> None:
         """Reads lines and answers them until the input ends."""
@@ -75,12 +85,12 @@ class Chat:
 
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
-        if name == "/mode" and argument in MODES:
+        if name == "/mode" and argument in self.modes:
             self.mode = argument
         elif name == "/new":
             self.messages.clear()
         else:
-            self._say(COMMANDS + ".", style="dim", end="\n")
+            self._say(self.commands + ".", style="dim", end="\n")
 
     def _answer(self, line: str) -> None:
         """Shows the answer as it comes. Ctrl-C stops it and keeps what was said."""

@@ -10,22 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from pydantic import BaseModel
 
 from engine.messages import PageGroup, Stats
+from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
-from server.api import answers
 from server.api.chat.body import ChatRequest
 from server.api.chat.control_body import ControlRequest
+from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.fields import INT64
 from server.api.common.sampling import SamplingFields
+from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
+from server.api.completions.schema import TextCompletion
+from server.api.service.schema import Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
 from server.metrics import Metrics
-from server.modes.profile import PROFILE_FOLDER, AnswerSampling, ModeProfile, load_profile
+from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
 
 FILE = Path(__file__).parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -160,13 +164,12 @@ def _default(kind: type[BaseModel], path: str, required: bool) -> str:
     if (kind, path) == (CompletionRequest, "max_tokens"):
         return str(DEFAULT_MAX_TOKENS)
     name = LIMITS.get(path, path)
-    if name not in (*ModeProfile.__struct_fields__, *LIMITS.values()):
+    if name not in ThinkingMode.__struct_fields__:
         return "required" if required else ""
-    profile = load_profile(SHOWN_PROFILE)
-    standard, reasoning = (getattr(mode, name, "") for mode in (profile.standard, profile.reasoning))
-    if reasoning is None:
+    values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).modes.values()]
+    if None in values:
         return "what the limit leaves"
-    return str(standard) if standard == reasoning else f"{standard} / {reasoning}"
+    return " / ".join(map(str, values if len(set(values)) > 1 else values[:1]))
 
 
 def _meaning(field: Schema, root: Schema) -> tuple[str, str]:
@@ -203,17 +206,18 @@ def _options() -> str:
 
 
 def _profiles() -> str:
-    def sampling(mode: msgspec.Struct) -> str:
-        plain = msgspec.structs.asdict(ModeProfile(default_max_tokens=1, max_tokens_limit=1))
-        names = [name for name in AnswerSampling.__struct_fields__ if getattr(mode, name) != plain[name]]
+    def sampling(mode: ModeProfile) -> str:
+        plain = TokenSampling()
+        names = [name for name in SAMPLING_FIELDS if getattr(mode, name) != getattr(plain, name)]
         return ", ".join(f"{name} {getattr(mode, name):g}" for name in names) or "greedy"
 
     rows = []
     for path in sorted(PROFILE_FOLDER.glob("*.toml")):
         profile = load_profile(path)
         types = ", ".join(profile.match.model_types) if profile.match else "all others"
-        rows.append([f"`{path.stem}`", types, sampling(profile.standard), sampling(profile.reasoning)])
-    return _table(["profile", "`model_type`", "standard", "reasoning"], rows)
+        modes = "; ".join(f"{name}: {sampling(mode)}" for name, mode in profile.modes.items())
+        rows.append([f"`{path.stem}`", types, modes])
+    return _table(["profile", "`model_type`", "sampling of each mode"], rows)
 
 
 def _metrics() -> str:
@@ -235,16 +239,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenize chat fields": lambda: _fields(TokenizeChatRequest, ChatRequest),
     "detokenize fields": lambda: _fields(DetokenizeRequest),
     "control fields": lambda: _fields(ControlRequest),
-    "chat response": lambda: _answer(answers.ChatCompletion),
-    "chat event": lambda: _answer(answers.ChatCompletionChunk),
-    "completion response": lambda: _answer(answers.TextCompletion),
-    "control response": lambda: _answer(answers.ControlResult),
-    "tokenize response": lambda: _answer(answers.Tokenized),
-    "detokenize response": lambda: _answer(answers.Detokenized),
-    "models response": lambda: _answer(answers.Models),
-    "health response": lambda: _answer(answers.Unhealthy),
-    "version response": lambda: _answer(answers.Versions),
-    "error response": lambda: _answer(answers.ErrorResponse),
+    "chat response": lambda: _answer(ChatCompletion),
+    "chat event": lambda: _answer(ChatCompletionChunk),
+    "completion response": lambda: _answer(TextCompletion),
+    "control response": lambda: _answer(ControlResult),
+    "tokenize response": lambda: _answer(Tokenized),
+    "detokenize response": lambda: _answer(Detokenized),
+    "models response": lambda: _answer(Models),
+    "health response": lambda: _answer(Unhealthy),
+    "version response": lambda: _answer(Versions),
+    "error response": lambda: _answer(ErrorResponse),
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,

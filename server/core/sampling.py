@@ -1,103 +1,69 @@
-"""Where a client's sampling fields and the mode's defaults meet, for chat and text completions alike."""
+"""Where a client's sampling fields and the mode's defaults meet, whichever API they came through."""
 
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
 from engine.messages import Sampling
-from server.api.common.fields import INT64
-from server.api.common.sampling import SamplingFields
+from engine.sampling import SAMPLING_FIELDS
+from server.core.request import Conversation, Request
+from server.core.serving import Serving
 from server.errors import BadRequestError
-from server.modes.profile import AnswerSampling, ModeProfile
-from server.serving import Serving
+from server.modes.profile import ModeProfile, ThinkingMode
 
-T = TypeVar("T")
+SEEDS = 2**64
+"""How many there are: from -2^63 to 2^63-1."""
 
 
-def plan_sampling(asked: SamplingFields, profile: ModeProfile, max_tokens: int, serving: Serving) -> Sampling:
+def plan_sampling(request: Request, profile: ModeProfile, max_tokens: int, serving: Serving) -> Sampling:
     """How the first choice is drawn; raises BadRequestError."""
-    min_tokens = asked.min_tokens or 0
-    if min_tokens > max_tokens:
-        raise BadRequestError(f"min_tokens is {min_tokens}, above the limit of {max_tokens}.", param="min_tokens")
+    stop = request.stop
+    if stop.min_tokens > max_tokens:
+        raise request.refusal("min_tokens", f"{{field}} is {stop.min_tokens}, above the limit of {max_tokens}.")
+    stop_ids = known_ids(stop.token_ids, request.name("stop_token_ids"), serving)
+    known_ids(tuple(request.logit_bias), request.name("logit_bias"), serving)
+    drawn = {name: request.sampling.get(name, getattr(profile, name)) for name in SAMPLING_FIELDS}
     return Sampling(
+        **drawn,
         max_tokens=max_tokens,
-        temperature=_either(asked.temperature, profile.temperature),
-        top_p=_either(asked.top_p, profile.top_p),
-        top_k=max(0, _either(asked.top_k, profile.top_k)),
-        min_p=_either(asked.min_p, profile.min_p),
-        presence_penalty=_either(asked.presence_penalty, profile.presence_penalty),
-        frequency_penalty=_either(asked.frequency_penalty, profile.frequency_penalty),
-        repetition_penalty=_either(asked.repetition_penalty, profile.repetition_penalty),
-        seed=asked.seed,
-        min_tokens=min_tokens,
-        ignore_eos=bool(asked.ignore_eos),
-        stop_token_ids=tuple(known_ids(asked.stop_token_ids or [], "stop_token_ids", serving)),
-        logit_bias=_logit_bias(asked, serving),
+        seed=request.seed,
+        min_tokens=stop.min_tokens,
+        ignore_eos=stop.ignore_eos,
+        stop_token_ids=tuple(stop_ids),
+        logit_bias=dict(request.logit_bias) or None,
+        logprobs=request.shown.logprobs,
+        prompt_logprobs=request.shown.prompt_logprobs,
     )
 
 
-def answer_sampling(asked: SamplingFields, answer: AnswerSampling | None, thinking: Sampling) -> Sampling:
+def answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling) -> Sampling:
     """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
-    if answer is None:
+    if not isinstance(profile, ThinkingMode) or not isinstance(request.prompt, Conversation):
         return thinking
-    own = {
-        name: value
-        for name, value in msgspec.structs.asdict(answer).items()
-        if value is not None and getattr(asked, name) is None
-    }
-    return msgspec.structs.replace(thinking, **own)
+    own = {name: value for name, value in profile.answer.items() if name not in request.sampling}
+    return msgspec.structs.replace(thinking, **own) if own else thinking
 
 
-def choices_of(sampling: Sampling, n: int | None) -> list[Sampling]:
+def choices_of(sampling: Sampling, n: int) -> list[Sampling]:
     """The same for each of `n` choices; a seed counts up, so that they differ and can be had again."""
     if sampling.seed is None:
-        return [sampling] * (n or 1)
-    seeds = [(sampling.seed + INT64 + 1 + index) % (2 * (INT64 + 1)) - INT64 - 1 for index in range(n or 1)]
+        return [sampling] * n
+    seeds = [(sampling.seed + SEEDS // 2 + index) % SEEDS - SEEDS // 2 for index in range(n)]
     return [msgspec.structs.replace(sampling, seed=seed) for seed in seeds]
 
 
-def stops_of(asked: SamplingFields) -> tuple[str, ...]:
-    """The stop strings."""
-    return (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
-
-
-def priority_of(asked: SamplingFields, profile: ModeProfile, serving: Serving) -> int:
+def priority_of(request: Request, profile: ModeProfile, serving: Serving) -> int:
     """The client's own where the server allows one, else the mode's; raises BadRequestError."""
-    if not asked.priority:
+    if not request.priority:
         return profile.priority
     if not serving.settings.allow_priority:
-        raise BadRequestError(
-            "priority is the server's to set; it was started without --allow-priority.", param="priority"
-        )
-    return asked.priority
+        raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
+    return request.priority
 
 
-def includes_usage(asked: SamplingFields) -> bool:
-    """Whether a stream ends with its usage; raises BadRequestError for stream options without a stream."""
-    if asked.stream_options is None:
-        return False
-    if not asked.stream:
-        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
-    return bool(asked.stream_options.include_usage)
-
-
-def known_ids(ids: list[int], param: str, serving: Serving) -> list[int]:
+def known_ids(ids: Sequence[int], param: str, serving: Serving) -> Sequence[int]:
     """`ids`, all of which the model has; raises BadRequestError for `param`."""
     unknown = {token_id for token_id in set(ids) if not serving.fmt.vocabulary.token_text(token_id)}
     if unknown:
         raise BadRequestError(f"{param}: the model has no token {min(unknown)}.", param=param)
     return ids
-
-
-def _either(asked: T | None, default: T) -> T:
-    return default if asked is None else asked
-
-
-def _logit_bias(asked: SamplingFields, serving: Serving) -> dict[int, float] | None:
-    if not asked.logit_bias:
-        return None
-    bad = next((key for key in asked.logit_bias if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
-    if bad is not None:
-        raise BadRequestError("logit_bias: the keys must be token ids.", param="logit_bias")
-    ids = known_ids([int(key) for key in asked.logit_bias], "logit_bias", serving)
-    return dict(zip(ids, asked.logit_bias.values(), strict=True))

@@ -5,12 +5,40 @@ Numbers only; `server.core.generate` spends them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from server.errors import BadRequestError, ContextLengthError
-from server.modes.profile import ModeProfile, ThinkingProfile
+from server.modes.mode import ThinkClosing
+from server.modes.profile import ModeProfile, ThinkingMode
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
+
+
+Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
+
+
+class Budget(NamedTuple):
+    """`field` bounds the thinking, by a number of tokens or by an effort."""
+
+    field: str
+    value: int | Effort
+
+    def tokens(self, mode: ThinkingMode, max_tokens: int) -> int:
+        """The bound in tokens, for a request that may generate `max_tokens`."""
+        if isinstance(self.value, int):
+            return self.value
+        return int(getattr(mode.effort_shares, self.value) * max_tokens)
+
+
+def the_budget(budgets: Sequence[Budget]) -> Budget | None:
+    """The one that all `budgets` are; raises BadRequestError naming two fields that bound the thinking differently."""
+    for budget in budgets[1:]:
+        if budget.value != budgets[0].value:
+            raise BadRequestError(
+                f"{budgets[0].field} and {budget.field} bound the thinking differently: send only one of them.",
+                param=budget.field,
+            )
+    return budgets[0] if budgets else None
 
 
 @dataclass(frozen=True)
@@ -18,14 +46,14 @@ class ThinkingPlan:
     """How long the model may think and what is said for it when that is spent.
 
     `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
-    follows it in the template, its `gap`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
+    follows it in the template, its `separator`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
     """
 
     max_tokens: int
     wrap_up: tuple[int, ...]
     closing: tuple[int, ...]
     bound_by: Literal["budget", "length"]
-    gap: tuple[int, ...] = ()
+    separator: tuple[int, ...] = ()
 
 
 def token_limit(
@@ -47,31 +75,25 @@ def token_limit(
     return asked if asked is not None else min(profile.default_max_tokens, left)
 
 
-def plan_thinking(
-    limit: int,
-    budget: int | None,
-    profile: ThinkingProfile,
-    wrap_ups: Sequence[tuple[int, ...]],
-    closing: tuple[int, ...],
-    *,
-    gap: tuple[int, ...] = (),
-) -> ThinkingPlan:
+def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: ThinkClosing) -> ThinkingPlan:
     """Divides `limit` tokens: thinking and wrap-up within the budget, the closing, and a reserve for the answer.
 
-    Of `wrap_ups`, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
+    Of the wrap-ups, the first that takes at most half of the budget is said. A limit that cannot hold the closing and
     one answer token is left to the thinking, as far as the budget allows.
     """
     budget = profile.thinking_budget if budget is None else budget
+    separator = ends.separator
+    closing = (*ends.tag, *separator)
     if limit <= len(closing):
-        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", gap)
+        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", separator)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     allowed = share if budget is None else min(budget, share)
-    wrap_up = next((ids for ids in wrap_ups if len(ids) <= allowed // 2), ())
+    wrap_up = next((ids for ids in ends.wrap_ups if len(ids) <= allowed // 2), ())
     return ThinkingPlan(
         max_tokens=allowed - len(wrap_up),
         wrap_up=wrap_up,
         closing=closing,
         bound_by="length" if budget is None or share < budget else "budget",
-        gap=gap,
+        separator=separator,
     )

@@ -1,50 +1,61 @@
-"""What each reasoning mode means, read from a TOML profile: template, sampling, token budgets.
+"""What each reasoning mode means, read from a TOML profile: kind, prompt style, sampling, token budgets.
 
-Which mode a request is in is decided in `server.modes.resolve`; how budgets are spent in `server.modes.limits` and
-`server.core.generate`.
+A profile has any number of modes; code asks a mode's kind, never its name. Which mode a request is in is decided in
+`server.modes.resolve`; how budgets are spent in `server.modes.limits` and `server.core.generate`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any
 
 import msgspec
 
-from chat_templates.settings import FormatSettings, Mode
+from chat_templates.settings import FormatSettings, PromptStyle
+from engine.sampling import Count, Share, TokenSampling
 from server.cli_errors import UsageError
-
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 GENERAL = PROFILE_FOLDER / "general.toml"
+TEMPLATE_FILE = ".jinja"
+"""How the name of a mode's own template file ends."""
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
-Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Temperature = Annotated[float, msgspec.Meta(ge=0.0, le=2.0)]
-TopP = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Repetition = Annotated[float, msgspec.Meta(ge=0.01, le=10.0)]
-Penalty = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]
+ModeName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,31}$")]
 
 
-class ModeProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The defaults and limits of one mode; sampling names and ranges as in vLLM's SamplingParams."""
+class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What all kinds of modes have. The sampling is that of requests that name none.
 
-    temperature: Temperature = 0.0
-    top_p: TopP = 1.0
-    top_k: Count = 0
-    min_p: Share = 0.0
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    repetition_penalty: Repetition = 1.0
+    `template` is one of our own (`direct`, `thinking`) or a jinja file, from the profile's folder; None: the
+    checkpoint's own, or ours for the kind. `template_variables` are what a checkpoint's template gets; None:
+    `enable_thinking`, as the kind says.
+    """
+
+    template: str | None = None
+    template_variables: dict[str, Any] | None = None
     default_max_tokens: Tokens
     max_tokens_limit: Tokens
     priority: int = 0
 
+    @property
+    def thinks(self) -> bool:
+        """Whether its requests think before they answer."""
+        return isinstance(self, ThinkingMode)
 
-class StandardProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The mode that answers at once."""
+    @property
+    def style(self) -> PromptStyle:
+        """How its prompts are rendered."""
+        template = self.template
+        variables = self.template_variables
+        return PromptStyle(
+            opens_thinking=self.thinks,
+            template=Path(template) if template is not None and template.endswith(TEMPLATE_FILE) else template,
+            variables={"enable_thinking": self.thinks} if variables is None else variables,
+        )
 
-    template: Literal["standard"] = "standard"
+
+class DirectMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="direct"):
+    """A mode that answers at once."""
 
 
 class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,36 +73,34 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("the shares must grow from minimal to xhigh")
 
 
-class AnswerSampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the answer is drawn where that differs from the thinking; None: alike."""
+class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"):
+    """A mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
 
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: Count | None = None
-    min_p: Share | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Repetition | None = None
-
-
-class ThinkingProfile(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
-
-    `short_wrap_up` is said instead of `wrap_up` where that takes more than half of a budget; nothing where both do.
+    `short_wrap_up` takes the place of `wrap_up` where that is more than half of a budget; nothing where both are.
+    `answer` has the sampling fields by which the answer is drawn where it differs from the thinking.
     """
 
-    template: Literal["reasoning"] = "reasoning"
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
     short_wrap_up: str = ""
     effort_shares: EffortShares = EffortShares(minimal=0.1, low=0.2, medium=0.5, high=0.8, xhigh=0.95)  # OpenRouter's
-    answer: AnswerSampling | None = None
+    answer: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self.answer, _AnswerSampling)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"answer: {error}") from None
 
     @property
     def wrap_ups(self) -> tuple[str, str, str]:
         """What may be said when a budget is spent, the longest first."""
         return self.wrap_up, self.short_wrap_up, ""
+
+
+class _AnswerSampling(TokenSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `ThinkingMode.answer` may hold."""
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,18 +114,35 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return model_type in self.model_types and all(text in template for text in self.template_has)
 
 
+class Dialects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The modes that peers' switches mean, which know only thinking `on` and `off` (`enable_thinking` and its like)."""
+
+    on: ModeName | None = None
+    off: ModeName | None = None
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Both modes, and the one of requests that name none. `format` is for checkpoints with their own chat template."""
+    """The modes by their names, in the order in which they are listed, and the one of requests that name none.
+
+    `format` is for checkpoints with their own chat template.
+    """
 
     match: Match | None = None
     format: FormatSettings = FormatSettings()
-    default_mode: Mode
-    standard: StandardProfile
-    reasoning: ThinkingProfile
+    default_mode: ModeName
+    dialects: Dialects
+    modes: dict[ModeName, DirectMode | ThinkingMode]
 
-    def of(self, mode: Mode) -> StandardProfile | ThinkingProfile:
-        """The part that describes `mode`."""
-        return self.reasoning if mode == "reasoning" else self.standard
+    def __post_init__(self) -> None:
+        self._check("default_mode", self.default_mode, (DirectMode, ThinkingMode))
+        self._check("dialects.on", self.dialects.on, ThinkingMode)
+        self._check("dialects.off", self.dialects.off, DirectMode)
+
+    def _check(self, field: str, name: str | None, kind: type[ModeProfile] | tuple[type[ModeProfile], ...]) -> None:
+        """Raises ValueError where `name` is no mode of that kind."""
+        fitting = [known for known, mode in self.modes.items() if isinstance(mode, kind)]
+        if name is not None and name not in fitting:
+            raise ValueError(f"{field} is {name!r}, which must be one of {', '.join(fitting) or 'no mode at all'}")
 
 
 def shipped_profile(model_type: str, template: str) -> Path:
@@ -132,8 +158,22 @@ def shipped_profile(model_type: str, template: str) -> Path:
 def load_profile(path: Path) -> Profile:
     """Reads a profile; raises UsageError, in one line, when it cannot be read or a value does not fit."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Profile)
+        profile = msgspec.toml.decode(path.read_bytes(), type=Profile)
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"profile {path}: {error}") from error
+    modes = {name: _with_file(mode, path.parent) for name, mode in profile.modes.items()}
+    return msgspec.structs.replace(profile, modes=modes)
+
+
+def _with_file(mode: DirectMode | ThinkingMode, folder: Path) -> DirectMode | ThinkingMode:
+    """The mode with the path of its template file, if it has one, made absolute."""
+    if mode.template is None or not mode.template.endswith(TEMPLATE_FILE):
+        return mode
+    return msgspec.structs.replace(mode, template=str((folder / mode.template).resolve()))
+
+
+def styles_of(modes: Mapping[str, ModeProfile]) -> list[PromptStyle]:
+    """How the modes' prompts are rendered."""
+    return [mode.style for mode in modes.values()]

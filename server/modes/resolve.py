@@ -1,65 +1,82 @@
-"""Which mode a request is in: the `reasoning_mode` field, the model aliases, or the profile's default.
+"""Which mode a request is in: the `reasoning_mode` field, the model aliases, a peer's switch, or the default.
 
-All ways to ask for a mode become a `Choice` each, so that a contradiction can name both fields.
+All ways to ask for a mode become a `ModeRequest` each, so that a contradiction can name both fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from chat_templates.settings import Mode
 from server.errors import BadRequestError, UnknownModelError
-from server.modes.profile import MODES
+from server.modes.mode import Mode, Modes
 
 
-class Choice(NamedTuple):
-    """`field` asked for `mode`."""
+class ModeRequest(NamedTuple):
+    """`field` asks for the mode called `wanted`; or, with True and False, for any that thinks or that does not."""
 
     field: str
-    mode: Mode
+    wanted: str | bool
 
 
-def model_names(served: str, modes: Sequence[Mode] = MODES) -> list[str]:
-    """The names under which a model is listed: its own, then one alias per mode that it has."""
-    return [served, *(f"{served}:{mode}" for mode in modes)]
+def model_names(served: str, modes: Modes) -> dict[str, Mode]:
+    """The names under which a model is listed, its own first and then one alias per mode, with the mode of each."""
+    return {served: modes.default, **{f"{served}:{name}": mode for name, mode in modes.by_name.items()}}
 
 
-def mode_of_model(name: str, served: str, modes: Sequence[Mode] = MODES) -> Choice | None:
-    """The mode that a model name stands for, None for the plain name; raises UnknownModelError for any other."""
+def mode_of_model(name: str, served: str, modes: Modes, field: str = "model") -> ModeRequest | None:
+    """What a model name in `field` asks for, nothing if it is the plain name; UnknownModelError for any other."""
     if name == served:
         return None
-    for mode in modes:
-        if name == f"{served}:{mode}":
-            return Choice("model", mode)
-    raise UnknownModelError(name, served)
+    mode = model_names(served, modes).get(name)
+    if mode is None:
+        raise UnknownModelError(name, served, field)
+    return ModeRequest(field, mode.name)
 
 
-def mode_of_field(value: str | None) -> Choice | None:
-    """What `reasoning_mode` asks for; raises BadRequestError listing the valid values."""
-    if value is None:
-        return None
-    for mode in MODES:
-        if value == mode:
-            return Choice("reasoning_mode", mode)
-    valid = " or ".join(f'"{mode}"' for mode in MODES)
-    raise BadRequestError(f'reasoning_mode must be {valid}, not "{value[:40]}".', param="reasoning_mode")
+def resolve_mode(requests: Iterable[ModeRequest | None], modes: Modes) -> Mode:
+    """The mode that all `requests` agree on, or the default.
 
-
-def resolve_mode(choices: list[Choice | None], default: Mode, modes: Sequence[Mode] = MODES) -> Mode:
-    """The mode that all choices agree on, or `default`.
-
-    Raises BadRequestError naming two fields that contradict each other, or one that asks for a mode that the model does
-    not have.
+    A name is more exact than a switch: beside the name of any mode that thinks, a switch to thinking says the same.
+    Raises BadRequestError naming two fields that contradict each other, or one that asks for what the model has not.
     """
-    made = [choice for choice in choices if choice is not None]
-    for choice in made[1:]:
-        if choice.mode != made[0].mode:
-            raise BadRequestError(
-                f"{made[0].field} asks for {made[0].mode} and {choice.field} for {choice.mode}: send only one of them.",
-                param=choice.field,
-            )
-    if not made:
-        return default
-    if made[0].mode not in modes:
-        field, mode = made[0]
-        raise BadRequestError(f"{field}: this model does not think, so it has no {mode} mode.", param=field)
-    return made[0].mode
+    made = [request for request in requests if request is not None]
+    found = [(request.field, _wanted(request, modes)) for request in made]
+    names = [index for index, request in enumerate(made) if isinstance(request.wanted, str)]
+    first = names[0] if names else 0
+    for index in range(len(found)):
+        if not _agree(found[first], found[index], exactly=index in names):
+            _refuse(found[min(first, index)], found[max(first, index)])
+    return found[first][1] if found else modes.default
+
+
+def _agree(one: tuple[str, Mode], other: tuple[str, Mode], *, exactly: bool) -> bool:
+    return one[1] is other[1] or (not exactly and one[1].thinks == other[1].thinks)
+
+
+def _refuse(one: tuple[str, Mode], other: tuple[str, Mode]) -> None:
+    (field, mode), (other_field, other_mode) = one, other
+    raise BadRequestError(
+        f"{field} asks for {mode.name} and {other_field} for {other_mode.name}: send only one of them.",
+        param=other_field,
+    )
+
+
+def _wanted(request: ModeRequest, modes: Modes) -> Mode:
+    """Raises BadRequestError where the model has no such mode."""
+    field, wanted = request
+    if isinstance(wanted, bool):
+        mode = modes.on if wanted else modes.off
+        if mode is None:
+            can = "does not think" if wanted else "always thinks"
+            raise BadRequestError(f"{field}: this model {can}; its modes: {', '.join(modes.by_name)}.", param=field)
+        return mode
+    mode = modes.by_name.get(wanted)
+    if wanted in modes.lacking:
+        raise BadRequestError(f"{field}: this model does not think, so it has no {wanted} mode.", param=field)
+    if mode is None:
+        raise BadRequestError(f'{field} must be {_listed(list(modes.by_name))}, not "{wanted[:40]}".', param=field)
+    return mode
+
+
+def _listed(names: Sequence[str]) -> str:
+    *rest, last = [f'"{name}"' for name in names]
+    return f"{', '.join(rest)} or {last}" if rest else last

@@ -9,9 +9,10 @@ from tokenizers.processors import TemplateProcessing
 
 from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
 from chat_templates.format import ChatFormat
-from chat_templates.settings import FormatSettings
+from chat_templates.settings import FormatSettings, PromptStyle
 from chat_templates.tokens import Vocabulary
 from tests.chat_templates.small_tokenizers import byte_level_with
+from tests.styles import STYLES, Mode
 
 # In Qwen3's manner: the switch closes the block, nothing opens it; the thinking of past turns is cut out of their text.
 QWEN = """
@@ -107,8 +108,6 @@ GRANITE_SETTINGS = FormatSettings(
     before_think_end="",
     after_think_end="<response>",
     hidden=("<response>", "</response>"),
-    standard={"thinking": False},
-    reasoning={"thinking": True},
 )
 IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 IM_NAMES = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
@@ -163,6 +162,13 @@ def granite() -> ChatFormat:
     return make_foreign(GRANITE, ["<|start|>", "<|of|>", "<|end|>"], None, GRANITE_SETTINGS, names)
 
 
+STYLES_OF: dict[str, dict[Mode, PromptStyle]] = {
+    **dict.fromkeys(("qwen", "smol", "gemma"), STYLES),
+    "granite": {
+        "standard": PromptStyle(opens_thinking=False, variables={"thinking": False}),
+        "reasoning": PromptStyle(opens_thinking=True, variables={"thinking": True}),
+    },
+}
 FOREIGN = {"qwen": (qwen, QWEN), "smol": (smol, SMOL), "gemma": (gemma, GEMMA), "granite": (granite, GRANITE)}
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from tests.chat_templates.conversations import CONVERSATIONS
 from tests.chat_templates.small_tokenizers import make_format
+from tests.styles import STYLES, Mode
 
 FOLDER = Path(__file__).parent / "golden"
 _LEGEND = "⟦control token⟧ ⏎ newline ░learnt░; ids of the byte-level tokenizer in small_tokenizers.py"
@@ -29,10 +29,10 @@ def golden_text(fmt: ChatFormat, name: str, mode: Mode, kind: Kind) -> str:
     """One golden file."""
     messages, tools = CONVERSATIONS[name]
     if kind == "prompt":
-        ids = fmt.render(messages, mode, tools)
+        ids = fmt.render(messages, STYLES[mode], tools)
         mask = [False] * len(ids)
     else:
-        ids, mask = fmt.render_conversation(messages, mode, tools)
+        ids, mask = fmt.render_conversation(messages, STYLES[mode], tools)
     numbers = textwrap.fill(" ".join(map(str, ids)), width=110)
     return f"{_LEGEND}\n\n{readable(fmt, ids, mask)}\n\n{len(ids)} ids\n{numbers}\n"
 

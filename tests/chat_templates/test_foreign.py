@@ -16,12 +16,14 @@ from chat_templates.events import AnswerText, ReasoningText, ToolCallArguments, 
 from chat_templates.format import NO_TOKEN, ChatFormat
 from chat_templates.messages import check_messages, check_tools
 from chat_templates.parser import OutputParser
-from chat_templates.settings import FormatSettings, Mode
+from chat_templates.settings import DIRECT, FormatSettings
+from chat_templates.settings import THINKING as THINKS
 from chat_templates.tokens import Vocabulary, replace_surrogates
 from tests.chat_templates.conversations import CLOCK, user
-from tests.chat_templates.foreign import FOREIGN, IM, QWEN, SMOL, THINKING, plain_rendering, tokenizer_json
+from tests.chat_templates.foreign import FOREIGN, IM, QWEN, SMOL, STYLES_OF, THINKING, plain_rendering, tokenizer_json
 from tests.chat_templates.small_tokenizers import byte_level_with, sentencepiece
 from tests.chat_templates.strategies import calls, tools
+from tests.styles import STYLES, Mode
 
 FORMATS = {name: make() for name, (make, _) in FOREIGN.items()}
 MODES: tuple[Mode, Mode] = ("standard", "reasoning")
@@ -78,7 +80,7 @@ def _expected(name: str, conversation: list[dict[str, Any]], mode: Mode, describ
     fmt = FORMATS[name]
     text = plain_rendering(
         FOREIGN[name][1], messages=_for_jinja(conversation), tools=_clean(check_tools(described)) or None,
-        add_generation_prompt=True, bos_token="<bos>", **fmt.settings.variables(mode),
+        add_generation_prompt=True, bos_token="<bos>", **STYLES_OF[name][mode].variables,
     )  # fmt: skip
     return text + (fmt.settings.think + fmt.settings.after_think if mode == "reasoning" else "")
 
@@ -90,7 +92,7 @@ def test_text_is_that_of_the_template_on_plain_strings(
 ) -> None:
     """Whatever the texts hold: what the template searches, splits and trims comes out the same."""
     fmt = FORMATS["qwen"]
-    ids = fmt.render(conversation, mode, described)
+    ids = fmt.render(conversation, STYLES_OF["qwen"][mode], described)
     assert fmt.decode(ids, show_control=True) == _expected("qwen", conversation, mode, described)
 
 
@@ -99,7 +101,7 @@ def test_text_is_that_of_the_template_on_plain_strings(
 def test_text_of_other_templates(texts: list[str], name: str) -> None:
     fmt = FORMATS[name]
     conversation = _alternating(texts)
-    ids = fmt.render(conversation, "standard")
+    ids = fmt.render(conversation, STYLES_OF[name]["standard"])
     assert fmt.decode(ids, show_control=True) == _expected(name, conversation, "standard", [])
 
 
@@ -110,8 +112,8 @@ def test_only_the_template_writes_control_tokens(texts: list[str], name: str) ->
     conversation = [user(text) for text in texts] if name != "gemma" else [user(texts[0])]
     harmless = [user("x" if message["content"] else "") for message in conversation]
     written = frozenset(fmt.vocabulary.written.values())
-    ids = [token_id for token_id in fmt.render(conversation, "standard") if token_id in written]
-    assert ids == [token_id for token_id in fmt.render(harmless, "standard") if token_id in written]
+    ids = [token_id for token_id in fmt.render(conversation, DIRECT) if token_id in written]
+    assert ids == [token_id for token_id in fmt.render(harmless, DIRECT) if token_id in written]
 
 
 @given(hostile)
@@ -152,12 +154,12 @@ def test_the_modes_think_blocks(name: str) -> None:
     """Open in reasoning mode, not in standard mode, whatever the template leaves to the model."""
     fmt = FORMATS[name]
     conversation = [user("<think> </think>")]
-    assert not fmt.is_thinking_open(fmt.render(conversation, "standard"))
+    assert not fmt.is_thinking_open(fmt.render(conversation, DIRECT))
     if fmt.has_thinking:
-        assert fmt.is_thinking_open(fmt.render(conversation, "reasoning"))
+        assert fmt.is_thinking_open(fmt.render(conversation, THINKS))
         return
     with pytest.raises(FormatError, match="does not think") as caught:
-        fmt.render(conversation, "reasoning")
+        fmt.render(conversation, THINKS)
     assert caught.value.param == "reasoning_mode"
 
 
@@ -165,7 +167,7 @@ def test_a_template_that_always_opens_the_block_has_it_closed_in_standard_mode()
     turns = "{% for m in messages %}{{ '<|im_start|>' ~ m.content ~ '<|im_end|>' }}{% endfor %}"
     template = turns + "{{ '<|im_start|><think>\n' }}"
     fmt = _format(template, THINKING)
-    prompts = [fmt.decode(fmt.render([user("Hi")], mode), show_control=True) for mode in MODES]
+    prompts = [fmt.decode(fmt.render([user("Hi")], STYLES[mode]), show_control=True) for mode in MODES]
     assert [prompt.rpartition("<|im_start|>")[2] for prompt in prompts] == ["<think>\n\n</think>\n\n", "<think>\n"]
 
 
@@ -175,20 +177,20 @@ def test_which_models_think_and_take_tools() -> None:
     }  # fmt: skip
     assert FORMATS["qwen"].think_id != NO_TOKEN
     assert FORMATS["granite"].think_id == NO_TOKEN
-    assert FORMATS["qwen"].render([user("Hi")], "standard", [CLOCK])
+    assert FORMATS["qwen"].render([user("Hi")], DIRECT, [CLOCK])
     with pytest.raises(FormatError, match="no place for tools"):
-        FORMATS["smol"].render([user("Hi")], "standard", [CLOCK])
+        FORMATS["smol"].render([user("Hi")], DIRECT, [CLOCK])
 
 
 def test_what_a_template_refuses_is_told_in_its_words() -> None:
     with pytest.raises(FormatError, match="must alternate"):
-        FORMATS["gemma"].render([user("a"), user("b")], "standard")
+        FORMATS["gemma"].render([user("a"), user("b")], DIRECT)
 
 
 def test_reasoning_of_past_turns_is_the_templates_to_cut() -> None:
     fmt = FORMATS["qwen"]
     past = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes"}
-    text = fmt.decode(fmt.render([user("a"), past, user("b")], "standard"), show_control=True)
+    text = fmt.decode(fmt.render([user("a"), past, user("b")], DIRECT), show_control=True)
     assert "hm" not in text
     assert "<|im_start|>assistant\nYes<|im_end|>" in text
 
@@ -196,7 +198,7 @@ def test_reasoning_of_past_turns_is_the_templates_to_cut() -> None:
 def test_continuing_the_last_message() -> None:
     def prompt(**message: Any) -> str:
         fmt = FORMATS["qwen"]
-        ids = fmt.render([user("Hi"), {"role": "assistant", **message}], "reasoning", continue_final_message=True)
+        ids = fmt.render([user("Hi"), {"role": "assistant", **message}], THINKS, continue_final_message=True)
         return fmt.decode(ids, show_control=True).rpartition("<|im_start|>assistant\n")[2]
 
     assert prompt(content=" Hel ") == " Hel "
@@ -210,7 +212,7 @@ def _events(fmt: ChatFormat, text: str, mode: Mode, cuts: list[int]) -> list[Any
         for piece in fmt._split.split(text)  # as a model would write it: tags as tokens where there are such
         for token_id in ([fmt.vocabulary.written[piece]] if piece in fmt.vocabulary.written else fmt.encode_text(piece))
     ]
-    parser = OutputParser(fmt, mode, call_id=lambda: "id")
+    parser = OutputParser(fmt, thinking_open=mode == "reasoning", call_id=lambda: "id")
     events = []
     for start, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
         events += parser.feed(ids[start:end])
@@ -297,7 +299,7 @@ def test_what_templates_may_do_comes_out_as_on_plain_strings(texts: list[str]) -
     conversation = [user(text) for text in texts]
     source = EVERYTHING.replace("{%- generation %}", "{%- if true %}").replace("endgeneration", "endif")
     expected = plain_rendering(source, messages=_clean(conversation))
-    assert fmt.decode(fmt.render(conversation, "standard"), show_control=True) == expected
+    assert fmt.decode(fmt.render(conversation, DIRECT), show_control=True) == expected
 
 
 def test_where_templates_are_found(tmp_path: Path) -> None:
@@ -321,9 +323,7 @@ def test_a_folder_with_a_template_and_one_without(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(QWEN)
     fmt = ChatFormat.from_folder(tmp_path)
     assert fmt.decode(fmt.encode_prompt("Hi"), show_control=True) == "<bos>Hi"
-    assert fmt.decode(fmt.render([user("Hi")], "standard"), show_control=True).startswith(
-        "<|im_start|>user\nHi<|im_end|>"
-    )
+    assert fmt.decode(fmt.render([user("Hi")], DIRECT), show_control=True).startswith("<|im_start|>user\nHi<|im_end|>")
     (tmp_path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(FormatError, match="line 1"):
         ChatFormat.from_folder(tmp_path)
@@ -340,7 +340,7 @@ def test_added_words_and_white_space_stay_tokens_of_text() -> None:
 
 def test_text_of_smol_is_its_template() -> None:
     assert SMOL.count("You are small.") == 1
-    ids = FORMATS["smol"].render([user("Hi")], "standard")
+    ids = FORMATS["smol"].render([user("Hi")], DIRECT)
     expected = "<|im_start|>system\nYou are small.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert FORMATS["smol"].decode(ids, show_control=True) == expected
 
@@ -355,7 +355,7 @@ def test_ids_are_those_of_the_whole_text() -> None:
         fmt = ChatFormat(Vocabulary(tokenizer.to_str(), required=(), template=template), checkpoint)
         conversation = [user(" Hello the thing "), {"role": "assistant", "content": "2 and 3\n"}, user("\n\nan in")]
         text = plain_rendering(template, messages=conversation)
-        assert fmt.render(conversation, "standard") == tokenizer.encode(text, add_special_tokens=False).ids
+        assert fmt.render(conversation, DIRECT) == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _blank_at_the_start() -> Tokenizer:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.client_text import plain, protect, protect_all
-from chat_templates.settings import Mode
 from chat_templates.tokens import TAGS, Vocabulary, replace_surrogates
 from tests.chat_templates.conversations import reference_text
 from tests.chat_templates.small_tokenizers import KINDS, make_format, tokenizer_spec
 from tests.chat_templates.strategies import hostile_text, json_values, messages, tools
+from tests.styles import STYLES, Mode
 
 FORMATS = {kind: make_format(kind) for kind in KINDS}
 LOSSLESS = ("byte_level", "whole_words")
@@ -53,8 +53,8 @@ def test_only_the_template_writes_control_tokens(
     conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str
 ) -> None:
     fmt = FORMATS[kind]
-    ids = fmt.render(_written(conversation), mode, described)
-    harmless = fmt.render(_harmless(conversation), mode, _harmless(described))
+    ids = fmt.render(_written(conversation), STYLES[mode], described)
+    harmless = fmt.render(_harmless(conversation), STYLES[mode], _harmless(described))
     control = [token_id for token_id in ids if token_id in fmt.control_ids]
     assert control == [token_id for token_id in harmless if token_id in fmt.control_ids], fmt.decode(
         ids, show_control=True
@@ -67,7 +67,7 @@ def test_client_text_comes_through_unchanged(
     conversation: list[dict[str, Any]], described: list[dict[str, Any]], mode: Mode, kind: str
 ) -> None:
     fmt = FORMATS[kind]
-    ids = fmt.render(_written(conversation), mode, described)
+    ids = fmt.render(_written(conversation), STYLES[mode], described)
     expected = replace_surrogates(reference_text(_written(conversation), mode, described))
     assert fmt.decode(ids, show_control=True) == expected
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from chat_templates.errors import FormatError
 from chat_templates.messages import check_messages, check_tools
+from chat_templates.settings import DIRECT, THINKING
 from tests.chat_templates.small_tokenizers import make_format
 from tests.chat_templates.strategies import json_values
 
@@ -67,7 +68,7 @@ BAD_TOOLS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("messages", "param"), BAD_MESSAGES)
 def test_bad_messages(messages: Any, param: str) -> None:
     with pytest.raises(FormatError) as caught:
-        FORMAT.render(messages, "standard")
+        FORMAT.render(messages, DIRECT)
     assert caught.value.param == param
     assert str(caught.value) == caught.value.message != ""
 
@@ -75,7 +76,7 @@ def test_bad_messages(messages: Any, param: str) -> None:
 @pytest.mark.parametrize(("tools", "param"), BAD_TOOLS)
 def test_bad_tools(tools: Any, param: str) -> None:
     with pytest.raises(FormatError) as caught:
-        FORMAT.render([{"role": "user", "content": "Hi"}], "standard", tools)
+        FORMAT.render([{"role": "user", "content": "Hi"}], DIRECT, tools)
     assert caught.value.param == param
 
 
@@ -91,10 +92,10 @@ def test_endless_nesting() -> None:
 def test_only_assistants_are_continued_or_learnt() -> None:
     messages = [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}]
     with pytest.raises(FormatError) as caught:
-        FORMAT.render(messages, "standard", continue_final_message=True)
+        FORMAT.render(messages, DIRECT, continue_final_message=True)
     assert caught.value.param == "messages[1].role"
     with pytest.raises(FormatError) as caught:
-        FORMAT.render_conversation(messages, "standard")
+        FORMAT.render_conversation(messages, DIRECT)
     assert caught.value.param == "messages[1].role"
 
 
@@ -137,6 +138,6 @@ _fields = st.fixed_dictionaries(
 @given(st.one_of(json_values, st.lists(_fields, max_size=3)), json_values)
 def test_accepted_or_our_own_error(messages: Any, tools: Any) -> None:
     try:
-        FORMAT.render(messages, "reasoning", tools)
+        FORMAT.render(messages, THINKING, tools)
     except FormatError as error:
         assert error.param.startswith(("messages", "tools"))  # noqa: PT017 - either outcome is right

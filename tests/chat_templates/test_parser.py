@@ -19,11 +19,11 @@ from chat_templates.events import (
 )
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser, new_call_id
-from chat_templates.settings import Mode
 from chat_templates.tokens import TAGS
 from tests.chat_templates.reference_parser import reference_parse
 from tests.chat_templates.small_tokenizers import KINDS, make_format
 from tests.chat_templates.strategies import hostile_text
+from tests.styles import Mode
 
 FORMATS = {kind: make_format(kind) for kind in KINDS}
 FORMAT = FORMATS["byte_level"]
@@ -41,7 +41,7 @@ def ids_of(text: str, fmt: ChatFormat = FORMAT) -> list[int]:
 
 def parse(ids: list[int], mode: Mode = "standard", fmt: ChatFormat = FORMAT, cuts: tuple[int, ...] = ()) -> list[Event]:
     """All events of a generation, fed in pieces, neighbours joined."""
-    parser = OutputParser(fmt, mode, call_id=lambda: "")
+    parser = OutputParser(fmt, thinking_open=mode == "reasoning", call_id=lambda: "")
     bounds = [0, *sorted(cut % (len(ids) + 1) for cut in cuts), len(ids)]
     events: list[Event] = []
     for start, end in pairwise(bounds):
@@ -250,7 +250,7 @@ def test_rule(kind: str, mode: Mode, text: str, expected: list[Event]) -> None:
 
 
 def test_it_tells_whether_a_block_is_open() -> None:
-    parser = OutputParser(FORMAT, "reasoning")
+    parser = OutputParser(FORMAT, thinking_open=True)
     opened = []
     for text in ("Let me think.\n", "</think>", "\n\nHello", "<think>", "\nhm"):
         parser.feed(ids_of(text))
@@ -259,7 +259,7 @@ def test_it_tells_whether_a_block_is_open() -> None:
 
 
 def test_thinking_that_is_closed_for_the_model_ends_what_it_has_begun() -> None:
-    parser = OutputParser(FORMAT, "reasoning", call_id=lambda: "")
+    parser = OutputParser(FORMAT, thinking_open=True, call_id=lambda: "")
     begun = '{"name": "f", "arguments": {"a'
     events = parser.feed(ids_of(f"Hm.\n<tool_call>{begun}")) + parser.end_thinking()
     assert events == [ReasoningText("Hm."), *call(0, "f", '{"a', complete=False)]
@@ -268,15 +268,15 @@ def test_thinking_that_is_closed_for_the_model_ends_what_it_has_begun() -> None:
 
 
 def test_whether_thinking_is_open_can_be_told() -> None:
-    parser = OutputParser(FORMAT, "reasoning", thinking_open=False)
+    parser = OutputParser(FORMAT, thinking_open=False)
     assert parser.feed(ids_of("Hello")) == [AnswerText("Hello")]
-    parser = OutputParser(FORMAT, "standard", thinking_open=True)
+    parser = OutputParser(FORMAT, thinking_open=True)
     assert parser.feed(ids_of("Hello")) == [ReasoningText("Hello")]
 
 
 def test_text_comes_at_once() -> None:
     """Nothing but a last newline and an unfinished character waits."""
-    parser = OutputParser(FORMAT, "standard")
+    parser = OutputParser(FORMAT, thinking_open=False)
     assert parser.feed(ids_of("Hello")) == [AnswerText("Hello")]
     assert parser.feed(ids_of("\n")) == []
     assert parser.feed(ids_of("\n")) == [AnswerText("\n")]
@@ -290,7 +290,7 @@ def test_text_comes_at_once() -> None:
 
 
 def test_arguments_come_as_they_are_generated() -> None:
-    parser = OutputParser(FORMAT, "standard", call_id=lambda: "c")
+    parser = OutputParser(FORMAT, thinking_open=False, call_id=lambda: "c")
     assert parser.feed(ids_of('<tool_call>{"name": "f", "arguments": ')) == []
     assert parser.feed(ids_of('{"a": ')) == [ToolCallStart(0, "c", "f"), ToolCallArguments(0, '{"a": ')]
     assert parser.feed(ids_of('"é')) == [ToolCallArguments(0, '"é')]

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from chat_templates.events import AnswerText, ReasoningText, ToolCallArguments, ToolCallStart
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
-from chat_templates.settings import Mode
+from chat_templates.settings import DIRECT, THINKING
 from tests.chat_templates.conversations import CONVERSATIONS, call, reference_text, user
 from tests.chat_templates.small_tokenizers import KINDS, byte_level, make_format, sentencepiece
 from tests.chat_templates.strategies import contents, messages
+from tests.styles import STYLES, Mode
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "twogear-tiny"
 FORMATS = {kind: make_format(kind) for kind in KINDS} | {"embedded": ChatFormat.from_folder(EMBEDDED)}
@@ -29,7 +30,7 @@ BYTE_LEVEL = ("byte_level", "whole_words", "embedded")
 def test_text_is_that_of_the_plain_renderer(kind: str, name: str, mode: Mode) -> None:
     fmt = FORMATS[kind]
     conversation, tools = CONVERSATIONS[name]
-    text = fmt.decode(fmt.render(conversation, mode, tools), show_control=True)
+    text = fmt.decode(fmt.render(conversation, STYLES[mode], tools), show_control=True)
     assert text == reference_text(conversation, mode, tools)
 
 
@@ -38,7 +39,7 @@ def test_ids_are_those_of_the_whole_text(name: str) -> None:
     """For text without tags in it the tokenizer itself, fed with the whole prompt, gives the same ids."""
     conversation, tools = CONVERSATIONS[name]
     for kind, tokenizer in {"byte_level": byte_level(), "sentencepiece": sentencepiece()}.items():
-        ids = FORMATS[kind].render(conversation, "standard", tools)
+        ids = FORMATS[kind].render(conversation, DIRECT, tools)
         assert ids == tokenizer.encode(reference_text(conversation, "standard", tools), add_special_tokens=False).ids
 
 
@@ -51,8 +52,8 @@ answered = st.tuples(messages, contents, st.text(max_size=8)).map(
 @given(answered, st.sampled_from(MODES), st.sampled_from(sorted(FORMATS)))
 def test_prompt_is_a_prefix_of_the_training_text(conversation: list[dict[str, Any]], mode: Mode, kind: str) -> None:
     fmt = FORMATS[kind]
-    ids, mask = fmt.render_conversation(conversation, mode)
-    prompt = fmt.render(conversation[:-1], mode)
+    ids, mask = fmt.render_conversation(conversation, STYLES[mode])
+    prompt = fmt.render(conversation[:-1], STYLES[mode])
     assert ids[: len(prompt)] == prompt
     assert all(mask[len(prompt) :])
     assert ids[-1] == fmt.end_of_turn_id
@@ -61,7 +62,7 @@ def test_prompt_is_a_prefix_of_the_training_text(conversation: list[dict[str, An
 
 
 def _learnt(fmt: ChatFormat, conversation: list[dict[str, Any]], mode: Mode) -> str:
-    ids, mask = fmt.render_conversation(conversation, mode)
+    ids, mask = fmt.render_conversation(conversation, STYLES[mode])
     return fmt.decode([token_id for token_id, is_learnt in zip(ids, mask, strict=True) if is_learnt], show_control=True)
 
 
@@ -84,8 +85,8 @@ def test_what_is_learnt_parses_back(kind: str, mode: Mode) -> None:
     fmt = FORMATS[kind]
     calls = [call("now", '{"a": ["}", 1]}'), call("now", "{}")]
     message = {"role": "assistant", "content": "Two calls.", "reasoning_content": "Hm,\n2.", "tool_calls": calls}
-    ids, mask = fmt.render_conversation([user("Hi"), message], mode)
-    parser = OutputParser(fmt, mode, call_id=lambda: "id")
+    ids, mask = fmt.render_conversation([user("Hi"), message], STYLES[mode])
+    parser = OutputParser(fmt, thinking_open=mode == "reasoning", call_id=lambda: "id")
     events = parser.feed(ids[mask.index(True) :]) + parser.finish()
     assert [event.text for event in events if isinstance(event, ReasoningText)] == ["Hm,\n2."] * (mode == "reasoning")
     assert [event.text for event in events if isinstance(event, AnswerText)] == ["Two calls."]
@@ -106,7 +107,7 @@ def test_a_growing_conversation_extends_its_prefix(kind: str) -> None:
         ("End", ""),
     ]:
         conversation.append(user(text))
-        prompt = fmt.render(conversation, "standard")
+        prompt = fmt.render(conversation, DIRECT)
         assert prompt[: len(known)] == known
         known = [*prompt, *fmt.encode_text(answer), fmt.end_of_turn_id]
         conversation.append({"role": "assistant", "content": answer})
@@ -117,9 +118,9 @@ def test_dropped_thinking_keeps_all_that_is_before_it(kind: str) -> None:
     fmt = FORMATS[kind]
     first = [user("Hello, what is 2 + 3?")]
     second = [*first, {"role": "assistant", "content": "5", "reasoning_content": "Easy."}, user("Sure?")]
-    prompt = fmt.render(first, "reasoning")
+    prompt = fmt.render(first, THINKING)
     generated = [*fmt.encode_text("Easy."), *fmt.close_thinking(), *fmt.encode_text("5"), fmt.end_of_turn_id]
-    again = fmt.render(second, "reasoning")
+    again = fmt.render(second, THINKING)
     assert again[: len(prompt) - 1] == prompt[:-1]  # all but the newline, which now closes the block too
     tail = generated[generated.index(fmt.think_end_id) :]
     assert tail == again[again.index(fmt.think_end_id) :][: len(tail)]
@@ -130,7 +131,7 @@ def test_continuing_the_last_message() -> None:
 
     def prompt(mode: Mode, **message: Any) -> str:
         conversation = [user("Hi"), {"role": "assistant", **message}]
-        ids = fmt.render(conversation, mode, continue_final_message=True)
+        ids = fmt.render(conversation, STYLES[mode], continue_final_message=True)
         assert fmt.is_thinking_open(ids) == ("</think>" not in fmt.decode(ids, show_control=True))
         return fmt.decode(ids, show_control=True).removeprefix("[|user|]\nHi[|endofturn|]\n[|assistant|]\n")
 
@@ -143,14 +144,14 @@ def test_continuing_the_last_message() -> None:
 
 def test_without_generation_prompt() -> None:
     fmt = FORMATS["byte_level"]
-    ids = fmt.render([user("Hi")], "reasoning", add_generation_prompt=False)
+    ids = fmt.render([user("Hi")], THINKING, add_generation_prompt=False)
     assert fmt.decode(ids, show_control=True) == "[|user|]\nHi[|endofturn|]\n"
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_whether_the_prompt_leaves_thinking_open(mode: Mode) -> None:
     fmt = FORMATS["byte_level"]
-    assert fmt.is_thinking_open(fmt.render([user("<think>"), user("</think>")], mode)) == (mode == "reasoning")
+    assert fmt.is_thinking_open(fmt.render([user("<think>"), user("</think>")], STYLES[mode])) == (mode == "reasoning")
     assert not fmt.is_thinking_open([])
 
 

@@ -12,7 +12,8 @@ import jsonschema_rs
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.api import routes
+from chat_templates.settings import DIRECT
+from server.api.chat import routes
 from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
@@ -308,7 +309,7 @@ async def test_the_count_of_a_prompt_that_is_a_little_too_long_is_exact(
     client: Client, engine: FakeEngine, fmt: ChatFormat
 ) -> None:
     messages = [{"role": "user", "content": "7 " * LONG}]
-    tokens = len(fmt.render(messages, "standard"))
+    tokens = len(fmt.render(messages, DIRECT))
     async with client(engine) as http:
         error = error_of(await http.post(CHAT, json={"messages": messages, "max_tokens": 10}))
         counted = (await http.post(TOKENIZE, json={"messages": messages})).json()["count"]

@@ -40,6 +40,8 @@ def talk(url: str, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_a_conversation_in_both_modes(
     url: str, engine: FakeEngine, fmt: ChatFormat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["chat", "--url", url, "--mode", "fast"]) == 2
+    assert "--mode fast: this server has standard, reasoning" in capsys.readouterr().err
     out = talk(url, "2 + 2?\n/mode reasoning\n/mode fast\nagain\n/new\nand again\n/quit\n", monkeypatch, capsys)
     assert out.count("It is 4.") == 3
     assert out.count("2 and 2") == 2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from server.core.merge import merged
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, body
@@ -39,7 +40,7 @@ async def test_choices_have_seeds_of_their_own(
     assert [choice["index"] for choice in result["choices"]] == [0, 1, 2]
     assert {choice["message"]["content"] for choice in result["choices"]} == {"it é"}
     assert sorted(request.sampling.seed or 0 for request in engine.seen) == sorted(seeds)
-    prompt = fmt.render(HELLO, "reasoning")
+    prompt = fmt.render(HELLO, THINKING)
     assert all(request.prompt_ids == prompt for request in engine.seen)
     usage = result["usage"]
     assert usage["prompt_tokens"] == len(prompt)

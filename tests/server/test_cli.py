@@ -32,7 +32,6 @@ def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["serve", TINY, "extra"], "extra"),
         (["serve", TINY, "--profile", "/none.toml"], "/none.toml"),
         (["serve", TINY, "--host", "no.such.host.invalid"], "no.such.host.invalid"),
-        (["chat", "--mode", "deep"], "deep"),
         (["chat", "--url", "nonsense"], "nonsense"),
         (["chat", "--", "--dtype"], "takes nothing after --"),
     ],

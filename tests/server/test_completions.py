@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always
 from tests.server.test_http import error_of
@@ -193,7 +194,7 @@ async def test_tokenize_and_back(client: Client, engine: FakeEngine, fmt: ChatFo
     assert text["tokens"] == fmt.encode_text("a</think>é")
     assert (text["count"], text["max_model_len"]) == (len(text["tokens"]), 4096)
     assert len(text["token_strs"]) == text["count"]
-    assert chat["tokens"] == fmt.render(HELLO, "reasoning")
+    assert chat["tokens"] == fmt.render(HELLO, THINKING)
     assert chat["token_strs"] is None
     assert back["prompt"] == fmt.decode(chat["tokens"], show_control=True)
     assert again["prompt"] == "a</think>é"

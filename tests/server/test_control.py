@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from server.http.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -26,7 +27,7 @@ END = {"action": "end_reasoning"}
 def thinker(fmt: ChatFormat) -> FakeEngine:
     """Thinks for ever, a token each millisecond; answers "forty" once the thinking is closed for it."""
     thinking = fmt.encode_text("hm ") * 10_000
-    prompt = fmt.render(HELLO, "reasoning")
+    prompt = fmt.render(HELLO, THINKING)
 
     async def step() -> None:
         await asyncio.sleep(0.001)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT
 from server.settings import EMBEDDED_MODEL
 from tests.real_server import RealServer
 
@@ -114,7 +115,7 @@ def test_standard_turns_compute_only_what_is_new(real_server: RealServer, with_t
     kinds = cycle([SHORT_CALL, {**LONG_TURN, "tools": tools}] if with_tools else [LONG_TURN])
     for question, fields in zip(questions(conversation), kinds, strict=False):
         assert conversation.ask(question, "standard", **fields) == 0
-    anew = FORMAT.render(conversation.messages[:-1], "standard", tools)
+    anew = FORMAT.render(conversation.messages[:-1], DIRECT, tools)
     assert anew != conversation.prompt, "no turn was spelled otherwise than the tokenizer would: this tests too little"
 
 

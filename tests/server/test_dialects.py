@@ -7,23 +7,28 @@ import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from server.api.chat.body import read_chat_request
+from server.api.common.thinking import mode_wish
 from server.errors import BadRequestError
-from server.modes.dialects import thinking_wish
+from server.modes.limits import the_budget
+from server.modes.mode import Modes
 from server.modes.profile import Profile
 from server.modes.resolve import resolve_mode
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always, body
+from tests.styles import thinking_of
 
 CHAT = "/v1/chat/completions"
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
 
-def tokens_and_mode(profile: Profile, limit: int, **fields: Any) -> tuple[str, int | None]:
+def tokens_and_mode(profile: Profile, fmt: ChatFormat, limit: int, **fields: Any) -> tuple[str, int | None]:
     """What the fields mean for a request that may generate `limit` tokens."""
-    wish = thinking_wish(read_chat_request(orjson.dumps(body(**fields))))
-    tokens = None if wish.budget is None else wish.budget.tokens(profile.reasoning, limit)
-    return resolve_mode(wish.choices, "standard"), tokens
+    wish = mode_wish(read_chat_request(orjson.dumps(body(**fields))))
+    budget = the_budget(wish.budgets)
+    tokens = None if budget is None else budget.tokens(thinking_of(profile), limit)
+    return resolve_mode(wish.requests, Modes.of(profile, fmt)).name, tokens
 
 
 @pytest.mark.parametrize(
@@ -57,13 +62,15 @@ def tokens_and_mode(profile: Profile, limit: int, **fields: Any) -> tuple[str, i
         ({"thinking_token_budget": 9, "reasoning_effort": "none"}, "standard", 9),
     ],
 )
-def test_what_a_dialect_means(profile: Profile, fields: dict[str, Any], mode: str, budget: int | None) -> None:
-    assert tokens_and_mode(profile, 1000, **fields) == (mode, budget)
+def test_what_a_dialect_means(
+    profile: Profile, fmt: ChatFormat, fields: dict[str, Any], mode: str, budget: int | None
+) -> None:
+    assert tokens_and_mode(profile, fmt, 1000, **fields) == (mode, budget)
 
 
-def test_more_effort_is_a_larger_share_of_any_limit(profile: Profile) -> None:
+def test_more_effort_is_a_larger_share_of_any_limit(profile: Profile, fmt: ChatFormat) -> None:
     for limit in (100, 64_000):
-        budgets = [tokens_and_mode(profile, limit, reasoning_effort=effort)[1] or 0 for effort in EFFORTS]
+        budgets = [tokens_and_mode(profile, fmt, limit, reasoning_effort=effort)[1] or 0 for effort in EFFORTS]
         assert all(less < more for less, more in pairwise([0, *budgets, limit]))
 
 
@@ -104,9 +111,9 @@ async def test_contradictions_name_both_fields(
     assert not engine.seen
 
 
-def test_an_unknown_mode_is_refused_before_contradictions() -> None:
+def test_an_unknown_mode_is_refused_before_contradictions(profile: Profile, fmt: ChatFormat) -> None:
     with pytest.raises(BadRequestError, match='"standard" or "reasoning"'):
-        thinking_wish(read_chat_request(orjson.dumps(body(reasoning_mode="deep", reasoning_effort="low"))))
+        tokens_and_mode(profile, fmt, 100, reasoning_mode="deep", reasoning_effort="none")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -118,7 +125,7 @@ async def test_excluded_thinking_is_counted_but_not_shown(client: Client, fmt: C
         asked["stream_options"] = {"include_usage": True}
     async with client(engine) as http:
         response = await http.post(CHAT, json=asked)
-    assert engine.seen[0].prompt_ids == fmt.render(HELLO, "reasoning")
+    assert engine.seen[0].prompt_ids == fmt.render(HELLO, THINKING)
     assert "let me" not in response.text
     assert '"reasoning"' not in response.text
     assert "reasoning_content" not in response.text

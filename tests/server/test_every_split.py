@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT, THINKING
 from tests.fake_engine import FakeEngine, script_of
 from tests.server.conftest import HELLO, Client, body
 from tests.server.test_streaming import events_of, gathered, plain
@@ -76,7 +77,7 @@ def ids_of(written: str, fmt: ChatFormat) -> list[int]:
 async def test_every_split(client: Client, fmt: ChatFormat, mode: str, case: Case) -> None:
     tools = TOOLS if case.calls else []
     ids = ids_of(case.written, fmt)
-    script = script_of(ids, len(fmt.render(HELLO, "reasoning" if mode == "reasoning" else "standard", tools)))
+    script = script_of(ids, len(fmt.render(HELLO, THINKING if mode == "reasoning" else DIRECT, tools)))
     engine = FakeEngine(script, (fmt.end_of_turn_id,))
     asked = body(reasoning_mode=mode, **({"tools": tools} if tools else {}), **case.fields)
     streamed = {**asked, "stream": True, "stream_options": {"include_usage": True}}

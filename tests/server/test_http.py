@@ -7,13 +7,15 @@ import pytest
 from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT, THINKING
 from engine.messages import PageGroup, Stats
 from server.engine_client import EngineStatus
 from server.http.app import create_app
-from server.modes.profile import AnswerSampling, Profile
+from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of
 from tests.server.conftest import HELLO, MODEL, Client, body
+from tests.styles import thinking_of
 
 CHAT = "/v1/chat/completions"
 
@@ -49,7 +51,7 @@ async def test_standard_mode_answers_at_once(client: Client, engine: FakeEngine,
     assert choice["message"] == {"role": "assistant", "content": "forty é", "refusal": None}
     assert (choice["finish_reason"], "reasoning_finish_reason" in choice) == ("stop", False)
     (request,) = engine.seen
-    assert request.prompt_ids == fmt.render(HELLO, "standard")
+    assert request.prompt_ids == fmt.render(HELLO, DIRECT)
     assert (request.sampling.temperature, request.sampling.top_p, request.sampling.max_tokens) == (0.0, 1.0, 256)
     answer_tokens = len(fmt.encode_text("forty é")) + 1
     assert result["usage"] == {
@@ -72,7 +74,7 @@ async def test_reasoning_mode_thinks_first(
     assert choice["message"]["reasoning_content"] == choice["message"]["reasoning"] == "let me see"
     assert choice["reasoning_finish_reason"] == "natural"
     (request,) = engine.seen
-    assert request.prompt_ids == fmt.render(HELLO, "reasoning")
+    assert request.prompt_ids == fmt.render(HELLO, THINKING)
     assert (request.sampling.temperature, request.sampling.top_p) == (0.6, 0.95)
     assert request.sampling.max_tokens == 4096 - len(request.prompt_ids)
     assert result["model"] == MODEL
@@ -95,7 +97,8 @@ async def test_explicit_fields_win_over_the_modes(client: Client, engine: FakeEn
 
 
 async def test_a_profile_may_draw_the_answer_differently(engine: FakeEngine, fmt: ChatFormat, profile: Profile) -> None:
-    own = replace(profile, reasoning=replace(profile.reasoning, answer=AnswerSampling(temperature=0.0, top_p=1.0)))
+    reasoning = replace(thinking_of(profile), answer={"temperature": 0.0, "top_p": 1.0})
+    own = replace(profile, modes={**profile.modes, "reasoning": reasoning})
     app = create_app(engine, Settings(), own, fmt)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
         await http.post(CHAT, json=body(reasoning_mode="reasoning"))
@@ -121,10 +124,10 @@ async def test_a_budget_bounds_the_thinking_and_the_wrap_up_is_not_shown(
 async def test_the_longest_wrap_up_is_said_that_takes_at_most_half_of_the_budget(
     client: Client, fmt: ChatFormat, profile: Profile, budget: int, said: int
 ) -> None:
-    words = [fmt.closing(text).last_words for text in profile.reasoning.wrap_ups]
+    words = [fmt.closing(text).last_words for text in thinking_of(profile).wrap_ups]
     assert len(words[1]) <= 6 < len(words[0]) <= 20
     thought = fmt.encode_text("let me see " * 20)
-    engine = FakeEngine(script_of(thought, len(fmt.render(HELLO, "reasoning"))), (fmt.end_of_turn_id,))
+    engine = FakeEngine(script_of(thought, len(fmt.render(HELLO, THINKING))), (fmt.end_of_turn_id,))
     async with client(engine) as http:
         asked = body(reasoning_mode="reasoning", thinking_token_budget=budget, max_tokens=100)
         result = (await http.post(CHAT, json=asked)).json()
@@ -132,16 +135,16 @@ async def test_the_longest_wrap_up_is_said_that_takes_at_most_half_of_the_budget
     assert result["choices"][0]["message"]["reasoning_content"] == fmt.decode(shown)
     assert result["usage"]["completion_tokens_details"]["reasoning_tokens"] == budget
     prompt = engine.seen[-1].prompt_ids
-    assert prompt[len(fmt.render(HELLO, "reasoning")) :] == [
+    assert prompt[len(fmt.render(HELLO, THINKING)) :] == [
         *shown,
-        *fmt.close_thinking(profile.reasoning.wrap_ups[said]),
+        *fmt.close_thinking(thinking_of(profile).wrap_ups[said]),
     ]
 
 
 async def test_a_budget_that_ends_within_a_character_loses_nothing(client: Client, fmt: ChatFormat) -> None:
     emoji = fmt.encode_text("😀")
     assert len(emoji) > 2
-    script = script_of([*fmt.encode_text("a"), *emoji, *emoji], len(fmt.render(HELLO, "reasoning")))
+    script = script_of([*fmt.encode_text("a"), *emoji, *emoji], len(fmt.render(HELLO, THINKING)))
     async with client(FakeEngine(script, (fmt.end_of_turn_id,))) as http:
         asked = body(reasoning_mode="reasoning", thinking_token_budget=4, max_tokens=20)
         result = (await http.post(CHAT, json=asked)).json()

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from server.cli import main
 from server.core import grammars
 from server.http.app import create_app
@@ -89,7 +90,7 @@ async def test_standard_mode_answers_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HYBRIDS))
 async def test_a_budget_is_kept_and_the_thinking_closed_as_the_family_does(name: str, budget: int) -> None:
     fmt = HYBRIDS[name]
-    prompt = len(fmt.render(HELLO, "reasoning"))
+    prompt = len(fmt.render(HELLO, THINKING))
     ids = fmt.encode_text("abc " * 200)
     body = {"messages": HELLO, "reasoning_mode": "reasoning", "thinking_token_budget": budget, "max_tokens": 90}
     async with serving(fmt, script_of(ids, prompt), chunks=(7,)) as (http, engine):
@@ -179,7 +180,8 @@ def test_no_two_profiles_ask_for_the_same() -> None:
 
 def test_every_profile_is_in_the_docs() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(\w+)` \|$", PROFILES.read_text(), re.MULTILINE)
-    shipped = {path.stem: load_profile(path).format.reasoning for path in PROFILE_FOLDER.glob("*.toml")}
+    profiles = {path.stem: load_profile(path) for path in PROFILE_FOLDER.glob("*.toml")}
+    shipped = {name: profile.modes["reasoning"].style.variables for name, profile in profiles.items()}
     assert {name: {switch: True} for name, switch in rows} == shipped
 
 

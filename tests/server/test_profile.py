@@ -5,21 +5,24 @@ from pathlib import Path
 import pytest
 
 from server.cli_errors import UsageError
-from server.modes.profile import MODES, PROFILE_FOLDER, load_profile
+from server.modes.profile import PROFILE_FOLDER, Dialects, DirectMode, ThinkingMode, load_profile
+from tests.styles import direct_of, thinking_of
 
 SHIPPED = PROFILE_FOLDER / "exaone4.toml"
 
 
-def test_every_shipped_profile_is_valid() -> None:
+def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:
     for path in PROFILE_FOLDER.glob("*.toml"):
         profile = load_profile(path)
-        assert all(profile.of(mode).template == mode for mode in MODES)
+        assert {name: type(mode) for name, mode in profile.modes.items()} == {
+            "standard": DirectMode, "reasoning": ThinkingMode,
+        }  # fmt: skip
+        assert (profile.default_mode, profile.dialects) == ("standard", Dialects(on="reasoning", off="standard"))
 
 
 def test_the_default_profile_is_the_contracts() -> None:
     profile = load_profile(SHIPPED)
-    standard, reasoning = profile.standard, profile.reasoning
-    assert profile.default_mode == "standard"
+    standard, reasoning = direct_of(profile), thinking_of(profile)
     assert (standard.temperature, standard.top_p, standard.default_max_tokens) == (0.0, 1.0, 256)
     assert (reasoning.temperature, reasoning.top_p, reasoning.default_max_tokens) == (0.6, 0.95, 64000)
 
@@ -27,17 +30,29 @@ def test_the_default_profile_is_the_contracts() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("temperature = 0.6", 'temperature = "hot"', "$.reasoning.temperature"),
-        ("temperature = 0.6", "temperature = 3.0", "$.reasoning.temperature"),
+        ("temperature = 0.6", 'temperature = "hot"', "$.modes[...].temperature"),
+        ("temperature = 0.6", "temperature = 3.0", "$.modes[...].temperature"),
         ("temperature = 0.6", "temprature = 0.6", "temprature"),
         ("answer_reserve = 512", "", "answer_reserve"),
-        ('template = "reasoning"', 'template = "standard"', "$.reasoning.template"),
-        ('default_mode = "standard"', 'default_mode = "fast"', "$.default_mode"),
-        ("[standard]", "[standard", "line"),
-        ("medium = 0.5", "medium = 0.1", "$.reasoning.effort_shares"),
+        ('kind = "thinking"', 'kind = "slow"', "slow"),
+        ('kind = "thinking"', "", "kind"),
+        ("[modes.standard]", "[modes.Standard]", "$.modes"),
+        ('on = "reasoning"', 'on = "standard"', "dialects.on is 'standard', which must be one of reasoning"),
+        ('off = "standard"', 'off = "fast"', "dialects.off is 'fast', which must be one of standard"),
+        (
+            'default_mode = "standard"',
+            'default_mode = "fast"',
+            "default_mode is 'fast', which must be one of standard, reasoning",
+        ),
+        ("[modes.standard]", "[modes.standard", "line"),
+        ("medium = 0.5", "medium = 0.1", "$.modes[...].effort_shares"),
         ("medium = 0.5", "", "medium"),
-        ("# [reasoning.answer]\n# temperature = 0.0", "[reasoning.answer]\ntemperature = 9.0", "$.reasoning.answer"),
-        ("[standard]", "[standard]\nthinking_budget = 3", "thinking_budget"),
+        (
+            "# [modes.reasoning.answer]\n# temperature = 0.0",
+            "[modes.reasoning.answer]\ntemperature = 9.0",
+            "answer: Expected `float` <= 2.0 - at `$.temperature`",
+        ),
+        ("[modes.standard]", "[modes.standard]\nthinking_budget = 3", "thinking_budget"),
     ],
 )
 def test_a_wrong_profile_is_told_in_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:

@@ -16,10 +16,10 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.modes.profile import MODES
 from server.settings import EMBEDDED_MODEL
 from tests.real_server import TWOGEAR, RealServer
 from tests.server.conftest import MODEL
+from tests.styles import STYLES
 
 pytestmark = pytest.mark.engine
 CHAT = "/v1/chat/completions"
@@ -149,7 +149,7 @@ WEATHER = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", STYLES)
 @pytest.mark.parametrize("budget", [{}, {"thinking_token_budget": 3}])
 def test_a_grammar_binds_the_answer_and_not_the_thinking(
     real_server: RealServer, mode: str, budget: dict[str, int]
@@ -184,7 +184,7 @@ def test_a_grammar_binds_a_text_completion(real_server: RealServer) -> None:
             assert choice["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", STYLES)
 def test_a_forced_tool_call_fits_its_schema(real_server: RealServer, mode: str) -> None:
     fields = {"tools": [WEATHER], "reasoning_mode": mode, "max_tokens": 300, "parallel_tool_calls": False}
     for choice in ("required", {"type": "function", "function": {"name": "weather"}}):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.modes.profile import MODES
+from chat_templates.settings import THINKING
 from tests.fake_engine import FakeEngine, script_of
 from tests.server.conftest import HELLO, Client, body
+from tests.styles import STYLES
 
 CHAT = "/v1/chat/completions"
 
@@ -98,7 +99,7 @@ def generations(draw: st.DrawFn, fmt: ChatFormat) -> list[int]:
 @given(data=st.data())
 def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: st.DataObject) -> None:
     ids = data.draw(generations(fmt))
-    mode = data.draw(st.sampled_from(MODES))
+    mode = data.draw(st.sampled_from(list(STYLES)))
     fields: dict[str, Any] = data.draw(
         st.fixed_dictionaries(
             {"max_tokens": st.integers(1, 80)},
@@ -122,7 +123,7 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
 
     async def both() -> tuple[dict[str, Any], dict[str, Any]]:
         asked = body(reasoning_mode=mode, **fields)
-        script = script_of(ids, len(fmt.render(HELLO, mode, fields.get("tools", ()))))
+        script = script_of(ids, len(fmt.render(HELLO, STYLES[mode], fields.get("tools", ()))))
         engines = [FakeEngine(script, (fmt.end_of_turn_id,), chunks=sizes) for sizes in chunks]
         async with client(engines[0]) as http:
             whole = await http.post(CHAT, json=asked)
@@ -139,7 +140,7 @@ def test_streaming_equals_not_streaming(client: Client, fmt: ChatFormat, data: s
         assert len(choice["calls"]) <= (100 if fields.get("parallel_tool_calls") else 1 if "tools" in fields else 0)
     assert usage["completion_tokens"] <= n * fields["max_tokens"]
     if "return_token_ids" in fields:
-        assert whole["prompt"] == fmt.render(HELLO, mode, fields.get("tools", ()))
+        assert whole["prompt"] == fmt.render(HELLO, STYLES[mode], fields.get("tools", ()))
         assert sum(len(choice["ids"]) for choice in whole["choices"]) == usage["completion_tokens"]
     reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
     assert reasoning <= n * fields.get("thinking_token_budget", reasoning)
@@ -152,7 +153,7 @@ async def test_reasoning_tokens_are_those_before_the_end_tag(
     client: Client, fmt: ChatFormat, fields: dict[str, int]
 ) -> None:
     ids = [*fmt.encode_text("so é"), *fmt.close_thinking(), *fmt.encode_text("it é"), fmt.end_of_turn_id]
-    engine = FakeEngine(script_of(ids, len(fmt.render(HELLO, "reasoning"))), (fmt.end_of_turn_id,))
+    engine = FakeEngine(script_of(ids, len(fmt.render(HELLO, THINKING))), (fmt.end_of_turn_id,))
     async with client(engine) as http:
         asked = body(reasoning_mode="reasoning", return_token_ids=True, max_tokens=60, **fields)
         result = (await http.post(CHAT, json=asked)).json()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, always, body
 from tests.server.test_http import error_of
@@ -58,7 +59,7 @@ async def test_parallel_calls(client: Client, caller: FakeEngine, fmt: ChatForma
     assert second["function"] == {"name": "clock", "arguments": "{}"}
     assert first["id"] != second["id"]
     assert {first["type"], second["type"]} == {"function"}
-    assert caller.seen[0].prompt_ids == fmt.render(HELLO, "standard", [WEATHER, CLOCK])
+    assert caller.seen[0].prompt_ids == fmt.render(HELLO, DIRECT, [WEATHER, CLOCK])
     assert caller.seen[0].sampling.grammar is None
 
 
@@ -107,7 +108,7 @@ async def test_none_describes_tools_and_forbids_calls(client: Client, caller: Fa
     choice = await post(client, caller, tools=[WEATHER], tool_choice="none", logit_bias={"5": 1})
     assert "tool_calls" not in choice["message"]
     (request,) = caller.seen
-    assert request.prompt_ids == fmt.render(HELLO, "standard", [WEATHER])
+    assert request.prompt_ids == fmt.render(HELLO, DIRECT, [WEATHER])
     assert request.sampling.logit_bias == {5: 1, fmt.tool_call_id: -100}
 
 

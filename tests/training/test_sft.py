@@ -14,9 +14,10 @@ import torch
 from transformers import AutoTokenizer, Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from server.modes.limits import plan_thinking
+from server.modes.mode import ThinkClosing
 from server.modes.profile import PROFILE_FOLDER, load_profile
+from tests.styles import STYLES, Mode, thinking_of
 from training import drafts
 from training import recipe as recipes
 from training.batches import IGNORED, ExampleSource, chunk
@@ -128,9 +129,7 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
 def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe) -> None:
     """What the server plans for a budget is what stands between thought and answer, and none of it is learnt."""
     fmt = ChatFormat.from_folder(finished.folder)
-    profile = load_profile(PROFILE_FOLDER / "exaone4.toml").reasoning
-    closings = [fmt.closing(words) for words in profile.wrap_ups]
-    closing = (*closings[0].tag, *closings[0].gap)
+    profile = thinking_of(load_profile(PROFILE_FOLDER / "exaone4.toml"))
     always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **ONLY_TASKS)
     assert (always.wrap_up, always.short_wrap_up) == profile.wrap_ups[:2]
     said = set()
@@ -142,7 +141,7 @@ def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe
         prompt = fmt.decode(ids[begin : begin + 2], show_control=True)
         assert prompt == "<think>\n"
         budget = end - begin - 2
-        plan = plan_thinking(10_000, budget, profile, [tuple(one.last_words) for one in closings], closing)
+        plan = plan_thinking(10_000, budget, profile, ThinkClosing.of(profile, fmt))
         thought = ids[begin + 2 : begin + 2 + plan.max_tokens]
         rest = [*plan.wrap_up, *plan.closing]
         answer = ids[begin + 2 + len(thought) + len(rest) :]
@@ -195,7 +194,7 @@ def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: SftRun, mode
         assert len(ids) == len(mask)
         assert [fmt.decode([one]) for one in learnt[-1 - len(item.answer) : -1]] == list(item.answer)
         answer: Any = {"role": "assistant", "content": item.answer, "reasoning_content": exchange.reasoning}
-        plain, _ = fmt.render_conversation([{"role": "user", "content": exchange.prompt}, answer], mode)
+        plain, _ = fmt.render_conversation([{"role": "user", "content": exchange.prompt}, answer], STYLES[mode])
         assert fmt.decode(ids, show_control=True) == fmt.decode(plain, show_control=True)
 
 

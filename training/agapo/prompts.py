@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from server.cli_errors import UsageError
 from training.families import Item, draw
+from training.modes import STYLES, Mode
 from training.recipe import AgapoRecipe
 
 
@@ -27,7 +27,7 @@ class Prompt(NamedTuple):
 
 def prompt_of(item: Item, number: int, fmt: ChatFormat, mode: Mode = "reasoning") -> Prompt:
     """The item as a user asks it."""
-    return Prompt(number, item, fmt.render([{"role": "user", "content": item.question.strip()}], mode), mode)
+    return Prompt(number, item, fmt.render([{"role": "user", "content": item.question.strip()}], STYLES[mode]), mode)
 
 
 def make_prompt(recipe: AgapoRecipe, seed: int, number: int, fmt: ChatFormat) -> Prompt:

@@ -15,7 +15,6 @@ from transformers import Exaone4ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from engine.messages import Sampling
 from training import attention
 from training import model as model_files
@@ -25,6 +24,7 @@ from training.agapo.prompts import Prompt
 from training.agapo.rollouts import Answer, Engine, draw_answers
 from training.agapo.update import Learner, Sequenced
 from training.engine import running_engine
+from training.modes import STYLES, Mode
 from training.recipe import AgapoRecipe
 from training.run_folder import RunFolder
 from training.tokenizer import FILES
@@ -114,7 +114,7 @@ class AgapoRun:
             thought = {"reasoning_content": prompt.item.trace} if prompt.mode == "reasoning" else {}
             answer = {"role": "assistant", "content": prompt.item.answer, **thought}
             question = {"role": "user", "content": prompt.item.question.strip()}
-            ids, learnt = self.fmt.render_conversation([question, answer], prompt.mode)
+            ids, learnt = self.fmt.render_conversation([question, answer], STYLES[prompt.mode])
             sequences.append(Sequenced(ids, learnt, index))
         return sequences
 
@@ -135,7 +135,7 @@ class AgapoRun:
         shares: dict[str, list[float]] = {}
         for mode, temperature, top_p in _CHECKS:
             prompts = prompt_files.held_out_prompts(self.recipe, self.seed, self.fmt, mode)
-            sampling = Sampling(self.recipe.max_tokens, temperature, top_p)
+            sampling = Sampling(max_tokens=self.recipe.max_tokens, temperature=temperature, top_p=top_p)
             answers = await draw_answers(engine, self.fmt, prompts, 1, sampling, seed=self.seed)
             for prompt, (answer,) in zip(prompts, answers, strict=True):
                 shares.setdefault(f"{prompt.item.family}/{mode}", []).append(answer.reward)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from benchmarks.load.checkpoints import CONTROL_TOKENS, syllable_tokenizer
 from benchmarks.load.workload import SUITES, Load, Prompts, requests
 from chat_templates.format import ChatFormat
+from chat_templates.settings import DIRECT, THINKING
 from server.settings import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def test_ids_are_those_of_our_front_end() -> None:
     fmt = ChatFormat.from_folder(EMBEDDED_MODEL)
     text = Prompts(EMBEDDED_MODEL).text(50, "seed")
     message: Message = {"role": "user", "content": text}
-    assert Prompts(EMBEDDED_MODEL).ids(text, thinks=False) == fmt.render([message], "standard")
-    assert Prompts(EMBEDDED_MODEL).ids(text, thinks=True) == fmt.render([message], "reasoning")
+    assert Prompts(EMBEDDED_MODEL).ids(text, thinks=False) == fmt.render([message], DIRECT)
+    assert Prompts(EMBEDDED_MODEL).ids(text, thinks=True) == fmt.render([message], THINKING)
 
 
 def test_requests_of_a_mixed_load() -> None:

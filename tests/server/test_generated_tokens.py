@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.core.written import MOST_OF_ONE_PROMPT, WrittenTurns
+from chat_templates.settings import DIRECT, THINKING
+from server.core.generated_tokens import MOST_OF_ONE_PROMPT, GeneratedTokens
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
 from tests.server.test_streaming import events_of, gathered
@@ -30,12 +31,12 @@ def assistant(text: str) -> dict[str, Any]:
 
 @given(answers=st.lists(st.lists(PIECES, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers: list[list[str]]) -> None:
-    written = WrittenTurns(fmt)
+    written = GeneratedTokens(fmt)
     conversation: list[dict[str, Any]] = []
     known: list[int] = []
     for pieces in answers:
         conversation.append(user("Go on"))
-        plain = fmt.render(conversation, "standard")
+        plain = fmt.render(conversation, DIRECT)
         prompt = written.restored(plain)
         assert prompt[: len(known)] == known
         assert fmt.decode(prompt, show_control=True) == fmt.decode(plain, show_control=True)
@@ -46,18 +47,18 @@ def test_a_conversation_keeps_the_ids_that_were_written(fmt: ChatFormat, answers
 
 @pytest.mark.parametrize("arguments", ['{"a": "é"}', '{"a":"é"}', '{ "a":\t"\\u00e9" }'])
 def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
-    written = WrittenTurns(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    written = GeneratedTokens(fmt)
+    prompt = fmt.render([user("Hi")], DIRECT)
     call = spelled(fmt, list('{"name": "f", "arguments": ' + arguments + "}"))
     ids = [*spelled(fmt, ["s", "o", "\n"]), fmt.tool_call_id, *call, fmt.tool_call_end_id, fmt.end_of_turn_id]
     written.remember(prompt, ids)
     function = {"name": "f", "arguments": arguments}
     message = {**assistant("so"), "tool_calls": [{"type": "function", "function": function}]}
-    again = fmt.render([user("Hi"), message, {"role": "tool", "content": "1"}], "standard")
+    again = fmt.render([user("Hi"), message, {"role": "tool", "content": "1"}], DIRECT)
     assert again[: len(prompt) + len(ids)] != [*prompt, *ids]
     assert written.restored(again)[: len(prompt) + len(ids)] == [*prompt, *ids]
     other = {**message, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]}
-    again = fmt.render([user("Hi"), other], "standard")
+    again = fmt.render([user("Hi"), other], DIRECT)
     assert written.restored(again) == again
 
 
@@ -67,12 +68,12 @@ def test_calls_keep_their_ids_too(fmt: ChatFormat, arguments: str) -> None:
     sent=st.lists(PIECES, max_size=6),
 )
 def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[str], sent: list[str]) -> None:
-    written = WrittenTurns(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    written = GeneratedTokens(fmt)
+    prompt = fmt.render([user("Hi")], DIRECT)
     for pieces in (first, second):
         written.remember(prompt, spelled(fmt, pieces))
     for question in ("Hi", "Ho"):
-        plain = fmt.render([user(question), assistant("".join(sent)), user("And?")], "standard")
+        plain = fmt.render([user(question), assistant("".join(sent)), user("And?")], DIRECT)
         restored = written.restored(plain)
         assert fmt.decode(restored, show_control=True) == fmt.decode(plain, show_control=True)
         assert [i for i in restored if i in fmt.control_ids] == [i for i in plain if i in fmt.control_ids]
@@ -81,24 +82,24 @@ def test_text_is_never_changed(fmt: ChatFormat, first: list[str], second: list[s
 
 
 def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
-    written = WrittenTurns(fmt)
-    prompt = fmt.render([user("Hi")], "standard")
+    written = GeneratedTokens(fmt)
+    prompt = fmt.render([user("Hi")], DIRECT)
     texts = [f"What{number}" for number in range(MOST_OF_ONE_PROMPT)]
     for text in texts:
         written.remember(prompt, [*spelled(fmt, list(text)), fmt.end_of_turn_id])
     for text in texts:
-        again = written.restored(fmt.render([user("Hi"), assistant(text), user("And?")], "standard"))
+        again = written.restored(fmt.render([user("Hi"), assistant(text), user("And?")], DIRECT))
         ids = spelled(fmt, list(text))
         assert again[len(prompt) : len(prompt) + len(ids) + 1] == [*ids, fmt.end_of_turn_id]
 
 
 def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
-    written = WrittenTurns(fmt, most_tokens=20)
+    written = GeneratedTokens(fmt, most_tokens=20)
     ids = spelled(fmt, list("What"))
-    prompts = [fmt.render([user(f"{number}")], "standard") for number in range(10)]
+    prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(10)]
     for prompt in prompts:
         written.remember(prompt, ids)
-    again = [fmt.render([user(f"{number}"), assistant("What")], "standard") for number in range(10)]
+    again = [fmt.render([user(f"{number}"), assistant("What")], DIRECT) for number in range(10)]
     kept = [
         written.restored(plain)[: len(prompt) + len(ids)] == [*prompt, *ids]
         for prompt, plain in zip(prompts, again, strict=True)
@@ -108,10 +109,10 @@ def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
 
 def test_thinking_is_not_looked_for(fmt: ChatFormat) -> None:
     """Its prompt does not come back, so nothing is found; the text stays."""
-    written = WrittenTurns(fmt)
-    prompt = fmt.render([user("Hi")], "reasoning")
+    written = GeneratedTokens(fmt)
+    prompt = fmt.render([user("Hi")], THINKING)
     written.remember(prompt, [*spelled(fmt, ["W", "hat"]), *fmt.close_thinking(), *spelled(fmt, ["W", "hat"])])
-    plain = fmt.render([user("Hi"), assistant("What"), user("And?")], "reasoning")
+    plain = fmt.render([user("Hi"), assistant("What"), user("And?")], THINKING)
     assert written.restored(plain) == plain
 
 

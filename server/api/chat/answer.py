@@ -1,4 +1,4 @@
-"""OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
+"""From the core's pieces to OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import orjson
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
-from server.core.generate import Turn
-from server.core.job import Job
-from server.core.logprobs import LogprobJson
-from server.core.reader import Piece
+from server.api.common.usage import usage
+from server.core.choice import Choice
+from server.core.events import LogprobEntry, Piece
+from server.core.plan import Plan
 from server.errors import JsonObject
-from server.http.sse import encode_event
+from server.http.sse import DONE, encode_event
 
 HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
 
@@ -24,7 +24,7 @@ class Gathered:
         self._answer: list[str] = []
         self._calls: list[ToolCallStart] = []
         self._arguments: list[list[str]] = []
-        self._logprobs = defaultdict[str, list[LogprobJson]](list)
+        self._logprobs = defaultdict[str, list[LogprobEntry]](list)
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -66,66 +66,69 @@ class Gathered:
         return {"refusal": None, **self._logprobs} if self._logprobs else None
 
 
-def completion(job: Job, turns: Sequence[Turn], model: str, gathered: Sequence[Gathered]) -> JsonObject:
+class ChatResponse:
     """The response to a request that was not streamed."""
-    choices = [
-        {
-            "index": index,
-            "message": choice.message(shows_thinking=job.shows_thinking),
-            "logprobs": choice.logprobs(),
-            **_how_it_ended(turn, has_calls=choice.has_calls),
-            **({"token_ids": turn.token_ids} if job.shows_token_ids else {}),
+
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str) -> None:
+        self._plan = plan
+        self._choices = choices
+        self._model = model
+        self._gathered = [Gathered() for _ in choices]
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        self._gathered[piece.choice].add(piece)
+
+    def response(self) -> JsonObject:
+        """The whole response, after the last piece."""
+        plan = self._plan
+        choices = [
+            {
+                "index": index,
+                "message": gathered.message(shows_thinking=plan.shows_thinking),
+                "logprobs": gathered.logprobs(),
+                **_how_it_ended(choice, has_calls=gathered.has_calls),
+                **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
+            }
+            for index, (choice, gathered) in enumerate(zip(self._choices, self._gathered, strict=True))
+        ]
+        return {
+            "id": plan.id,
+            "object": "chat.completion",
+            "created": plan.created,
+            "model": self._model,
+            "choices": choices,
+            "usage": usage(plan, self._choices),
+            **_prompt_ids(plan),
         }
-        for index, (turn, choice) in enumerate(zip(turns, gathered, strict=True))
-    ]
-    return {
-        "id": job.id,
-        "object": "chat.completion",
-        "created": job.created,
-        "model": model,
-        "choices": choices,
-        "usage": usage(job, turns),
-        **_prompt_ids(job),
-    }
 
 
-def usage(job: Job, turns: Sequence[Turn]) -> JsonObject:
-    """The token counts of finished turns."""
-    completion_tokens = sum(turn.completion_tokens for turn in turns)
-    return {
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": job.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": job.cached_tokens(turns)},
-        "completion_tokens_details": {"reasoning_tokens": sum(turn.reasoning_tokens for turn in turns)},
-    }
-
-
-def _prompt_ids(job: Job) -> JsonObject:
-    return {"prompt_token_ids": job.turns[0].prompt_ids} if job.shows_token_ids else {}
+def _prompt_ids(plan: Plan) -> JsonObject:
+    return {"prompt_token_ids": plan.choices[0].prompt_ids} if plan.shows_token_ids else {}
 
 
 def _call(call: ToolCallStart, arguments: str) -> JsonObject:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _how_it_ended(turn: Turn, *, has_calls: bool) -> JsonObject:
-    calls = has_calls and turn.finish == "stop"
-    ended: JsonObject = {"finish_reason": "tool_calls" if calls else turn.finish}
-    if turn.thinking_finish is not None:
-        ended["reasoning_finish_reason"] = turn.thinking_finish
+def _how_it_ended(choice: Choice, *, has_calls: bool) -> JsonObject:
+    calls = has_calls and choice.finish == "stop"
+    ended: JsonObject = {"finish_reason": "tool_calls" if calls else choice.finish}
+    if choice.thinking_finish is not None:
+        ended["reasoning_finish_reason"] = choice.thinking_finish
     return ended
 
 
 class ChunkWriter:
     """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
 
-    def __init__(self, job: Job, model: str, *, include_usage: bool) -> None:
-        self._job = job
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str, *, include_usage: bool) -> None:
+        self._plan = plan
+        self._choices = choices
         self._head: JsonObject = {
-            "id": job.id,
+            "id": plan.id,
             "object": "chat.completion.chunk",
-            "created": job.created,
+            "created": plan.created,
             "model": model,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
@@ -134,8 +137,8 @@ class ChunkWriter:
 
     def begin(self) -> bytes:
         """The first event of each choice."""
-        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._job.turns))]
-        roles[0] |= _prompt_ids(self._job)
+        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
+        roles[0] |= _prompt_ids(self._plan)
         return b"".join(map(encode_event, roles))
 
     def piece(self, piece: Piece) -> bytes:
@@ -152,15 +155,15 @@ class ChunkWriter:
         chunks = [self._chunk(index, first, told)] if first or told else []
         return b"".join(map(encode_event, [*chunks, *(self._chunk(index, delta) for delta in rest)]))
 
-    def finish(self, turns: Sequence[Turn]) -> bytes:
+    def finish(self) -> bytes:
         """How each choice ended and, if asked for, the token counts in an event without choices."""
         ends = [
-            self._chunk(index, {}, _how_it_ended(turn, has_calls=index in self._with_calls))
-            for index, turn in enumerate(turns)
+            self._chunk(index, {}, _how_it_ended(choice, has_calls=index in self._with_calls))
+            for index, choice in enumerate(self._choices)
         ]
         if self._tail:
-            ends.append({**self._head, "choices": [], "usage": usage(self._job, turns)})
-        return b"".join(map(encode_event, ends))
+            ends.append({**self._head, "choices": [], "usage": usage(self._plan, self._choices)})
+        return b"".join(map(encode_event, ends)) + DONE
 
     def _event(self, index: int, event: Event) -> bytes:
         """One event; text, which most of them are, is put between what stood around the first such text."""
@@ -176,7 +179,7 @@ class ChunkWriter:
 
     def _delta(self, choice: int, event: Event) -> JsonObject | None:
         match event:
-            case ReasoningText(text) if self._job.shows_thinking:
+            case ReasoningText(text) if self._plan.shows_thinking:
                 return {"reasoning_content": text, "reasoning": text}
             case AnswerText(text):
                 return {"content": text}

@@ -7,21 +7,21 @@ from time import time
 from typing import Protocol
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import Mode
 from engine.messages import Ready, Stats
-from server.core.written import WrittenTurns
+from server.core.generated_tokens import GeneratedTokens
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
-from server.modes.profile import MODES, Profile
+from server.modes.mode import Modes
+from server.modes.profile import Profile
 from server.settings import Settings
 
 
-class RunningTurn(Protocol):
-    """What a server knows of a turn under way; `server.core` has the rest."""
+class RunningChoice(Protocol):
+    """What a server knows of a choice under way; `server.core.choice` has the rest."""
 
     def end_thinking(self) -> bool:
-        """Has the thinking closed; whether the turn was thinking."""
+        """Has the thinking closed; whether it was thinking."""
         ...
 
 
@@ -29,9 +29,8 @@ class RunningTurn(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `turns` are those of the requests under way, by the requests' ids; `started` in Unix seconds. `modes` are those that
-    the model has. A thinking is closed for the model with one of `wrap_ups` and then `closing`: the end tag with the
-    `gap` after it.
+    `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
+    where the model has none of the profile's modes.
     """
 
     settings: Settings
@@ -39,25 +38,16 @@ class Serving:
     fmt: ChatFormat
     engine: EngineClient
     metrics: Metrics = field(init=False)
-    written: WrittenTurns = field(init=False)
-    wrap_ups: list[tuple[int, ...]] = field(init=False)
-    closing: tuple[int, ...] = field(init=False)
-    gap: tuple[int, ...] = field(init=False)
-    modes: tuple[Mode, ...] = field(init=False)
-    default_mode: Mode = field(init=False)
+    generated: GeneratedTokens = field(init=False)
+    modes: Modes = field(init=False)
     draining: bool = False
-    turns: dict[str, Sequence[RunningTurn]] = field(default_factory=dict)
+    choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.written = WrittenTurns(self.fmt)
-        closings = [self.fmt.closing(text) for text in self.profile.reasoning.wrap_ups]
-        self.wrap_ups = [tuple(closing.last_words) for closing in closings]
-        self.gap = tuple(closings[0].gap)
-        self.closing = (*closings[0].tag, *self.gap)
-        self.modes = MODES if self.fmt.has_thinking else ("standard",)
-        self.default_mode = self.profile.default_mode if self.fmt.has_thinking else "standard"
+        self.generated = GeneratedTokens(self.fmt)
+        self.modes = Modes.of(self.profile, self.fmt)
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""
@@ -71,23 +61,23 @@ class Serving:
     @property
     def running(self) -> int:
         """How many requests are under way."""
-        return len(self.turns)
+        return len(self.choices)
 
     @contextmanager
-    def one_more(self, request_id: str, turns: Sequence[RunningTurn]) -> Iterator[None]:
+    def one_more(self, request_id: str, choices: Sequence[RunningChoice]) -> Iterator[None]:
         """Lists a request as running during the block."""
-        self.turns[request_id] = turns
+        self.choices[request_id] = choices
         try:
             yield
         finally:
-            del self.turns[request_id]
+            del self.choices[request_id]
 
     def end_thinking(self, request_id: str) -> list[int]:
         """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
-        turns = self.turns.get(request_id)
-        if turns is None:
+        choices = self.choices.get(request_id)
+        if choices is None:
             raise UnknownRequestError(request_id)
-        return [index for index, turn in enumerate(turns) if turn.end_thinking()]
+        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

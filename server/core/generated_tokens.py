@@ -27,7 +27,7 @@ class _Entry(NamedTuple):
     generations: list["array[int]"]
 
 
-class WrittenTurns:
+class GeneratedTokens:
     """Remembers generations by the prompts that they followed; the oldest are forgotten first."""
 
     def __init__(self, fmt: ChatFormat, most_tokens: int = MOST_TOKENS) -> None:
