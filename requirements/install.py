@@ -2,7 +2,8 @@
 
 `make setup` and the Dockerfile run it; it uses the standard library alone. It installs with plain pip, so that pip's
 configuration on a machine (mirrors, find-links, certificates, proxies) applies. A finished environment carries a stamp.
-If the stamp is there, nothing is done. After an interrupted run the environment is made anew. `lock.sh` makes the locks.
+If the stamp is there, nothing is done. After an interrupted run the environment is made anew. The locks are made by
+`lock.sh`.
 """
 
 import argparse
@@ -36,7 +37,7 @@ class SetupError(Exception):
 
 
 class Stamp(NamedTuple):
-    """What an environment was made from. If `base` changes, it is made anew; if `content` changes, packages are installed."""
+    """What an environment was made from. Another `base` needs a new environment, another `content` only an install."""
 
     base: str
     content: str
@@ -197,7 +198,7 @@ def only_one() -> Iterator[None]:
 
 
 def set_up(venv: Path, locks: Sequence[Path], *, project: bool) -> None:
-    """Installs the pins of `locks` into `venv` and, unless `project` is false, this project. Does nothing if they are there."""
+    """Installs the pins of `locks` into `venv`, and this project unless `project` is false. No work if that is done."""
     expected, found = expected_stamp(venv, locks), read_stamp(venv)
     if found == expected:
         return

@@ -14,8 +14,8 @@ import orjson
 class Sample:
     """One request. Times in seconds after the start of the load; None if the moment never came.
 
-    `first` is the first event with text, thinking or answer; `first_answer` the first with text of the answer. `error` says
-    why a request did not count.
+    `first` is the first event with text, thinking or answer; `first_answer` the first with text of the answer. `error`
+    says why a request did not count.
     """
 
     thinks: bool

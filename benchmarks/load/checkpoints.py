@@ -1,7 +1,7 @@
 """The models that are served: the embedded one, and `large`, which is made here with random weights.
 
 Speed does not depend on the values of weights, so the large one needs no training. It has the width of EXAONE 4.0 1.2B
-and the layers of the 32B: 1.35 billion parameters in bf16 (2.7 GB). It is kept in a cache folder outside the repository.
+and the layers of the 32B: 1.35 billion parameters in bf16 (2.7 GB). It is kept in a cache outside the repository.
 """
 
 import json

@@ -1,7 +1,7 @@
 """This machine: its hardware, and measurements of the two rates that limit every server on it.
 
-`python -m benchmarks.load.machine` prints a Machine as JSON, and with `bandwidth` only the read bandwidth. It is a process
-of its own, so that neither torch nor the memory that it reads stays allocated.
+`python -m benchmarks.load.machine` prints a Machine as JSON, and with `bandwidth` only the read bandwidth. It is a
+process of its own, so that neither torch nor the memory that it reads stays allocated.
 """
 
 import ctypes
@@ -72,7 +72,7 @@ def measure_apart() -> Machine:
 
 
 def read_bandwidth_apart() -> float:
-    """The read bandwidth at this moment, measured in a process of its own. On a shared machine it changes all the time."""
+    """The read bandwidth of this moment, measured in a process of its own. A shared machine's changes all the time."""
     command = [sys.executable, "-m", __name__, _BANDWIDTH]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
 

@@ -103,7 +103,7 @@ class RunningServer:
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwinds the stack, which a signal does not do by itself. The exit status is the one that shells use for the signal."""
+    """Unwinds the stack, which a signal does not do by itself. The exit status is the one of shells for that signal."""
     sys.exit(128 + number)
 
 

@@ -28,7 +28,7 @@ class Figures:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of `values` lie, interpolated between neighbours. Needs at least one value."""
+    """The value below which `share` (0 to 1) of `values` lie, interpolated. `values` may not be empty."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]

@@ -120,7 +120,7 @@ def cross_check(result: Result) -> Cells:
 
 
 def per_token_limit(result: Result, load: Load, server: str | None = None) -> float:
-    """The least seconds between two tokens of a request, by the bandwidth measured beside this server's loads, or all."""
+    """The least seconds between two tokens of a request, by the bandwidth beside that server's loads, or all."""
     shape = Shape(**result.model["shape"])
     machine = result.machine
     asked = [server] if server is not None else servers(result)

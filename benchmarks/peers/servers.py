@@ -45,7 +45,7 @@ def twogear(target: Target) -> Start:
 
 
 def vllm_default(target: Target) -> Start:
-    """vLLM's server with its defaults and its own model class."""
+    """The server of vLLM with its defaults and its own model class."""
     command = (
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
         *("--port", str(target.port), "--model", str(target.checkpoint), "--served-model-name", MODEL_NAME),

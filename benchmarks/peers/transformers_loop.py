@@ -1,7 +1,7 @@
 """transformers' generate() in a loop, without a server: `python -m benchmarks.peers.transformers_loop`, a Job on stdin.
 
-This is the best case for a server around it: all requests of a load are one batch with prompts of one length, without HTTP
-or streams. Writes one result per load to stdout: seconds, output tokens, and the seconds of a batch of one token.
+This is the best case for a server around it: all requests of a load are one batch with prompts of one length, without
+HTTP or streams. Writes one result per load to stdout: seconds, output tokens, and the seconds of a batch of one token.
 """
 
 import json
