@@ -21,7 +21,7 @@ from transformers import Exaone4ForCausalLM
 
 from benchmarks.load.machine import measure
 from benchmarks.result_text import result_text
-from model_impl.native import SWITCH
+from model_impl.cpu.native import SWITCH
 from training import memory, native
 from training import model as model_files
 from training.batches import IGNORED, Batch

@@ -80,9 +80,6 @@ def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Sequence[str]) -> 
             for operations in spec["paths"].values():
                 for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
                     operations.get(method, {"responses": {}})["responses"].pop("422", None)
-            modes = list(app.state.serving.modes.by_name)
-            for body in (ChatRequest, TokenizeChatRequest):
-                spec["components"]["schemas"][body.__name__]["properties"]["reasoning_mode"]["enum"] = [*modes, None]
             app.openapi_schema = spec
         return app.openapi_schema
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from model_impl.untouched_zeros import SMALLEST, UntouchedZeros
+from model_impl.cpu.demand_zero import SMALLEST, DemandZero
 
 SIZE = 64 * SMALLEST
 
@@ -16,7 +16,7 @@ def resident() -> int:
 
 def test_large_buffers_are_zeros_and_take_memory_only_where_they_are_written() -> None:
     before = resident()
-    with UntouchedZeros():
+    with DemandZero():
         buffer = torch.zeros(SIZE, dtype=torch.int8, device=torch.device("cpu"))
     assert resident() - before < SIZE // 8
     assert buffer.shape == (SIZE,)
@@ -29,7 +29,7 @@ def test_large_buffers_are_zeros_and_take_memory_only_where_they_are_written() -
 
 
 def test_views_of_another_type_write_into_it() -> None:
-    with UntouchedZeros():
+    with DemandZero():
         buffer = torch.zeros(SIZE, dtype=torch.int8, device="cpu")
     buffer.view(torch.bfloat16)[3] = 1.0
     assert buffer[:8].any()
@@ -37,7 +37,7 @@ def test_views_of_another_type_write_into_it() -> None:
 
 
 def test_everything_else_is_made_by_torch() -> None:
-    with UntouchedZeros():
+    with DemandZero():
         small = torch.zeros(8, dtype=torch.int8, device="cpu")
         numbers = torch.zeros(SMALLEST, dtype=torch.float32, device="cpu")
         shaped = torch.zeros((SMALLEST, 2), dtype=torch.int8, device="cpu")

@@ -1,4 +1,4 @@
-"""Zeros that take no memory until they are written: how a large KV cache is there at once.
+"""Demand-zero memory: zeros that take no memory until they are written, so that a large KV cache is there at once.
 
 vLLM fills its KV cache with zeros when it starts: gigabytes, of which most servers use a part, at a third of a second
 to several seconds each. Fresh pages of the operating system read as zeros without that.
@@ -16,8 +16,12 @@ SMALLEST = 1 << 20
 """Bytes; what is smaller is cheap to fill."""
 
 
-class UntouchedZeros(TorchFunctionMode):
-    """Within it, `torch.zeros` of many bytes on the CPU is memory that nobody has touched yet."""
+class DemandZero(TorchFunctionMode):
+    """Within it, `torch.zeros` of many bytes on the CPU is demand-zero memory. `size`: bytes given out so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
 
     def __torch_function__(
         self,
@@ -30,12 +34,13 @@ class UntouchedZeros(TorchFunctionMode):
             case torch.zeros, (int(size),), {"dtype": torch.int8, "device": device, **rest} if (
                 size >= SMALLEST and torch.device(device).type == "cpu" and not rest
             ):
-                return untouched_zeros(size)
+                self.size += size
+                return demand_zeros(size)
         return func(*args, **(kwargs or {}))
 
 
-def untouched_zeros(size: int) -> torch.Tensor:
-    """`size` zeros of int8, aligned to a page of memory."""
+def demand_zeros(size: int) -> torch.Tensor:
+    """`size` zeros of int8, aligned to a page of the operating system."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)  # few first touches, each of more bytes

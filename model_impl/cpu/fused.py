@@ -4,31 +4,33 @@ Results are those of vLLM's layers (RMSNorm, RotaryEmbedding, SiluAndMul) in bfl
 that is compiled has no use for it: torch's inductor fuses by itself. The passes are in `kernels/elementwise.cpp`.
 """
 
+from collections.abc import Iterator
 from ctypes import CDLL
+from typing import Any
 
 import torch
-from vllm.config import CompilationMode, VllmConfig
-from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
-from vllm.platforms import current_platform
 
-from model_impl.native import kernels
+from model_impl.cpu import FUSED, note
+from model_impl.cpu.native import kernels, why_no_kernels
 
 _LANES = 16
 """Values that the passes take at a time: widths are multiples of it."""
 
 
 class FusedOperations:
-    """The passes over bfloat16 tensors of (T, ...) on CPU, rows of any stride unless said otherwise."""
+    """The passes over bfloat16 tensors of (T, ...) on CPU, rows of any stride unless said otherwise.
+
+    Norms are vLLM's RMSNorm, ropes its RotaryEmbeddingBase: their weights are read, they are not called.
+    """
 
     def __init__(self, library: CDLL) -> None:
         self._library = library
 
-    def norm(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+    def norm(self, x: torch.Tensor, norm: Any) -> torch.Tensor:
         """(T, D) -> (T, D): `norm(x)`."""
         return self._add_norm(None, x, norm)
 
-    def add_norm(self, residual: torch.Tensor, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+    def add_norm(self, residual: torch.Tensor, x: torch.Tensor, norm: Any) -> torch.Tensor:
         """(T, D), (T, D) -> (T, D): `residual + norm(x)`."""
         return self._add_norm(residual.contiguous(), x, norm)
 
@@ -36,9 +38,9 @@ class FusedOperations:
         self,
         qkv: torch.Tensor,
         split_sizes: list[int],
-        norms: tuple[RMSNorm, RMSNorm],
+        norms: tuple[Any, Any],
         positions: torch.Tensor,
-        rope: RotaryEmbeddingBase | None,
+        rope: Any | None,
     ) -> None:
         """Normalises each query and key head in (T, (H + 2 K) C), then rotates it by its position (T); in place."""
         query_norm, key_norm = norms
@@ -72,7 +74,7 @@ class FusedOperations:
         self._library.silu_mul(gate_up.data_ptr(), rows, width, y.data_ptr())
         return y
 
-    def _add_norm(self, residual: torch.Tensor | None, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+    def _add_norm(self, residual: torch.Tensor | None, x: torch.Tensor, norm: Any) -> torch.Tensor:
         x = x.contiguous()
         y = torch.empty_like(x)
         self._library.add_norm(
@@ -86,14 +88,20 @@ class FusedOperations:
         return y
 
 
-def fused_operations(vllm_config: VllmConfig, *, widths: tuple[int, ...], head_size: int) -> FusedOperations | None:
-    """The passes, or None where a model of these row widths is not one for them: compiled, not bfloat16, not on CPU."""
-    fits = (
-        current_platform.is_cpu()
-        and vllm_config.model_config.dtype is torch.bfloat16
-        and vllm_config.compilation_config.mode == CompilationMode.NONE
-        and head_size % (2 * _LANES) == 0
-        and all(width % _LANES == 0 for width in widths)
-    )
-    library = kernels() if fits else None
+def fused_operations(vllm_config: Any, *, widths: tuple[int, ...], head_size: int) -> FusedOperations | None:
+    """The passes, or None where a model of these row widths is not one for them: compiled, or not in bfloat16."""
+    obstacle = next(_obstacles(vllm_config, widths, head_size), None)
+    note(FUSED, obstacle)
+    library = kernels() if obstacle is None else None
     return None if library is None else FusedOperations(library)
+
+
+def _obstacles(vllm_config: Any, widths: tuple[int, ...], head_size: int) -> Iterator[str]:
+    if vllm_config.model_config.dtype is not torch.bfloat16:
+        yield f"the model computes in {vllm_config.model_config.dtype}"
+    if vllm_config.compilation_config.mode.name != "NONE":
+        yield "the model is compiled"
+    if head_size % (2 * _LANES) or any(width % _LANES for width in widths):
+        yield f"head size {head_size} or row widths {widths} are not multiples of {2 * _LANES} and {_LANES}"
+    if kernels() is None:
+        yield why_no_kernels()

@@ -10,7 +10,8 @@ import torch
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata
 
-from model_impl.native import kernels
+from model_impl.cpu import PREFILL, note
+from model_impl.cpu.native import kernels, why_no_kernels
 
 _MULTIPLE = 32
 """Of which page size and head size are multiples."""
@@ -65,15 +66,19 @@ class PrefillAttentionImpl(CPUAttentionBackendImpl):
 def use_prefill_kernel(attention: Attention) -> None:
     """Gives a layer's attention, just built, the kernel where there is one for it."""
     impl: Any = attention.impl
-    if (
-        type(impl) is CPUAttentionBackendImpl
-        and impl.head_size % _MULTIPLE == 0
-        and impl.alibi_slopes is None
-        and impl.sinks is None
-        and not impl.logits_soft_cap
-        and kernels() is not None
-    ):
+    obstacle = _obstacle(impl)
+    if obstacle is None:
         impl.__class__ = PrefillAttentionImpl
+    note(PREFILL, obstacle)
+
+
+def _obstacle(impl: Any) -> str | None:
+    """Types and pages are looked at in each step: they are not known yet."""
+    if type(impl) is not CPUAttentionBackendImpl:
+        return f"the attention is a {type(impl).__qualname__}"
+    if impl.head_size % _MULTIPLE or impl.alibi_slopes is not None or impl.sinks is not None or impl.logits_soft_cap:
+        return f"the attention has heads of {impl.head_size}, ALiBi, sinks or a soft cap"
+    return why_no_kernels() if kernels() is None else None
 
 
 def _fits(layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, metadata: CPUAttentionMetadata) -> bool:

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.platforms import current_platform
 
-from model_impl.native import kernels
-from model_impl.untouched_zeros import untouched_zeros
+from model_impl.cpu import PACKED, note
+from model_impl.cpu.demand_zero import demand_zeros
+from model_impl.cpu.native import kernels, why_no_kernels
 
 _HUGE_PAGE = 2 << 20
 
@@ -72,9 +72,7 @@ class TableMethod(UnquantizedEmbeddingMethod):
 
 
 def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module) -> None:
-    """Gives all unquantized layers of a model that was just built the methods above, on CPU."""
-    if not current_platform.is_cpu():
-        return
+    """Gives all unquantized layers of a model that was just built the methods above; noted once weights are loaded."""
     layer: Any
     for layer in model.modules():
         if type(getattr(layer, "quant_method", None)) is UnquantizedLinearMethod:
@@ -87,10 +85,15 @@ def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module)
 def _pack(layer: Any) -> bool:
     """Whether the layer has a packed product of its weight now."""
     weight: torch.Tensor = layer.weight
-    library = kernels() if _fits(weight) else None
+    if not _fits(weight):
+        note(PACKED, f"weights are {weight.dtype} {tuple(weight.shape)}")
+        return False
+    library = kernels()
     if library is None:
+        note(PACKED, why_no_kernels())
         return False
     layer.cpu_linear = PackedProduct(library, weight)
+    note(PACKED, None)
     return True
 
 
@@ -106,7 +109,7 @@ def _fits(weight: torch.Tensor) -> bool:
 
 def _memory(size: int) -> torch.Tensor:
     """`size` bytes, in huge pages if they fill some: a stream through small ones waits at every 4 KiB."""
-    return torch.empty(size, dtype=torch.uint8) if size < _HUGE_PAGE else untouched_zeros(size)
+    return torch.empty(size, dtype=torch.uint8) if size < _HUGE_PAGE else demand_zeros(size)
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 // One token more for each row of a batch: all layers of the model in one call, by one team of threads.
 //
 // The phases of a layer follow each other at barriers. Rows are independent of each other in all of them, and so are a
-// row's bits of the number of rows and threads. Layouts of the structures are those of `model_impl.decode`.
+// row's bits of the number of rows and threads. Layouts of the structures are those of `model_impl.cpu.decode`.
 
 #include <omp.h>
 

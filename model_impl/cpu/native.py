@@ -1,8 +1,8 @@
 """Our kernels for CPUs (`kernels/*.cpp`) as a loaded library: compiled where the engine first needs them, then cached.
 
 A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
-for, there is a line in the log and the caller goes vLLM's way. What is computed with it is the work of `packed`,
-`fused`, `prefill`, `decode` and `sampler_draw` in this package. Training has kernels of its own, which load like these.
+for, there is a line in the log and the caller goes vLLM's way. `packed`, `fused`, `prefill` and `decode` beside it
+compute with it, and `model_impl/sampling`. Training has kernels of its own, which load like these.
 """
 
 import contextlib
@@ -63,6 +63,17 @@ def kernels() -> ctypes.CDLL | None:
     return if_available(load, "vLLM's")
 
 
+def why_no_kernels() -> str:
+    """Where `kernels` gives none: why, in words."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    try:
+        load()
+    except KernelsUnavailableError as error:
+        return str(error)
+    return "there were no kernels"
+
+
 def if_available(load: Callable[[], ctypes.CDLL], otherwise: str) -> ctypes.CDLL | None:
     """What `load` gives, or None where kernels are switched off or cannot be had; the log says whose operations run."""
     if os.environ.get(SWITCH) == "0":
@@ -77,7 +88,7 @@ def if_available(load: Callable[[], ctypes.CDLL], otherwise: str) -> ctypes.CDLL
 def compile_ahead() -> None:
     """Compiles the library in a thread, so that `kernels` finds it or waits for less; g++ needs no interpreter.
 
-    Only where the environment asks for kernels, as our defaults for a CPU do. What fails is `kernels`' to tell.
+    Only where the environment asks for kernels, as our defaults for a CPU do. A failure shows when `kernels` is called.
     """
     if os.environ.get(SWITCH, "0") != "0":
         threading.Thread(target=_compile_quietly, name=AHEAD, daemon=True).start()

@@ -6,21 +6,17 @@ through the layers. What a step needs of them is collected once, and again after
 """
 
 import ctypes
-import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from vllm.config import VllmConfig
-from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
 from vllm.forward_context import ForwardContext, get_forward_context, is_forward_context_available
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata
 
-from model_impl.native import kernels
-from model_impl.packed import PackedProduct
-
-logger = logging.getLogger(__name__)
+from model_impl.cpu import DECODE, note
+from model_impl.cpu.native import kernels
+from model_impl.cpu.packed import PackedProduct
 
 _PAGE_TOKENS = 32
 """The tokens in a page are a multiple of it."""
@@ -144,8 +140,8 @@ class DecodeStep:
 
     def _bind(self, context: ForwardContext, ids: torch.Tensor, positions: torch.Tensor) -> _Bound | None:
         obstacle = next(self._obstacles(context, ids, positions), None)
+        note(DECODE, obstacle)
         if obstacle is not None:
-            logger.info("decode steps go through the layers one by one: %s", obstacle)
             self._fits = False
             return None
         return self._collect(context)
@@ -235,15 +231,22 @@ def _has_vec_pages(pages: torch.Tensor) -> bool:
     )
 
 
-def decode_step(
-    vllm_config: VllmConfig, embedding: nn.Module, layers: nn.ModuleList, norm: nn.Module
-) -> DecodeStep | None:
+def decode_step(vllm_config: Any, embedding: nn.Module, layers: nn.ModuleList, norm: nn.Module) -> DecodeStep | None:
     """The native step of a model that has the fused passes, or None where the engine's options speak against it."""
-    fits = (
-        get_tensor_model_parallel_world_size() == 1
-        and get_pp_group().world_size == 1
-        and vllm_config.lora_config is None
-        and vllm_config.kv_transfer_config is None
-        and vllm_config.cache_config.cache_dtype in ("auto", "bfloat16")
-    )
-    return DecodeStep(embedding, layers, norm) if fits else None
+    obstacle = _obstacle(vllm_config)
+    if obstacle is None:
+        return DecodeStep(embedding, layers, norm)
+    note(DECODE, obstacle)
+    return None
+
+
+def _obstacle(vllm_config: Any) -> str | None:
+    if vllm_config.parallel_config.world_size > 1:
+        return "the model is spread over several processes"
+    if vllm_config.lora_config is not None:
+        return "LoRA adapters are enabled"
+    if vllm_config.kv_transfer_config is not None:
+        return "pages are transferred between engines"
+    if vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16"):
+        return f"the KV cache is in {vllm_config.cache_config.cache_dtype}"
+    return None
