@@ -24,15 +24,15 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.eval_modes import trained_families
 from benchmarks.load import records
 from benchmarks.load.checkpoints import checkpoint
 from benchmarks.load.machine import Machine, measure_apart
 from benchmarks.load.running import RunningServer, free_port
 from benchmarks.peers.servers import Target, twogear
 from chat_templates.format import ChatFormat
+from evals.modes import trained_families
 from server.settings import EMBEDDED_MODEL
-from training.families import held_out_items
+from tasks.families import held_out_items
 
 CHAT = "/v1/chat/completions"
 START_LIMIT = 600.0

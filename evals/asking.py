@@ -19,7 +19,7 @@ from rich.progress import Progress
 from server.cli_errors import UsageError
 
 _TIMEOUT_SECONDS = 3600.0  # eight prompts of 131,072 tokens, one after the other on a CPU
-_RESULTS = Path(__file__).parent / "results"
+_RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 T = TypeVar("T")
 
 

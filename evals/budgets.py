@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
-from benchmarks.eval_modes import AT_ONCE, chosen_items
-from training.families import FAMILIES, Item, score
+from evals.asking import Server, result_head, together, with_server, write_result
+from evals.modes import AT_ONCE, chosen_items
+from tasks.families import FAMILIES, Item, score
 
 NATURAL = "natural"
 _FIRST_BUDGET = 8

@@ -1,7 +1,7 @@
 """Accuracy of a running server per mode and family, and how often a mode behaves like the other, through its HTTP API.
 
 Items and scores are reasoning-gym's, drawn from the held-out questions at the embedded checkpoint's difficulty
-(training/families.py). Nothing here knows the engine or the model.
+(tasks/families.py). Nothing here knows the engine or the model.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import confusion
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals import confusion
+from evals.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
-from training.families import FAMILIES, Item, held_out_items, score
+from tasks.families import FAMILIES, Item, held_out_items, score
 
 MODES = ("standard", "reasoning")
 AT_ONCE = 32

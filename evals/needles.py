@@ -1,6 +1,6 @@
 """Codes to be found in long texts: accuracy of a running server in standard mode over length and depth.
 
-The texts are training/needles.py's, from its held-out bindings; their lengths are the server's own count of the
+The texts are tasks/needles.py's, from its held-out bindings; their lengths are the server's own count of the
 prompt's tokens. Nothing here knows the engine or the model.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
-from training.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
+from tasks.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 ANSWER_TOKENS = 64

@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
-from training import conversation, records, tool_use
+from tasks import conversation, records, tool_use
 
 MODES = ("standard", "reasoning")
 AT_ONCE = 32

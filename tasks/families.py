@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import reasoning_gym
 
-from training import traces
+from tasks import traces
 
 _CLOSE_SHARE = 0.3
 HELD_OUT_SHARE = 8  # one question in so many is never trained on

@@ -76,7 +76,7 @@ def _check(args: argparse.Namespace, recipe: Recipe) -> None:
         if recipe.agapo is None:
             raise UsageError(f"{args.recipe} has no part [agapo]")
         if not (Path(recipe.agapo.start) / "config.json").exists():
-            raise UsageError(f"{args.recipe}: agapo.start: there is no checkpoint in {recipe.agapo.start}; train it first")
+            raise UsageError(f"{args.recipe}: agapo.start: no checkpoint in {recipe.agapo.start}; train it first")
         return
     names = [stage.name for stage in recipe.stages]
     if args.stage not in ("all", *names):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks import eval_needles, eval_plots
+from evals import needles as eval_needles
+from evals import plots as eval_plots
 from training.batches import Batch, ExampleSource, ExampleStream
 from training.long_texts import drill_batch, long_batch
 from training.needle_gate import NeedleGate
@@ -95,8 +96,7 @@ class LongTexts:
     def __init__(self, trainer: Trainer, stage: ExtendStage) -> None:
         self._fmt, self._stage, self._at = trainer.fmt, stage, trainer.position
         self._seed = f"{trainer.recipe.seed}/{stage.name}"
-        source = ExampleSource(stage.mix, trainer.fmt)
-        self._ordinary = ExampleStream(source, stage.mix, self._seed, self._at, "answers")
+        self._ordinary = ExampleStream(ExampleSource(stage.mix, trainer.fmt), self._seed, self._at)
 
     def next(self) -> dict[str, list[Batch]]:
         """Both have the same weight in the step."""

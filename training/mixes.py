@@ -2,7 +2,7 @@
 
 For each seed and each ratio of reasoning tokens to standard tokens one model is trained by the recipe's [sft], with its
 number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is not
-done again, and a training that was interrupted goes on. The plot is benchmarks/eval_plots.py's.
+done again, and a training that was interrupted goes on. The plot is evals/plots.py's.
 """
 
 import argparse
@@ -19,9 +19,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import eval_modes
+from evals import modes as eval_modes
+from tasks.families import Item, held_out_items
 from training import stages, tokenizer
-from training.families import Item, held_out_items
 from training.recipe import Recipe, load
 from training.served import ServedCheckpoint
 

@@ -1,12 +1,12 @@
 """The needle test of a checkpoint in training, through the server.
 
-What is asked, and how answers score, is benchmarks/eval_needles.py's.
+What is asked, and how answers score, is evals/needles.py's.
 """
 
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks import eval_needles
+from evals import needles as eval_needles
 from training.served import ServedCheckpoint
 
 _AT_ONCE = 8

@@ -12,7 +12,11 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
-class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A table of a recipe's file."""
+
+
+class ModelRecipe(Table, frozen=True):
     """The model's size; `pattern` names its layers in turn (L: sliding window, G: global), lengths are in tokens."""
 
     vocabulary_size: int
@@ -28,7 +32,7 @@ class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rope_theta: float = 10000.0
 
 
-class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mix(Table, frozen=True):
     """What the examples of fine-tuning are, both modes together, `batch_tokens` of them in a step.
 
     `reasoning_ratio` is reasoning tokens per standard token. Difficulty grows over the first `curriculum` of a stage (a
@@ -60,7 +64,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class SftStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sft"):
+class SftStage(Table, frozen=True, tag_field="kind", tag="sft"):
     """`tokens` of the mix's examples. `decay` is the share of the stage, at its end, in which the rate falls.
 
     `learns`: the answers; or every token, the prompts' too, as in pretraining.
@@ -75,16 +79,16 @@ class SftStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     learns: Literal["answers", "everything"] = "answers"
 
 
-class ExtendStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="extend"):
-    """Context extension: texts of up to `length` tokens, `batch_tokens` of them in a step, until a needle test is passed.
+class ExtendStage(Table, frozen=True, tag_field="kind", tag="extend"):
+    """Context extension until a needle test is passed: texts of up to `length` tokens, `batch_tokens` in a step.
 
     Each text is asked up to `questions` questions; `drill_share` of the texts are short drills. Of all tokens
     `sft_share` are ordinary batches of the mix. In global layers a text's filler counts up to `filler_counts` times
     (uniform in the logarithm), as that of a text so many times as long. The test comes after `least_tokens` (0: before
     any training) and again after every `gate_every`, up to `most_tokens`; it is passed when every cell is at least
     `gate`. It has `gate_items` questions of the kinds in `gate_families` over eleven depths and all lengths from
-    `gate_from` on, doubling, to the stage's own. Where `must_pass` is false, a stage that fails is followed by the next.
-    `gradient_checkpointing` computes activations twice instead of keeping them.
+    `gate_from` on, doubling, to the stage's own. Where `must_pass` is false, a stage that fails is followed by the
+    next. `gradient_checkpointing` computes activations twice instead of keeping them.
     """
 
     name: str
@@ -108,7 +112,7 @@ class ExtendStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     must_pass: bool = True
 
 
-class MeanStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mean"):
+class MeanStage(Table, frozen=True, tag_field="kind", tag="mean"):
     """The mean of the weights that the stages in `of` ended with."""
 
     name: str
@@ -118,7 +122,7 @@ class MeanStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 Stage = SftStage | ExtendStage | MeanStage
 
 
-class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AgapoRecipe(Table, frozen=True):
     """Reinforcement learning from the checkpoint in `start`; the finished one goes to `output`.
 
     Of `prompts` drawn questions, `standard_share` of them in standard mode, those that the start solves in all
@@ -152,7 +156,7 @@ class AgapoRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Recipe(Table, frozen=True):
     """One run from fresh weights: the tokenizer, then the stages in their order.
 
     State is saved every `save_every` steps, and held-out examples are checked every `check_every` of fine-tuning.
@@ -180,8 +184,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """Of all that decides the run."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+        """Of all that decides the weights of the last stage."""
+        decisive = (self.seed, self.weight_decay, self.model, self.stages)
+        return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:16]
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Self
 
 import httpx
 
-from benchmarks.asking import Server
+from evals.asking import Server
 from server import launch
 from server.engine_client import ProcessEngineClient  # noqa: TC001  (types are read where they are used)
 from server.http.app import create_app

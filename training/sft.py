@@ -11,7 +11,7 @@ from transformers import Exaone4ForCausalLM
 from chat_templates.settings import Mode
 from training.batches import IGNORED, ExampleSource, ExampleStream, collate
 from training.progress import shown
-from training.recipe import Mix, SftStage
+from training.recipe import SftStage
 from training.trainer import Trainer, forward_loss
 
 _CHECK_ITEMS = 32
@@ -26,14 +26,14 @@ def learning_rate(stage: SftStage, step: int, progress: float) -> float:
 
 
 @torch.no_grad()
-def whole_answers(model: Exaone4ForCausalLM, source: ExampleSource, mix: Mix, seed: int) -> dict[str, float]:
+def whole_answers(model: Exaone4ForCausalLM, source: ExampleSource, seed: int) -> dict[str, float]:
     """Share of held-out items whose every learnt token is the likeliest, by `family/mode`; JSON, tools, needles too.
 
     That is what greedy decoding gets right word for word, from one forward pass.
     """
     model.eval()
     shares = {}
-    for name in [*mix.families, "json", "tools", "needles"]:
+    for name in [*source.mix.families, "json", "tools", "needles"]:
         for mode in _MODES:
             rng = random.Random(f"check/{seed}/{name}")
             batch = collate([source.held_out(name, mode, rng) for _ in range(_CHECK_ITEMS)], mode)
@@ -49,7 +49,7 @@ def train(trainer: Trainer, stage: SftStage) -> None:
     """The rest of the stage's tokens. Raises StoppedError."""
     at, every = trainer.position, trainer.recipe.check_every
     source = ExampleSource(stage.mix, trainer.fmt)
-    stream = ExampleStream(source, stage.mix, f"{trainer.recipe.seed}/{stage.name}", at, stage.learns)
+    stream = ExampleStream(source, f"{trainer.recipe.seed}/{stage.name}", at, stage.learns)
     losses: dict[Mode, list[float]] = {mode: [] for mode in _MODES}
     with shown(stage.name, stage.tokens, at.stage_tokens) as show:
         while at.stage_tokens < stage.tokens:
@@ -69,7 +69,7 @@ def _check(
 ) -> None:
     """Logs the mean losses since the last check, and the share of whole answers."""
     means = {mode: round(sum(values) / len(values), 4) for mode, values in losses.items() if values}
-    shares = whole_answers(trainer.model, source, stage.mix, trainer.recipe.seed)
+    shares = whole_answers(trainer.model, source, trainer.recipe.seed)
     rounded = {key: round(share, 3) for key, share in shares.items()}
     trainer.log({"learning_rate": rate, "loss": means, "whole_answers": rounded})
     told = {mode: [share for key, share in shares.items() if key.endswith(mode)] for mode in _MODES}

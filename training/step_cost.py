@@ -1,6 +1,6 @@
 """What a step of training costs on CPU: with our kernels, and with PyTorch's operations, in turn in one process.
 
-`python -m benchmarks.training_cost` takes steps (forward, backward, optimizer) of a recipe's model on random tokens, of
+`python -m training.step_cost` takes steps (forward, backward, optimizer) of a recipe's model on random tokens, of
 which half are learnt. Rounds alternate between the two ways, so that a busy machine slows both alike; what is compared
 is medians. It uses the cores that its process may run on.
 """
@@ -27,9 +27,9 @@ from training import model as model_files
 from training.batches import IGNORED, Batch
 from training.optimizer import Optimizer
 from training.recipe import load
-from training.sft import forward_loss
+from training.trainer import forward_loss
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 SHAPES = ((17, 480), (51, 152), (1, 8192))
 """Rows and tokens in each: batches of fine-tuning, of long and of short examples, and a text of context extension."""
 
@@ -51,7 +51,7 @@ def main() -> None:
     result = {
         "what": "training_cost",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "command": f"python -m benchmarks.training_cost --recipe {args.recipe} --rounds {args.rounds}",
+        "command": f"python -m training.step_cost --recipe {args.recipe} --rounds {args.rounds}",
         "machine": {**vars(measure()), "threads": torch.get_num_threads(), "load": os.getloadavg()},
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -115,9 +115,7 @@ class Trainer:
             for name, text in kept["tokenizer"].items():
                 (self.folder / name).write_text(text)
         elif not (self.folder / tokenizer_files.FILES[0]).exists():
-            tokenizer_files.save(
-                tokenizer_files.train(self.whole.model.vocabulary_size, self.whole.seed), self.folder
-            )
+            tokenizer_files.save(tokenizer_files.train(self.whole.model.vocabulary_size, self.whole.seed), self.folder)
 
     @property
     def checkpoint(self) -> Path:
@@ -210,8 +208,9 @@ class Trainer:
         )
         self.position = self.position.next_stage()
         self.ends[stage.name] = {name: one.detach().cpu().clone() for name, one in self.model.state_dict().items()}
-        later = {name for one in self.recipe.stages[self.position.stage :] if isinstance(one, MeanStage) for name in one.of}
-        self.ends = {name: weights for name, weights in self.ends.items() if name in later}
+        means = [one for one in self.recipe.stages[self.position.stage :] if isinstance(one, MeanStage)]
+        needed = {name for one in means for name in one.of}
+        self.ends = {name: weights for name, weights in self.ends.items() if name in needed}
         self.save()
         self.export()
 

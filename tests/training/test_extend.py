@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Exaone4ForCausalLM
 
-from benchmarks.eval_needles import Outcome, plan, summarize
 from chat_templates.format import ChatFormat
+from evals.needles import Outcome, plan, summarize
 from server.cli import main
 from training import model as model_files
 from training import recipe as recipes

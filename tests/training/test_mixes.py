@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import torch
 
-from benchmarks.eval_plots import draw as draw_plot
+from evals.plots import draw as draw_plot
+from tasks.families import Item
 from training import mixes
 from training import recipe as recipes
-from training.families import Item
 from training.recipe import Recipe
 
 SMOKE = Path("training/recipes/smoke.toml")

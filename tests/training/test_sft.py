@@ -17,10 +17,10 @@ from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from server.modes.limits import plan_thinking
 from server.modes.profile import PROFILE_FOLDER, load_profile
+from tasks.families import held_out_items
 from training import drafts
 from training import recipe as recipes
 from training.batches import IGNORED, ExampleSource, chunk
-from training.families import held_out_items
 from training.recipe import Recipe
 from training.sft import SftRun, learning_rate
 

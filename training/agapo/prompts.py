@@ -12,7 +12,7 @@ from typing import NamedTuple
 from chat_templates.format import ChatFormat
 from chat_templates.settings import Mode
 from server.cli_errors import UsageError
-from training.families import Item, draw
+from tasks.families import Item, draw
 from training.recipe import AgapoRecipe
 
 
