@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from transformers import Exaone4ForCausalLM
 
-from benchmarks.load.machine import measure
 from model_impl.native import SWITCH
 from training import memory, native
 from training import model as model_files
@@ -52,13 +51,19 @@ def main() -> None:
         "what": "training_cost",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m training.step_cost --recipe {args.recipe} --rounds {args.rounds}",
-        "machine": {**vars(measure()), "threads": torch.get_num_threads(), "load": os.getloadavg()},
+        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "load": os.getloadavg()},
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "table": table,
     }
     path = args.json or RESULTS / f"training_cost_{torch.get_num_threads()}-cores_{result['date']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _cpu() -> str:
+    """As /proc/cpuinfo calls it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 def _batch(rows: int, length: int, vocabulary: int) -> Batch:

@@ -138,7 +138,7 @@ class Trainer:
         found: dict[str, float] = {}
         for name, batches in parts.items():
             if batches:
-                found[name], found[f"{name}_right"] = self._backward(batches)
+                found[name], found[f"{name}_right"] = self.backward(batches)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         self.position.step += 1
@@ -146,7 +146,7 @@ class Trainer:
         self.position.seconds += time.monotonic() - started
         return found
 
-    def _backward(self, batches: Sequence[Batch]) -> tuple[float, float]:
+    def backward(self, batches: Sequence[Batch]) -> tuple[float, float]:
         """Adds the gradient of the batches' mean loss; that, and the share of learnt tokens that were the likeliest."""
         total, right = 0.0, []
         for batch in batches:
@@ -248,7 +248,7 @@ def made_by(device: torch.device) -> dict[str, Any]:
     """What a stage was trained by: commit, torch, device, threads."""
     return {
         "commit": _commit(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
