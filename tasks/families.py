@@ -182,6 +182,9 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
+EMBEDDED = tuple(name for name in FAMILIES if name != "letter_counting")
+"""Those that the embedded checkpoint learns: letter counting needs the spelling of tokens that it hardly ever sees."""
+
 
 def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
     """The question in other words, with the same answer."""

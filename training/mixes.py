@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals import modes as eval_modes
+from evals.asking import MOST_KEPT, sampled
 from tasks.families import Item, held_out_items
 from training import stages, tokenizer
 from training.recipe import Mix, Recipe, SftStage, load
@@ -28,7 +29,6 @@ from training.trainer import Trainer
 
 RATIOS = (0.5, 1.0, 1.5, 3.0)
 _MOST_TOKENS = 384  # several times a right answer with its thought; one that repeats itself is wrong soon
-_AT_ONCE = 32
 
 
 def of_one(recipe: Recipe, seed: int, ratio: float) -> Recipe:
@@ -105,9 +105,15 @@ def _trained(run: Path) -> dict[str, Any]:
 
 async def _ask(checkpoint: Path, items: Sequence[Item], mix: Mix) -> dict[str, Any]:
     """A finished checkpoint in both modes, by the server."""
-    async with ServedCheckpoint(checkpoint, _AT_ONCE) as served:
-        version, outcomes = await eval_modes.measure(await served.now(), items, _MOST_TOKENS)
+    async with ServedCheckpoint(checkpoint) as served:
+        version, outcomes = await eval_modes.measure(await served.now(eval_modes.AT_ONCE), items, _MOST_TOKENS)
     return {"server": version, **eval_modes.summarize(tuple(mix.families), outcomes, level=mix.hardest)}
+
+
+def _sampled(model: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """A model's share of the outcomes that the result keeps."""
+    outcomes: list[dict[str, Any]] = model["outcomes"]
+    return sampled(outcomes, lambda outcome: outcome["score"] == 1.0, most)
 
 
 def _table(models: Sequence[dict[str, Any]]) -> Table:
@@ -143,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m training.mixes {args.recipe} {args.folder} {args.result} {options}",
         "recipe": msgspec.to_builtins(recipe),
-        "models": models,
+        "models": [{**model, "outcomes": _sampled(model, MOST_KEPT // len(models))} for model in models],
     }
     args.result.parent.mkdir(parents=True, exist_ok=True)
     args.result.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
