@@ -10,19 +10,20 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks import eval_budgets, eval_needles
-from benchmarks.asking import Server
-from benchmarks.eval_plots import draw as draw_plot
 from chat_templates.format import ChatFormat
+from evals import budgets as eval_budgets
+from evals import needles as eval_needles
+from evals.asking import Server
+from evals.plots import draw as draw_plot
 from server.cli import main
 from server.cli_errors import UsageError
 from server.http.app import create_app
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
+from tasks.families import FAMILIES, held_out_items, score
+from tasks.needles import NAMES
 from tests.fake_engine import FakeEngine, Script
 from tests.real_server import RealServer
-from training.families import FAMILIES, held_out_items, score
-from training.needles import NAMES
 
 FMT = ChatFormat.from_folder(EMBEDDED_MODEL)
 NEEDLE = re.compile(r"\b(?:code )?(\d{4,6})\b")

@@ -1,4 +1,4 @@
-"""Draws a result: `python -m benchmarks.eval_plots RESULT OUTPUT`.
+"""Draws a result: `python -m evals.plots RESULT OUTPUT`.
 
 There are plots of `twogear eval budgets`, `twogear eval needles` and the study of mixes (training/mixes.py). Those
 in the docs are made with it; the format is the output's suffix (.svg, .png).

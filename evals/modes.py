@@ -1,7 +1,7 @@
 """Accuracy of a running server per mode and family, and how often a mode behaves like the other, through its HTTP API.
 
 Items and scores are reasoning-gym's, drawn from the held-out questions at the embedded checkpoint's difficulty
-(training/families.py). Nothing here knows the engine or the model.
+(tasks/families.py). Nothing here knows the engine or the model.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import confusion
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals import confusion
+from evals.asking import Server, result_head, sampled, together, with_server, write_result
 from server.cli_errors import UsageError
-from training.families import FAMILIES, Item, held_out_items, score
+from tasks.families import EMBEDDED, FAMILIES, Item, held_out_items, score
 
 MODES = ("standard", "reasoning")
 AT_ONCE = 32
@@ -39,30 +39,30 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
-    names, items = chosen_items(args)
-    version, outcomes = with_server(args.url, AT_ONCE, lambda server: measure(server, items))
-    options = f"--items {args.items} --seed {args.seed} --families {','.join(names)}"
-    result = {**result_head("modes", options, version), **summarize(names, outcomes)}
+    names = chosen_families(args)
+    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
     return 0
 
 
-def trained_families() -> tuple[str, ...]:
-    """Those that the embedded checkpoint was trained on: all but the one that it could not learn (docs/log.md)."""
-    return tuple(name for name in FAMILIES if name != "letter_counting")
+async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
+    """The result of `twogear eval modes` with so many items of these families."""
+    version, outcomes = await measure(server, list(held_out_items(names, items, seed)))
+    options = f"--items {items} --seed {seed} --families {','.join(names)}"
+    return {**result_head("modes", options, version), **summarize(names, outcomes)}
 
 
-def chosen_items(args: argparse.Namespace) -> tuple[tuple[str, ...], list[Item]]:
-    """The families and held-out items that the options name. Raises UsageError."""
-    names = trained_families() if args.families is None else tuple(args.families.split(","))
+def chosen_families(args: argparse.Namespace) -> tuple[str, ...]:
+    """The families that the options name. Raises UsageError."""
+    names = EMBEDDED if args.families is None else tuple(args.families.split(","))
     unknown = [name for name in names if name not in FAMILIES]
     if unknown:
         raise UsageError(f"--families: {unknown[0]!r} is none of {', '.join(FAMILIES)}")
     if args.items < len(names):
         raise UsageError(f"--items must be at least {len(names)}, one for each family")
-    return names, list(held_out_items(names, args.items, args.seed))
+    return names
 
 
 async def measure(
@@ -102,14 +102,16 @@ def _mean(outcomes: Sequence[Outcome], mode: str, family: str | None = None) -> 
 
 
 def summarize(names: Sequence[str], outcomes: Sequence[Outcome], *, level: int | None = None) -> dict[str, Any]:
-    """What was measured, as a result holds it; `level` is that of the items (families.draw)."""
+    """What was measured, with a sample of the outcomes, as a result holds it; `level` is the items' (families.draw)."""
     told = [asdict(outcome) for outcome in outcomes]
+    kept = sampled(outcomes, lambda outcome: outcome.score == 1.0)
     return {
         "difficulty": {name: dict(FAMILIES[name].config_at(level)) for name in names},
         "summary": {mode: _mean(outcomes, mode) for mode in MODES},
         "families": {name: {mode: _mean(outcomes, mode, name) for mode in MODES} for name in names},
         "confusion": {mode: confusion.shares(told, mode) for mode in MODES},
-        "outcomes": told,
+        "asked": len(outcomes),
+        "outcomes": [asdict(outcome) for outcome in kept],
     }
 
 

@@ -1,14 +1,14 @@
 """Mode confusion: how often a mode behaves like the other, told from an item's trace and what came back for it.
 
 Every sign is told from text and token counts alone, whatever the answer is worth; who is asked, and how, is
-eval_modes.py's.
+modes.py's.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.families import Item
+from tasks.families import Item
 
 SIGNS = {"standard": ("tag", "trace", "long"), "reasoning": ("empty", "short", "unclosed")}
 """By mode. Standard mode that thinks: a think tag among its tokens, a line of the item's trace in the answer, or an

@@ -1,4 +1,4 @@
-"""`twogear eval`: the command line of the evaluations, each of which a module eval_*.py carries out."""
+"""`twogear eval`: the command line of the evaluations, each of which a module of its name carries out."""
 
 import argparse
 from importlib import import_module
@@ -40,4 +40,4 @@ def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     if args.lengths is not None and args.what != "needles":
         raise UsageError(f"--lengths goes with needles, not with {args.what}")
-    return int(import_module(f"benchmarks.eval_{args.what}").run(args))  # reasoning-gym takes seconds to import
+    return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

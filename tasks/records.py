@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from training import values
+from tasks import values
 
 HELD_OUT_SHARE = 8
 _NAMED_KEYS_SHARE = 0.7
@@ -34,7 +34,7 @@ class Extraction(NamedTuple):
 
 @cache
 def _data() -> dict[str, Any]:
-    return tomllib.loads((files("training") / "data" / "records.toml").read_text())
+    return tomllib.loads((files("tasks") / "data" / "records.toml").read_text())
 
 
 def is_held_out(record: dict[str, values.Value]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.needles import FAMILIES, NAMES, Binding, Needle, Sizing, draw, fit, is_held_out
+from tasks.needles import FAMILIES, NAMES, Binding, Needle, Sizing, draw, fit, is_held_out
 
 families = st.sampled_from(FAMILIES)
 depths = st.floats(0, 1)

@@ -19,7 +19,9 @@ from rich.progress import Progress
 from server.cli_errors import UsageError
 
 _TIMEOUT_SECONDS = 3600.0  # eight prompts of 131,072 tokens, one after the other on a CPU
-_RESULTS = Path(__file__).parent / "results"
+MOST_KEPT = 50
+"""Of a result's outcomes."""
+_RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 T = TypeVar("T")
 
 
@@ -123,6 +125,24 @@ async def together(title: str, work: Iterable[Awaitable[T]]) -> list[T]:
         if failed is not None:
             raise failed
     return [task.result() for task in tasks]
+
+
+def sampled(outcomes: Sequence[T], is_right: Callable[[T], bool], most: int = MOST_KEPT) -> list[T]:
+    """At most `most` outcomes for a result's file, in their order: wrong ones and right ones alike, spread evenly.
+
+    Where there are fewer than half of `most` of one kind, all of them are kept, and more of the other kind.
+    """
+    kinds: dict[bool, list[int]] = {False: [], True: []}
+    for index, outcome in enumerate(outcomes):
+        kinds[is_right(outcome)].append(index)
+    wrong = _spread(kinds[False], max(most // 2, most - len(kinds[True])))
+    right = _spread(kinds[True], most - len(wrong))
+    return [outcomes[index] for index in sorted([*wrong, *right])]
+
+
+def _spread(indices: Sequence[int], most: int) -> Sequence[int]:
+    """All of them, or `most` at even distances."""
+    return indices if len(indices) <= most else [indices[turn * len(indices) // most] for turn in range(most)]
 
 
 def result_head(what: str, options: str, version: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Exchange(NamedTuple):
 @cache
 def intents() -> list[dict[str, Any]]:
     """The intents of `data/conversation.toml`."""
-    text = (files("training") / "data" / "conversation.toml").read_text()
+    text = (files("tasks") / "data" / "conversation.toml").read_text()
     loaded: list[dict[str, Any]] = tomllib.loads(text)["intent"]
     return loaded
 

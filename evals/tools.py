@@ -2,7 +2,7 @@
 
 Five kinds: a tool that fits has to be called with just these arguments (`call`), none where none fits (`no_call`), a
 result has to be told (`result`), a record has to come as JSON by itself (`json`) and under a schema (`schema`). Right
-is what equals the expected value; tools, requests and records are training's (tool_use.py, records.py).
+is what equals the expected value; tools, requests and records are those of tasks/tool_use.py and tasks/records.py.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, together, with_server, write_result
 from server.cli_errors import UsageError
-from training import conversation, records, tool_use
+from tasks import conversation, records, tool_use
 
 MODES = ("standard", "reasoning")
 AT_ONCE = 32
@@ -106,14 +106,25 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in KINDS]
     if unknown:
         raise UsageError(f"--families: {unknown[0]!r} is none of {', '.join(KINDS)}")
-    rng = random.Random(args.seed)
-    requests = [KINDS[names[index % len(names)]](rng) for index in range(args.items)]
-    version, outcomes = with_server(args.url, AT_ONCE, lambda server: _measure(server, requests))
-    result = _summary(args, version, names, outcomes)
+    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
     return 0
+
+
+async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
+    """The result of `twogear eval tools` with so many requests of these kinds."""
+    rng = random.Random(seed)
+    requests = [KINDS[names[index % len(names)]](rng) for index in range(items)]
+    version, outcomes = await _measure(server, requests)
+    return {
+        **result_head("tools", f"--items {items} --seed {seed} --families {','.join(names)}", version),
+        "summary": {mode: _share(outcomes, mode) for mode in MODES},
+        "kinds": {name: {mode: _share(outcomes, mode, name) for mode in MODES} for name in names},
+        "asked": len(outcomes),
+        "outcomes": [asdict(outcome) for outcome in sampled(outcomes, lambda outcome: outcome.is_right)],
+    }
 
 
 async def _measure(server: Server, requests: Sequence[Request]) -> tuple[dict[str, Any], list[Outcome]]:
@@ -151,17 +162,6 @@ def _read(kind: str, message: dict[str, Any]) -> Any:
 def _share(outcomes: Sequence[Outcome], mode: str, kind: str | None = None) -> float:
     right = [outcome.is_right for outcome in outcomes if outcome.mode == mode and kind in (None, outcome.kind)]
     return round(sum(right) / len(right), 4)
-
-
-def _summary(
-    args: argparse.Namespace, version: dict[str, Any], names: Sequence[str], outcomes: Sequence[Outcome]
-) -> dict[str, Any]:
-    return {
-        **result_head("tools", f"--items {args.items} --seed {args.seed} --families {','.join(names)}", version),
-        "summary": {mode: _share(outcomes, mode) for mode in MODES},
-        "kinds": {name: {mode: _share(outcomes, mode, name) for mode in MODES} for name in names},
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
-from benchmarks.eval_modes import AT_ONCE, chosen_items
-from training.families import FAMILIES, Item, score
+from evals.asking import Server, result_head, sampled, together, with_server, write_result
+from evals.modes import AT_ONCE, chosen_families
+from tasks.families import FAMILIES, Item, held_out_items, score
 
 NATURAL = "natural"
 _FIRST_BUDGET = 8
@@ -39,13 +39,32 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
-    names, items = chosen_items(args)
-    version, standard, outcomes = with_server(args.url, AT_ONCE, lambda server: measure(server, items, args.seed))
-    result = _result(args, version, names, standard, outcomes)
+    names = chosen_families(args)
+    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
     return 0
+
+
+async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
+    """The result of `twogear eval budgets` with so many items of these families."""
+    version, standard, outcomes = await measure(server, list(held_out_items(names, items, seed)), seed)
+    options = f"--items {items} --seed {seed} --families {','.join(names)}"
+    by_family = {name: [o for o in outcomes if o.family == name] for name in names}
+    return {
+        **result_head("budgets", options, version),
+        "difficulty": {name: dict(FAMILIES[name].config) for name in names},
+        "summary": _curve(outcomes, "score"),
+        "stopped": _curve(outcomes, "stopped_score"),
+        "standard": _mean(standard),
+        "families": {
+            name: {"forced": _curve(own, "score"), "stopped": _curve(own, "stopped_score")}
+            for name, own in by_family.items()
+        },
+        "asked": len(outcomes),
+        "outcomes": [asdict(outcome) for outcome in sampled(outcomes, lambda outcome: outcome.score == 1.0)],
+    }
 
 
 async def measure(
@@ -106,29 +125,6 @@ def _curve(outcomes: Sequence[Outcome], field: str) -> dict[str, float]:
     """The mean of a score per budget, in the order of the outcomes."""
     budgets = dict.fromkeys(outcome.budget for outcome in outcomes)
     return {budget: _mean([getattr(o, field) for o in outcomes if o.budget == budget]) for budget in budgets}
-
-
-def _result(
-    args: argparse.Namespace,
-    version: dict[str, Any],
-    names: Sequence[str],
-    standard: Sequence[float],
-    outcomes: Sequence[Outcome],
-) -> dict[str, Any]:
-    options = f"--items {args.items} --seed {args.seed} --families {','.join(names)}"
-    by_family = {name: [o for o in outcomes if o.family == name] for name in names}
-    return {
-        **result_head("budgets", options, version),
-        "difficulty": {name: dict(FAMILIES[name].config) for name in names},
-        "summary": _curve(outcomes, "score"),
-        "stopped": _curve(outcomes, "stopped_score"),
-        "standard": _mean(standard),
-        "families": {
-            name: {"forced": _curve(own, "score"), "stopped": _curve(own, "stopped_score")}
-            for name, own in by_family.items()
-        },
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
 
 
 def _table(result: dict[str, Any]) -> Table:

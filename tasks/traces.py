@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from training.arithmetic import Operator, apply, divide_steps, operation_trace
+from tasks.arithmetic import Operator, apply, divide_steps, operation_trace
 
 _TOKEN = re.compile(r"\d+|[-+*()]")
 

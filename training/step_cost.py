@@ -1,11 +1,12 @@
 """What a step of training costs on CPU: with our kernels, and with PyTorch's operations, in turn in one process.
 
-`python -m benchmarks.training_cost` takes steps (forward, backward, optimizer) of a recipe's model on random tokens, of
+`python -m training.step_cost` takes steps (forward, backward, optimizer) of a recipe's model on random tokens, of
 which half are learnt. Rounds alternate between the two ways, so that a busy machine slows both alike; what is compared
 is medians. It uses the cores that its process may run on.
 """
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -19,17 +20,15 @@ from typing import Any
 import torch
 from transformers import Exaone4ForCausalLM
 
-from benchmarks.load.machine import measure
-from benchmarks.result_text import result_text
 from model_impl.cpu.native import SWITCH
 from training import memory, native
 from training import model as model_files
 from training.batches import IGNORED, Batch
 from training.optimizer import Optimizer
 from training.recipe import load
-from training.sft import forward_loss
+from training.trainer import forward_loss
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 SHAPES = ((17, 480), (51, 152), (1, 8192))
 """Rows and tokens in each: batches of fine-tuning, of long and of short examples, and a text of context extension."""
 
@@ -51,14 +50,20 @@ def main() -> None:
     result = {
         "what": "training_cost",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "command": f"python -m benchmarks.training_cost --recipe {args.recipe} --rounds {args.rounds}",
-        "machine": {**vars(measure()), "threads": torch.get_num_threads(), "load": os.getloadavg()},
+        "command": f"python -m training.step_cost --recipe {args.recipe} --rounds {args.rounds}",
+        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "load": os.getloadavg()},
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "table": table,
     }
     path = args.json or RESULTS / f"training_cost_{torch.get_num_threads()}-cores_{result['date']}.json"
-    path.write_text(result_text(result))
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _cpu() -> str:
+    """As /proc/cpuinfo calls it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 def _batch(rows: int, length: int, vocabulary: int) -> Batch:

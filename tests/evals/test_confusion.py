@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import confusion, eval_modes
-from tests.benchmarks.test_eval import FMT, reading, server_of, writes
-from training.families import FAMILIES, Item, held_out_items
+from evals import confusion
+from evals import modes as eval_modes
+from tasks.families import FAMILIES, Item, held_out_items
+from tests.evals.test_eval import FMT, reading, server_of, writes
 
 ITEM = Item("chain_sum", "What is 47 - 14?", "33", "47-14:7-4-0=03,4-1-0=03>33", {})
 

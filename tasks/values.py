@@ -17,7 +17,7 @@ _CONSTANTS = frozenset(("sent", "started", "set", "playing", "on"))
 @cache
 def pools() -> dict[str, list[str]]:
     """The pools of `data/pools.toml`."""
-    loaded: dict[str, list[str]] = tomllib.loads((files("training") / "data" / "pools.toml").read_text())
+    loaded: dict[str, list[str]] = tomllib.loads((files("tasks") / "data" / "pools.toml").read_text())
     return loaded
 
 

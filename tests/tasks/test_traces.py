@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.arithmetic import apply, operation_trace
-from training.families import FAMILIES, Item, draw, held_out_items, is_held_out, rephrase, score
+from tasks.arithmetic import apply, operation_trace
+from tasks.families import FAMILIES, Item, draw, held_out_items, is_held_out, rephrase, score
 
 _COLUMN = re.compile(r"(\d)([-+*])(\d)([-+])(\d)=(\d)(\d)")
 

@@ -1,6 +1,6 @@
 """Codes to be found in long texts: accuracy of a running server in standard mode over length and depth.
 
-The texts are training/needles.py's, from its held-out bindings; their lengths are the server's own count of the
+The texts are tasks/needles.py's, from its held-out bindings; their lengths are the server's own count of the
 prompt's tokens. Nothing here knows the engine or the model.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asking import Server, result_head, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, together, with_server, write_result
 from server.cli_errors import UsageError
-from training.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
+from tasks.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 ANSWER_TOKENS = 64
-_AT_ONCE = 8
+AT_ONCE = 8
 _MOST_DEPTHS = 11
 _MODE = "standard"
 
@@ -43,14 +43,19 @@ def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the map and writes the result. Raises UsageError."""
     families = _families(args.families)
     lengths = None if args.lengths is None else parse_lengths(args.lengths)
-    version, outcomes = with_server(
-        args.url, _AT_ONCE, lambda server: measure(server, families, lengths, args.items, args.seed)
-    )
-    result = summarize(version, outcomes, items=args.items, seed=args.seed)
+    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, families, lengths, args.items, args.seed))
     path = write_result(result, args.json)
     show(result)
     print(f"worst {result['summary']['worst']:.1%}, mean {result['summary']['mean']:.1%}; written to {path}")
     return 0
+
+
+async def evaluate(
+    server: Server, families: Sequence[str], lengths: Sequence[int] | None, items: int, seed: int
+) -> dict[str, Any]:
+    """The result of `twogear eval needles`. Raises UsageError where a length does not fit into the context."""
+    version, outcomes = await measure(server, families, lengths, items, seed)
+    return summarize(version, outcomes, items=items, seed=seed)
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
@@ -140,7 +145,8 @@ def summarize(version: dict[str, Any], outcomes: Sequence[Outcome], *, items: in
         "summary": {"worst": min(flat), "mean": round(sum(flat) / len(flat), 4)},
         "grid": {"lengths": lengths, "depths": depths, "accuracy": cells},
         "families": {family: _by_length([o for o in outcomes if o.family == family]) for family in families},
-        "outcomes": [asdict(outcome) for outcome in outcomes],
+        "asked": len(outcomes),
+        "outcomes": [asdict(outcome) for outcome in sampled(outcomes, lambda outcome: outcome.score == 1.0)],
     }
 
 

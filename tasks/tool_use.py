@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from chat_templates.messages import Message
-from training import values
+from tasks import values
 
 HELD_OUT_SHARE = 8
 _MADE_UP_SHARE = 0.25
@@ -62,7 +62,7 @@ class Use(NamedTuple):
 
 @cache
 def _data() -> dict[str, Any]:
-    return tomllib.loads((files("training") / "data" / "tools.toml").read_text())
+    return tomllib.loads((files("tasks") / "data" / "tools.toml").read_text())
 
 
 def _types(pool: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import reasoning_gym
 
-from training import traces
+from tasks import traces
 
 _CLOSE_SHARE = 0.3
 HELD_OUT_SHARE = 8  # one question in so many is never trained on
@@ -181,6 +181,9 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }
+
+EMBEDDED = tuple(name for name in FAMILIES if name != "letter_counting")
+"""Those that the embedded checkpoint learns: letter counting needs the spelling of tokens that it hardly ever sees."""
 
 
 def _phrase(family: Family, item: Mapping[str, Any], rng: random.Random) -> str:
