@@ -9,7 +9,6 @@ token is thrown away, and one, for all that run, in which what was said is read 
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.load.checkpoints import checkpoint
 from benchmarks.load.machine import Machine, measure_apart
 from benchmarks.load.running import RunningServer, free_port
 from benchmarks.peers.servers import Target, twogear
+from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from server.settings import EMBEDDED_MODEL
 from training.families import held_out_items
@@ -79,7 +79,7 @@ def main() -> int:
         pairs = asyncio.run(_measure(url, args.questions, args.rounds))
     path = args.json or records.default_path("budgets", machine).with_stem(f"cost_of_budgets_{records.today()}")
     command = f"python -m benchmarks.cost_of_budgets --questions {args.questions} --rounds {args.rounds}"
-    path.write_text(json.dumps(_result(command, machine, pairs), indent=1) + "\n")
+    path.write_text(result_text(_result(command, machine, pairs)))
     Console().print(table(pairs))
     print(f"written to {path}")
     return 0

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from benchmarks.load.records import RESULTS, ROOT, commit, today, versions
+from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from server.settings import EMBEDDED_MODEL
 
@@ -75,7 +76,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; the page from this result")
     args = parser.parse_args()
     if args.report is None:
-        args.json.write_text(json.dumps(_measure(args.url), indent=1) + "\n")
+        args.json.write_text(result_text(_measure(args.url)))
         print(f"written to {args.json}")
     else:
         before, _, rest = PAGE.read_text().partition(BEGIN)

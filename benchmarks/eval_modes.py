@@ -5,7 +5,6 @@ Items and scores are reasoning-gym's, drawn from the held-out questions at the e
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from rich.table import Table
 from benchmarks import confusion
 from benchmarks.asking import Server, result_head, together, with_server, write_result
 from server.cli_errors import UsageError
-from server.settings import EMBEDDED_MODEL
 from training.families import FAMILIES, Item, held_out_items, score
 
 MODES = ("standard", "reasoning")
@@ -52,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def trained_families() -> tuple[str, ...]:
-    """Those that the embedded checkpoint learnt, by the recipe in its folder."""
-    learnt = json.loads((EMBEDDED_MODEL / "training" / "recipe.json").read_text(encoding="utf-8"))
-    return tuple(learnt["sft"]["families"])
+    """Those that the embedded checkpoint was trained on: all but the one that it could not learn (docs/log.md)."""
+    return tuple(name for name in FAMILIES if name != "letter_counting")
 
 
 def chosen_items(args: argparse.Namespace) -> tuple[tuple[str, ...], list[Item]]:

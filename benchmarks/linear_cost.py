@@ -9,7 +9,6 @@ process may run on.
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.load.machine import measure
+from benchmarks.result_text import result_text
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {  # outputs, inputs
@@ -73,7 +73,7 @@ def main() -> None:
         "table": table,
     }
     path = args.json or RESULTS / f"linear_cost_{torch.get_num_threads()}-cores_{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(result_text(result))
 
 
 def _measure(name: str, row_counts: list[int], rounds: int) -> Iterator[dict[str, Any]]:
@@ -100,8 +100,8 @@ def _products(weight: torch.Tensor, copies: int) -> dict[str, list[Product]]:
     """By whose they are, `copies` products with weights of their own."""
     from vllm import _custom_ops as vllm_ops  # noqa: PLC0415 - seconds that --help need not wait
 
-    from model_impl.native import load  # noqa: PLC0415
-    from model_impl.packed import PackedProduct  # noqa: PLC0415
+    from model_impl.cpu.native import load  # noqa: PLC0415
+    from model_impl.cpu.packed import PackedProduct  # noqa: PLC0415
 
     library = load()
 

@@ -21,6 +21,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.result_text import result_text
+
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = 102_400
 HISTORY = 64
@@ -82,7 +84,7 @@ def main() -> None:
         "samples": [{**case._asdict(), "costs": samples} for case, samples in costs.items()],
     }
     path = args.json or RESULTS / f"sampling_cost_{args.layers}-layers_{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(result_text(result))
     _print(table)
 
 

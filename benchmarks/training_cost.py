@@ -6,7 +6,6 @@ is medians. It uses the cores that its process may run on.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -21,7 +20,8 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from benchmarks.load.machine import measure
-from model_impl.native import SWITCH
+from benchmarks.result_text import result_text
+from model_impl.cpu.native import SWITCH
 from training import memory, native
 from training import model as model_files
 from training.batches import IGNORED, Batch
@@ -58,7 +58,7 @@ def main() -> None:
         "table": table,
     }
     path = args.json or RESULTS / f"training_cost_{torch.get_num_threads()}-cores_{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(result_text(result))
 
 
 def _batch(rows: int, length: int, vocabulary: int) -> Batch:

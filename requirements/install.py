@@ -153,29 +153,29 @@ def _show(text: str, end: str = "") -> None:
 
 
 def install_locked(pip: Pip, venv: Path, locks: Sequence[Path]) -> None:
-    """Installs every package of `locks`, each checked against its hashes."""
+    """Installs every package of `locks`, each checked against its hashes; of two entries for a package the later."""
     packages = {name: entry for lock in locks for name, entry in locked(lock).items()}
     # Packages without a wheel are built with the locked setuptools. Builds with a local version (torch's `+cpu`) are on
     # no general index.
-    first = venv / "first.txt"
-    first.write_text(packages["setuptools"])
-    if not pip.install("build tools", "--require-hashes", "-r", first):
+    part = venv / "part.txt"
+    part.write_text(packages["setuptools"])
+    if not pip.install("build tools", "--require-hashes", "-r", part):
         raise SetupError(f"pip could not install setuptools: {pip.errors()}")
     local = [entry for entry in packages.values() if "+" in entry.split(maxsplit=1)[0]]
-    first.write_text("".join(local))
+    part.write_text("".join(local))
     index = ("--index-url", TORCH_CPU_INDEX, "--retries", "1", "--timeout", "15")
     if local and not (
-        pip.install("torch, as pip is configured here", "--require-hashes", "-r", first)
-        or pip.install("torch, from PyTorch's own index", *index, "--require-hashes", "-r", first)
+        pip.install("torch, as pip is configured here", "--require-hashes", "-r", part)
+        or pip.install("torch, from PyTorch's own index", *index, "--require-hashes", "-r", part)
     ):
         raise SetupError(
             f"the CPU build of torch is neither where pip looks nor at {TORCH_CPU_INDEX}: set PIP_FIND_LINKS or "
             f"PIP_EXTRA_INDEX_URL to a place that has it (what pip said: {venv / 'pip.log'})"
         )
-    files = [argument for lock in locks for argument in ("-r", lock)]
-    if not pip.install(f"{len(packages)} packages", "--require-hashes", *files):
+    part.write_text("".join(packages.values()))
+    if not pip.install(f"{len(packages)} packages", "--require-hashes", "-r", part):
         raise SetupError(f"pip could not install the locked packages: {pip.errors()}")
-    first.unlink()
+    part.unlink()
     compile_noisy(venv)
 
 

@@ -4,7 +4,7 @@ import ctypes
 import functools
 from pathlib import Path
 
-from model_impl import native
+from model_impl.cpu import native
 
 SOURCES = Path(__file__).parent / "kernels"
 

@@ -66,7 +66,7 @@ def main() -> None:
 def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
     from engine.loading import eos_token_ids  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
-    from engine.vllm_internals.page_counter import PageCounter  # noqa: PLC0415
+    from engine.vllm_internals.attach import attach  # noqa: PLC0415
 
     requests = [
         Generate(f"bare-{number}", request["prompt_ids"], Sampling(**request["sampling"]))
@@ -74,7 +74,7 @@ def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
     ]
     handover = _Handover(requests)
     started = time.perf_counter()
-    EngineLoop(engine, PageCounter(engine), eos_token_ids(engine), cast("Connection", handover)).run()
+    EngineLoop(engine, attach(engine), eos_token_ids(engine), cast("Connection", handover)).run()
     return {"seconds": time.perf_counter() - started, "tokens": handover.tokens}
 
 

@@ -21,6 +21,7 @@ from benchmarks.load.machine import Machine
 from benchmarks.load.processes import Reading
 from benchmarks.load.workload import Load
 from benchmarks.peers import llama_cpp
+from benchmarks.result_text import result_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,7 +95,7 @@ def write(result: Result, path: Path, private: Mapping[str, str]) -> None:
     for record in fields_["rounds"]:
         for load in record["loads"].values():
             load["samples"] = _to_columns(load["samples"])
-    text = json.dumps(fields_, indent=1, ensure_ascii=False) + "\n"
+    text = result_text(fields_)
     known = {str(cache_folder()): "CACHE", f"{Path(sys.prefix)}/": ".venv/", f"{ROOT}/": "", str(Path.home()): "~"}
     for folder, name in {**private, **known}.items():
         text = text.replace(folder, name)

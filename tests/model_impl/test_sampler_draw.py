@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu.native import KernelsUnavailableError, load
 from model_impl.sampling import draw as sampler_draw
 from model_impl.sampling.draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep

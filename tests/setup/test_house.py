@@ -118,12 +118,23 @@ def test_every_file_says_what_it_is_for() -> None:
     assert not [name for name, text in sources.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
 
 
-def test_no_file_names_a_path_of_one_machine() -> None:
+def tracked() -> list[str]:
+    """The files that git knows; skips the test where there is no checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
+    return [name for name in listed.stdout.split("\0") if name]
+
+
+def test_the_folder_that_is_served_holds_what_serving_needs_and_the_card() -> None:
+    weights = {"model.safetensors", "config.json", "generation_config.json"}
+    wanted = weights | {"tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert {name for name in tracked() if name.startswith("models/")} == {f"models/twogear-tiny/{n}" for n in wanted}
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
     found = []
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in tracked():
         content = (ROOT / name).read_bytes() if (ROOT / name).exists() else b""
         if b"\0" not in content:
             found += [f"{name}: {match.group()}" for match in PERSONAL_PATH.finditer(content.decode())]
