@@ -10,7 +10,7 @@ from server.api.common.usage import usage
 from server.core.choice import Choice
 from server.core.events import LogprobEntry, Piece
 from server.core.plan import Plan
-from server.errors import JsonObject
+from server.errors import ApiError, JsonObject
 from server.http.sse import DONE, encode_event
 
 HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
@@ -164,6 +164,10 @@ class ChunkWriter:
         if self._tail:
             ends.append({**self._head, "choices": [], "usage": usage(self._plan, self._choices)})
         return b"".join(map(encode_event, ends)) + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """OpenAI's error as the last event."""
+        return encode_event(error.body())
 
     def _event(self, index: int, event: Event) -> bytes:
         """One event; text, which most of them are, is put between what stood around the first such text."""

@@ -10,7 +10,6 @@ from typing import Protocol
 from server.core.events import Piece
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
-from server.http.sse import encode_event
 
 Pieces = AsyncGenerator[Piece, None]
 
@@ -42,6 +41,10 @@ class EventWriter(Protocol):
         """What comes after the last piece."""
         ...
 
+    def error(self, error: ApiError) -> bytes:
+        """What tells of an error, and ends the stream."""
+        ...
+
 
 async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject:
     """The whole response; raises ApiError."""
@@ -52,7 +55,7 @@ async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject:
 
 
 async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, None]:
-    """The response as server-sent events. Raises ApiError before the first event; later, one event tells the error."""
+    """The response as server-sent events. Raises ApiError before the first event; later, the writer tells the error."""
     started = False
     try:
         async with aclosing(pieces):
@@ -66,7 +69,7 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
     except ApiError as error:
         if not started:
             raise
-        yield encode_event(error.body())
+        yield writer.error(error)
         return
     yield writer.finish()
 

@@ -9,7 +9,7 @@ from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import prompt_entries
 from server.core.plan import Plan
 from server.core.serving import Serving
-from server.errors import JsonObject
+from server.errors import ApiError, JsonObject
 from server.http.sse import DONE, encode_event
 
 LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -143,6 +143,10 @@ class TextEvents:
         if self._tail:
             ends.append(encode_event({**texts.head, "choices": [], "usage": texts.usage()}))
         return b"".join(ends) + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """OpenAI's error as the last event."""
+        return encode_event(error.body())
 
     def _event(self, choice: JsonObject) -> bytes:
         return encode_event({**self._texts.head, "choices": [choice], **self._tail})

@@ -6,7 +6,7 @@ from chat_templates.events import AnswerText, ReasoningText
 from server.api.common.schema import Answer, Count
 from server.core.events import Piece
 from server.core.run import Run
-from server.errors import JsonObject
+from server.errors import ApiError, JsonObject
 from server.http.sse import encode_event
 
 NAMES = {ReasoningText: "thinking", AnswerText: "answer"}
@@ -52,6 +52,10 @@ class AskWriter:
     def finish(self) -> bytes:
         """The last event."""
         return encode_event(self._end())
+
+    def error(self, error: ApiError) -> bytes:
+        """The last event of a stream that failed."""
+        return encode_event(error.body())
 
     def _end(self) -> JsonObject:
         (choice,) = self._run.choices
