@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "models" / "twogear-tiny" / "README.md"]
-FOLDERS = "server|model_impl|chat_templates|training|benchmarks|tests|requirements|models|docs"
+DOCS = [
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    ROOT / "models" / "twogear-tiny" / "README.md",
+    ROOT / "engine" / "vllm_internals" / "README.md",
+]
+FOLDERS = "server|engine|model_impl|chat_templates|training|benchmarks|tests|requirements|models|docs"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*\w)`")
 TABLE = re.compile(r"<!-- (benchmarks/results/\S+\.json) -->\n((?:\|.*\n)+)")
 
