@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-DOCS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "models" / "twogear-tiny" / "README.md"]
+DOCS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "models" / "twogear-tiny" / "README.md",
+    ROOT / "engine" / "vllm_internals" / "README.md",
+]
 FOLDERS = "server|engine|model_impl|chat_templates|tasks|evals|training|benchmarks|tests|requirements|models|docs"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*\w)`")
 TABLE = re.compile(r"<!-- (benchmarks/results/\S+\.json) -->\n((?:\|.*\n)+)")

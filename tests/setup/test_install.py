@@ -55,6 +55,16 @@ def test_installs_the_lock_then_does_nothing(lock: Path, tmp_path: Path) -> None
     assert not log.exists()
 
 
+def test_of_two_entries_for_a_package_the_later_is_installed(lock: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(make_wheel(tmp_path / "wheels", "twin", "1.5"))
+    venv = tmp_path / "venv"
+    install.set_up(venv, [lock, other], project=False)
+    code = "import importlib.metadata; print(importlib.metadata.version('twin'))"
+    done = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.5"
+
+
 def test_an_interrupted_environment_is_made_anew(lock: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     venv.mkdir()
