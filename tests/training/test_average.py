@@ -1,4 +1,4 @@
-"""The mean of checkpoints: of every tensor, in the first one's dtype, and only of checkpoints that belong together."""
+"""The mean of checkpoints: of every tensor, in the dtype of the first, and only of checkpoints that fit together."""
 
 import subprocess
 import sys
