@@ -16,7 +16,7 @@ import msgspec
 
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Continuation, Delta, Sampling, TokenLogprob
-from server.modes.limits import ThinkingPlan
+from server.modes.thinking import ThinkingPlan
 
 Finish = Literal["stop", "length"]
 ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
@@ -71,7 +71,7 @@ class Choice:
         self.finish: Finish | None = None
         self.thinking_finish: ThinkingFinish | None = None
         self.thinking = thinking is not None
-        self._prompt_ids = prompt_ids
+        self.prompt_ids = prompt_ids
         self._sampling = sampling
         self._answer_sampling = answer or sampling
         self._plan = thinking
@@ -187,7 +187,7 @@ class Choice:
             self.finish = "length"
             return
         self.generation = Generation(
-            [*self._prompt_ids, *self.token_ids], self._sampling_of_answer_after(len(self.token_ids))
+            [*self.prompt_ids, *self.token_ids], self._sampling_of_answer_after(len(self.token_ids))
         )
 
     def _sampling_of_answer_after(self, generated: int) -> Sampling:
@@ -216,3 +216,13 @@ class Choice:
         end = self._think_end.token_id
         stops = () if end is None else (end,)
         return msgspec.structs.replace(own, max_tokens=most, min_tokens=0, stop_token_ids=stops, grammar=None)
+
+
+def cached_tokens(choices: Sequence[Choice]) -> int:
+    """How many prompt tokens the engine found in its cache, of each prompt by what its first choice found."""
+    firsts = [
+        choice
+        for index, choice in enumerate(choices)
+        if index == 0 or choice.prompt_ids is not choices[index - 1].prompt_ids
+    ]
+    return sum(choice.cached_tokens or 0 for choice in firsts)

@@ -1,13 +1,10 @@
 """What admission makes of a request and `server.core.run` runs: a plan of one or several choices."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chat_templates.think_end import ThinkEnd
 from engine.messages import Sampling
-from server.core.choice import Choice
-from server.modes.limits import ThinkingPlan
+from server.modes.thinking import ThinkingPlan
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,6 @@ class ChoicePlan:
     thinking: ThinkingPlan | None = None
     answer: Sampling | None = None
 
-    def start(self, think_end: ThinkEnd) -> Choice:
-        """The choice, not yet begun."""
-        return Choice(self.prompt_ids, self.sampling, think_end, self.thinking, answer=self.answer)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -59,12 +52,3 @@ class Plan:
     shows_token_ids: bool
     answer_format: AnswerFormat
     created: int = field(default_factory=lambda: int(time.time()))
-
-    def cached_tokens(self, choices: Sequence[Choice]) -> int:
-        """How many of `prompt_tokens` the engine found in its cache, by what the first choice of each prompt found."""
-        firsts = [
-            choice
-            for index, choice in enumerate(choices)
-            if index == 0 or self.choices[index].prompt_ids is not self.choices[index - 1].prompt_ids
-        ]
-        return sum(choice.cached_tokens or 0 for choice in firsts)

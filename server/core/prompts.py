@@ -8,8 +8,8 @@ from typing import TypeVar
 from chat_templates.errors import FormatError
 from chat_templates.tokens import Vocabulary
 from server.core.request import Conversation, Request, Texts
-from server.core.sampling import known_ids
 from server.core.serving import Serving
+from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import Mode
 from server.offload import LONG, read_long
@@ -21,7 +21,7 @@ BYTES_A_TOKEN = 2  # text with fewer bytes for each token that is allowed is not
 TOKENS_A_MESSAGE = 2  # at least: where it begins and where it ends
 
 
-async def prompt_ids(request: Request, mode: Mode, serving: Serving, context: int | None = None) -> list[list[int]]:
+async def encoded(request: Request, mode: Mode, serving: Serving, context: int | None = None) -> list[list[int]]:
     """The ids of the prompts: one of a conversation, any number of raw ones. Raises BadRequestError.
 
     With a `context`, a text that is too long for it by far is refused before it is tokenized.

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from server.errors import BadRequestError
-from server.modes.limits import Budget
-from server.modes.resolve import ModeRequest
+from server.modes.thinking import ModeWish
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,6 @@ class TokenPrompts:
 
 
 Prompt = Conversation | Texts | TokenPrompts
-
-
-@dataclass(frozen=True)
-class ModeWish:
-    """What is asked about the mode, and the thinking budgets; all of each must agree."""
-
-    requests: Sequence[ModeRequest] = ()
-    budgets: Sequence[Budget] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +121,9 @@ class Shown:
     thinking: bool = True
 
 
+NO_WISH = ModeWish()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked. Absent sampling fields and limits are the mode's to fill.
@@ -143,7 +137,7 @@ class Request:
     prompt: Prompt
     size: int = 0
     model: str | None = None
-    mode: ModeWish = ModeWish()
+    mode: ModeWish = NO_WISH
     max_tokens: int | None = None
     default_max_tokens: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -157,6 +151,11 @@ class Request:
     priority: int | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
+
+    @property
+    def prompt_path(self) -> str:
+        """The neutral field that the prompt is in."""
+        return "messages" if isinstance(self.prompt, Conversation) else "prompt"
 
     def name(self, path: str) -> str:
         """What the API calls the neutral field at `path`, as in `messages[0].content`: the longest part of it that has

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from server.core.choice import Choice, cached_tokens
 from server.core.events import Piece
 from server.core.generate import run_choice
 from server.core.merge import merged
@@ -20,7 +21,10 @@ class Run:
 
     def __init__(self, plan: Plan, serving: Serving) -> None:
         self.plan = plan
-        self.choices = [choice.start(serving.fmt.think_end()) for choice in plan.choices]
+        self.choices = [
+            Choice(one.prompt_ids, one.sampling, serving.fmt.think_end(), one.thinking, answer=one.answer)
+            for one in plan.choices
+        ]
         self._serving = serving
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -62,7 +66,7 @@ class Run:
         reasoning = sum(choice.reasoning_tokens for choice in self.choices)
         watch.count(
             prompt=self.plan.prompt_tokens,
-            cached=self.plan.cached_tokens(self.choices),
+            cached=cached_tokens(self.choices),
             reasoning=reasoning,
             answer=sum(choice.completion_tokens for choice in self.choices) - reasoning,
         )

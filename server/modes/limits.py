@@ -4,30 +4,13 @@ Numbers only; `server.core.generate` spends them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import ThinkClosing
 from server.modes.profile import ModeProfile, ThinkingMode
+from server.modes.thinking import Budget, ThinkingPlan
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
-
-
-Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
-
-
-class Budget(NamedTuple):
-    """`field` bounds the thinking, by a number of tokens or by an effort."""
-
-    field: str
-    value: int | Effort
-
-    def tokens(self, mode: ThinkingMode, max_tokens: int) -> int:
-        """The bound in tokens, for a request that may generate `max_tokens`."""
-        if isinstance(self.value, int):
-            return self.value
-        return int(getattr(mode.effort_shares, self.value) * max_tokens)
 
 
 def the_budget(budgets: Sequence[Budget]) -> Budget | None:
@@ -41,19 +24,13 @@ def the_budget(budgets: Sequence[Budget]) -> Budget | None:
     return budgets[0] if budgets else None
 
 
-@dataclass(frozen=True)
-class ThinkingPlan:
-    """How long the model may think and what is said for it when that is spent.
-
-    `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
-    follows it in the template, its `separator`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
-    """
-
-    max_tokens: int
-    wrap_up: tuple[int, ...]
-    closing: tuple[int, ...]
-    bound_by: Literal["budget", "length"]
-    separator: tuple[int, ...] = ()
+def budget_tokens(budget: Budget | None, mode: ThinkingMode, max_tokens: int) -> int | None:
+    """The bound in tokens, for a request that may generate `max_tokens`; None where the mode's own counts."""
+    if budget is None:
+        return None
+    if isinstance(budget.value, int):
+        return budget.value
+    return int(getattr(mode.effort_shares, budget.value) * max_tokens)
 
 
 def token_limit(

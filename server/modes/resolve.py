@@ -4,17 +4,10 @@ All ways to ask for a mode become a `ModeRequest` each, so that a contradiction 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from server.errors import BadRequestError, UnknownModelError
 from server.modes.mode import Mode, Modes
-
-
-class ModeRequest(NamedTuple):
-    """`field` asks for the mode called `wanted`; or, with True and False, for any that thinks or that does not."""
-
-    field: str
-    wanted: str | bool
+from server.modes.thinking import ModeRequest
 
 
 def model_names(served: str, modes: Modes) -> dict[str, Mode]:

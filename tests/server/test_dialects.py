@@ -11,7 +11,7 @@ from chat_templates.settings import THINKING
 from server.api.chat.body import read_chat_request
 from server.api.common.thinking import mode_wish
 from server.errors import BadRequestError
-from server.modes.limits import the_budget
+from server.modes.limits import budget_tokens, the_budget
 from server.modes.mode import Modes
 from server.modes.profile import Profile
 from server.modes.resolve import resolve_mode
@@ -26,8 +26,7 @@ EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 def tokens_and_mode(profile: Profile, fmt: ChatFormat, limit: int, **fields: Any) -> tuple[str, int | None]:
     """What the fields mean for a request that may generate `limit` tokens."""
     wish = mode_wish(read_chat_request(orjson.dumps(body(**fields))))
-    budget = the_budget(wish.budgets)
-    tokens = None if budget is None else budget.tokens(thinking_of(profile), limit)
+    tokens = budget_tokens(the_budget(wish.budgets), thinking_of(profile), limit)
     return resolve_mode(wish.requests, Modes.of(profile, fmt)).name, tokens
 
 

@@ -10,7 +10,7 @@ from chat_templates.think_end import ThinkEnd, TokenEnd
 from engine.messages import Delta, Sampling
 from server.core.choice import Advance, Choice
 from server.core.generate import run_choice
-from server.modes.limits import ThinkingPlan
+from server.modes.thinking import ThinkingPlan
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2

@@ -12,9 +12,11 @@ from server.errors import BadRequestError
 def chat_request(asked: ChatRequest, size: int) -> Request:
     """What is asked; `size` is the body's, in bytes. Raises BadRequestError where fields contradict each other."""
     max_tokens, field = _limit(asked)
+    shown = _shown(asked)
     return Request(
         id=new_id("chatcmpl"),
         prompt=conversation_of(asked),
+        tool_use=tool_use_of(asked),
         size=size,
         model=asked.model,
         mode=mode_wish(asked),
@@ -25,8 +27,7 @@ def chat_request(asked: ChatRequest, size: int) -> Request:
         stop=stop_of(asked),
         n=asked.n or 1,
         forms=forms_of(asked.response_format, asked.structured_outputs),
-        tool_use=tool_use_of(asked),
-        shown=_shown(asked),
+        shown=shown,
         priority=asked.priority,
         names={**TOOL_NAMES, "max_tokens": field},
     )

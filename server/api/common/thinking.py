@@ -12,9 +12,7 @@ from pydantic import Field
 from server.api.common.fields import Fields
 from server.api.common.openapi import SERVED_MODES
 from server.api.common.sampling import TokenCount
-from server.core.request import ModeWish
-from server.modes.limits import Budget
-from server.modes.resolve import ModeRequest
+from server.modes.thinking import Budget, ModeRequest, ModeWish
 
 ModeName = Annotated[str, Field(json_schema_extra={SERVED_MODES: True})]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]

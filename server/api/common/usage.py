@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from server.core.choice import Choice
+from server.core.choice import Choice, cached_tokens
 from server.core.plan import Plan
 from server.errors import JsonObject
 
@@ -14,6 +14,6 @@ def usage(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
         "prompt_tokens": plan.prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": plan.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": plan.cached_tokens(choices)},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens(choices)},
         "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
     }

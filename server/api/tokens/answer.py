@@ -3,10 +3,10 @@
 from server.api.tokens.body import DetokenizeRequest
 from server.core.admission import find_mode
 from server.core.answer_format import named_tools
-from server.core.prompts import prompt_ids
+from server.core.prompts import encoded
 from server.core.request import Request
-from server.core.sampling import known_ids
 from server.core.serving import Serving
+from server.core.token_ids import known_ids
 from server.errors import JsonObject
 from server.modes.limits import the_budget
 from server.offload import read_long
@@ -16,7 +16,7 @@ async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> J
     """VLLM's response, `with_texts` of the tokens. Raises ApiError for what a completion would refuse, too."""
     the_budget(request.mode.budgets)
     mode = find_mode(request.model, serving, request.mode.requests)
-    (ids,) = await prompt_ids(request, mode, serving)
+    (ids,) = await encoded(request, mode, serving)
     named_tools(request)
     token_strs = None
     if with_texts:
