@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/clients.md, each run against the real server as it stands there."""
+"""The examples of README.md and docs/clients.md run unchanged against the real server."""
 
 import re
 import subprocess

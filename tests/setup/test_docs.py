@@ -1,4 +1,4 @@
-"""The docs say what is there: links lead somewhere, files exist, tables agree with the result files they name."""
+"""The docs are true: links and files exist, and tables agree with the result files that they name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The installer, on small packages made here and without an index: a finished environment, its stamp, its errors."""
+"""The installer with small packages made here, without an index: a finished environment, its stamp, its errors."""
 
 import hashlib
 import subprocess

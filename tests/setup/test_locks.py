@@ -1,4 +1,4 @@
-"""The locks: complete for pyproject.toml, hashed, the same pins for CPU and CUDA, and no machine's places in them."""
+"""The locks: complete for pyproject.toml, hashed, the same pins for CPU and CUDA, no index or path of a machine."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The reinforcement learning stage: what is asked, drawn, learnt and kept; and once for real with the engine."""
+"""The reinforcement learning stage: what is asked, sampled, learnt and kept; and one real run with the engine."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The suite from end to end, with processes around a scripted engine in the place of servers: no vLLM, no model."""
+"""The suite from end to end, with scripted processes instead of servers: no vLLM, no model."""
 
 import argparse
 import json
