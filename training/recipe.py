@@ -87,7 +87,8 @@ class ExtendStage(Table, frozen=True, tag_field="kind", tag="extend"):
     (uniform in the logarithm), as that of a text so many times as long. The test comes after `least_tokens` (0: before
     any training) and again after every `gate_every`, up to `most_tokens`; it is passed when every cell is at least
     `gate`. It has `gate_items` questions of the kinds in `gate_families` over eleven depths and all lengths from
-    `gate_from` on, doubling, to the stage's own; where there are none the stage ends without a test. `gradient_checkpointing` computes activations twice instead of keeping them.
+    `gate_from` on, doubling, to the stage's own; where there are none the stage ends without a test.
+    `gradient_checkpointing` computes activations twice instead of keeping them.
     """
 
     name: str
@@ -188,7 +189,7 @@ class Recipe(Table, frozen=True):
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
-    """The same with stages `factor` times as long; where that is shorter, without needle tests, after `least_tokens`."""
+    """The same with stages `factor` times as long; shorter ones have no needle test and end after `least_tokens`."""
 
     def of(stage: Stage) -> Stage:
         if isinstance(stage, SftStage):
