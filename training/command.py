@@ -1,4 +1,4 @@
-"""`twogear train WHAT`: trains a recipe's stages, or one of them has learn from rewards."""
+"""`twogear train STAGE`: trains a recipe's stages, or has a checkpoint learn from rewards, or promotes a run."""
 
 import argparse
 import signal
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from server.cli_errors import UsageError
+from server.settings import EMBEDDED_MODEL
 from training.recipe import Recipe, load
 
 HELP = "train a checkpoint from fresh weights, stage by stage"
@@ -16,8 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stage",
         help="all: the recipe's stages in their order; the name of one of them: up to and with that one; agapo: what "
-        "the recipe's [agapo] says. What is finished is not done again, and what was interrupted goes on",
+        "the recipe's [agapo] says. What is finished is not done again, and what was interrupted goes on. promote: "
+        "evaluates the run in FOLDER and copies its checkpoint to --to, if it reaches the goals",
     )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="promote: the run")
     parser.add_argument(
         "--recipe", type=Path, default=Path("training/recipes/tiny.toml"), help="what is trained, and how"
     )
@@ -31,10 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale", type=float, default=1.0, help="trains so many times the recipe's tokens; may change between pieces"
     )
     parser.add_argument("--hours", type=float, help="stops after so long, to go on later")
+    promotion = parser.add_argument_group("promote")
+    promotion.add_argument("--to", type=Path, default=EMBEDDED_MODEL, help="where the checkpoint goes")
+    promotion.add_argument(
+        "--even-if-below", action="store_true", help="promotes below the goals too; the card says so"
+    )
+    promotion.add_argument("--items", type=int, default=1000, help="questions of modes, tools and budgets each")
+    promotion.add_argument("--needles", type=int, default=198, help="codes in texts of up to 32K tokens")
+    promotion.add_argument("--without-128k", action="store_true", help="leaves out the codes at 128K")
+    promotion.add_argument("--seed", type=int, default=2029, help="which questions are drawn")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the stages. Raises UsageError for a recipe that cannot be read."""
+    if args.stage == "promote":
+        return _promote(args)
+    if args.folder is not None:
+        raise UsageError(f"{args.folder}: a folder goes with promote; --run names the one to train in")
     recipe = _loaded(args.recipe)
     folder: Path = args.run or Path("runs") / args.recipe.stem
     _check(args, recipe)
@@ -59,6 +75,16 @@ def run(args: argparse.Namespace) -> int:
             return 1
     print(f"finished; the checkpoint is in {trainer.checkpoint}")
     return 0
+
+
+def _promote(args: argparse.Namespace) -> int:
+    """Raises UsageError where no run is named, or it is not finished."""
+    if args.folder is None:
+        raise UsageError("promote which run? `twogear train promote runs/tiny`")
+    from training import promote  # noqa: PLC0415  (torch and reasoning-gym take seconds to import)
+
+    amounts = promote.Amounts(args.items, args.needles, longest=not args.without_128k)
+    return promote.run_command(args.folder, args.to, seed=args.seed, amounts=amounts, even_if_below=args.even_if_below)
 
 
 def _loaded(path: Path) -> Recipe:

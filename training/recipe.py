@@ -87,8 +87,8 @@ class ExtendStage(Table, frozen=True, tag_field="kind", tag="extend"):
     (uniform in the logarithm), as that of a text so many times as long. The test comes after `least_tokens` (0: before
     any training) and again after every `gate_every`, up to `most_tokens`; it is passed when every cell is at least
     `gate`. It has `gate_items` questions of the kinds in `gate_families` over eleven depths and all lengths from
-    `gate_from` on, doubling, to the stage's own. Where `must_pass` is false, a stage that fails is followed by the
-    next. `gradient_checkpointing` computes activations twice instead of keeping them.
+    `gate_from` on, doubling, to the stage's own; where there are none the stage ends without a test.
+    `gradient_checkpointing` computes activations twice instead of keeping them.
     """
 
     name: str
@@ -103,13 +103,12 @@ class ExtendStage(Table, frozen=True, tag_field="kind", tag="extend"):
     sft_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
     gate: Share
     gate_from: Annotated[int, msgspec.Meta(ge=1)]
-    gate_items: int
+    gate_items: Annotated[int, msgspec.Meta(ge=0)]
     gate_families: tuple[Literal["single", "distractors", "several", "variables"], ...]
     mix: Mix
     drill_share: Share = 0.0
     filler_counts: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
     gradient_checkpointing: bool = False
-    must_pass: bool = True
 
 
 class MeanStage(Table, frozen=True, tag_field="kind", tag="mean"):
@@ -190,14 +189,16 @@ class Recipe(Table, frozen=True):
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
-    """The same with stages `factor` times as long; where that is shorter, a needle test need not be passed."""
+    """The same with stages `factor` times as long; shorter ones have no needle test and end after `least_tokens`."""
 
     def of(stage: Stage) -> Stage:
         if isinstance(stage, SftStage):
             return msgspec.structs.replace(stage, tokens=round(stage.tokens * factor))
         if isinstance(stage, ExtendStage):
-            tokens = {name: round(getattr(stage, name) * factor) for name in ("least_tokens", "most_tokens")}
-            return msgspec.structs.replace(stage, **tokens, must_pass=stage.must_pass and factor >= 1.0)
+            least, most = round(stage.least_tokens * factor), round(stage.most_tokens * factor)
+            if factor < 1.0:
+                return msgspec.structs.replace(stage, least_tokens=least, most_tokens=least, gate_items=0)
+            return msgspec.structs.replace(stage, least_tokens=least, most_tokens=most)
         return stage
 
     return recipe if factor == 1.0 else msgspec.structs.replace(recipe, stages=tuple(map(of, recipe.stages)))

@@ -109,10 +109,10 @@ def test_at_its_bound_a_stage_fails_with_the_map_and_does_not_train_on(start: St
     assert again.position.step == steps
 
 
-def test_where_it_need_not_pass_the_run_goes_on(start: Start) -> None:
-    run = start(must_pass=False)
-    train(run, Measured(0.0, 0.125))
-    assert run.position.stage_tokens >= stage_of(run).most_tokens
+def test_without_questions_a_stage_ends_untested(start: Start) -> None:
+    run = start(gate_items=0)
+    train(run, Measured())
+    assert stage_of(run).least_tokens <= run.position.stage_tokens < stage_of(run).most_tokens
 
 
 def test_an_interrupted_stage_goes_on_where_it_stopped(start: Start) -> None:
