@@ -49,6 +49,24 @@ class Server:
         """The versions that `/version` tells."""
         return self._checked(await self._client.get("/version"))
 
+    async def modes(self) -> dict[str, str]:
+        """The server's modes by their names, with the kind of each, `direct` or `thinking`, in the profile's order.
+
+        Raises UsageError where the server is none of ours.
+        """
+        listed = self._checked(await self._client.get("/v1/models"))["data"]
+        try:
+            return {str(model["reasoning_mode"]): str(model["kind"]) for model in listed[1:]}
+        except KeyError as error:
+            raise UsageError("the server lists no modes; it has to be `twogear serve`") from error
+
+    async def mode_of_kind(self, kind: str) -> str:
+        """The first of the server's modes of that kind. Raises UsageError where it has none."""
+        found = [name for name, its_kind in (await self.modes()).items() if its_kind == kind]
+        if not found:
+            raise UsageError(f"the server has no mode of kind {kind}")
+        return found[0]
+
     async def ask(self, question: str, **fields: Any) -> Reply:
         """One question as a chat completion with `fields` in its body. Raises UsageError when the server refuses."""
         reply = await self.complete({"messages": [{"role": "user", "content": question}], **fields})

@@ -70,14 +70,15 @@ async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) 
 async def measure(
     server: Server, items: Sequence[Item], seed: int
 ) -> tuple[dict[str, Any], list[float], list[Outcome]]:
-    """The server's version, the items' scores in standard mode, and the outcomes at 0, 8, 16, ... and unbounded."""
+    """The server's version, the items' scores without thinking, and the outcomes at 0, 8, 16, ... and unbounded."""
     version = await server.version()
-    standard = await together("standard", (_ask_standard(server, item) for item in items))
-    natural = await _at_budget(server, items, seed, None)
+    direct, thinking = await server.mode_of_kind("direct"), await server.mode_of_kind("thinking")
+    standard = await together(direct, (_ask_direct(server, item, direct) for item in items))
+    natural = await _at_budget(server, items, seed, thinking, None)
     outcomes: list[Outcome] = []
     ended = [outcome.reasoning_tokens for outcome in natural if outcome.reasoning_finish_reason == "natural"]
     for budget in budgets_below(max(ended, default=0)):  # beyond it only thinking is cut that repeats itself
-        outcomes += await _at_budget(server, items, seed, budget)
+        outcomes += await _at_budget(server, items, seed, thinking, budget)
     return version, standard, outcomes + natural
 
 
@@ -89,19 +90,19 @@ def budgets_below(longest: int) -> list[int]:
     return budgets
 
 
-async def _at_budget(server: Server, items: Sequence[Item], seed: int, budget: int | None) -> list[Outcome]:
+async def _at_budget(server: Server, items: Sequence[Item], seed: int, mode: str, budget: int | None) -> list[Outcome]:
     title = f"budget {NATURAL if budget is None else budget}"
-    asked = (_ask(server, item, seed + index, budget) for index, item in enumerate(items))
+    asked = (_ask(server, item, seed + index, mode, budget) for index, item in enumerate(items))
     return await together(title, asked)
 
 
-async def _ask_standard(server: Server, item: Item) -> float:
-    return score(item, (await server.ask(item.question.strip(), reasoning_mode="standard")).answer)
+async def _ask_direct(server: Server, item: Item, mode: str) -> float:
+    return score(item, (await server.ask(item.question.strip(), reasoning_mode=mode)).answer)
 
 
-async def _ask(server: Server, item: Item, seed: int, budget: int | None) -> Outcome:
+async def _ask(server: Server, item: Item, seed: int, mode: str, budget: int | None) -> Outcome:
     bound = {} if budget is None else {"thinking_token_budget": budget}
-    reply = await server.ask(item.question.strip(), reasoning_mode="reasoning", seed=seed, **bound)
+    reply = await server.ask(item.question.strip(), reasoning_mode=mode, seed=seed, **bound)
     points = score(item, reply.answer)
     return Outcome(
         family=item.family,

@@ -5,7 +5,7 @@ Items and scores are reasoning-gym's, drawn from the held-out questions at the e
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,13 +17,12 @@ from evals.asking import Server, result_head, sampled, together, with_server, wr
 from server.cli_errors import UsageError
 from tasks.families import EMBEDDED, FAMILIES, Item, held_out_items, score
 
-MODES = ("standard", "reasoning")
 AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One item in one mode: what came back, its score from 0 to 1, and its signs of the other mode."""
+    """One item in one mode: what came back, its score from 0 to 1, and its signs of the other kind."""
 
     family: str
     mode: str
@@ -49,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
 async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
     """The result of `twogear eval modes` with so many items of these families."""
-    version, outcomes = await measure(server, list(held_out_items(names, items, seed)))
+    modes = await server.modes()
+    version, outcomes = await measure(server, list(held_out_items(names, items, seed)), modes)
     options = f"--items {items} --seed {seed} --families {','.join(names)}"
-    return {**result_head("modes", options, version), **summarize(names, outcomes)}
+    return {**result_head("modes", options, version), **summarize(names, outcomes, modes)}
 
 
 def chosen_families(args: argparse.Namespace) -> tuple[str, ...]:
@@ -66,22 +66,24 @@ def chosen_families(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 async def measure(
-    server: Server, items: Sequence[Item], most_tokens: int | None = None
+    server: Server, items: Sequence[Item], modes: Mapping[str, str], most_tokens: int | None = None
 ) -> tuple[dict[str, Any], list[Outcome]]:
-    """The server's version, and every item's outcome in both modes; answers are `most_tokens` at most, if given."""
+    """The server's version, and every item's outcome in each of `modes` (name and kind); answers are `most_tokens` at
+    most, if given.
+    """
     version = await server.version()
-    jobs = (_ask(server, item, mode, most_tokens) for item in items for mode in MODES)
+    jobs = (_ask(server, item, mode, kind, most_tokens) for item in items for mode, kind in modes.items())
     return version, await together("asking", jobs)
 
 
-async def _ask(server: Server, item: Item, mode: str, most_tokens: int | None) -> Outcome:
+async def _ask(server: Server, item: Item, mode: str, kind: str, most_tokens: int | None) -> Outcome:
     """One question with the server's own sampling for the mode, and its own budgets where no other is given."""
     bound = {} if most_tokens is None else {"max_completion_tokens": most_tokens}
     reply = await server.ask(item.question.strip(), reasoning_mode=mode, return_token_ids=True, **bound)
-    if mode == "standard":
-        signs = confusion.standard_signs(item, reply.answer, await server.spelt_out(reply.token_ids))
+    if kind == "direct":
+        signs = confusion.direct_signs(item, reply.answer, await server.spelt_out(reply.token_ids))
     else:
-        signs = confusion.reasoning_signs(item, reply.reasoning, reply.reasoning_finish_reason)
+        signs = confusion.thinking_signs(item, reply.reasoning, reply.reasoning_finish_reason)
     return Outcome(
         family=item.family,
         mode=mode,
@@ -101,28 +103,30 @@ def _mean(outcomes: Sequence[Outcome], mode: str, family: str | None = None) -> 
     return round(sum(scores) / len(scores), 4)
 
 
-def summarize(names: Sequence[str], outcomes: Sequence[Outcome], *, level: int | None = None) -> dict[str, Any]:
+def summarize(
+    names: Sequence[str], outcomes: Sequence[Outcome], modes: Mapping[str, str], *, level: int | None = None
+) -> dict[str, Any]:
     """What was measured, with a sample of the outcomes, as a result holds it; `level` is the items' (families.draw)."""
     told = [asdict(outcome) for outcome in outcomes]
     kept = sampled(outcomes, lambda outcome: outcome.score == 1.0)
     return {
         "difficulty": {name: dict(FAMILIES[name].config_at(level)) for name in names},
-        "summary": {mode: _mean(outcomes, mode) for mode in MODES},
-        "families": {name: {mode: _mean(outcomes, mode, name) for mode in MODES} for name in names},
-        "confusion": {mode: confusion.shares(told, mode) for mode in MODES},
+        "summary": {mode: _mean(outcomes, mode) for mode in modes},
+        "families": {name: {mode: _mean(outcomes, mode, name) for mode in modes} for name in names},
+        "confusion": {mode: confusion.shares(told, mode, kind) for mode, kind in modes.items()},
         "asked": len(outcomes),
         "outcomes": [asdict(outcome) for outcome in kept],
     }
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table("family", *MODES, "gain", title="accuracy on held-out items")
+    modes = list(result["summary"])
+    table = Table("family", *modes, title="accuracy on held-out items")
     rows = [*result["families"].items(), ("all", result["summary"])]
     for name, accuracy in rows:
         if name == "all":
             table.add_section()
-        standard, reasoning = (accuracy[mode] * 100 for mode in MODES)
-        table.add_row(name, f"{standard:.1f} %", f"{reasoning:.1f} %", f"{reasoning - standard:+.1f}")
+        table.add_row(name, *(f"{accuracy[mode] * 100:.1f} %" for mode in modes))
     table.add_section()
-    table.add_row("like the other mode", *(f"{result['confusion'][mode]['any'] * 100:.1f} %" for mode in MODES), "")
+    table.add_row("like the other kind", *(f"{result['confusion'][mode]['any'] * 100:.1f} %" for mode in modes))
     return table

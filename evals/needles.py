@@ -22,7 +22,6 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 ANSWER_TOKENS = 64
 AT_ONCE = 8
 _MOST_DEPTHS = 11
-_MODE = "standard"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ async def measure(
         longest = max(lengths, default=LENGTHS[0])
         raise UsageError(f"--lengths: {longest} tokens are more than the server's context of {context}")
     placed = plan(families, lengths, items, seed)
-    asked = (_ask(server, needle, length) for needle, length in placed)
+    mode = await server.mode_of_kind("direct")
+    asked = (_ask(server, needle, length, mode) for needle, length in placed)
     return await server.version(), await together("asking", asked)
 
 
@@ -107,15 +107,15 @@ def plan(families: Sequence[str], lengths: Sequence[int], items: int, seed: int)
     return needles
 
 
-async def _ask(server: Server, needle: Needle, length: int) -> Outcome:
+async def _ask(server: Server, needle: Needle, length: int, mode: str) -> Outcome:
     sizing = Sizing(length - ANSWER_TOKENS)
     try:
         while (sentences := sizing.next) is not None:
-            sizing.tell(await server.count_tokens(needle.prompt(sentences), _MODE))
+            sizing.tell(await server.count_tokens(needle.prompt(sentences), mode))
     except ValueError as error:
         raise UsageError(f"--lengths: {length} tokens are too few: {error}") from error
     prompt = needle.prompt(sizing.best)
-    reply = await server.ask(prompt, reasoning_mode=_MODE, max_tokens=ANSWER_TOKENS)
+    reply = await server.ask(prompt, reasoning_mode=mode, max_tokens=ANSWER_TOKENS)
     return Outcome(
         family=needle.family,
         length=length,

@@ -20,7 +20,6 @@ from evals.asking import Server, result_head, sampled, together, with_server, wr
 from server.cli_errors import UsageError
 from tasks import conversation, records, tool_use
 
-MODES = ("standard", "reasoning")
 AT_ONCE = 32
 MOST_TOKENS = 512  # several times what a right answer takes; one that repeats itself is wrong soon
 
@@ -117,19 +116,22 @@ async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) 
     """The result of `twogear eval tools` with so many requests of these kinds."""
     rng = random.Random(seed)
     requests = [KINDS[names[index % len(names)]](rng) for index in range(items)]
-    version, outcomes = await _measure(server, requests)
+    modes = list(await server.modes())
+    version, outcomes = await _measure(server, requests, modes)
     return {
         **result_head("tools", f"--items {items} --seed {seed} --families {','.join(names)}", version),
-        "summary": {mode: _share(outcomes, mode) for mode in MODES},
-        "kinds": {name: {mode: _share(outcomes, mode, name) for mode in MODES} for name in names},
+        "summary": {mode: _share(outcomes, mode) for mode in modes},
+        "kinds": {name: {mode: _share(outcomes, mode, name) for mode in modes} for name in names},
         "asked": len(outcomes),
         "outcomes": [asdict(outcome) for outcome in sampled(outcomes, lambda outcome: outcome.is_right)],
     }
 
 
-async def _measure(server: Server, requests: Sequence[Request]) -> tuple[dict[str, Any], list[Outcome]]:
+async def _measure(
+    server: Server, requests: Sequence[Request], modes: Sequence[str]
+) -> tuple[dict[str, Any], list[Outcome]]:
     version = await server.version()
-    return version, await together("asking", (_ask(server, request, mode) for request in requests for mode in MODES))
+    return version, await together("asking", (_ask(server, request, mode) for request in requests for mode in modes))
 
 
 async def _ask(server: Server, request: Request, mode: str) -> Outcome:
@@ -165,9 +167,10 @@ def _share(outcomes: Sequence[Outcome], mode: str, kind: str | None = None) -> f
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table("kind", *MODES, title="right on held-out requests")
+    modes = list(result["summary"])
+    table = Table("kind", *modes, title="right on held-out requests")
     for name, shares in [*result["kinds"].items(), ("all", result["summary"])]:
         if name == "all":
             table.add_section()
-        table.add_row(name, *(f"{shares[mode]:.1%}" for mode in MODES))
+        table.add_row(name, *(f"{shares[mode]:.1%}" for mode in modes))
     return table

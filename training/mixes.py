@@ -23,6 +23,7 @@ from evals import modes as eval_modes
 from evals.asking import MOST_KEPT, sampled
 from tasks.families import Item, held_out_items
 from training import stages, tokenizer
+from training.modes import STYLES
 from training.recipe import Mix, Recipe, SftStage, load
 from training.served import ServedCheckpoint
 from training.trainer import Trainer
@@ -106,8 +107,10 @@ def _trained(run: Path) -> dict[str, Any]:
 async def _ask(checkpoint: Path, items: Sequence[Item], mix: Mix) -> dict[str, Any]:
     """A finished checkpoint in both modes, by the server."""
     async with ServedCheckpoint(checkpoint) as served:
-        version, outcomes = await eval_modes.measure(await served.now(eval_modes.AT_ONCE), items, _MOST_TOKENS)
-    return {"server": version, **eval_modes.summarize(tuple(mix.families), outcomes, level=mix.hardest)}
+        server = await served.now(eval_modes.AT_ONCE)
+        modes = await server.modes()
+        version, outcomes = await eval_modes.measure(server, items, modes, _MOST_TOKENS)
+    return {"server": version, **eval_modes.summarize(tuple(mix.families), outcomes, modes, level=mix.hardest)}
 
 
 def _sampled(model: dict[str, Any], most: int) -> list[dict[str, Any]]:
@@ -117,11 +120,11 @@ def _sampled(model: dict[str, Any], most: int) -> list[dict[str, Any]]:
 
 
 def _table(models: Sequence[dict[str, Any]]) -> Table:
-    columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in eval_modes.MODES]
+    columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in STYLES]
     table = Table("seed", "reasoning : standard", *columns, title="mixes")
     for model in models:
-        confused = [model["confusion"][mode]["any"] for mode in eval_modes.MODES]
-        shares = [*(model["summary"][mode] for mode in eval_modes.MODES), *confused]
+        confused = [model["confusion"][mode]["any"] for mode in STYLES]
+        shares = [*(model["summary"][mode] for mode in STYLES), *confused]
         table.add_row(str(model["seed"]), f"{model['ratio']:g} : 1", *(f"{share:.1%}" for share in shares))
     return table
 

@@ -26,7 +26,7 @@ ITEM = Item("chain_sum", "What is 47 - 14?", "33", "47-14:7-4-0=03,4-1-0=03>33",
     ],
 )
 def test_standard_mode_that_thinks(answer: str, generated: str, signs: list[str]) -> None:
-    assert confusion.standard_signs(ITEM, answer, generated) == signs
+    assert confusion.direct_signs(ITEM, answer, generated) == signs
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_standard_mode_that_thinks(answer: str, generated: str, signs: list[str]
     ],
 )
 def test_reasoning_mode_that_does_not(thought: str, finish_reason: str | None, signs: list[str]) -> None:
-    assert confusion.reasoning_signs(ITEM, thought, finish_reason) == signs
+    assert confusion.thinking_signs(ITEM, thought, finish_reason) == signs
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_right_behaviour_has_no_signs(name: str) -> None:
     for item in held_out_items((name,), 30, 1):
-        assert confusion.standard_signs(item, item.answer, item.answer) == [], item
-        assert confusion.reasoning_signs(item, item.trace, "natural") == [], item
-        assert "long" in confusion.standard_signs(item, item.trace, item.trace), item
-        assert confusion.reasoning_signs(item, item.answer, "natural") == ["short"], item
+        assert confusion.direct_signs(item, item.answer, item.answer) == [], item
+        assert confusion.thinking_signs(item, item.trace, "natural") == [], item
+        assert "long" in confusion.direct_signs(item, item.trace, item.trace), item
+        assert confusion.thinking_signs(item, item.answer, "natural") == ["short"], item
 
 
 async def test_a_server_whose_modes_are_swapped_is_all_confusion() -> None:
@@ -69,8 +69,10 @@ async def test_a_server_whose_modes_are_swapped_is_all_confusion() -> None:
             yield from writes(f"{item.answer}</think>{item.answer}")
 
     async with server_of(swapped) as (server, _):
-        _, outcomes = await eval_modes.measure(server, items)
-    found = eval_modes.summarize(("chain_sum",), outcomes)
+        modes = await server.modes()
+        _, outcomes = await eval_modes.measure(server, items, modes)
+    found = eval_modes.summarize(("chain_sum",), outcomes, modes)
+    assert modes == {"standard": "direct", "reasoning": "thinking"}
     assert found["confusion"]["standard"] == {"any": 1.0, "tag": 0.0, "trace": 1.0, "long": 1.0}
     assert found["confusion"]["reasoning"] == {"any": 1.0, "empty": 0.0, "short": 1.0, "unclosed": 0.0}
     assert found["summary"]["reasoning"] == 1.0
@@ -87,8 +89,9 @@ async def test_tags_that_nobody_is_shown_and_thoughts_without_end_are_seen() -> 
             yield from FMT.encode_text("1+1 ")
 
     async with server_of(thinks) as (server, _):
-        _, outcomes = await eval_modes.measure(server, items, most_tokens=256)
-    standard, reasoning = ([o for o in outcomes if o.mode == mode] for mode in eval_modes.MODES)
+        modes = await server.modes()
+        _, outcomes = await eval_modes.measure(server, items, modes, most_tokens=256)
+    standard, reasoning = ([o for o in outcomes if o.mode == mode] for mode in modes)
     assert all("tag" in outcome.confusion and "<think>" not in outcome.answer for outcome in standard)
     assert [outcome.confusion for outcome in reasoning] == [["unclosed"]] * 2
     assert all(outcome.completion_tokens == 256 for outcome in outcomes)
