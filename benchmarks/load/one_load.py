@@ -25,6 +25,9 @@ _OF_PEERS = frozenset({"chat_template_kwargs", *SAMPLING[True]})
 
 def run(args: argparse.Namespace) -> int:
     """Applies the load and prints the figures. Raises UsageError."""
+    requests_in_all = args.requests or args.streams
+    if min(args.streams, args.prompt_tokens, args.output_tokens, requests_in_all) < 1:
+        raise UsageError("--streams, --requests, --prompt-tokens and --output-tokens must be at least 1")
     listed = _models(args.url)
     mode = _kind_of_load(args.mode, listed)
     load = Load(
@@ -32,12 +35,10 @@ def run(args: argparse.Namespace) -> int:
         mode=mode,
         prompt_tokens=args.prompt_tokens,
         output_tokens=args.output_tokens,
-        requests=args.requests or args.streams,
+        requests=requests_in_all,
         limit=_LIMIT_SECONDS,
         warm_up=0,
     )
-    if min(load.streams, load.prompt_tokens, load.output_tokens, load.requests) < 1:
-        raise UsageError("--streams, --requests, --prompt-tokens and --output-tokens must be at least 1")
     folder = args.model or checkpoint("embedded")
     if not (folder / "tokenizer.json").exists():
         raise UsageError(f"{folder} holds no tokenizer.json, by which prompts are measured")
