@@ -13,8 +13,8 @@ from tasks.families import Item
 SIGNS = {"direct": ("tag", "trace", "long"), "thinking": ("empty", "short", "unclosed")}
 """By kind of mode. A direct mode that thinks: a think tag among its tokens, a line of the item's trace in the answer,
 or an answer nearer to the trace's length than to the right answer's. A thinking mode that does not: an empty thought,
-one nearer to the answer's length than to the trace's by their ratios (a trace with a step left out is none), or one that
-the model did not close by itself.
+one nearer to the answer's length than to the trace's by their ratios (a trace with a step left out is none), or one
+that the model did not close by itself.
 """
 _TAGS = ("<think>", "</think>")
 
