@@ -100,8 +100,8 @@ def _products(weight: torch.Tensor, copies: int) -> dict[str, list[Product]]:
     """By whose they are, `copies` products with weights of their own."""
     from vllm import _custom_ops as vllm_ops  # noqa: PLC0415 - seconds that --help need not wait
 
-    from model_impl.native import load  # noqa: PLC0415
-    from model_impl.packed import PackedProduct  # noqa: PLC0415
+    from model_impl.cpu.native import load  # noqa: PLC0415
+    from model_impl.cpu.packed import PackedProduct  # noqa: PLC0415
 
     library = load()
 

@@ -28,7 +28,7 @@ class Closing(NamedTuple):
 
     last_words: list[int]
     tag: list[int]
-    gap: list[int]
+    separator: list[int]
 
 
 class ChatFormat:
@@ -164,7 +164,7 @@ class ChatFormat:
     def close_thinking(self, wrap_up: str = "") -> list[int]:
         r"""The ids that end an open think block as the model itself would: `wrap_up` + `\n</think>\n\n`."""
         closing = self.closing(wrap_up)
-        return [*closing.last_words, *closing.tag, *closing.gap]
+        return [*closing.last_words, *closing.tag, *closing.separator]
 
     def closing(self, wrap_up: str = "") -> Closing:
         """The same in its parts."""

@@ -17,7 +17,7 @@ from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults, use_environment
 from engine.messages import Failed, Loading
 from engine.transport import Connection
-from model_impl.native import compile_ahead
+from model_impl.cpu.native import compile_ahead
 
 
 def main() -> int:
@@ -53,16 +53,15 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     # These import vLLM, which takes seconds and reads the environment.
     from engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
-    from engine.vllm_internals.page_counter import PageCounter  # noqa: PLC0415
+    from engine.vllm_internals.attach import attach, end_workers  # noqa: PLC0415
 
     engine = load_engine(model, options, defaults, report)
     gc.freeze()
     gc.enable()
-    pages = PageCounter(engine)
-    connection.send(describe(engine, pages))
-    EngineLoop(engine, pages, eos_token_ids(engine), connection).run()
-    if engine.vllm_config.parallel_config.world_size > 1:  # what is in this process ends with it, and at once
-        engine.engine_core.shutdown()
+    internals = attach(engine)
+    connection.send(describe(engine, internals))
+    EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
+    end_workers(engine)
 
 
 def _die_with_front_end(connection: Connection) -> None:

@@ -113,17 +113,17 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
         Choice(
             "--worker-cls",
             "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
-            "draws without a sort; vLLM's own ends the engine when one with a seed has a prompt of several chunks",
+            "draws without a sort; with vLLM's own, a seed and a prompt of several chunks end the engine",
         ),
         Choice(
             "--scheduler-cls",
-            "engine.vllm_internals.scheduler.BurstScheduler",
-            "where all requests only decode, and steps are short, several steps for each round of scheduling",
+            "engine.vllm_internals.scheduler.MultiStepScheduler",
+            "multi-step scheduling: several decode steps for one round of scheduling, where steps are short",
         ),
         Choice(
-            "TWOGEAR_BURST_MS",
+            "TWOGEAR_MULTI_STEP_MS",
             "40",
-            "how long those may take, in milliseconds: as long may a new request wait for them; 0 for single steps",
+            "how many milliseconds they may take, which is how long a new request may wait; 0 for single steps",
         ),
         Choice(
             "--kv-cache-memory-bytes",

@@ -25,7 +25,8 @@ from vllm.v1.executor import Executor
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import Choice
 from engine.messages import PROTOCOL_VERSION, Ready
-from engine.vllm_internals.page_counter import PageCounter
+from engine.vllm_internals.attach import Internals
+from engine.vllm_internals.contract import possible
 
 _LONGEST_REASON = 500
 """Characters; the log has the rest."""
@@ -53,7 +54,7 @@ def load_engine(model: str, options: Sequence[str], defaults: Sequence[Choice], 
 
 def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report) -> LLMEngine:
     report("reading the configuration", _READ_CONFIG)
-    arguments = _parse(model, options, defaults)
+    arguments = _parse(model, options, possible(defaults))
     cast("Callable[[], None]", load_general_plugins)()
     _import_model_class(model)
     config = EngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -72,7 +73,7 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     return engine
 
 
-def describe(engine: LLMEngine, pages: PageCounter) -> Ready:
+def describe(engine: LLMEngine, internals: Internals) -> Ready:
     """What the front end must know about a loaded engine."""
     model_config = engine.vllm_config.model_config
     model_class, _ = model_config.registry.resolve_model_cls(model_config.architectures, model_config=model_config)
@@ -82,7 +83,8 @@ def describe(engine: LLMEngine, pages: PageCounter) -> Ready:
         model_class=f"{model_class.__module__}.{model_class.__qualname__}",
         max_context=model_config.max_model_len,
         eos_token_ids=eos_token_ids(engine),
-        page_groups=pages.count(),
+        page_groups=internals.pages.count(),
+        fast_paths=internals.fast_paths,
     )
 
 

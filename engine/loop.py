@@ -1,6 +1,6 @@
 """The engine's life once it is loaded: drain the inbox, step, send what the step produced.
 
-Knows vLLM's request interface and the messages; the socket is `transport`'s, vLLM's inside is `pages`'.
+Knows vLLM's request interface and the messages; the socket is `transport`'s, vLLM's inside that of `vllm_internals`.
 """
 
 import math
@@ -31,10 +31,9 @@ from engine.messages import (
     TokenLogprob,
 )
 from engine.sampling import SAMPLING_FIELDS
+from engine.token_budget import TokenBudget
 from engine.transport import Connection
-from engine.vllm_internals.continuation import Extender
-from engine.vllm_internals.page_counter import PageCounter
-from engine.watching import Watch
+from engine.vllm_internals.attach import Internals, Pages
 
 _STATS_INTERVAL = 0.25
 _STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
@@ -46,17 +45,17 @@ class EngineLoop:
     """Serves one connection until it is told to stop."""
 
     def __init__(
-        self, engine: LLMEngine, pages: PageCounter, eos_token_ids: tuple[int, ...], connection: Connection
+        self, engine: LLMEngine, internals: Internals, eos_token_ids: tuple[int, ...], connection: Connection
     ) -> None:
         self._engine = engine
-        self._pages = pages
+        self._pages = internals.pages
         self._eos_token_ids = eos_token_ids
         self._connection = connection
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
-        self._watches: dict[str, Watch] = {}
-        self._extender = Extender(engine)
-        self._stats = _StatsSender(pages, connection)
+        self._budgets: dict[str, TokenBudget] = {}  # of requests with a second part
+        self._extender = internals.extender
+        self._stats = _StatsSender(self._pages, connection)
 
     def run(self) -> None:
         """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
@@ -76,7 +75,7 @@ class EngineLoop:
                 self._add(message)
             case Abort(request_id):
                 if self._fresh.pop(request_id, None) is not None:
-                    self._watches.pop(request_id, None)
+                    self._budgets.pop(request_id, None)
                     self._engine.abort_request([request_id])
                     self._stats.changed()
             case Reload(folder):
@@ -113,13 +112,13 @@ class EngineLoop:
         else:
             self._fresh[request.request_id] = True
             if request.then is not None:
-                self._watches[request.request_id] = Watch(request, request.then, own_id, arrived)
+                self._budgets[request.request_id] = TokenBudget(request, request.then, own_id, arrived)
 
     def _check(self, request: Generate) -> None:
         """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
         if request.request_id in self._fresh:
             raise ValueError(f"request id {request.request_id} is already running")
-        ids = request.prompt_ids if request.then is None else [*request.prompt_ids, *request.then.said]
+        ids = request.prompt_ids if request.then is None else [*request.prompt_ids, *request.then.forced_token_ids]
         if ids and not (min(ids) >= 0 and max(ids) < self._vocabulary):
             raise ValueError(f"the prompt holds a token id outside the vocabulary of {self._vocabulary}")
         bias = request.sampling.logit_bias or {}
@@ -139,21 +138,21 @@ class EngineLoop:
             self._connection.send(Step(deltas))
             for delta in deltas:
                 if delta.goes_on:
-                    self._go_on(delta.request_id)
+                    self._begin_second_part(delta.request_id)
         self._stats.changed()
 
-    def _go_on(self, request_id: str) -> None:
-        """Has the generation's place taken by what was said to follow it; its pages are kept, or found in the cache."""
-        watch = self._watches.pop(request_id)
-        if self._extender.extend(watch.own_id, watch.request.sampling, watch.then):
+    def _begin_second_part(self, request_id: str) -> None:
+        """The first part's pages are kept, or found in the prefix cache."""
+        budget = self._budgets.pop(request_id)
+        if self._extender.extend(budget.own_id, budget.request.sampling, budget.then):
             return
         self._forget(request_id)
         self._engine.abort_request([request_id])
-        self._add(watch.following(), watch.arrived)
+        self._add(budget.second_part(), budget.arrived)
 
     def _forget(self, request_id: str) -> None:
         self._fresh.pop(request_id, None)
-        self._watches.pop(request_id, None)
+        self._budgets.pop(request_id, None)
 
     def _delta(self, output: RequestOutput) -> Delta:
         request_id = output.request_id
@@ -162,8 +161,8 @@ class EngineLoop:
         logprobs = _logprobs(completion)
         finish = completion.finish_reason
         goes_on = False
-        if request_id in self._watches:
-            kept = self._watches[request_id].feed(token_ids[:-1] if finish == "stop" else token_ids)
+        if request_id in self._budgets:
+            kept = self._budgets[request_id].feed(token_ids[:-1] if finish == "stop" else token_ids)
             if kept is not None:
                 token_ids, logprobs = token_ids[:kept], None if logprobs is None else logprobs[:kept]
                 finish, goes_on = None, True
@@ -213,7 +212,7 @@ def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogpro
 class _StatsSender:
     """Sends Stats after a change, not more often than a few times a second."""
 
-    def __init__(self, pages: PageCounter, connection: Connection) -> None:
+    def __init__(self, pages: Pages, connection: Connection) -> None:
         self._pages = pages
         self._connection = connection
         self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None

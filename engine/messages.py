@@ -35,18 +35,21 @@ class Sampling(TokenSampling, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Continuation(msgspec.Struct, frozen=True):
-    """What takes a generation's place as soon as it has drawn more than `after` tokens, if `unless` is not among the
-    first `after` + 1: of what was drawn, `after` tokens stay, `said` follows them, and `sampling` draws the rest.
+    """The second part of a generation, which begins when the first part has spent its tokens.
+
+    The first part may draw `after_tokens` tokens. If it draws one more, that token is dropped, `forced_token_ids` are
+    appended to the others, and `sampling` draws the rest. If `unless_token_id` is drawn before that happens, or as the
+    token too many, there is no second part.
     """
 
-    after: int
-    unless: int
-    said: tuple[int, ...]
+    after_tokens: int
+    unless_token_id: int
+    forced_token_ids: tuple[int, ...]
     sampling: Sampling
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Start one generation. `priority`: lower runs first. `then`: what the engine goes on to by itself."""
+    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself."""
 
     request_id: str
     prompt_ids: list[int]
@@ -88,8 +91,24 @@ class PageGroup(msgspec.Struct, frozen=True):
     free: int
 
 
+class FastPathStatus(msgspec.Struct, frozen=True):
+    """Whether the engine takes one of our faster ways through vLLM, and why or why not.
+
+    `unexpected`: it is off because vLLM has changed, not by anyone's choice. The names are those of
+    `engine/vllm_internals/README.md`.
+    """
+
+    name: str
+    on: bool
+    reason: str
+    unexpected: bool = False
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine takes requests. `max_context` in tokens (prompt and generated together)."""
+    """The engine takes requests. `max_context` in tokens (prompt and generated together).
+
+    `page_groups` is empty where pages cannot be counted.
+    """
 
     protocol: int
     engine_version: str
@@ -97,6 +116,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     max_context: int
     eos_token_ids: tuple[int, ...]
     page_groups: tuple[PageGroup, ...]
+    fast_paths: tuple[FastPathStatus, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -112,12 +132,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """New tokens of one generation.
 
-    `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta, but with none after `goes_on`
-    where the pages were kept. `finish` is None while the
+    `cached_tokens` (prompt tokens found in the prefix cache) comes with the first delta. `finish` is None while the
     generation runs. A stop token is the last of `token_ids` and is named again in `stop_token_id`. `logprobs`, where
-    they were asked for, has one entry for each of `token_ids`; `prompt_logprobs`, with the first delta, one for each
-    of the prompt's, None for the first. `goes_on`: this delta's last token is the one that `Continuation.after` does
-    not allow any more, and the next delta is the first of what takes the generation's place, under the same id.
+    they were asked for, has one entry for each of `token_ids`. `prompt_logprobs` comes with the first delta: one entry
+    for each of the prompt's tokens, None for the first.
+
+    `goes_on`: the generation has a Continuation, and this delta ends the first part. Its last token is the one beyond
+    `after_tokens`. The next delta is the first of the second part, under the same id; it has `cached_tokens` again,
+    unless the pages were kept.
     """
 
     request_id: str

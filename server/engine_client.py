@@ -279,6 +279,9 @@ class ProcessEngineClient:
             self._ended.set()
             return
         self._ready = message
+        for path in message.fast_paths:
+            level = logging.WARNING if path.unexpected else logging.INFO
+            logger.log(level, "%s: %s (%s)", path.name, "on" if path.on else "off", path.reason)
         self._ready_since = time.monotonic()
         self._set_status(EngineStatus("ready", message.model_class, 1.0))
 

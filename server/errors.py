@@ -1,4 +1,4 @@
-"""The errors that clients see, in OpenAI's shape, and the handlers that give every failure this shape.
+"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
@@ -10,14 +10,7 @@ ApiError
 └── UnavailableError       503, with Retry-After
 """
 
-import logging
 from http import HTTPStatus
-
-import orjson
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-
-logger = logging.getLogger(__name__)
 
 JsonObject = dict[str, object]
 
@@ -40,11 +33,6 @@ class ApiError(Exception):
     def body(self) -> JsonObject:
         """The JSON that the client gets, as a response or as an event of a stream."""
         return error_body(self.message, self.kind, self.param, self.code)
-
-    def response(self) -> Response:
-        """The whole HTTP response."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return json_response(self.body(), self.status, headers)
 
 
 class BadRequestError(ApiError):
@@ -74,10 +62,10 @@ class UnknownModelError(ApiError):
     status = HTTPStatus.NOT_FOUND
     kind = "invalid_request_error"
 
-    def __init__(self, name: str, served: str) -> None:
+    def __init__(self, name: str, served: str, param: str = "model") -> None:
         super().__init__(
             f"The model {name!r} does not exist here; this server has {served!r}.",
-            param="model",
+            param=param,
             code="model_not_found",
         )
 
@@ -122,38 +110,3 @@ class UnavailableError(ApiError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response, serialised once."""
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Gives every error of `app` OpenAI's shape: our own, the router's (404, 405) and unforeseen ones."""
-    app.add_exception_handler(ApiError, _own)
-    app.add_exception_handler(HTTPException, _of_router)
-    app.add_exception_handler(Exception, _unforeseen)
-
-
-async def _own(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response()
-
-
-async def _of_router(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path} here; /docs lists what there is."
-    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        message = f"{request.url.path} does not take {request.method}."
-    else:
-        message = str(error.detail)
-    headers = dict(error.headers) if error.headers else {}
-    return json_response(error_body(message, "invalid_request_error"), error.status_code, headers)
-
-
-async def _unforeseen(_request: Request, error: Exception) -> Response:
-    logger.error("a request failed unexpectedly", exc_info=error)
-    message = "The server failed on this request; its log says why."
-    return json_response(error_body(message, "server_error"), HTTPStatus.INTERNAL_SERVER_ERROR)

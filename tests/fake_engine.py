@@ -88,9 +88,10 @@ class FakeEngine:
         sizes = cycle(self.chunks)
         then = request.then
         written = ids if stop_token_id is None else ids[:-1]
-        if then is not None and len(written) > then.after and then.unless not in ids[: then.after + 1]:
-            yield from self._parts(request, ids[: then.after + 1], sizes, goes_on=True)
-            prompt_ids = [*request.prompt_ids, *ids[: then.after], *then.said]
+        first = ids if then is None else ids[: then.after_tokens + 1]
+        if then is not None and len(written) > then.after_tokens and then.unless_token_id not in first:
+            yield from self._parts(request, first, sizes, goes_on=True)
+            prompt_ids = [*request.prompt_ids, *ids[: then.after_tokens], *then.forced_token_ids]
             following = Generate(request.request_id, prompt_ids, then.sampling, request.priority)
             self.seen.append(following)
             yield from self._deltas(following)

@@ -1,9 +1,9 @@
 """vLLM's engine as our server runs it, without a server: `python -m benchmarks.load.bare_engine`, a Job on stdin.
 
-The same defaults, model class, sampling and loop as the engine process (`engine/`), with requests handed over in
-this process all at once: token ids only. What a server reaches of this is what HTTP, text and the way between two
-processes leave of it. The loads of a job are lists of requests (`prompt_ids`, `sampling`); what a load has under
-`warm_up` runs before it and is thrown away. Writes the seconds and output tokens of each to stdout.
+It has the same defaults, model class, sampling and loop as the engine process (`engine/`). All requests are handed over
+at once, in this process, as token ids. The difference to a server is the cost of HTTP, of text, and of the way between
+two processes. The loads of a job are lists of requests (`prompt_ids`, `sampling`). The requests under `warm_up` run
+before a load and are not measured. Writes the seconds and output tokens of each load to stdout.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Handover:
-    """In the place of the connection to a front end: gives all requests at once, and Shutdown when all are done."""
+    """Replaces the connection to a front end: hands over all requests at once, and Shutdown when all are done."""
 
     def __init__(self, requests: Sequence[Generate]) -> None:
         self._waiting: list[ToEngine] = list(requests)
@@ -66,7 +66,7 @@ def main() -> None:
 def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
     from engine.loading import eos_token_ids  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
-    from engine.vllm_internals.page_counter import PageCounter  # noqa: PLC0415
+    from engine.vllm_internals.attach import attach  # noqa: PLC0415
 
     requests = [
         Generate(f"bare-{number}", request["prompt_ids"], Sampling(**request["sampling"]))
@@ -74,7 +74,7 @@ def _run(engine: Any, load: Sequence[dict[str, Any]]) -> dict[str, float]:
     ]
     handover = _Handover(requests)
     started = time.perf_counter()
-    EngineLoop(engine, PageCounter(engine), eos_token_ids(engine), cast("Connection", handover)).run()
+    EngineLoop(engine, attach(engine), eos_token_ids(engine), cast("Connection", handover)).run()
     return {"seconds": time.perf_counter() - started, "tokens": handover.tokens}
 
 

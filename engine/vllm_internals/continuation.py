@@ -1,34 +1,32 @@
-"""Lets a running request of vLLM go on from a point where something is said for it, its pages kept.
+"""Lets a running request of vLLM go on behind tokens that were not drawn by it, its pages kept.
 
 A request that is ended and added again finds its full pages in the prefix cache, but computes the rest of the last one
 again, is checked, hashed and looked up anew: with 16 requests at once on two cores, a third of a step for all of them
-each time. vLLM's own streaming input (`resumable` requests) keeps the pages; what it does to a request between two
-inputs is done here, where what follows the first part is not known before (it may end by itself). Beside `pages` the
-only file that reaches inside vLLM's running engine; `tests/engine/test_continuation.py` fails when an upgrade moves
-what it needs, and holds both ways to the same tokens.
+each time. vLLM's own streaming input (`resumable` requests) keeps the pages. It does not fit as it is, since whether
+there is a second part is not known beforehand: the first may end by itself. So what vLLM does to a request between two
+inputs is done here.
 """
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from engine.messages import Continuation, Sampling
 
 
 class Extender:
-    """Extends requests of one engine, where it can."""
+    """Extends requests of one engine, where it can. `core`: its EngineCore, in this process."""
 
-    def __init__(self, engine: LLMEngine) -> None:
-        core = cast("Any", engine.engine_core).engine_core  # InprocClient → EngineCore
+    def __init__(self, core: Any) -> None:
+        self._core = core
         self._scheduler = core.scheduler
         manager = core.scheduler.kv_cache_manager
         self._pool = manager.block_pool
         self._page_sizes = [one.block_size for one in manager.coordinator.single_type_managers]
-        # Where steps are scheduled before the last one's tokens are known, a request is ahead of what we have seen.
-        self._runs_ahead = engine.vllm_config.scheduler_config.async_scheduling or core.batch_queue is not None
+        self.obstacle = self._obstacle()
+        """Why this engine's requests cannot be extended; None where they can."""
 
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:
         """Has vLLM's request of that id, drawn by `sampling`, go on as `then` says in the next step.
@@ -37,22 +35,27 @@ class Extender:
         grammar or number of log-probabilities for a request that runs.
         """
         request = self._scheduler.requests.get(request_id)
-        if request is None or self._runs_ahead or not _is_alike(sampling, then.sampling):
+        if request is None or self.obstacle is not None or not _is_alike(sampling, then.sampling):
             return False
         is_where_it_was_seen = (
             request.status == RequestStatus.RUNNING
-            and request.num_output_tokens > then.after
+            and request.num_output_tokens > then.after_tokens
             and request.num_computed_tokens == request.num_tokens - 1
         )
-        if not is_where_it_was_seen or not self._has_room(len(then.said)):
+        if not is_where_it_was_seen or not self._has_room(len(then.forced_token_ids)):
             return False
-        # What a burst drew beyond is dropped with the token in whose place `said` comes. No page of it is in the prefix
-        # cache yet: pages go there when the next step is scheduled.
-        request.num_computed_tokens = request.num_prompt_tokens + then.after
+        # What several steps at once drew beyond is dropped, together with the token too many. No page of it is in the
+        # prefix cache yet: pages go there when the next step is scheduled.
+        request.num_computed_tokens = request.num_prompt_tokens + then.after_tokens
         self._scheduler.running.remove(request)
         self._scheduler._update_request_as_session(request, _update(request, then))
         self._scheduler._enqueue_waiting_request(request)
         return True
+
+    def _obstacle(self) -> str | None:
+        if self._scheduler.scheduler_config.async_scheduling or self._core.batch_queue is not None:
+            return "steps are scheduled before the last one's tokens are known"
+        return None
 
     def _has_room(self, tokens: int) -> bool:
         """Whether there are pages for it if all requests were extended at once: those that wait keep what they hold, so
@@ -69,13 +72,13 @@ def _is_alike(first: Sampling, second: Sampling) -> bool:
 
 
 def _update(request: Request, then: Continuation) -> StreamingUpdate:
-    """Takes `said` in the place of the last token; the request keeps its place in the queue."""
+    """The forced tokens in the place of the last one drawn; the request keeps its place in the queue."""
     params = copy.copy(request.sampling_params)
     assert params is not None
     params.max_tokens, params.min_tokens = then.sampling.max_tokens, then.sampling.min_tokens
     return StreamingUpdate(
         mm_features=None,
-        prompt_token_ids=list(then.said),
+        prompt_token_ids=list(then.forced_token_ids),
         max_tokens=then.sampling.max_tokens,
         arrival_time=request.arrival_time,
         sampling_params=params,

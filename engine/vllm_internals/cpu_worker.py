@@ -1,71 +1,86 @@
-"""vLLM's CPU worker with our sampler and bursts of steps, mended where a request with a seed would end the engine.
+"""vLLM's CPU worker with our sampler, our model runner and a KV cache that takes memory as it fills.
 
-vLLM 0.32's runner also draws for rows whose prompt is not yet complete and takes the draw back with
-`generator.set_offset`, which torch's CPU generators do not have (RuntimeError: CPU Generator does not use offset).
-Here such a draw is taken back by restoring the generator's state. Reloaded weights reach a tied output head too. Chosen
+Each of these is taken only where vLLM has what it needs (`contract.py`); `fast_paths` says what became of each. Chosen
 with the engine option `--worker-cls`.
 """
 
-from collections.abc import Iterator
+import importlib
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-import torch
-from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from engine.vllm_internals.model_runner import BurstCPUModelRunner
-from engine.vllm_internals.sampler import TwogearSampler
-from model_impl.untouched_zeros import UntouchedZeros
+from engine.vllm_internals.contract import CPU_RUNNER, DEMAND_ZERO, MULTI_STEP, SAMPLER, SEEDS, TIED_HEADS
+from model_impl import cpu
+from model_impl.cpu.demand_zero import SMALLEST, DemandZero
+from model_impl.private_names import FastPath, Verdict, verdict_of_names
 
-
-class SeededCPUModelRunner(BurstCPUModelRunner):
-    """Leaves the generators of incomplete prompts as they were before the draw that is thrown away."""
-
-    def _incomplete(self) -> Iterator[tuple[int, torch.Generator]]:
-        rows = np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0]
-        generators = self.input_batch.generators
-        return ((row, generators[row]) for row in map(int, rows) if row in generators)
-
-    def _sample(self, *args: Any, **kwargs: Any) -> Any:
-        before = [(generator, generator.get_state()) for _, generator in self._incomplete()]
-        output = super()._sample(*args, **kwargs)
-        for generator, state in before:
-            generator.set_state(state)
-        return output
-
-    def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
-        generators = self.input_batch.generators
-        held = dict(self._incomplete())
-        for row in held:
-            del generators[row]
-        try:
-            return super()._bookkeeping_sync(*args, **kwargs)
-        finally:
-            generators.update(held)
+_RUNNER_PARTS = {
+    SEEDS.name: ("engine.vllm_internals.seeded_runner", "SeededRunner"),
+    MULTI_STEP.name: ("engine.vllm_internals.model_runner", "MultiStepCPUModelRunner"),
+}
+"""By path: module and class, which is imported where the path is taken."""
 
 
 class TwogearCPUWorker(CPUWorker):
-    """vLLM's worker with that runner and our sampler, in each process of a parallel model."""
+    """vLLM's worker, in each process of a parallel model."""
 
     def init_device(self) -> None:
         """Makes the runner; vLLM offers no way to name its class and its sampler's, so finished ones are given ours."""
+        cpu.forget_verdicts()
         super().init_device()  # type: ignore[no-untyped-call]
-        if type(self.model_runner) is CPUModelRunner:
-            self.model_runner.__class__ = SeededCPUModelRunner
-            TwogearSampler.take_over(self.model_runner.sampler)
+        self._zeros: DemandZero | None = None
+        self._taken = take_over(self.model_runner)
+
+    def fast_paths(self) -> dict[str, Verdict]:
+        """By name, what became of each path that a worker takes."""
+        return self._taken | {DEMAND_ZERO.name: self._demand_zero(), TIED_HEADS.name: _verdict(TIED_HEADS)}
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
         """Where vLLM allocates; its own sleep mode, the other user of this, is not there for CPUs."""
         if tag == "kv_cache":
-            return UntouchedZeros()
+            self._zeros = DemandZero()
+            return self._zeros
         return super()._maybe_get_memory_pool_context(tag)
+
+    def _demand_zero(self) -> Verdict:
+        verdict = _verdict(DEMAND_ZERO)
+        if not verdict.on:
+            return verdict
+        if self._zeros is None:
+            return Verdict(False, "vLLM did not ask where to allocate the KV cache", unexpected=True)
+        if self._zeros.size == 0:
+            return Verdict(False, f"vLLM asked for no {SMALLEST >> 20} MiB of zeros in one piece", unexpected=True)
+        return verdict
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """Other weights; vLLM would go on with the old ones in an output head that is tied to the input embedding."""
         super().reload_weights(*args, **kwargs)
+        if not _verdict(TIED_HEADS).on:
+            return
+        embedding = importlib.import_module("vllm.model_executor.layers.vocab_parallel_embedding")
         head: Any = getattr(self.model_runner.get_model(), "lm_head", None)
-        if isinstance(method := getattr(head, "quant_method", None), UnquantizedEmbeddingMethod):
+        if isinstance(method := getattr(head, "quant_method", None), embedding.UnquantizedEmbeddingMethod):
             method.process_weights_after_loading(head)
+
+
+def take_over(runner: Any) -> dict[str, Verdict]:
+    """Gives a finished runner of vLLM's, and its sampler, our classes where they fit; says what became of each path."""
+    made = f"{type(runner).__module__}:{type(runner).__qualname__}"
+    if made != CPU_RUNNER:
+        other = Verdict(False, f"the worker has made a {made.replace(':', '.')}", unexpected=True)
+        return dict.fromkeys((SAMPLER.name, SEEDS.name, MULTI_STEP.name), other)
+    verdicts = {path.name: _verdict(path) for path in (SAMPLER, SEEDS, MULTI_STEP)}
+    parts = [
+        getattr(importlib.import_module(module), name)
+        for path, (module, name) in _RUNNER_PARTS.items()
+        if verdicts[path].on
+    ]
+    runner.__class__ = type("TwogearCPUModelRunner", (*parts, type(runner)), {"__module__": __name__})
+    if verdicts[SAMPLER.name].on:
+        importlib.import_module("engine.vllm_internals.sampler").TwogearSampler.take_over(runner.sampler)
+    return verdicts
+
+
+def _verdict(path: FastPath) -> Verdict:
+    return verdict_of_names(path) or Verdict(True, "vLLM has all that it needs")

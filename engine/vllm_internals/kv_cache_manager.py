@@ -57,6 +57,6 @@ class PageRoomManager(KVCacheManager):
         return super().pop_blocks_for_free(request)
 
     def _leave(self, request: Request) -> None:
-        """A burst may have filled a page since the last allocation: it is to be found by what follows, too."""
+        """Several steps may have filled a page since the last allocation: it is to be found by what follows, too."""
         if self._places.pop(request.request_id, None) is not None:
             self.cache_blocks(request, min(request.num_computed_tokens, request.num_tokens))

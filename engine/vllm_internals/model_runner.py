@@ -1,8 +1,8 @@
-"""Several decode steps in one go of the engine: what a step costs around the model is paid once for all of them.
+"""The runner's half of multi-step decoding: what a step costs around the model is paid once for several steps.
 
-`scheduler.py` schedules a burst as vLLM schedules a draft of unknown tokens (placeholders behind a request's next
-token, pages included), and vLLM's scheduler takes what comes back as a draft that was right in every token. Here the
-tokens are computed one after the other, each from the one before: the same that come out without bursts.
+`scheduler.py` schedules several steps as vLLM schedules a draft of unknown tokens: with placeholders behind a request's
+next token, their pages included. vLLM's scheduler takes what comes back as a draft that was right in every token. Here
+the tokens are computed one after the other, each from the one before: the same that come out of single steps.
 """
 
 from dataclasses import replace
@@ -26,10 +26,10 @@ class _Drawn(NamedTuple):
     logprobs: LogprobsLists | None
 
 
-class BurstCPUModelRunner(CPUModelRunner):
-    """Computes a burst: its first step is vLLM's, the others change what differs in the first one's inputs.
+class MultiStepCPUModelRunner(CPUModelRunner):
+    """Computes several steps: the first is vLLM's, the others change what differs in the first one's inputs.
 
-    A burst has the same number of steps for all rows, and none of them has a grammar: the scheduler sees to it. It ends
+    All rows have the same number of steps, and none of them has a grammar: the scheduler sees to it. The steps end
     early where every row has drawn a token that ends its request; to vLLM the rest are drafts that were rejected.
     """
 
@@ -40,7 +40,7 @@ class BurstCPUModelRunner(CPUModelRunner):
         return super()._model_forward(**inputs)
 
     def execute_model(self, scheduler_output: SchedulerOutput, intermediate_tensors: Any = None) -> Any:
-        """As vLLM's; the output itself where it was a burst, sampled already."""
+        """As vLLM's; where several steps were scheduled, their output, which is sampled already."""
         drafts = scheduler_output.scheduled_spec_decode_tokens
         if not drafts or self.speculative_config is not None:
             return super().execute_model(scheduler_output, intermediate_tensors)

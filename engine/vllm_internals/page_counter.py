@@ -1,16 +1,14 @@
 """What the front end is told of vLLM's scheduler and KV cache: requests running and waiting, pages per kind.
 
-Beside `extending` the only file that reaches inside vLLM's running engine. vLLM's own statistics know one number for
-the whole cache; how much of it sliding windows and global layers hold is visible only in the block pool and the
-managers per KV cache group: `tests/engine/test_pages.py` fails when an upgrade moves them. Works with every executor,
-since the scheduler lives in this process whatever the workers do.
+vLLM's own statistics know one number for the whole cache. How much of it sliding windows and global layers hold is
+visible only in the block pool and the managers per KV cache group. Works with every executor, since the scheduler lives
+in this process whatever the workers do.
 """
 
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 from vllm.v1.core.kv_cache_utils import get_group_id
-from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.kv_cache_interface import get_kv_cache_spec_sliding_window
 
 from engine.messages import PageGroup
@@ -19,10 +17,12 @@ SLIDING, GLOBAL = "sliding", "global"
 
 
 class PageCounter:
-    """Counts on demand; a count walks the block pool once (about 4 ms for 65,536 pages)."""
+    """Counts on demand; a count walks the block pool once (about 4 ms for 65,536 pages).
 
-    def __init__(self, engine: LLMEngine) -> None:
-        core = cast("Any", engine.engine_core).engine_core  # InprocClient → EngineCore
+    `core`: vLLM's EngineCore, in this process.
+    """
+
+    def __init__(self, core: Any) -> None:
         self._core = core
         self._scheduler = core.scheduler
         manager = core.scheduler.kv_cache_manager

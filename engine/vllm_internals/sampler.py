@@ -1,8 +1,7 @@
 """vLLM's sampler with its costly steps replaced: the draw, the penalties, what is reported of log-probabilities.
 
-The one file of the sampler that imports the engine's internals; `tests/model_impl/test_sampler_contract.py` holds them
-to what is assumed here. What to compute is in `sampler_draw.py`, `sampler_penalties.py` and `sampler_logprobs.py`; the
-order of the steps, greedy rows, grammars, biases and bad words stay vLLM's (v1/sample/sampler.py).
+What to compute is in `model_impl/sampling/`. The order of the steps, greedy rows, grammars, biases and bad words stay
+vLLM's (v1/sample/sampler.py).
 """
 
 from typing import Any, cast
@@ -15,7 +14,7 @@ from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import _SAMPLING_EPS, Sampler
 
-from model_impl.native import kernels
+from model_impl.cpu.native import kernels
 from model_impl.sampling.draw import Drawer, Floats, Limits
 from model_impl.sampling.logprobs import largest, ranks
 from model_impl.sampling.penalties import apply_penalties

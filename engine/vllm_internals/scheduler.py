@@ -1,13 +1,15 @@
-"""Lets requests that only decode take several steps at once, where a step costs more around the model than in it.
+"""Multi-step scheduling: several decode steps for one round of scheduling, where scheduling costs more than a step.
 
-A burst is as long as fits into TWOGEAR_BURST_MS at the speed of the last steps, so that large models step singly and
-nobody's first token waits longer than that for others. `model_runner.py` computes it. What a request drew beyond its
-end in a burst is dropped by vLLM's own check for stops. Chosen with the engine option `--scheduler-cls`.
+As many steps are scheduled at once as fit into TWOGEAR_MULTI_STEP_MS at the speed of the last ones. So large models
+step singly, and nobody's first token waits longer than that for others. `model_runner.py` computes the steps; nothing
+is scheduled for it before it has confirmed that it can (`attach.py`). What a request drew beyond its end is dropped by
+vLLM's own check for stops. Chosen with the engine option `--scheduler-cls`.
 """
 
 import math
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from vllm import envs
@@ -18,14 +20,15 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 from vllm.v1.request import Request
 
 from engine.vllm_internals.kv_cache_manager import PageRoomManager
+from model_impl.private_names import Verdict
 
-SWITCH = "TWOGEAR_BURST_MS"
-"""The environment variable for how long a burst may take, in milliseconds; 0 for single steps."""
+SWITCH = "TWOGEAR_MULTI_STEP_MS"
+"""The environment variable for how long the steps of one round may take, in milliseconds; 0 for single steps."""
 
 _MOST_STEPS = 32
 
 
-def longest_burst(milliseconds: str) -> float:
+def longest_seconds(milliseconds: str) -> float:
     """The variable's value in seconds. Raises ValueError, naming it, for what is not a number of milliseconds."""
     try:
         value = float(milliseconds)
@@ -36,39 +39,51 @@ def longest_burst(milliseconds: str) -> float:
     return value / 1000
 
 
-class BurstScheduler(Scheduler):
-    """vLLM's scheduler, with bursts where all that is scheduled are single tokens of unguided requests."""
+class MultiStepScheduler(Scheduler):
+    """vLLM's scheduler, with several steps at once where all that is scheduled are single tokens of unguided requests.
+
+    Schedules single steps until `enable_multi_step` is called.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        longest = longest_burst(os.environ.get(SWITCH, "0"))
+        self._wanted = longest_seconds(os.environ.get(SWITCH, "0"))
         self._longest = 0.0  # seconds
-        if self._is_plain():
-            PageRoomManager.take_over(self.kv_cache_manager)
-            self._longest = longest
         self._step_seconds = math.inf
         self._started = 0.0
-        self._steps = 0  # of the burst that is being computed; 0 where a step is of another kind
+        self._steps = 0  # that are being computed at once; 0 where not only decoding goes on
 
-    def _is_plain(self) -> bool:
-        """Whether the engine is one that `engine.vllm_internals.model_runner` knows how to drive."""
+    def enable_multi_step(self) -> Verdict:
+        """Called once the workers have confirmed that they compute them; says whether they will be asked to."""
+        obstacle = next(self._obstacles(), None)
+        if obstacle is not None:
+            return Verdict(False, obstacle)
+        PageRoomManager.take_over(self.kv_cache_manager)
+        self._longest = self._wanted
+        return Verdict(True, f"up to {_MOST_STEPS} steps within {self._wanted * 1000:g} ms")
+
+    def _obstacles(self) -> Iterator[str]:
+        """What of the engine's configuration `engine.vllm_internals.model_runner` does not know how to drive."""
         config = self.vllm_config
         specs = [group.kv_cache_spec for group in self.kv_cache_config.kv_cache_groups]
-        return (
-            config.parallel_config.world_size == 1
-            and config.speculative_config is None
-            and not self.scheduler_config.async_scheduling
-            and self.connector is None
-            and self.ec_connector is None
-            and not config.model_config.is_multimodal_model
-            and not config.model_config.enable_prompt_embeds
-            and config.model_config.runner_type == "generate"
-            and not envs.VLLM_COMPUTE_NANS_IN_LOGITS
-            and all(type(spec) in {FullAttentionSpec, SlidingWindowSpec} for spec in specs)
-        )
+        obstacles = {
+            f"{SWITCH} is 0": self._wanted == 0,
+            "the model is spread over several processes": config.parallel_config.world_size > 1,
+            "speculative decoding is on": config.speculative_config is not None,
+            "scheduling is asynchronous": self.scheduler_config.async_scheduling,
+            "pages are transferred between engines": self.connector is not None or self.ec_connector is not None,
+            "the model takes images or sound": config.model_config.is_multimodal_model,
+            "prompts may be embeddings": config.model_config.enable_prompt_embeds,
+            "the model does not generate": config.model_config.runner_type != "generate",
+            "VLLM_COMPUTE_NANS_IN_LOGITS is on": envs.VLLM_COMPUTE_NANS_IN_LOGITS,
+            "some layers keep other than keys and values": any(
+                type(spec) not in {FullAttentionSpec, SlidingWindowSpec} for spec in specs
+            ),
+        }
+        return (reason for reason, holds in obstacles.items() if holds)
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """As vLLM's; in a burst every request has the same number of placeholders behind its next token."""
+        """As vLLM's; with several steps, every request has the same number of placeholders behind its next token."""
         self._steps = self._next_steps()
         if self._steps > 1:
             for request in self.running:
@@ -83,7 +98,7 @@ class BurstScheduler(Scheduler):
         return super().update_from_output(scheduler_output, *args, **kwargs)
 
     def _next_steps(self) -> int:
-        """How many steps the next burst has; 0 where what is next is not only decoding."""
+        """How many steps to schedule at once; 0 where what is next is not only decoding."""
         if self.pause_state is not PauseState.UNPAUSED:
             return 0
         waits = self.get_request_counts()[1] > 0

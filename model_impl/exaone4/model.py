@@ -12,6 +12,7 @@ Shapes: T tokens of the batch, D hidden size, H and K query and KV heads of this
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -37,11 +38,11 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.sequence import IntermediateTensors
 
-from model_impl.decode import decode_step
+from model_impl.cpu import decode_step, fused_operations, use_packed_products, use_prefill_kernel
 from model_impl.exaone4.architecture import SLIDING, Architecture
-from model_impl.fused import FusedOperations, fused_operations
-from model_impl.packed import use_packed_products
-from model_impl.prefill import use_prefill_kernel
+
+if TYPE_CHECKING:
+    from model_impl.cpu.fused import FusedOperations
 
 
 def architecture_of(vllm_config: VllmConfig) -> Architecture:
@@ -57,7 +58,7 @@ def architecture_of(vllm_config: VllmConfig) -> Architecture:
     return Architecture.from_config(fields)
 
 
-def fused_for(architecture: Architecture, vllm_config: VllmConfig) -> FusedOperations | None:
+def fused_for(architecture: Architecture, vllm_config: VllmConfig) -> "FusedOperations | None":
     """The passes that stand for several of a layer's operations, where this model on this machine has them."""
     ranks = get_tensor_model_parallel_world_size()
     widths = (architecture.hidden_size, architecture.intermediate_size // ranks)
@@ -112,7 +113,7 @@ class Exaone4Attention(nn.Module):
             per_layer_sliding_window=architecture.sliding_window if slides else None,
             prefix=f"{prefix}.attn",
         )
-        use_prefill_kernel(self.attn)
+        use_prefill_kernel(vllm_config, self.attn)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """(T), (T, D) -> (T, D); keys and values go to the layer's pages on the way."""
@@ -209,9 +210,7 @@ class Exaone4Model(nn.Module):
             else PPMissingLayer()
         )
         self.fused = fused_for(architecture, vllm_config)
-        self.decode = (
-            None if self.fused is None else decode_step(vllm_config, self.embed_tokens, self.layers, self.norm)
-        )
+        self.decode = decode_step(vllm_config, self.fused, self.embed_tokens, self.layers, self.norm)
         self.make_empty_intermediate_tensors = make_empty_intermediate_tensors_factory(
             ["hidden_states"], architecture.hidden_size
         )
@@ -287,7 +286,7 @@ class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):
                 self.lm_head = self.lm_head.tie_weights(self.model.embed_tokens)
         else:
             self.lm_head = PPMissingLayer()
-        use_packed_products(self, self.model.embed_tokens, self.lm_head)
+        use_packed_products(vllm_config, self, self.model.embed_tokens, self.lm_head)
         self.logits_processor = LogitsProcessor(architecture.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
 

@@ -15,14 +15,18 @@ from pydantic import BaseModel
 from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
-from server.api import answers
 from server.api.chat.body import ChatRequest
 from server.api.chat.control_body import ControlRequest
+from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.fields import INT64
 from server.api.common.sampling import SamplingFields
+from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
+from server.api.completions.schema import TextCompletion
+from server.api.service.schema import Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
@@ -235,16 +239,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenize chat fields": lambda: _fields(TokenizeChatRequest, ChatRequest),
     "detokenize fields": lambda: _fields(DetokenizeRequest),
     "control fields": lambda: _fields(ControlRequest),
-    "chat response": lambda: _answer(answers.ChatCompletion),
-    "chat event": lambda: _answer(answers.ChatCompletionChunk),
-    "completion response": lambda: _answer(answers.TextCompletion),
-    "control response": lambda: _answer(answers.ControlResult),
-    "tokenize response": lambda: _answer(answers.Tokenized),
-    "detokenize response": lambda: _answer(answers.Detokenized),
-    "models response": lambda: _answer(answers.Models),
-    "health response": lambda: _answer(answers.Unhealthy),
-    "version response": lambda: _answer(answers.Versions),
-    "error response": lambda: _answer(answers.ErrorResponse),
+    "chat response": lambda: _answer(ChatCompletion),
+    "chat event": lambda: _answer(ChatCompletionChunk),
+    "completion response": lambda: _answer(TextCompletion),
+    "control response": lambda: _answer(ControlResult),
+    "tokenize response": lambda: _answer(Tokenized),
+    "detokenize response": lambda: _answer(Detokenized),
+    "models response": lambda: _answer(Models),
+    "health response": lambda: _answer(Unhealthy),
+    "version response": lambda: _answer(Versions),
+    "error response": lambda: _answer(ErrorResponse),
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,

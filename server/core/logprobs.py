@@ -1,36 +1,22 @@
-"""Log-probabilities in OpenAI's shape: those of the answer's tokens, and apart from them those of the thinking's.
+"""Log-probabilities of tokens, with their texts: those of the answer, and apart from them those of the thinking.
 
 Control tokens have none, nor have the newlines that belong to the end of the thinking; tokens that were said for the
 model (wrap-up, closing) were never drawn.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 from chat_templates.format import ChatFormat
 from engine.messages import TokenLogprob
-from server.core.generate import Advance
+from server.core.choice import Advance
+from server.core.events import LogprobEntry, TokenEntry
 
-LEAST = -9999.0  # OpenAI's number for what is impossible; JSON has no infinity
+LEAST = -9999.0  # for what is impossible, as OpenAI says it; JSON has no infinity
 NEWLINES_AFTER_THINKING = 2
 
 
-class TokenJson(TypedDict):
-    """One token; `logprob` is None where nothing stands before it."""
-
-    token: str
-    logprob: float | None
-    bytes: list[int]
-
-
-class LogprobJson(TokenJson):
-    """One place in the text: its token, and the likeliest there."""
-
-    top_logprobs: list[TokenJson]
-
-
 class LogprobReader:
-    """Sorts the entries of one turn's tokens into `content` and `reasoning`; with each, the `top` likeliest."""
+    """Sorts the entries of one choice's tokens into `content` and `reasoning`; with each, the `top` likeliest."""
 
     def __init__(self, fmt: ChatFormat, top: int, *, thinking: bool) -> None:
         self._fmt = fmt
@@ -38,7 +24,7 @@ class LogprobReader:
         self._thinking = thinking
         self._think_end = fmt.think_end()
         self._skip = 0
-        self._entries: dict[str, list[LogprobJson]] = {"content": [], "reasoning": []}
+        self._entries: dict[str, list[LogprobEntry]] = {"content": [], "reasoning": []}
 
     def feed(self, advance: Advance) -> None:
         """Takes the next tokens, with their entries."""
@@ -52,7 +38,7 @@ class LogprobReader:
                 )
         self._thinking = self._thinking and not advance.closed
 
-    def take(self) -> dict[str, list[LogprobJson]]:
+    def take(self) -> dict[str, list[LogprobEntry]]:
         """The entries since the last call."""
         entries, self._entries = self._entries, {"content": [], "reasoning": []}
         return entries
@@ -67,19 +53,19 @@ class LogprobReader:
 
 def prompt_entries(
     fmt: ChatFormat, top: int, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None]
-) -> list[LogprobJson]:
+) -> list[LogprobEntry]:
     """The entries of a prompt's tokens; the first has no probability, for nothing stands before it."""
     return [_entry(fmt, top, token_id, entry) for token_id, entry in zip(token_ids, entries, strict=True)]
 
 
-def _entry(fmt: ChatFormat, top: int, token_id: int, entry: TokenLogprob | None) -> LogprobJson:
+def _entry(fmt: ChatFormat, top: int, token_id: int, entry: TokenLogprob | None) -> LogprobEntry:
     if entry is None:
         return {**_token(fmt, token_id, None), "top_logprobs": []}
     likeliest = [_token(fmt, other, logprob) for other, logprob in entry.top[:top]]
     return {**_token(fmt, token_id, entry.logprob), "top_logprobs": likeliest}
 
 
-def _token(fmt: ChatFormat, token_id: int, logprob: float | None) -> TokenJson:
+def _token(fmt: ChatFormat, token_id: int, logprob: float | None) -> TokenEntry:
     vocabulary = fmt.vocabulary
     data = vocabulary.token_bytes(token_id) if vocabulary.is_byte_level else None
     text = vocabulary.decode_window([token_id]) if data is None else data.decode(errors="replace")

@@ -1,14 +1,18 @@
-"""Client text to prompt ids, away from the event loop where it is long, and refused early where it is far too long."""
+"""A request's prompt to token ids, away from the event loop where it is long. One far too long is refused early."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from chat_templates.errors import FormatError
 from chat_templates.tokens import Vocabulary
+from server.core.request import Conversation, Request, Texts
+from server.core.serving import Serving
+from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
-from server.offload import read_long
-from server.serving import Serving
+from server.modes.mode import Mode
+from server.offload import LONG, read_long
 
 T = TypeVar("T")
 
@@ -17,34 +21,63 @@ BYTES_A_TOKEN = 2  # text with fewer bytes for each token that is allowed is not
 TOKENS_A_MESSAGE = 2  # at least: where it begins and where it ends
 
 
-async def encode_prompts(texts: Sequence[str], serving: Serving, context: int | None = None) -> list[list[int]]:
-    """The ids of raw prompts, none of them a control token; raises BadRequestError.
+async def encoded(request: Request, mode: Mode, serving: Serving, context: int | None = None) -> list[list[int]]:
+    """The ids of the prompts: one of a conversation, any number of raw ones. Raises BadRequestError.
 
-    With a `context`, one that is too long for it by far is refused before it is tokenized.
+    With a `context`, a text that is too long for it by far is refused before it is tokenized.
     """
+    prompt = request.prompt
+    if isinstance(prompt, Conversation):
+        return [await _conversation(prompt, request, mode, serving, context)]
+    if isinstance(prompt, Texts):
+        return await _texts(prompt, request, serving, context)
+    return [list(known_ids(ids, request.name("prompt"), serving)) for ids in prompt.prompts]
+
+
+async def _conversation(
+    prompt: Conversation, request: Request, mode: Mode, serving: Serving, context: int | None
+) -> list[int]:
+    """In the mode's template. An answer that comes back has the ids that the model wrote."""
+    render = partial(
+        serving.fmt.render,
+        prompt.messages,
+        mode.style,
+        prompt.tools,
+        add_generation_prompt=prompt.opens_turn,
+        continue_final_message=prompt.continues,
+    )
+
+    def checked() -> list[int]:
+        if context is not None and request.size >= LONG:
+            field = request.name("messages")
+            least = TOKENS_A_MESSAGE * len(prompt.messages)
+            _refuse_endless(_text(prompt), least, serving.fmt.vocabulary, context, field)
+        return serving.generated.restored(render())
+
+    return await _to_ids(checked, request.size, request)
+
+
+async def _texts(prompt: Texts, request: Request, serving: Serving, context: int | None) -> list[list[int]]:
+    """None of the ids is a control token."""
 
     def encode(text: str) -> list[int]:
         if context is not None:
-            _refuse_endless(text, 0, serving.fmt.vocabulary, context, "prompt")
+            _refuse_endless(text, 0, serving.fmt.vocabulary, context, request.name("prompt"))
         return serving.fmt.encode_prompt(text)
 
-    return await to_ids(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
+    size = sum(map(len, prompt.texts))
+    return await _to_ids(lambda: [encode(text) for text in prompt.texts], size, request, "prompt")
 
 
-async def to_ids(work: Callable[[], T], size: int, param: str | None = None) -> T:
-    """The ids that `work` yields for about `size` bytes; raises BadRequestError, for `param` if that is set."""
+async def _to_ids(work: Callable[[], T], size: int, request: Request, path: str | None = None) -> T:
+    """The ids that `work` yields for about `size` bytes; raises BadRequestError, for the field at `path` if set."""
     try:
         return await read_long(work, size)
     except FormatError as error:
-        raise BadRequestError(error.message, param=param or error.param) from None
-
-
-def refuse_endless_chat(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[object], serving: Serving, context: int
-) -> None:
-    """Raises ContextLengthError for a conversation that is too long by far, before time is spent on rendering it."""
-    least = TOKENS_A_MESSAGE * len(messages)
-    _refuse_endless(_text(messages, tools), least, serving.fmt.vocabulary, context, "messages")
+        path = path or error.param
+        field = request.name(path)
+        message = error.message if field == path else f"{field}: {error.message}"
+        raise BadRequestError(message, param=field) from None
 
 
 def _refuse_endless(text: str, least: int, vocabulary: Vocabulary, context: int, param: str) -> None:
@@ -56,10 +89,10 @@ def _refuse_endless(text: str, least: int, vocabulary: Vocabulary, context: int,
         raise ContextLengthError(context, least, 1, param, is_least=True)
 
 
-def _text(messages: Sequence[Mapping[str, Any]], tools: Sequence[object]) -> str:
+def _text(prompt: Conversation) -> str:
     """What certainly comes to stand in the prompt, as far as it is text at all: that is checked later."""
     parts: list[object] = []
-    for message in messages:
+    for message in prompt.messages:
         content, calls = message.get("content"), message.get("tool_calls")
         if isinstance(content, list):
             parts += [part.get("text") for part in content if isinstance(part, dict)]
@@ -69,7 +102,7 @@ def _text(messages: Sequence[Mapping[str, Any]], tools: Sequence[object]) -> str
             [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
         )
         parts += [_written(function.get("arguments")) for function in functions if isinstance(function, dict)]
-    return "".join(part for part in [*parts, _written(tools)] if isinstance(part, str))
+    return "".join(part for part in [*parts, _written(prompt.tools)] if isinstance(part, str))
 
 
 def _written(value: object) -> str:

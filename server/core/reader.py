@@ -1,46 +1,36 @@
-"""Reads the tokens of one turn: events of thinking and answer, up to a stop string, and log-probabilities with them."""
-
-from typing import NamedTuple
+"""Reads the tokens of one choice: events of thinking and answer, up to a stop string, with their log-probabilities."""
 
 from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
-from server.core.generate import Advance, Turn
-from server.core.job import Job
-from server.core.logprobs import LogprobJson, LogprobReader
+from server.core.choice import Advance, Choice
+from server.core.events import Piece
+from server.core.logprobs import LogprobReader
+from server.core.plan import Plan
 from server.core.stop_strings import StopStrings
 
 
-class Piece(NamedTuple):
-    """What some tokens add to the choice of that number; `logprobs` and `token_ids` are None where not asked for."""
+class ChoiceReader:
+    """Reads choice `index` of `plan`; ends it where the answer reaches a stop string."""
 
-    choice: int
-    events: list[Event]
-    logprobs: dict[str, list[LogprobJson]] | None
-    token_ids: list[int] | None
-
-
-class TurnReader:
-    """Reads the turn that is choice `index` of `job`; ends it where the answer reaches a stop string."""
-
-    def __init__(self, fmt: ChatFormat, job: Job, index: int, turn: Turn) -> None:
+    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: Choice) -> None:
         self.answering = False
-        self.choice = index
-        self.turn = turn
+        self.index = index
+        self.choice = choice
         self._fmt = fmt
-        self._stop = StopStrings(job.stops)
-        self._shows_ids = job.shows_token_ids
+        self._stop = StopStrings(plan.stops)
+        self._shows_ids = plan.shows_token_ids
         self._shown_ids = 0
-        self._form = job.answer_format
+        self._form = plan.answer_format
         self._parser = OutputParser(
             fmt,
-            thinking_open=turn.thinking,
+            thinking_open=choice.thinking,
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
         )
-        top = job.turns[index].sampling.logprobs
-        self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=turn.thinking)
-        self._shown = ("content", "reasoning") if job.reasoning_logprobs else ("content",)
+        top = plan.choices[index].sampling.logprobs
+        self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=choice.thinking)
+        self._shown = ("content", "reasoning") if plan.reasoning_logprobs else ("content",)
 
     def read(self, advance: Advance) -> Piece:
         """What these tokens add."""
@@ -52,7 +42,7 @@ class TurnReader:
         return self._piece(self._until_stop(events))
 
     def finish(self) -> Piece:
-        """What was held back until the turn's end."""
+        """What was held back until the choice's end."""
         events = self._until_stop(self._parser.finish())
         rest = self._stop.finish()
         return self._piece([*events, AnswerText(rest)] if rest else events)
@@ -75,9 +65,9 @@ class TurnReader:
         if self._logprobs is not None:
             logprobs = {name: entries for name, entries in self._logprobs.take().items() if name in self._shown}
         if self._shows_ids:
-            token_ids = self.turn.token_ids[self._shown_ids :]
+            token_ids = self.choice.token_ids[self._shown_ids :]
             self._shown_ids += len(token_ids)
-        return Piece(self.choice, events, logprobs, token_ids)
+        return Piece(self.index, events, logprobs, token_ids)
 
     def _until_stop(self, events: list[Event]) -> list[Event]:
         shown: list[Event] = []
@@ -85,8 +75,8 @@ class TurnReader:
             if not isinstance(event, AnswerText):
                 shown.append(event)
                 if isinstance(event, ToolCallEnd) and not self._form.parallel:
-                    if event.complete or self.turn.finish is None:  # else its limit cut the call off
-                        self.turn.stop()
+                    if event.complete or self.choice.finish is None:  # else its limit cut the call off
+                        self.choice.stop()
                     break
                 continue
             self.answering = True
@@ -94,5 +84,5 @@ class TurnReader:
             if text:
                 shown.append(AnswerText(text))
             if self._stop.hit:
-                self.turn.stop()
+                self.choice.stop()
         return shown

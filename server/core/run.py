@@ -1,65 +1,83 @@
-"""Runs a job: its turns at once, each turn's tokens to pieces of the response, and the metrics of it all."""
+"""Runs a plan: its choices at once, each one's tokens to pieces of the answer, and the metrics of it all."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from server.core.generate import Turn, run_turn
-from server.core.job import Job
+from server.core.choice import Choice, cached_tokens
+from server.core.events import Piece
+from server.core.generate import run_choice
 from server.core.merge import merged
-from server.core.reader import Piece, TurnReader
+from server.core.plan import Plan
+from server.core.reader import ChoiceReader
+from server.core.serving import Serving
 from server.engine_client import EngineUnavailable, RequestFailed
 from server.errors import BadRequestError
 from server.metrics import RequestWatch
-from server.serving import Serving
 
 
-def start_turns(job: Job, serving: Serving) -> list[Turn]:
-    """The job's turns, not yet begun."""
-    return [plan.start(serving.fmt.think_end()) for plan in job.turns]
+class Run:
+    """One plan under way. What an answer says of `choices` at its end stands in them."""
 
+    def __init__(self, plan: Plan, serving: Serving) -> None:
+        self.plan = plan
+        self.choices = [
+            Choice(one.prompt_ids, one.sampling, serving.fmt.think_end(), one.thinking, answer=one.answer)
+            for one in plan.choices
+        ]
+        self._serving = serving
 
-async def run_job(job: Job, turns: Sequence[Turn], serving: Serving) -> AsyncGenerator[Piece, None]:
-    """The pieces of all choices as they come; raises ApiError."""
-    with serving.metrics.watch(job.mode, job.arrived) as watch, serving.one_more(job.id, turns):
-        readers = [TurnReader(serving.fmt, job, index, turn) for index, turn in enumerate(turns)]
-        try:
-            async with aclosing(merged([_pieces(job, reader, serving) for reader in readers])) as pieces:
-                async for piece in pieces:
-                    watch.advance(answering=readers[piece.choice].answering)
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The pieces of all choices as they come; raises ApiError."""
+        plan, choices, serving = self.plan, self.choices, self._serving
+        with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
+            readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
+            try:
+                async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
+                    async for piece in pieces:
+                        watch.advance(answering=readers[piece.choice].answering)
+                        yield piece
+                for reader in readers:
+                    piece = reader.finish()
+                    watch.advance(answering=reader.answering)
                     yield piece
-            for reader in readers:
-                piece = reader.finish()
-                watch.advance(answering=reader.answering)
-                yield piece
-        except (asyncio.CancelledError, GeneratorExit):
-            watch.outcome = "cancelled"
-            raise
-        except EngineUnavailable as error:
-            raise serving.unavailable(str(error) or serving.describe_engine()) from error
-        except RequestFailed as error:
-            watch.outcome = "rejected"
-            raise BadRequestError(str(error)) from error
-        else:
-            watch.outcome = "completed"
-        finally:
-            _count(watch, job, turns, serving)
+            except (asyncio.CancelledError, GeneratorExit):
+                watch.outcome = "cancelled"
+                raise
+            except EngineUnavailable as error:
+                raise serving.unavailable(str(error) or serving.describe_engine()) from error
+            except RequestFailed as error:
+                watch.outcome = "rejected"
+                raise BadRequestError(str(error)) from error
+            else:
+                watch.outcome = "completed"
+            finally:
+                self._count(watch)
+        self._remember()
 
+    def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
+        plan = self.plan
+        one_by_one = bool(plan.stops) or not plan.answer_format.parallel
+        request_id = f"{plan.id}-{reader.index}"
+        engine = self._serving.engine
+        return run_choice(engine, reader.choice, request_id, plan.priority, reader.read, one_by_one=one_by_one)
 
-def _pieces(job: Job, reader: TurnReader, serving: Serving) -> AsyncGenerator[Piece, None]:
-    one_by_one = bool(job.stops) or not job.answer_format.parallel
-    request_id = f"{job.id}-{reader.choice}"
-    return run_turn(serving.engine, reader.turn, request_id, job.priority, reader.read, one_by_one=one_by_one)
+    def _count(self, watch: RequestWatch) -> None:
+        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
+        watch.count(
+            prompt=self.plan.prompt_tokens,
+            cached=cached_tokens(self.choices),
+            reasoning=reasoning,
+            answer=sum(choice.completion_tokens for choice in self.choices) - reasoning,
+        )
+        for choice in self.choices:
+            if choice.thinking_finish is not None:
+                self._serving.metrics.reasoning_finish.labels(choice.thinking_finish).inc()
 
-
-def _count(watch: RequestWatch, job: Job, turns: Sequence[Turn], serving: Serving) -> None:
-    reasoning = sum(turn.reasoning_tokens for turn in turns)
-    watch.count(
-        prompt=job.prompt_tokens,
-        cached=job.cached_tokens(turns),
-        reasoning=reasoning,
-        answer=sum(turn.completion_tokens for turn in turns) - reasoning,
-    )
-    for turn in turns:
-        if turn.thinking_finish is not None:
-            serving.metrics.reasoning_finish.labels(turn.thinking_finish).inc()
+    def _remember(self) -> None:
+        """What answered a conversation comes back with its next request; but thinking does not, it is dropped."""
+        if not self.plan.is_conversation:
+            return
+        for plan, choice in zip(self.plan.choices, self.choices, strict=True):
+            if choice.thinking_finish is None:
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)

@@ -1,22 +1,24 @@
 """Makes the FastAPI app around an engine client; the engine is an argument, so that tests need no model."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from chat_templates.format import ChatFormat
-from server.api.openapi import install_openapi
-from server.api.routes import router
+from server.api.common.openapi import Api, install_openapi
+from server.api.registry import APIS
+from server.core.serving import Serving
 from server.engine_client import EngineClient
-from server.errors import install_error_handlers
+from server.http.responses import install_error_handlers
 from server.modes.profile import Profile
-from server.serving import Serving
 from server.settings import Settings
 
 
-def create_app(engine: EngineClient, settings: Settings, profile: Profile, fmt: ChatFormat) -> FastAPI:
+def create_app(
+    engine: EngineClient, settings: Settings, profile: Profile, fmt: ChatFormat, apis: Sequence[Api] = APIS
+) -> FastAPI:
     """The app; it starts the engine with itself and closes it at its end."""
 
     @asynccontextmanager
@@ -31,8 +33,9 @@ def create_app(engine: EngineClient, settings: Settings, profile: Profile, fmt: 
         description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
         lifespan=lifespan,
     )
-    app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
-    app.include_router(router)
+    serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    for api in apis:
+        app.include_router(api.router)
     install_error_handlers(app)
-    install_openapi(app)
+    install_openapi(app, apis, list(serving.modes.by_name))
     return app

@@ -1,6 +1,6 @@
 """Reads the bodies of requests: type, size, and JSON to a typed body, away from the event loop where it is long.
 
-Which fields a body has is `server.api.common`' part.
+Which fields a body has is the part of the API that reads it.
 """
 
 import gc
@@ -9,12 +9,11 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from server.api.common.fields import Fields
+from server.core.serving import Serving
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
-from server.serving import Serving
 
-Body = TypeVar("Body", bound=Fields)
+Body = TypeVar("Body")
 JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
 
 

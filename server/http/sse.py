@@ -10,6 +10,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import ApiError
+from server.http.responses import error_response
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class EventStream(Response):
             try:
                 first = await anext(self._events)
             except ApiError as error:
-                await error.response()(scope, receive, send)
+                await error_response(error)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await send({"type": "http.response.body", "body": first, "more_body": True})

@@ -3,29 +3,34 @@
 Numbers only; `server.core.generate` spends them.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import ThinkClosing
 from server.modes.profile import ModeProfile, ThinkingMode
+from server.modes.thinking import Budget, ThinkingPlan
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
 
 
-@dataclass(frozen=True)
-class ThinkingPlan:
-    """How long the model may think and what is said for it when that is spent.
+def the_budget(budgets: Sequence[Budget]) -> Budget | None:
+    """The one that all `budgets` are; raises BadRequestError naming two fields that bound the thinking differently."""
+    for budget in budgets[1:]:
+        if budget.value != budgets[0].value:
+            raise BadRequestError(
+                f"{budgets[0].field} and {budget.field} bound the thinking differently: send only one of them.",
+                param=budget.field,
+            )
+    return budgets[0] if budgets else None
 
-    `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
-    follows it in the template, its `gap`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
-    """
 
-    max_tokens: int
-    wrap_up: tuple[int, ...]
-    closing: tuple[int, ...]
-    bound_by: Literal["budget", "length"]
-    gap: tuple[int, ...] = ()
+def budget_tokens(budget: Budget | None, mode: ThinkingMode, max_tokens: int) -> int | None:
+    """The bound in tokens, for a request that may generate `max_tokens`; None where the mode's own counts."""
+    if budget is None:
+        return None
+    if isinstance(budget.value, int):
+        return budget.value
+    return int(getattr(mode.effort_shares, budget.value) * max_tokens)
 
 
 def token_limit(
@@ -54,10 +59,10 @@ def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: T
     one answer token is left to the thinking, as far as the budget allows.
     """
     budget = profile.thinking_budget if budget is None else budget
-    gap = ends.separator
-    closing = (*ends.tag, *gap)
+    separator = ends.separator
+    closing = (*ends.tag, *separator)
     if limit <= len(closing):
-        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", gap)
+        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", separator)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     allowed = share if budget is None else min(budget, share)
@@ -67,5 +72,5 @@ def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: T
         wrap_up=wrap_up,
         closing=closing,
         bound_by="length" if budget is None or share < budget else "budget",
-        gap=gap,
+        separator=separator,
     )

@@ -24,7 +24,7 @@ class ThinkClosing:
         """The closing of a mode, in the tokens of a model."""
         closings = [fmt.closing(text) for text in mode.wrap_ups]
         words = tuple(tuple(closing.last_words) for closing in closings)
-        return cls(words, tuple(closings[0].tag), tuple(closings[0].gap))
+        return cls(words, tuple(closings[0].tag), tuple(closings[0].separator))
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,10 @@ All ways to ask for a mode become a `ModeRequest` each, so that a contradiction 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from server.errors import BadRequestError, UnknownModelError
 from server.modes.mode import Mode, Modes
-
-
-class ModeRequest(NamedTuple):
-    """`field` asks for the mode called `wanted`; or, with True and False, for any that thinks or that does not."""
-
-    field: str
-    wanted: str | bool
+from server.modes.thinking import ModeRequest
 
 
 def model_names(served: str, modes: Modes) -> dict[str, Mode]:
@@ -22,14 +15,14 @@ def model_names(served: str, modes: Modes) -> dict[str, Mode]:
     return {served: modes.default, **{f"{served}:{name}": mode for name, mode in modes.by_name.items()}}
 
 
-def mode_of_model(name: str, served: str, modes: Modes) -> ModeRequest | None:
-    """What a model name asks for, nothing if it is the plain name; raises UnknownModelError for any other."""
+def mode_of_model(name: str, served: str, modes: Modes, field: str = "model") -> ModeRequest | None:
+    """What a model name in `field` asks for, nothing if it is the plain name; UnknownModelError for any other."""
     if name == served:
         return None
     mode = model_names(served, modes).get(name)
     if mode is None:
-        raise UnknownModelError(name, served)
-    return ModeRequest("model", mode.name)
+        raise UnknownModelError(name, served, field)
+    return ModeRequest(field, mode.name)
 
 
 def resolve_mode(requests: Iterable[ModeRequest | None], modes: Modes) -> Mode:

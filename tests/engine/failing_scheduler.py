@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from engine.vllm_internals.scheduler import BurstScheduler
+from engine.vllm_internals.scheduler import MultiStepScheduler
 from tests.engine import FATAL_PRIORITY
 
 
-class FailingScheduler(BurstScheduler):
+class FailingScheduler(MultiStepScheduler):
     """Raises in the step after a request of FATAL_PRIORITY came in."""
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:

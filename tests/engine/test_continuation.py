@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.messages import Continuation, Delta, Generate, Sampling
-from engine.watching import Watch
+from engine.token_budget import TokenBudget
 from server.engine_client import ProcessEngineClient, RequestFailed
 from tests.engine.conftest import collect, prompt, request, token_ids
 
 THINK_END = 1
-SAID = (100, 101)
+FORCED = (100, 101)
 
 
 @given(
@@ -24,10 +24,10 @@ SAID = (100, 101)
 )
 def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: int, cuts: list[int]) -> None:
     first = Generate("id", [7, 7], Sampling(max_tokens=99), 3)
-    watch = Watch(first, Continuation(after, THINK_END, SAID, Sampling(max_tokens=5)), "own", arrived=1.0)
+    budget = TokenBudget(first, Continuation(after, THINK_END, FORCED, Sampling(max_tokens=5)), "own", arrived=1.0)
     taken_at, at = None, 0
     for cut in cuts:
-        kept = watch.feed(ids[at : at + cut])
+        kept = budget.feed(ids[at : at + cut])
         if kept is not None:
             assert taken_at is None
             taken_at = at + kept
@@ -35,8 +35,8 @@ def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: i
     must = len(ids) > after and THINK_END not in ids[: after + 1]
     assert taken_at == (after + 1 if must else None)
     if must:
-        expected = Generate("id", [7, 7, *ids[:after], *SAID], Sampling(max_tokens=5), 3)
-        assert watch.following() == expected
+        expected = Generate("id", [7, 7, *ids[:after], *FORCED], Sampling(max_tokens=5), 3)
+        assert budget.second_part() == expected
 
 
 ALIKE: dict[str, dict[str, Any]] = {
@@ -69,16 +69,16 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("case", CASES)
 async def test_it_is_as_if_both_had_been_asked_for(engine: ProcessEngineClient, case: str) -> None:
-    question, said = prompt(70, seed=40), tuple(prompt(13, seed=41))
+    question, forced = prompt(70, seed=40), tuple(prompt(13, seed=41))
     after = 21
     answer = Sampling(**{"max_tokens": 12, "ignore_eos": True, **CASES[case]})
     plain = request(question, max_tokens=40, temperature=1.0, seed=3, logprobs=answer.logprobs)
     free = await token_ids(engine, plain)
     never = next(i for i in range(60, 99) if i not in free)
-    second = request([*question, *free[:after], *said])
+    second = request([*question, *free[:after], *forced])
     expected = await collect(engine, Generate(second.request_id, second.prompt_ids, answer))
 
-    then = Continuation(after, never, said, answer)
+    then = Continuation(after, never, forced, answer)
     asked = Generate(f"{plain.request_id}-again", question, plain.sampling, then=then)
     deltas = await collect(engine, asked)
     assert parts(deltas) == (free[: after + 1], [i for delta in expected for i in delta.token_ids])
@@ -95,17 +95,17 @@ async def test_it_is_as_if_both_had_been_asked_for(engine: ProcessEngineClient, 
 @pytest.mark.parametrize("case", ALIKE)
 @pytest.mark.parametrize("after", [0, 26])  # within a page, and with the last of one (96 tokens)
 async def test_pages_are_kept_and_nothing_changes(engine: ProcessEngineClient, case: str, after: int) -> None:
-    question, said = prompt(70, seed=40), tuple(prompt(13, seed=41))
+    question, forced = prompt(70, seed=40), tuple(prompt(13, seed=41))
     first = request(question, **{**ALIKE[case], "max_tokens": after + 60, "min_tokens": after + 2})
     answer = msgspec.structs.replace(first.sampling, max_tokens=40, min_tokens=ALIKE[case].get("min_tokens", 0))
     free = await collect(engine, first)
     drawn = [i for delta in free for i in delta.token_ids]
     never = next(i for i in range(1000, 1100) if i not in drawn)
-    plain = Generate(f"{first.request_id}-plain", [*question, *drawn[:after], *said], answer)
+    plain = Generate(f"{first.request_id}-plain", [*question, *drawn[:after], *forced], answer)
     expected = await collect(engine, plain)
 
     asked = Generate(
-        f"{first.request_id}-again", question, first.sampling, then=Continuation(after, never, said, answer)
+        f"{first.request_id}-again", question, first.sampling, then=Continuation(after, never, forced, answer)
     )
     deltas = await collect(engine, asked)
     place = next(number for number, delta in enumerate(deltas, 1) if delta.goes_on)
@@ -146,7 +146,7 @@ async def test_many_at_once_each_go_on_where_they_should(engine: ProcessEngineCl
     for one, deltas in zip(asked, await asyncio.gather(*(collect(engine, one) for one in asked)), strict=True):
         assert one.then is not None
         first, second = parts(deltas)
-        assert (len(first), len(second)) == (one.then.after + 1, one.then.sampling.max_tokens)
+        assert (len(first), len(second)) == (one.then.after_tokens + 1, one.then.sampling.max_tokens)
         assert deltas[-1].finish == "length"
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from engine.vllm_internals.attach import attach
+from engine.vllm_internals.contract import MULTI_STEP
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import PAGE, SamplingParams, engine
 from tests.model_impl.tiny import save_checkpoint
@@ -21,7 +23,7 @@ VOCABULARY = 101
 CONTEXT = 512
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "ends within a burst": {"max_tokens": 21},
+    "ends within several steps": {"max_tokens": 21},
     "one token": {"max_tokens": 1},
     "two tokens": {"max_tokens": 2},
     "to the end of the context": {"max_tokens": CONTEXT},
@@ -100,11 +102,11 @@ def all_outcomes(
     folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, list[Outcome]]:
     """What an engine makes of everything that the tests below look at."""
-    monkeypatch.setenv("TWOGEAR_BURST_MS", str(milliseconds))
+    monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", str(milliseconds))
     options: dict[str, Any] = {
         "dtype": dtype,
         "worker_cls": "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
-        "scheduler_cls": "engine.vllm_internals.scheduler.BurstScheduler",
+        "scheduler_cls": "engine.vllm_internals.scheduler.MultiStepScheduler",
         "max_model_len": CONTEXT,
         "max_num_seqs": 16,
         "enable_prefix_caching": True,
@@ -112,6 +114,8 @@ def all_outcomes(
     questions = [prompt(20 + 7 * number, number) for number in range(len(CASES))]
     found = {}
     with engine(folder, **options) as llm:
+        (status,) = [path for path in attach(llm.llm_engine).fast_paths if path.name == MULTI_STEP.name]
+        assert status.on == (milliseconds > 0), status
         server = Server(llm)
         pages = server.free_pages()
         for case, question in zip(CASES, questions, strict=True):
@@ -128,22 +132,22 @@ def all_outcomes(
 def outcomes(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[dict[str, list[Outcome]], dict[str, list[Outcome]]]:
-    """With bursts, and without."""
+    """With several steps at once, and with single ones."""
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, fields(), getattr(torch, request.param))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        with_bursts, without = (all_outcomes(folder, request.param, most, monkeypatch) for most in (10_000, 0))
-        return with_bursts, without
+        several, single = (all_outcomes(folder, request.param, most, monkeypatch) for most in (10_000, 0))
+        return several, single
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("case", [*CASES, "all together", "one after another", "follow-up"])
-def test_a_burst_draws_what_single_steps_draw(outcomes: Any, case: str) -> None:
-    for burst, single in zip(outcomes[0][case], outcomes[1][case], strict=True):
-        assert burst.ids == single.ids
-        assert (burst.finish, burst.cached) == (single.finish, single.cached)
-        assert len(burst.logprobs) == len(single.logprobs)
-        for one, other in zip(burst.logprobs, single.logprobs, strict=True):
+def test_several_steps_draw_what_single_steps_draw(outcomes: Any, case: str) -> None:
+    for several, single in zip(outcomes[0][case], outcomes[1][case], strict=True):
+        assert several.ids == single.ids
+        assert (several.finish, several.cached) == (single.finish, single.cached)
+        assert len(several.logprobs) == len(single.logprobs)
+        for one, other in zip(several.logprobs, single.logprobs, strict=True):
             assert one == pytest.approx(other, abs=1e-3)
         assert single.largest == 1
 

@@ -74,9 +74,8 @@ def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     """Per group used, cached, free; the parts always make up the pool."""
     from engine.vllm_internals.page_counter import PageCounter
 
-    scheduler = SimpleNamespace(kv_cache_manager=manager)
-    engine: Any = SimpleNamespace(engine_core=SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler)))
-    groups = PageCounter(engine).count()
+    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager))
+    groups = PageCounter(core).count()
     assert all(group.page_size == PAGE for group in groups)
     assert len({group.free for group in groups}) == 1
     assert sum(group.used + group.cached for group in groups) + groups[0].free == POOL - 1

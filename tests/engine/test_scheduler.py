@@ -1,4 +1,4 @@
-"""How long a burst may be, as the environment says it."""
+"""How long the steps of one round may take, as the environment says it."""
 
 import warnings
 
@@ -6,15 +6,15 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and vLLM deprecate of each other is not for these tests to fail on
-    from engine.vllm_internals.scheduler import longest_burst
+    from engine.vllm_internals.scheduler import longest_seconds
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("40", 0.04), ("2.5", 0.0025)])
 def test_milliseconds_are_taken(text: str, seconds: float) -> None:
-    assert longest_burst(text) == pytest.approx(seconds)
+    assert longest_seconds(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "inf", "nan", "40ms"])
 def test_anything_else_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="TWOGEAR_BURST_MS must be a number of milliseconds"):
-        longest_burst(text)
+    with pytest.raises(ValueError, match="TWOGEAR_MULTI_STEP_MS must be a number of milliseconds"):
+        longest_seconds(text)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu.native import KernelsUnavailableError, load
 from tests.model_impl.config_fields import fields
 from tests.model_impl.decode_rig import Rig, one_process, rig
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu.native import KernelsUnavailableError, load
 from tests.model_impl.engines import engine, generate
 
 with warnings.catch_warnings():
@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from vllm.model_executor.layers.layernorm import RMSNorm
     from vllm.model_executor.layers.rotary_embedding import get_rope
 
-    from model_impl.fused import FusedOperations
+    from model_impl.cpu.fused import FusedOperations
 
 EPS = 1e-5
 
@@ -133,8 +133,8 @@ def test_an_engine_scores_alike_with_and_without(
     prompt = [(7 * place) % 101 for place in range(120)]
     errors = {}
     for switch in ("1", "0"):
-        monkeypatch.setattr("model_impl.packed.kernels", (lambda: None) if switch == "0" else load)
-        monkeypatch.setattr("model_impl.fused.kernels", (lambda: None) if switch == "0" else load)
+        monkeypatch.setattr("model_impl.cpu.packed.kernels", (lambda: None) if switch == "0" else load)
+        monkeypatch.setattr("model_impl.cpu.fused.kernels", (lambda: None) if switch == "0" else load)
         with engine(folder, dtype="bfloat16") as llm:
             decoder = llm.llm_engine.model_executor.driver_worker.model_runner.model.model
             assert (decoder.layers[0].fused is not None) == (switch == "1")

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_impl import native
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu import native
+from model_impl.cpu.native import KernelsUnavailableError, load
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
-    from model_impl.packed import PackedProduct
+    from model_impl.cpu.packed import PackedProduct
 
 COLUMNS = st.one_of(st.integers(1, 200), st.sampled_from([16, 48, 96, 1536]))
 PAIRS = st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 256, 1024]))

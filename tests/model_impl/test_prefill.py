@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu.native import KernelsUnavailableError, load
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_impl.native import kernels
+from model_impl.cpu.native import kernels
 from model_impl.sampling.draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep
 from tests.model_impl.sampling_batches import (

@@ -1,4 +1,4 @@
-"""The fast draw is the sorted one: what it keeps, what it draws, in what share, and alone as in a batch."""
+"""The fast sampler equals the sorted one: which tokens it keeps, which it draws and how often, alone and in a batch."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_impl.native import KernelsUnavailableError, load
+from model_impl.cpu.native import KernelsUnavailableError, load
 from model_impl.sampling import draw as sampler_draw
 from model_impl.sampling.draw import Drawer, Limits
 from tests.model_impl.reference_sampler import keep

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is told in a 4xx of the contract's shape, while other requests run on."""
+"""Every wrong request gets a 4xx in the contract's shape, and other requests go on."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT
-from server.api import routes
+from server.api.chat import routes
 from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest

@@ -9,8 +9,9 @@ import pytest
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from server.api.chat.body import read_chat_request
+from server.api.common.thinking import mode_wish
 from server.errors import BadRequestError
-from server.modes.dialects import thinking_wish
+from server.modes.limits import budget_tokens, the_budget
 from server.modes.mode import Modes
 from server.modes.profile import Profile
 from server.modes.resolve import resolve_mode
@@ -24,9 +25,9 @@ EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
 def tokens_and_mode(profile: Profile, fmt: ChatFormat, limit: int, **fields: Any) -> tuple[str, int | None]:
     """What the fields mean for a request that may generate `limit` tokens."""
-    wish = thinking_wish(read_chat_request(orjson.dumps(body(**fields))))
-    tokens = None if wish.budget is None else wish.budget.tokens(thinking_of(profile), limit)
-    return resolve_mode(wish.modes, Modes.of(profile, fmt)).name, tokens
+    wish = mode_wish(read_chat_request(orjson.dumps(body(**fields))))
+    tokens = budget_tokens(the_budget(wish.budgets), thinking_of(profile), limit)
+    return resolve_mode(wish.requests, Modes.of(profile, fmt)).name, tokens
 
 
 @pytest.mark.parametrize(

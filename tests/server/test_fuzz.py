@@ -1,4 +1,4 @@
-"""Whatever a client sends is accepted, or refused with an error of ours; it is never a 5xx."""
+"""Any request is accepted, or refused with an error of ours; it never gets a 5xx."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
-from server.api.chat.body import RETIRED, ChatRequest
+from server.api.chat.body import ChatRequest
+from server.api.common.fields import RETIRED
 from server.api.completions.body import CompletionRequest
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from chat_templates.think_end import ThinkEnd, TokenEnd
 from engine.messages import Delta, Sampling
-from server.core.generate import Advance, Turn, run_turn
-from server.modes.limits import ThinkingPlan
+from server.core.choice import Advance, Choice
+from server.core.generate import run_choice
+from server.modes.thinking import ThinkingPlan
 from tests.fake_engine import FakeEngine, script_of
 
 THINK_END, END_OF_TURN = 1, 2
@@ -44,37 +45,37 @@ def play(
     *,
     one_by_one: bool = False,
     think_end: ThinkEnd | None = None,
-) -> tuple[Turn, FakeEngine, list[int], int]:
-    """The finished turn, the engine, the ids for the parser, and how often the thinking was closed for the model."""
+) -> tuple[Choice, FakeEngine, list[int], int]:
+    """The finished choice, the engine, the ids for the parser, and how often the thinking was closed for the model."""
     engine = FakeEngine(script_of(ids, len(PROMPT)), (END_OF_TURN,), chunks=chunks)
-    turn = Turn(PROMPT, sampling, think_end or TokenEnd(THINK_END), plan)
+    choice = Choice(PROMPT, sampling, think_end or TokenEnd(THINK_END), plan)
 
     async def run() -> tuple[list[int], int]:
         shown, closed = [], 0
-        async for advance in run_turn(engine, turn, "id", 0, itself, one_by_one=one_by_one):
+        async for advance in run_choice(engine, choice, "id", 0, itself, one_by_one=one_by_one):
             shown += advance.token_ids
             closed += advance.closed
         return shown, closed
 
     shown, closed = asyncio.run(run())
-    return turn, engine, shown, closed
+    return choice, engine, shown, closed
 
 
 def test_a_natural_end_of_thinking_needs_one_generation() -> None:
     ids = [10, 11, THINK_END, 12, 13, END_OF_TURN]
-    turn, engine, shown, closed = play(ids, ThinkingPlan(50, (), CLOSING, "length"), [4, 1])
+    choice, engine, shown, closed = play(ids, ThinkingPlan(50, (), CLOSING, "length"), [4, 1])
     assert (shown, closed, len(engine.seen)) == (ids[:-1], 0, 1)
-    assert (turn.finish, turn.thinking_finish) == ("stop", "natural")
-    assert (turn.reasoning_tokens, turn.completion_tokens) == (2, 6)
+    assert (choice.finish, choice.thinking_finish) == ("stop", "natural")
+    assert (choice.reasoning_tokens, choice.completion_tokens) == (2, 6)
 
 
 def test_a_spent_budget_is_closed_with_the_wrap_up_and_the_answer_follows() -> None:
     ids = [10, 11, 12, 13, 14, 15, 16, 17, END_OF_TURN]
-    turn, engine, shown, closed = play(ids, ThinkingPlan(2, (20, 21), CLOSING, "budget"), [3])
+    choice, engine, shown, closed = play(ids, ThinkingPlan(2, (20, 21), CLOSING, "budget"), [3])
     assert engine.seen[1].prompt_ids == [*PROMPT, 10, 11, 20, 21, *CLOSING]
     assert engine.seen[1].sampling.max_tokens == 200 - 6
     assert (shown, closed) == ([10, 11, 16, 17], 1)
-    assert (turn.thinking_finish, turn.reasoning_tokens, turn.completion_tokens) == ("budget", 4, 9)
+    assert (choice.thinking_finish, choice.reasoning_tokens, choice.completion_tokens) == ("budget", 4, 9)
     assert {request.request_id for request in engine.seen} == {"id-0"}  # the engine went on by itself
     assert engine.aborted == []
 
@@ -82,9 +83,9 @@ def test_a_spent_budget_is_closed_with_the_wrap_up_and_the_answer_follows() -> N
 def test_the_front_end_closes_where_the_engine_cannot_know_the_end_tag() -> None:
     ids = [10, 11, 12, 13, 14, 15, 16, 17, END_OF_TURN]
     plan = ThinkingPlan(2, (20, 21), CLOSING, "budget")
-    turn, engine, shown, closed = play(ids, plan, [3], think_end=UnknownToTheEngine(THINK_END))
+    choice, engine, shown, closed = play(ids, plan, [3], think_end=UnknownToTheEngine(THINK_END))
     assert engine.seen[1].prompt_ids == [*PROMPT, 10, 11, 20, 21, *CLOSING]
-    assert (shown, closed, turn.thinking_finish) == ([10, 11, 16, 17], 1, "budget")
+    assert (shown, closed, choice.thinking_finish) == ([10, 11, 16, 17], 1, "budget")
     assert ([request.then for request in engine.seen], engine.aborted) == ([None, None], ["id-0"])
 
 
@@ -92,88 +93,94 @@ def test_thinking_told_to_end_while_the_engine_goes_on_is_closed_once() -> None:
     """Told after a token of a delta whose last would have the engine go on: what the engine then draws is dropped."""
     plan = ThinkingPlan(3, (20,), CLOSING, "budget")
     engine = FakeEngine(script_of([10, 11, 12, 13, 14, 15, 16, END_OF_TURN], len(PROMPT)), (END_OF_TURN,), chunks=[9])
-    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), plan)
+    choice = Choice(PROMPT, PLENTY, TokenEnd(THINK_END), plan)
 
     def tell(advance: Advance) -> Advance:
-        turn.end_thinking()
+        choice.end_thinking()
         return advance
 
     async def run() -> list[Advance]:
-        return [advance async for advance in run_turn(engine, turn, "id", 0, tell, one_by_one=True)]
+        return [advance async for advance in run_choice(engine, choice, "id", 0, tell, one_by_one=True)]
 
     advances = asyncio.run(run())
     assert [advance.closed for advance in advances].count(True) == 1
-    assert turn.token_ids == [10, 11, 20, *CLOSING, 15, 16, END_OF_TURN]
-    assert (turn.thinking_finish, engine.aborted) == ("stopped", ["id-0"])
+    assert choice.token_ids == [10, 11, 20, *CLOSING, 15, 16, END_OF_TURN]
+    assert (choice.thinking_finish, engine.aborted) == ("stopped", ["id-0"])
 
 
 def test_an_end_tag_right_after_the_last_allowed_token_is_natural() -> None:
-    turn, engine, _, _ = play([10, 11, THINK_END, 12, END_OF_TURN], ThinkingPlan(2, (20,), CLOSING, "budget"), [1])
-    assert (turn.thinking_finish, len(engine.seen)) == ("natural", 1)
+    choice, engine, _, _ = play([10, 11, THINK_END, 12, END_OF_TURN], ThinkingPlan(2, (20,), CLOSING, "budget"), [1])
+    assert (choice.thinking_finish, len(engine.seen)) == ("natural", 1)
 
 
 def test_no_budget_means_no_thinking_generation() -> None:
-    turn, engine, shown, closed = play([0, 0, 12, END_OF_TURN], ThinkingPlan(0, (), CLOSING, "budget"), [1])
+    choice, engine, shown, closed = play([0, 0, 12, END_OF_TURN], ThinkingPlan(0, (), CLOSING, "budget"), [1])
     assert (shown, closed, len(engine.seen)) == ([12], 0, 1)
-    assert (turn.reasoning_tokens, turn.completion_tokens) == (0, 4)
+    assert (choice.reasoning_tokens, choice.completion_tokens) == (0, 4)
 
 
 def test_a_turn_that_ends_within_the_thinking_still_gets_its_answer() -> None:
-    turn, engine, shown, _ = play([10, END_OF_TURN, 0, 0, 12, END_OF_TURN], ThinkingPlan(9, (), CLOSING, "length"), [2])
+    choice, engine, shown, _ = play(
+        [10, END_OF_TURN, 0, 0, 12, END_OF_TURN], ThinkingPlan(9, (), CLOSING, "length"), [2]
+    )
     assert engine.seen[1].prompt_ids == [*PROMPT, 10, *CLOSING]
-    assert (turn.thinking_finish, turn.finish, shown[0]) == ("stopped", "stop", 10)
+    assert (choice.thinking_finish, choice.finish, shown[0]) == ("stopped", "stop", 10)
 
 
 def test_thinking_that_is_told_to_end_is_closed_after_the_next_tokens() -> None:
-    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
-    turn.feed(Delta("id", [10, 11]))
-    assert turn.end_thinking()
-    assert not turn.end_thinking()
-    advance = turn.feed(Delta("id", [12]))
-    assert (advance.token_ids, advance.closed, turn.thinking_finish) == ([12], True, "stopped")
-    assert turn.generation[0] == [*PROMPT, 10, 11, 12, 20, *CLOSING]
-    assert (turn.reasoning_tokens, turn.completion_tokens) == (4, 6)
-    turn.feed(Delta("id", [13, END_OF_TURN], finish="stop", stop_token_id=END_OF_TURN))
-    assert not turn.end_thinking()
+    choice = Choice(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
+    choice.feed(Delta("id", [10, 11]))
+    assert choice.end_thinking()
+    assert not choice.end_thinking()
+    advance = choice.feed(Delta("id", [12]))
+    assert (advance.token_ids, advance.closed, choice.thinking_finish) == ([12], True, "stopped")
+    assert choice.generation[0] == [*PROMPT, 10, 11, 12, 20, *CLOSING]
+    assert (choice.reasoning_tokens, choice.completion_tokens) == (4, 6)
+    choice.feed(Delta("id", [13, END_OF_TURN], finish="stop", stop_token_id=END_OF_TURN))
+    assert not choice.end_thinking()
 
 
 def test_thinking_that_ends_by_itself_after_being_told_to_is_natural() -> None:
-    turn = Turn(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
-    turn.end_thinking()
-    assert turn.feed(Delta("id", [10, THINK_END, 12])).token_ids == [10, THINK_END, 12]
-    assert turn.thinking_finish == "natural"
+    choice = Choice(PROMPT, PLENTY, TokenEnd(THINK_END), ThinkingPlan(50, (20,), CLOSING, "length"))
+    choice.end_thinking()
+    assert choice.feed(Delta("id", [10, THINK_END, 12])).token_ids == [10, THINK_END, 12]
+    assert choice.thinking_finish == "natural"
 
 
 def test_an_answer_may_be_drawn_differently() -> None:
     engine = FakeEngine(script_of([10, THINK_END, 11, END_OF_TURN], len(PROMPT)), (END_OF_TURN,))
     answer = Sampling(max_tokens=200, temperature=0.0)
     sampling = Sampling(max_tokens=200, temperature=0.6)
-    turn = Turn(PROMPT, sampling, TokenEnd(THINK_END), ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
+    choice = Choice(PROMPT, sampling, TokenEnd(THINK_END), ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
 
     async def run() -> list[int]:
-        return [token_id async for advance in run_turn(engine, turn, "id", 0, itself) for token_id in advance.token_ids]
+        return [
+            token_id async for advance in run_choice(engine, choice, "id", 0, itself) for token_id in advance.token_ids
+        ]
 
     assert asyncio.run(run()) == [10, THINK_END, 11]
     thinking, answering = (request.sampling for request in engine.seen)
     assert (thinking.temperature, thinking.stop_token_ids, thinking.max_tokens) == (0.6, (THINK_END,), 51)
     assert (answering.temperature, answering.stop_token_ids, answering.max_tokens) == (0.0, (), 198)
-    assert (turn.reasoning_tokens, turn.completion_tokens, turn.thinking_finish) == (1, 4, "natural")
+    assert (choice.reasoning_tokens, choice.completion_tokens, choice.thinking_finish) == (1, 4, "natural")
 
 
 def test_stop_tokens_and_least_length_bind_the_answer_only() -> None:
     ids = [50, 10, THINK_END, 11, 50, 12, END_OF_TURN]
     sampling = Sampling(max_tokens=200, stop_token_ids=(50,), min_tokens=4)
-    turn, engine, shown, _ = play(ids, ThinkingPlan(20, (), CLOSING, "length"), [2], sampling)
+    choice, engine, shown, _ = play(ids, ThinkingPlan(20, (), CLOSING, "length"), [2], sampling)
     thinking, answer = (request.sampling for request in engine.seen)
     assert (thinking.stop_token_ids, thinking.min_tokens, thinking.max_tokens) == ((THINK_END,), 0, 21)
     assert (answer.stop_token_ids, answer.min_tokens, answer.max_tokens) == ((50,), 1, 197)
-    assert (shown, turn.completion_tokens, turn.finish) == ([50, 10, THINK_END, 11], 5, "stop")
+    assert (shown, choice.completion_tokens, choice.finish) == ([50, 10, THINK_END, 11], 5, "stop")
 
 
 def test_a_limit_too_small_for_an_answer_ends_within_the_thinking() -> None:
-    turn, _, shown, closed = play([10, 11, 12, 13], ThinkingPlan(2, (), CLOSING, "length"), [1], Sampling(max_tokens=2))
+    choice, _, shown, closed = play(
+        [10, 11, 12, 13], ThinkingPlan(2, (), CLOSING, "length"), [1], Sampling(max_tokens=2)
+    )
     assert (shown, closed) == ([10, 11], 0)
-    assert (turn.finish, turn.thinking_finish, turn.completion_tokens) == ("length", "length", 2)
+    assert (choice.finish, choice.thinking_finish, choice.completion_tokens) == ("length", "length", 2)
 
 
 @given(
@@ -192,12 +199,12 @@ def test_budgets_are_exact_and_deltas_do_not_matter(
     said = min(wrap_up, allowed // 2)
     plan = ThinkingPlan(allowed - said, tuple(range(100, 100 + said)), CLOSING, "budget")
     sampling = Sampling(max_tokens=limit, stop_token_ids=(7,) if two_generations else ())
-    turn, engine, shown, closed = play(ids, plan, chunks, sampling, one_by_one=one_by_one)
+    choice, engine, shown, closed = play(ids, plan, chunks, sampling, one_by_one=one_by_one)
 
-    assert turn.reasoning_tokens <= budget
-    assert turn.completion_tokens <= limit
-    assert closed == (turn.thinking_finish in ("budget", "stopped") and plan.max_tokens > 0)
-    thought = shown[: turn.reasoning_tokens - (said if turn.thinking_finish != "natural" else 0)]
+    assert choice.reasoning_tokens <= budget
+    assert choice.completion_tokens <= limit
+    assert closed == (choice.thinking_finish in ("budget", "stopped") and plan.max_tokens > 0)
+    thought = shown[: choice.reasoning_tokens - (said if choice.thinking_finish != "natural" else 0)]
     assert THINK_END not in thought
     last = engine.seen[-1]
     written = len(last.prompt_ids) - len(PROMPT)
@@ -208,8 +215,8 @@ def test_budgets_are_exact_and_deltas_do_not_matter(
 
     plain, _, shown_plain, closed_plain = play(ids, plan, [1], sampling)
     assert (shown, closed) == (shown_plain, closed_plain)
-    assert (turn.completion_tokens, turn.reasoning_tokens) == (plain.completion_tokens, plain.reasoning_tokens)
-    assert (turn.finish, turn.thinking_finish) == (plain.finish, plain.thinking_finish)
+    assert (choice.completion_tokens, choice.reasoning_tokens) == (plain.completion_tokens, plain.reasoning_tokens)
+    assert (choice.finish, choice.thinking_finish) == (plain.finish, plain.thinking_finish)
 
 
 @given(
@@ -227,9 +234,9 @@ def test_who_closes_the_thinking_makes_no_difference(
     by_engine = play(ids, plan, chunks, sampling, one_by_one=one_by_one)
     ours = play(ids, plan, chunks, sampling, one_by_one=one_by_one, think_end=UnknownToTheEngine(THINK_END))
     assert by_engine[2:] == ours[2:]
-    for turn in (by_engine[0], ours[0]):
-        assert (turn.token_ids, turn.reasoning_tokens) == (ours[0].token_ids, ours[0].reasoning_tokens)
-        assert (turn.finish, turn.thinking_finish) == (ours[0].finish, ours[0].thinking_finish)
+    for choice in (by_engine[0], ours[0]):
+        assert (choice.token_ids, choice.reasoning_tokens) == (ours[0].token_ids, ours[0].reasoning_tokens)
+        assert (choice.finish, choice.thinking_finish) == (ours[0].finish, ours[0].thinking_finish)
     if by_engine[0].thinking_finish == "budget":
         assert [(r.prompt_ids, r.sampling) for r in by_engine[1].seen[1:]] == [
             (r.prompt_ids, r.sampling) for r in ours[1].seen[1:]
@@ -237,7 +244,7 @@ def test_who_closes_the_thinking_makes_no_difference(
 
 
 def test_a_turn_without_thinking_ends_as_the_engine_does() -> None:
-    turn, _, shown, _ = play([10, 11, END_OF_TURN], None, [2])
-    assert (shown, turn.finish, turn.completion_tokens, turn.thinking_finish) == ([10, 11], "stop", 3, None)
-    turn, _, shown, _ = play([10, 11, END_OF_TURN], None, [2], Sampling(max_tokens=2))
-    assert (shown, turn.finish, turn.completion_tokens) == ([10, 11], "length", 2)
+    choice, _, shown, _ = play([10, 11, END_OF_TURN], None, [2])
+    assert (shown, choice.finish, choice.completion_tokens, choice.thinking_finish) == ([10, 11], "stop", 3, None)
+    choice, _, shown, _ = play([10, 11, END_OF_TURN], None, [2], Sampling(max_tokens=2))
+    assert (shown, choice.finish, choice.completion_tokens) == ([10, 11], "length", 2)

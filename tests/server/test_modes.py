@@ -6,7 +6,8 @@ from chat_templates.format import ChatFormat
 from server.errors import BadRequestError, UnknownModelError
 from server.modes.mode import Modes
 from server.modes.profile import Profile
-from server.modes.resolve import ModeRequest, mode_of_model, model_names, resolve_mode
+from server.modes.resolve import mode_of_model, model_names, resolve_mode
+from server.modes.thinking import ModeRequest
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,17 @@
-"""Responses and events are what the OpenAPI document says, with every field that may be there and no other."""
+"""Responses and events agree with the OpenAPI document: they have the fields that it lists and no others."""
 
 from typing import Any
 
+import httpx
 import jsonschema_rs
+import msgspec
 import pytest
 
 from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
+from server.http.app import create_app
+from server.modes.profile import Profile
+from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, body
 from tests.server.test_streaming import events_of
@@ -92,3 +97,15 @@ async def test_the_other_routes(client: Client, engine: FakeEngine) -> None:
             response = await http.request(method, path, json=body() if method == "post" else None)
             document.check(path, method, 503, "application/json", response.json())
             assert response.headers["retry-after"].isdecimal()
+
+
+async def test_the_document_lists_the_modes_that_are_served(profile: Profile, fmt: ChatFormat) -> None:
+    modes = {**profile.modes, "deep": msgspec.structs.replace(profile.modes["reasoning"], temperature=1.0)}
+    app = create_app(
+        FakeEngine(lambda _prompt: iter(()), ()), Settings(), msgspec.structs.replace(profile, modes=modes), fmt
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        schemas = (await http.get("/openapi.json")).json()["components"]["schemas"]
+    for kind in ("ChatRequest", "TokenizeChatRequest"):
+        field = schemas[kind]["properties"]["reasoning_mode"]
+        assert field["anyOf"] == [{"type": "string", "enum": ["standard", "reasoning", "deep"]}, {"type": "null"}]

@@ -24,6 +24,25 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module
 
 
+def files_imported(path: Path) -> set[str]:
+    """The files of this repository among them, as paths; of a package that is imported, what is taken from it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = Path(*name.split("."))
+            found |= {
+                one.as_posix()
+                for one in (file.with_suffix(".py"), file / "__init__.py")
+                if (ROOT / one).is_file() and ROOT / one != path
+            }
+    return found
+
+
 def offenders(folders: tuple[str, ...], forbidden: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
     """`file: module` for every import of a forbidden top-level package in `folders`, the files under `but` excepted."""
     found = []
@@ -42,22 +61,80 @@ def test_the_front_end_imports_nothing_heavy() -> None:
     assert not offenders(("server",), ("torch", "vllm", "transformers"))
 
 
-def test_the_packages_of_the_server_stand_on_one_another() -> None:
-    """A package stands on those after it in the list and on single files, never the other way round."""
-    order = ["commands", "http"]
-    found = []
-    for index, package in enumerate(order):
-        above = tuple(f"server.{name}" for name in order[:index])
-        for path in (ROOT / "server" / package.replace(".", "/")).glob("*.py"):
-            found += [f"{path.relative_to(ROOT)}: {name}" for name in imported(path) if name.startswith(above)]
-    assert not found
+# From the top down. A file belongs to the first layer that its path begins with; single files of `server/` to the last.
+LAYERS = (
+    ("server/commands/", "server/cli.py"),
+    ("server/launch.py", "server/start_display.py"),
+    ("server/http/app.py",),
+    ("server/api/registry.py",),
+    ("server/api/",),
+    ("server/http/",),
+    ("server/core/",),
+    ("server/modes/",),
+    ("server/",),
+)
+
+
+def layer_of(name: str) -> int:
+    return next(index for index, paths in enumerate(LAYERS) if name.startswith(paths))
+
+
+def server_imports() -> Iterator[tuple[str, str]]:
+    """Each file of `server/` with each file of it that it imports."""
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("server/"):
+            yield from ((name, other) for other in files_imported(path) if other.startswith("server/"))
+
+
+def test_no_arrow_in_the_server_points_up() -> None:
+    assert not [f"{name} -> {other}" for name, other in server_imports() if layer_of(other) < layer_of(name)]
+
+
+def test_no_api_imports_another() -> None:
+    def folder(name: str) -> str | None:
+        found = re.match(r"server/api/(\w+)/", name)
+        return found[1] if found and found[1] != "common" else None
+
+    apis = [(folder(name), folder(other)) for name, other in server_imports()]
+    assert not [(one, other) for one, other in apis if one and other and one != other]
+    common = [(name, other) for name, other in server_imports() if name.startswith("server/api/common/")]
+    assert not [f"{name} -> {other}" for name, other in common if folder(other)]
+
+
+IMPORT_VLLM = {
+    *("engine/loading.py", "engine/loop.py"),
+    "engine/vllm_internals/continuation.py",
+    "engine/vllm_internals/cpu_worker.py",
+    "engine/vllm_internals/kv_cache_manager.py",
+    "engine/vllm_internals/model_runner.py",
+    "engine/vllm_internals/page_counter.py",
+    "engine/vllm_internals/sampler.py",
+    "engine/vllm_internals/scheduler.py",
+    *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
+    *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
+    *("benchmarks/linear_cost.py", "benchmarks/peers/vllm_bench.py", "benchmarks/sampling_cost.py"),
+}
 
 
 def test_vllm_is_imported_where_it_is_run_and_nowhere_else() -> None:
-    folders = ("chat_templates", "training", "benchmarks", "requirements")
-    assert not offenders(
-        folders, ("vllm",), but=("benchmarks/peers/", "benchmarks/sampling_cost.py", "benchmarks/linear_cost.py")
-    )
+    found = {name.partition(":")[0] for name in offenders(FOLDERS[:-1], ("vllm",))}
+    assert found == IMPORT_VLLM
+
+
+def test_only_one_folder_reaches_inside_vllms_running_engine() -> None:
+    """The rest of the engine process imports of vLLM's v1 what one starts an engine with, and goes no deeper."""
+    outside = list((ROOT / "engine").glob("*.py"))
+    modules = {name for path in outside for name in imported(path) if name.startswith("vllm.v1")}
+    assert modules <= {"vllm.v1.engine.llm_engine", "vllm.v1.executor"}
+    inner = {"engine_core", "scheduler", "kv_cache_manager", "model_runner", "model_executor"}
+    reached = [
+        f"{path.name}:{node.lineno}"
+        for path in outside
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in inner
+    ]
+    assert not reached
 
 
 def test_nothing_installed_imports_the_tests() -> None:

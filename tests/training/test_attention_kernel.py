@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from model_impl.native import KernelsUnavailableError
+from model_impl.cpu.native import KernelsUnavailableError
 from training import attention, native, recipe
 from training import model as model_files
 

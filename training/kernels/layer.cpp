@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../../model_impl/kernels/rows.h"
+#include "../../model_impl/cpu/kernels/rows.h"
 
 namespace {
 

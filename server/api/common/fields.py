@@ -12,6 +12,12 @@ from pydantic_core import ErrorDetails
 
 from server.errors import BadRequestError
 
+# Fields of before of OpenAI and of vLLM: refused unless they ask for nothing, rather than ignored.
+RETIRED = {
+    "functions": "tools", "function_call": "tool_choice",
+    "guided_json": "structured_outputs", "guided_regex": "structured_outputs", "guided_choice": "structured_outputs",
+    "guided_grammar": "structured_outputs",
+}  # fmt: skip
 INT64 = 2**63 - 1
 MAX_NAME = 40  # no misspelling of an extension is longer
 MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost nothing
@@ -82,6 +88,13 @@ def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: It
         meant = _meant_extension(name, plain)
         if meant is not None:
             raise BadRequestError(f'There is no field "{name}". Did you mean "{meant}"?', param=name)
+
+
+def refuse_retired(fields: dict[str, Any]) -> None:
+    """Raises BadRequestError for a field of RETIRED that asks for something."""
+    for name, newer in RETIRED.items():
+        if fields.get(name) not in (None, [], "none", "auto"):
+            raise BadRequestError(f"{name} is not supported: use {newer}.", param=name)
 
 
 def _meant_extension(name: str, plain: dict[str, str]) -> str | None:

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from server.api.common.fields import Fields, tag_of
+from server.core.request import ChoiceForm, Form, GrammarForm, JsonForm, RegexForm
 
+ANY_OBJECT = {"type": "object"}
 MAX_CHOICE = 4096
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object")
 
@@ -87,16 +88,6 @@ class StructuredOutputs(Fields):
         """The one that is set: its name and value."""
         return next((name, value) for name, value in self._all() if value is not None)
 
-    def schema_of_json(self) -> dict[str, Any] | bool:
-        """The schema that `json` is, or is the text of; raises ValueError."""
-        try:
-            schema = orjson.loads(self.json_) if isinstance(self.json_, str) else self.json_
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"this is not valid JSON: {error.msg} (character {error.pos})") from None
-        if not isinstance(schema, dict | bool):
-            raise ValueError("a JSON schema is an object")  # noqa: TRY004 - told to the client as a bad value
-        return schema
-
     def _all(self) -> list[tuple[str, object]]:
         return [(name, self.json_ if name == "json" else getattr(self, name)) for name in CONSTRAINTS]
 
@@ -120,3 +111,35 @@ ToolChoice = Annotated[
         tag_of, custom_error_type="tool_choice", custom_error_message='must be "none", "auto", "required" or a tool'
     ),
 ]
+
+
+def forms_of(response_format: ResponseFormat | None, structured_outputs: StructuredOutputs | None) -> tuple[Form, ...]:
+    """What binds the answer; more than one contradict each other."""
+    forms = (_of_response_format(response_format), _of_structured_outputs(structured_outputs))
+    return tuple(form for form in forms if form is not None)
+
+
+def _of_response_format(asked: ResponseFormat | None) -> Form | None:
+    match asked:
+        case JsonObjectFormat():
+            return JsonForm("response_format", ANY_OBJECT)
+        case JsonSchemaFormat():
+            return JsonForm("response_format.json_schema.schema", asked.json_schema.schema_ or {})
+    return None
+
+
+def _of_structured_outputs(asked: StructuredOutputs | None) -> Form | None:
+    if asked is None:
+        return None
+    name, value = asked.constraint()
+    field = f"structured_outputs.{name}"
+    match name:
+        case "json":
+            return JsonForm(field, value)
+        case "json_object":
+            return JsonForm(field, ANY_OBJECT)
+        case "regex":
+            return RegexForm(field, str(value))
+        case "choice":
+            return ChoiceForm(field, asked.choice or [])
+    return GrammarForm(field, str(value))

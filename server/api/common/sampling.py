@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from engine.sampling import SAMPLING_FIELDS
 from server.api.common.fields import INT64, Fields, tag_of
 from server.api.common.formats import ResponseFormat, StructuredOutputs
+from server.core.request import Stop
+from server.errors import BadRequestError
 
 MAX_STOPS = 16
 MAX_STOP_IDS = 128
@@ -19,7 +22,7 @@ MAX_TOP_LOGPROBS = 20  # of vLLM, unless its --max-logprobs says otherwise
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenCount = Annotated[int, Field(ge=0, le=INT64)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-Stop = Annotated[
+StopField = Annotated[
     Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(max_length=MAX_STOPS), Tag("(list)")],
     Discriminator(tag_of, custom_error_type="stop", custom_error_message="must be a string or a list of strings"),
 ]
@@ -86,7 +89,7 @@ class SamplingFields(Fields):
     """
     seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
     """Of the first choice; each further one has the next."""
-    stop: Stop | None = None
+    stop: StopField | None = None
     """The answer ends before the first of these texts. Thinking and tool calls are not searched.
 
     Differs: OpenAI takes 4; vLLM searches the thinking too.
@@ -134,3 +137,38 @@ class SamplingFields(Fields):
     """True: the response comes as server-sent events."""
     stream_options: StreamOptions | None = None
     """Options of a stream; without `stream` they are refused."""
+
+
+def includes_usage(asked: SamplingFields) -> bool:
+    """Whether a stream ends with its usage; raises BadRequestError for stream options without a stream."""
+    if asked.stream_options is None:
+        return False
+    if not asked.stream:
+        raise BadRequestError("stream_options are for streams only: set stream.", param="stream_options")
+    return bool(asked.stream_options.include_usage)
+
+
+def sampling_of(body: SamplingFields) -> dict[str, float]:
+    """The fields of engine.sampling that the client set."""
+    asked = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
+    if asked.get("top_k") == -1:  # no limit, as 0
+        asked["top_k"] = 0
+    return asked
+
+
+def stop_of(body: SamplingFields) -> Stop:
+    """What ends the answer."""
+    return Stop(
+        texts=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        token_ids=tuple(body.stop_token_ids or ()),
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def logit_bias_of(body: SamplingFields) -> dict[int, float]:
+    """By token id; raises BadRequestError for a key that is none."""
+    biases = body.logit_bias or {}
+    if any(not (key.isascii() and key.isdigit() and len(key) < 10) for key in biases):
+        raise BadRequestError("logit_bias: the keys must be token ids.", param="logit_bias")
+    return {int(key): bias for key, bias in biases.items()}

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Discriminator, FailFast, Field, Tag
 
-from server.api.chat.body import RETIRED, refuse_retired
-from server.api.common.fields import checked, read_object, refuse_misspelt, tag_of
+from server.api.common.fields import RETIRED, checked, read_object, refuse_misspelt, refuse_retired, tag_of
 from server.api.common.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, TokenId
 from server.errors import BadRequestError
 

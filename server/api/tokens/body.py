@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import FailFast
 
-from server.api.chat.body import ChatRequest
+from server.api.common.conversation import ChatFields
 from server.api.common.fields import Fields, checked, read_object
 from server.api.common.sampling import TokenId
 from server.errors import BadRequestError
@@ -24,7 +24,7 @@ class TokenizeTextRequest(Fields):
     """True: the response spells each token too."""
 
 
-class TokenizeChatRequest(ChatRequest):
+class TokenizeChatRequest(ChatFields):
     """A conversation to tokenize: with the same fields, the prompt of a chat completion."""
 
     return_token_strs: bool | None = None

@@ -1,0 +1,158 @@
+"""What the engine's loop uses of vLLM's inside, for an engine that is loaded and warm, and what became of each path.
+
+Here the halves of a path meet: the workers say what they can do, and only then the scheduler asks it of them. Where a
+path is off, what takes its place uses vLLM's documented interface alone. Imports nothing of vLLM itself.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from engine.messages import Continuation, FastPathStatus, PageGroup, Sampling
+from engine.vllm_internals.contract import (
+    EXTENSION,
+    FAST_PATHS,
+    MULTI_STEP,
+    PAGE_COUNTS,
+    WORKER,
+    WORKER_PATHS,
+)
+from model_impl import cpu
+from model_impl.private_names import Verdict, missing, verdict_of_names
+
+_NOT_ASKED_FOR = Verdict(False, "the model does not ask for it")
+_IN_ANOTHER_PROCESS = Verdict(False, "vLLM's engine runs in a process of its own (VLLM_ENABLE_V1_MULTIPROCESSING)")
+
+
+class Pages(Protocol):
+    """What is read of an engine's scheduler and KV cache: `page_counter.PageCounter`."""
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    def requests(self) -> tuple[int, int]:
+        """How many requests run and how many wait."""
+
+    def count(self) -> tuple[PageGroup, ...]:
+        """Pages by kind; nothing where they cannot be counted."""
+
+
+class Extends(Protocol):
+    """How a request goes on behind forced tokens: `continuation.Extender`."""
+
+    def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:
+        """Whether the request goes on as `then` says; where not, it has to be ended and added again."""
+
+
+class Internals(NamedTuple):
+    """All of vLLM's inside that the loop uses. `fast_paths`: in the order of the contract's table."""
+
+    pages: Pages
+    extender: Extends
+    fast_paths: tuple[FastPathStatus, ...]
+
+
+def attach(engine: Any) -> Internals:
+    """For vLLM's LLMEngine, once it has computed a request of each kind: a model knows only then what it can take."""
+    core = getattr(engine.engine_core, "engine_core", None)  # InprocClient → EngineCore
+    verdicts = _of_workers(engine)
+    verdicts[MULTI_STEP.name] = _multi_step(core, verdicts[MULTI_STEP.name])
+    pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
+    extender, verdicts[EXTENSION.name] = _extender(core)
+    return Internals(pages, extender, tuple(_statuses(verdicts)))
+
+
+def end_workers(engine: Any) -> None:
+    """Ends worker processes, where there are any: what is in this process ends with it, and at once."""
+    if engine.vllm_config.parallel_config.world_size > 1:
+        engine.engine_core.shutdown()
+
+
+def report(worker: Any) -> dict[str, Verdict]:
+    """Runs in a worker process, with vLLM's worker or what wraps it: what it says if it is ours, and its model."""
+    fast_paths = getattr(worker, "fast_paths", dict)
+    return fast_paths() | cpu.verdicts()
+
+
+def _of_workers(engine: Any) -> dict[str, Verdict]:
+    """What the workers say of their paths and their model's; a path is on if it is in every one of them."""
+    reports: list[dict[str, Verdict]] = engine.collective_rpc(report)
+    another = _why_not_ours(engine.vllm_config)
+    untold = dict.fromkeys((*WORKER_PATHS, MULTI_STEP), another) | dict.fromkeys(cpu.FAST_PATHS, _NOT_ASKED_FOR)
+    verdicts = {}
+    for path, otherwise in untold.items():
+        told = [one.get(path.name, otherwise) for one in reports]
+        verdicts[path.name] = next((verdict for verdict in told if not verdict.on), told[0])
+    return verdicts
+
+
+def _why_not_ours(config: Any) -> Verdict:
+    if config.device_config.device_type != "cpu":
+        return Verdict(False, "it is for CPUs")
+    if (reason := missing(WORKER)) is not None:
+        return Verdict(False, reason, unexpected=True)
+    return Verdict(False, f"the engine runs with the worker {config.parallel_config.worker_cls}")
+
+
+def _multi_step(core: Any, workers: Verdict) -> Verdict:
+    """The two halves shake hands: the scheduler is told to only if all workers are ready."""
+    if not workers.on:
+        return workers
+    if core is None:
+        return _IN_ANOTHER_PROCESS
+    enable = getattr(core.scheduler, "enable_multi_step", None)
+    if enable is not None:
+        verdict: Verdict = enable()
+        return verdict
+    scheduler = type(core.scheduler)
+    chosen = Verdict(False, f"the engine runs with the scheduler {scheduler.__module__}.{scheduler.__qualname__}")
+    return verdict_of_names(MULTI_STEP) or chosen
+
+
+def _pages(engine: Any, core: Any) -> tuple[Pages, Verdict]:
+    verdict = _IN_ANOTHER_PROCESS if core is None else verdict_of_names(PAGE_COUNTS)
+    if verdict is not None:
+        return _NoPages(engine), verdict
+    from engine.vllm_internals.page_counter import PageCounter  # noqa: PLC0415 - stands on names that were checked
+
+    return PageCounter(core), Verdict(True, "of each kind of page")
+
+
+def _extender(core: Any) -> tuple[Extends, Verdict]:
+    verdict = _IN_ANOTHER_PROCESS if core is None else verdict_of_names(EXTENSION)
+    if verdict is not None:
+        return _NoExtender(), verdict
+    from engine.vllm_internals.continuation import Extender  # noqa: PLC0415 - stands on names that were checked
+
+    extender = Extender(core)
+    if extender.obstacle is not None:
+        return extender, Verdict(False, extender.obstacle)
+    return extender, Verdict(True, "requests keep their pages where their sampling stays the same")
+
+
+def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:
+    for path in FAST_PATHS:
+        yield FastPathStatus(path.name, *verdicts[path.name])
+
+
+class _NoPages:
+    """Pages where vLLM's inside is not at hand, or another than is known: by the documented interface alone."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def has_work(self) -> bool:
+        return bool(self._engine.has_unfinished_requests())
+
+    def requests(self) -> tuple[int, int]:
+        """Which of them wait is not told."""
+        return self._engine.get_num_unfinished_requests(), 0
+
+    def count(self) -> tuple[PageGroup, ...]:
+        return ()
+
+
+class _NoExtender:
+    """Every request is ended and added again."""
+
+    def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:  # noqa: ARG002
+        return False

@@ -1,0 +1,161 @@
+"""Faster ways through a model on CPUs, which a model class of any architecture asks for: the only door to this folder.
+
+Each of the four functions below gives a model what it can have on this machine, with this vLLM and these options, and
+notes why it cannot. vLLM's own operations run where a path is off. What a path needs of vLLM's inside is listed here,
+and its file is imported only when the list holds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from model_impl.private_names import FastPath, PrivateName, Verdict, verdict_of_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from model_impl.cpu.decode import DecodeStep
+    from model_impl.cpu.fused import FusedOperations
+
+_ATTENTION = (
+    PrivateName("vllm.model_executor.layers.attention:Attention", ("impl", "kv_cache", "layer_name")),
+    PrivateName(
+        "vllm.v1.attention.backends.cpu_attn:CPUAttentionMetadata",
+        ("block_table", "causal", "dynamic_causal", "max_query_len", "query_start_loc", "seq_lens"),
+    ),
+    PrivateName("vllm.v1.attention.backends.cpu_attn:CPUAttentionMetadataBuilder._set_isa_to_layers", ("isa",)),
+)
+_NORM = PrivateName("vllm.model_executor.layers.layernorm:RMSNorm", ("variance_epsilon", "weight"))
+_ROPE = PrivateName(
+    "vllm.model_executor.layers.rotary_embedding.base:RotaryEmbeddingBase", ("cos_sin_cache", "is_neox_style")
+)
+
+PACKED = FastPath(
+    "packed products",
+    (
+        PrivateName(
+            "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading",
+            parameters=("self", "layer"),
+        ),
+        PrivateName(
+            "vllm.model_executor.layers.vocab_parallel_embedding:UnquantizedEmbeddingMethod.process_weights_after_loading",
+            parameters=("self", "layer"),
+        ),
+        PrivateName(
+            "vllm.model_executor.layers.utils:cpu_unquantized_gemm",
+            ("cpu_linear",),
+            parameters=("layer", "x", "weight", "bias"),
+        ),
+    ),
+)
+FUSED = FastPath("fused passes", (_NORM, _ROPE))
+PREFILL = FastPath(
+    "prefill kernel",
+    (
+        *_ATTENTION,
+        PrivateName(
+            "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl",
+            (
+                *("alibi_slopes", "head_size", "logits_soft_cap", "num_kv_heads", "num_queries_per_kv"),
+                *("scale", "sinks", "sliding_window"),
+            ),
+        ),
+        PrivateName(
+            "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",
+            parameters=(
+                *("self", "layer", "query", "key", "value", "kv_cache", "attn_metadata", "output"),
+                *("output_scale", "output_block_scale"),
+            ),
+        ),
+    ),
+)
+DECODE = FastPath(
+    "native decode step",
+    (
+        *_ATTENTION,
+        *PACKED.needs,
+        *FUSED.needs,
+        PrivateName(
+            "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl", ("head_size", "scale", "sliding_window")
+        ),
+        PrivateName("vllm.forward_context:ForwardContext", ("attn_metadata", "slot_mapping")),
+        PrivateName("vllm.forward_context:get_forward_context", parameters=()),
+        PrivateName("vllm.forward_context:is_forward_context_available", parameters=()),
+    ),
+)
+FAST_PATHS = (PACKED, FUSED, PREFILL, DECODE)
+"""In the order in which they are reported."""
+
+_verdicts: dict[str, Verdict] = {}
+
+
+def forget_verdicts() -> None:
+    """Before a model is built: what was noted of an earlier one in this process is not about it."""
+    _verdicts.clear()
+
+
+def verdicts() -> dict[str, Verdict]:
+    """By path, what became of those that this process's model has asked for."""
+    return dict(_verdicts)
+
+
+def note(path: FastPath, reason: str | None) -> None:
+    """Notes that a path is taken (None), or why it is not. Taken somewhere in a model, it counts as taken."""
+    if reason is None:
+        _verdicts[path.name] = Verdict(True, "the model has asked for it, and everything fits")
+    elif path.name not in _verdicts:
+        _verdicts[path.name] = Verdict(False, reason)
+
+
+def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Module", head: "nn.Module") -> None:
+    """Has all unquantized layers of a model that was just built multiply with packed weights.
+
+    `embedding` and `head` are the input embedding and the output head, which may share their weight.
+    """
+    if _can_take(PACKED, vllm_config):
+        importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
+
+
+def use_prefill_kernel(vllm_config: Any, attention: "nn.Module") -> None:
+    """Gives vLLM's attention of one layer, just built, our kernel for steps with several new tokens per request."""
+    if _can_take(PREFILL, vllm_config):
+        importlib.import_module("model_impl.cpu.prefill").use_prefill_kernel(attention)
+
+
+def fused_operations(vllm_config: Any, *, widths: tuple[int, ...], head_size: int) -> "FusedOperations | None":
+    """One pass each for what lies between products of these row widths; None where vLLM's layers do it."""
+    if not _can_take(FUSED, vllm_config):
+        return None
+    found: FusedOperations | None = importlib.import_module("model_impl.cpu.fused").fused_operations(
+        vllm_config, widths=widths, head_size=head_size
+    )
+    return found
+
+
+def decode_step(
+    vllm_config: Any,
+    fused: "FusedOperations | None",
+    embedding: "nn.Module",
+    layers: "nn.ModuleList",
+    norm: "nn.Module",
+) -> "DecodeStep | None":
+    """A whole decode step in one native call, for layers of EXAONE 4.0's kind that have the fused passes; or None."""
+    if not _can_take(DECODE, vllm_config):
+        return None
+    if fused is None:
+        note(DECODE, "the fused passes are off")
+        return None
+    step: DecodeStep | None = importlib.import_module("model_impl.cpu.decode").decode_step(
+        vllm_config, embedding, layers, norm
+    )
+    return step
+
+
+def _can_take(path: FastPath, vllm_config: Any) -> bool:
+    """Whether this is a CPU, and vLLM has what the path needs; notes the reason where not."""
+    if vllm_config.device_config.device_type != "cpu":
+        note(path, "it is for CPUs")
+        return False
+    verdict = verdict_of_names(path)
+    if verdict is not None:
+        _verdicts[path.name] = verdict
+    return verdict is None

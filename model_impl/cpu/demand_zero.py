@@ -1,0 +1,47 @@
+"""Demand-zero memory: zeros that take no memory until they are written, so that a large KV cache is there at once.
+
+vLLM fills its KV cache with zeros when it starts: gigabytes, of which most servers use a part, at a third of a second
+to several seconds each. Fresh pages of the operating system read as zeros without that.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+SMALLEST = 1 << 20
+"""Bytes; what is smaller is cheap to fill."""
+
+
+class DemandZero(TorchFunctionMode):
+    """Within it, `torch.zeros` of many bytes on the CPU is demand-zero memory. `size`: bytes given out so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        match func, args, dict(kwargs or {}):
+            case torch.zeros, (int(size),), {"dtype": torch.int8, "device": device, **rest} if (
+                size >= SMALLEST and torch.device(device).type == "cpu" and not rest
+            ):
+                self.size += size
+                return demand_zeros(size)
+        return func(*args, **(kwargs or {}))
+
+
+def demand_zeros(size: int) -> torch.Tensor:
+    """`size` zeros of int8, aligned to a page of the operating system."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)  # few first touches, each of more bytes
+    return torch.frombuffer(memory, dtype=torch.int8)

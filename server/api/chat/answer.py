@@ -1,0 +1,199 @@
+"""From the core's pieces to OpenAI's objects of a chat completion, whole and in chunks, as plain dicts."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import orjson
+
+from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
+from server.api.common.usage import usage
+from server.core.choice import Choice
+from server.core.events import LogprobEntry, Piece
+from server.core.plan import Plan
+from server.errors import ApiError, JsonObject
+from server.http.sse import DONE, encode_event
+
+HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
+
+
+class Gathered:
+    """The pieces of one choice, put together."""
+
+    def __init__(self) -> None:
+        self._reasoning: list[str] = []
+        self._answer: list[str] = []
+        self._calls: list[ToolCallStart] = []
+        self._arguments: list[list[str]] = []
+        self._logprobs = defaultdict[str, list[LogprobEntry]](list)
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        for event in piece.events:
+            match event:
+                case ReasoningText(text):
+                    self._reasoning.append(text)
+                case AnswerText(text):
+                    self._answer.append(text)
+                case ToolCallStart():
+                    self._calls.append(event)
+                    self._arguments.append([])
+                case ToolCallArguments(_, text):
+                    self._arguments[-1].append(text)
+        for name, entries in (piece.logprobs or {}).items():
+            self._logprobs[name] += entries
+
+    def message(self, *, shows_thinking: bool) -> JsonObject:
+        """The choice's message."""
+        answer = "".join(self._answer)
+        message: JsonObject = {"role": "assistant", "content": answer, "refusal": None}
+        if self._calls:
+            message["content"] = answer or None
+            message["tool_calls"] = [
+                _call(call, "".join(texts)) for call, texts in zip(self._calls, self._arguments, strict=True)
+            ]
+        if shows_thinking:
+            reasoning = "".join(self._reasoning)
+            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+        return message
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model called a tool."""
+        return bool(self._calls)
+
+    def logprobs(self) -> JsonObject | None:
+        """The choice's log-probabilities, if they were asked for."""
+        return {"refusal": None, **self._logprobs} if self._logprobs else None
+
+
+class ChatResponse:
+    """The response to a request that was not streamed."""
+
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str) -> None:
+        self._plan = plan
+        self._choices = choices
+        self._model = model
+        self._gathered = [Gathered() for _ in choices]
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        self._gathered[piece.choice].add(piece)
+
+    def response(self) -> JsonObject:
+        """The whole response, after the last piece."""
+        plan = self._plan
+        choices = [
+            {
+                "index": index,
+                "message": gathered.message(shows_thinking=plan.shows_thinking),
+                "logprobs": gathered.logprobs(),
+                **_how_it_ended(choice, has_calls=gathered.has_calls),
+                **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
+            }
+            for index, (choice, gathered) in enumerate(zip(self._choices, self._gathered, strict=True))
+        ]
+        return {
+            "id": plan.id,
+            "object": "chat.completion",
+            "created": plan.created,
+            "model": self._model,
+            "choices": choices,
+            "usage": usage(plan, self._choices),
+            **_prompt_ids(plan),
+        }
+
+
+def _prompt_ids(plan: Plan) -> JsonObject:
+    return {"prompt_token_ids": plan.choices[0].prompt_ids} if plan.shows_token_ids else {}
+
+
+def _call(call: ToolCallStart, arguments: str) -> JsonObject:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _how_it_ended(choice: Choice, *, has_calls: bool) -> JsonObject:
+    calls = has_calls and choice.finish == "stop"
+    ended: JsonObject = {"finish_reason": "tool_calls" if calls else choice.finish}
+    if choice.thinking_finish is not None:
+        ended["reasoning_finish_reason"] = choice.thinking_finish
+    return ended
+
+
+class ChunkWriter:
+    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
+
+    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str, *, include_usage: bool) -> None:
+        self._plan = plan
+        self._choices = choices
+        self._head: JsonObject = {
+            "id": plan.id,
+            "object": "chat.completion.chunk",
+            "created": plan.created,
+            "model": model,
+        }
+        self._tail: JsonObject = {"usage": None} if include_usage else {}
+        self._with_calls: set[int] = set()
+        self._around: dict[tuple[int, type[Event]], list[bytes]] = {}
+
+    def begin(self) -> bytes:
+        """The first event of each choice."""
+        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
+        roles[0] |= _prompt_ids(self._plan)
+        return b"".join(map(encode_event, roles))
+
+    def piece(self, piece: Piece) -> bytes:
+        """The events of a piece; what is told of its tokens comes with the first, which may have no text for them."""
+        index = piece.choice
+        if piece.logprobs is None and piece.token_ids is None:  # nearly always
+            return b"".join([self._event(index, event) for event in piece.events])
+        told: JsonObject = {}
+        if piece.logprobs is not None and any(piece.logprobs.values()):
+            told["logprobs"] = {"refusal": None, **piece.logprobs}
+        if piece.token_ids:
+            told["token_ids"] = piece.token_ids
+        first, *rest = [delta for event in piece.events if (delta := self._delta(index, event)) is not None] or [{}]
+        chunks = [self._chunk(index, first, told)] if first or told else []
+        return b"".join(map(encode_event, [*chunks, *(self._chunk(index, delta) for delta in rest)]))
+
+    def finish(self) -> bytes:
+        """How each choice ended and, if asked for, the token counts in an event without choices."""
+        ends = [
+            self._chunk(index, {}, _how_it_ended(choice, has_calls=index in self._with_calls))
+            for index, choice in enumerate(self._choices)
+        ]
+        if self._tail:
+            ends.append({**self._head, "choices": [], "usage": usage(self._plan, self._choices)})
+        return b"".join(map(encode_event, ends)) + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """OpenAI's error as the last event."""
+        return encode_event(error.body())
+
+    def _event(self, index: int, event: Event) -> bytes:
+        """One event; text, which most of them are, is put between what stood around the first such text."""
+        if not isinstance(event, AnswerText | ReasoningText):
+            delta = self._delta(index, event)
+            return b"" if delta is None else encode_event(self._chunk(index, delta))
+        around = self._around.get((index, type(event)))
+        if around is None:
+            delta = self._delta(index, type(event)(HOLE))
+            around = [] if delta is None else encode_event(self._chunk(index, delta)).split(orjson.dumps(HOLE))
+            self._around[index, type(event)] = around
+        return orjson.dumps(event.text).join(around)
+
+    def _delta(self, choice: int, event: Event) -> JsonObject | None:
+        match event:
+            case ReasoningText(text) if self._plan.shows_thinking:
+                return {"reasoning_content": text, "reasoning": text}
+            case AnswerText(text):
+                return {"content": text}
+            case ToolCallStart(index):
+                self._with_calls.add(choice)
+                return {"tool_calls": [{"index": index, **_call(event, "")}]}
+            case ToolCallArguments(index, text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+        return None
+
+    def _chunk(self, index: int, delta: JsonObject, more: JsonObject | None = None) -> JsonObject:
+        choice: JsonObject = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(more or {})}
+        return {**self._head, "choices": [choice], **self._tail}

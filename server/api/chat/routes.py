@@ -1,0 +1,60 @@
+"""The routes of chat completions: read, admit, run, answer."""
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.chat.admission import chat_request
+from server.api.chat.answer import ChatResponse, ChunkWriter
+from server.api.chat.body import ChatRequest, read_chat_request
+from server.api.chat.control_body import ControlRequest, read_control_request
+from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.answering import complete, rejections, stream
+from server.api.common.openapi import Api, answers_of, body_of
+from server.api.common.sampling import includes_usage
+from server.core.admission import admit
+from server.core.run import Run
+from server.http.reading import read, serving_of
+from server.http.responses import json_response
+from server.http.sse import EventStream, until_disconnect
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/chat/completions",
+    openapi_extra=body_of(ChatRequest),
+    response_class=Response,
+    responses=answers_of(ChatCompletion, 400, 404, 413, 415, 503, event=ChatCompletionChunk),
+)
+async def chat_completions(request: Request) -> Response:
+    """Answers a conversation, in the mode that the request asks for."""
+    serving = serving_of(request)
+    with rejections(serving):
+        asked, size = await read(request, read_chat_request)
+        include_usage = includes_usage(asked)
+        plan = await admit(chat_request(asked, size), serving)
+    run, model = Run(plan, serving), serving.settings.model_name
+    if asked.stream:
+        writer = ChunkWriter(plan, run.choices, model, include_usage=include_usage)
+        return EventStream(stream(run.pieces(), writer))
+    work = complete(run.pieces(), ChatResponse(plan, run.choices, model))
+    return json_response(await until_disconnect(request.receive, work))
+
+
+@router.post(
+    "/v1/chat/completions/{completion_id}/control",
+    openapi_extra=body_of(ControlRequest),
+    response_class=Response,
+    responses=answers_of(ControlResult, 400, 404, 413, 415),
+)
+async def control(request: Request, completion_id: str) -> Response:
+    """Closes the thinking of a running completion; tells which of its choices were thinking."""
+    serving = serving_of(request)
+    asked, _ = await read(request, read_control_request)
+    choices = serving.end_thinking(completion_id)
+    head = {"id": completion_id, "object": "chat.completion.control", "action": asked.action}
+    return json_response({**head, "choices": choices})
+
+
+API = Api(
+    router=router, bodies=(ChatRequest, ControlRequest), answers=(ChatCompletion, ChatCompletionChunk, ControlResult)
+)

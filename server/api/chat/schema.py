@@ -1,0 +1,185 @@
+"""What the responses of `/v1/chat/completions` look like, for the OpenAPI document and docs/api.md."""
+
+from typing import Literal
+
+from server.api.common.schema import Answer, Count, TokenLogprob, Usage
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+ReasoningFinish = Literal["natural", "budget", "length", "stopped"]
+
+
+class TopLogprobs(TokenLogprob):
+    """One place in the text."""
+
+    top_logprobs: list[TokenLogprob]
+    """The likeliest tokens in this place."""
+
+
+class ChoiceLogprobs(Answer):
+    """Log-probabilities of one choice; a streamed part has those of its tokens."""
+
+    content: list[TopLogprobs] | None = None
+    """Of the answer's tokens."""
+    reasoning: list[TopLogprobs] | None = None
+    """Of the thinking's tokens, with `reasoning_logprobs`."""
+    refusal: None
+    """Always null."""
+
+
+class CalledFunction(Answer):
+    """A call of a tool."""
+
+    name: str
+    """The tool's name."""
+    arguments: str
+    """Its arguments, as JSON in a string. The model wrote them: they may be unsound unless a grammar bound them."""
+
+
+class ToolCall(Answer):
+    """A call of a tool."""
+
+    id: str
+    """What its result has as `tool_call_id`."""
+    type: Literal["function"]
+    """The kind of the call."""
+    function: CalledFunction
+    """Name and arguments."""
+
+
+class Message(Answer):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    """Who said it."""
+    content: str | None
+    """The answer; null only beside tool calls. Never any thinking, template, end tag or wrap-up."""
+    refusal: None
+    """Always null."""
+    reasoning_content: str | None = None
+    """The thinking; absent in standard mode."""
+    reasoning: str | None = None
+    """The same under its newer name."""
+    tool_calls: list[ToolCall] | None = None
+    """The calls, of the thinking too; absent where there are none."""
+
+
+class ChatChoice(Answer):
+    """One answer."""
+
+    index: Count
+    """Its number, from 0."""
+    message: Message
+    """What the model said."""
+    logprobs: ChoiceLogprobs | None
+    """With `logprobs`."""
+    finish_reason: FinishReason
+    """`stop`: the model ended its turn, or a stop was reached; `length`: the token limit; `tool_calls`."""
+    reasoning_finish_reason: ReasoningFinish | None = None
+    """How the thinking ended: by itself, its budget or the token limit spent, or told to. Absent in standard mode."""
+    token_ids: list[int] | None = None
+    """All generated tokens, with `return_token_ids`."""
+
+
+class ChatCompletion(Answer):
+    """A chat completion."""
+
+    id: str
+    """Its id, which `control` takes while it runs."""
+    object: Literal["chat.completion"]
+    """The kind of the object."""
+    created: int
+    """Unix time, in seconds."""
+    model: str
+    """The model's own name, whichever alias was asked for."""
+    choices: list[ChatChoice]
+    """The `n` answers."""
+    usage: Usage
+    """Token counts."""
+    prompt_token_ids: list[int] | None = None
+    """The prompt's tokens, with `return_token_ids`."""
+
+
+class FunctionDelta(Answer):
+    """More of a call."""
+
+    name: str | None = None
+    """The tool's name, whole, in the call's first part."""
+    arguments: str
+    """More of the arguments."""
+
+
+class ToolCallDelta(Answer):
+    """More of a call."""
+
+    index: Count
+    """The call's number, from 0."""
+    id: str | None = None
+    """In the call's first part."""
+    type: Literal["function"] | None = None
+    """In the call's first part."""
+    function: FunctionDelta
+    """More of name and arguments."""
+
+
+class Delta(Answer):
+    """More of a message."""
+
+    role: Literal["assistant"] | None = None
+    """In the first part."""
+    content: str | None = None
+    """More of the answer."""
+    reasoning_content: str | None = None
+    """More of the thinking."""
+    reasoning: str | None = None
+    """The same under its newer name."""
+    tool_calls: list[ToolCallDelta] | None = None
+    """More of the calls."""
+
+
+class ChunkChoice(Answer):
+    """More of one answer."""
+
+    index: Count
+    """Its number, from 0."""
+    delta: Delta
+    """More of the message."""
+    logprobs: ChoiceLogprobs | None
+    """Of the tokens of this part, with `logprobs`."""
+    finish_reason: FinishReason | None
+    """Null but in the last part."""
+    reasoning_finish_reason: ReasoningFinish | None = None
+    """In the last part of a choice that thought."""
+    token_ids: list[int] | None = None
+    """The tokens of this part, with `return_token_ids`."""
+
+
+class ChatCompletionChunk(Answer):
+    """One event of a streamed chat completion."""
+
+    id: str
+    """The same in all events."""
+    object: Literal["chat.completion.chunk"]
+    """The kind of the object."""
+    created: int
+    """Unix time, in seconds."""
+    model: str
+    """The model's own name."""
+    choices: list[ChunkChoice]
+    """More of one choice; empty in the event that has the usage."""
+    usage: Usage | None = None
+    """With `stream_options.include_usage`: null in all events but the last."""
+    prompt_token_ids: list[int] | None = None
+    """In the first event, with `return_token_ids`."""
+
+
+class ControlResult(Answer):
+    """What was done."""
+
+    id: str
+    """The completion."""
+    object: Literal["chat.completion.control"]
+    """The kind of the object."""
+    action: Literal["end_reasoning"]
+    """As asked for."""
+    choices: list[Count]
+    """The choices that were thinking, whose thinking is now closed."""

@@ -1,0 +1,84 @@
+"""Answers a request: the pieces of its choices gathered to one response, or passed on as a stream.
+
+Response and stream are built from the same pieces, which is why they are equal. What they look like is each API's own.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Protocol
+
+from server.core.events import Piece
+from server.core.serving import Serving
+from server.errors import ApiError, JsonObject
+
+Pieces = AsyncGenerator[Piece, None]
+
+
+class Gatherer(Protocol):
+    """Puts the pieces of a response together."""
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        ...
+
+    def response(self) -> JsonObject:
+        """The whole response, after the last piece."""
+        ...
+
+
+class EventWriter(Protocol):
+    """Writes the events of a stream, encoded; any of them may be empty."""
+
+    def begin(self) -> bytes:
+        """What comes before the first piece."""
+        ...
+
+    def piece(self, piece: Piece) -> bytes:
+        """What a piece adds."""
+        ...
+
+    def finish(self) -> bytes:
+        """What comes after the last piece."""
+        ...
+
+    def error(self, error: ApiError) -> bytes:
+        """What tells of an error, and ends the stream."""
+        ...
+
+
+async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject:
+    """The whole response; raises ApiError."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            gatherer.add(piece)
+    return gatherer.response()
+
+
+async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, None]:
+    """The response as server-sent events. Raises ApiError before the first event; later, the writer tells the error."""
+    started = False
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                events = writer.piece(piece)
+                if not started:
+                    events = writer.begin() + events
+                if events:
+                    started = True
+                    yield events
+    except ApiError as error:
+        if not started:
+            raise
+        yield writer.error(error)
+        return
+    yield writer.finish()
+
+
+@contextmanager
+def rejections(serving: Serving) -> Iterator[None]:
+    """Counts a request that an error ends within the block, before it reaches the engine."""
+    try:
+        yield
+    except ApiError:
+        serving.metrics.rejected()
+        raise

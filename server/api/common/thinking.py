@@ -1,0 +1,138 @@
+"""The fields that ask for a mode and bound the thinking: our own, and those of the peers' dialects, as one table.
+
+They mix freely as long as they agree, which `server.modes` sees to. An API that has only some of them, or others, takes
+its own table to `mode_wish`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.api.common.fields import Fields
+from server.api.common.openapi import SERVED_MODES
+from server.api.common.sampling import TokenCount
+from server.modes.thinking import Budget, ModeRequest, ModeWish
+
+ModeName = Annotated[str, Field(json_schema_extra={SERVED_MODES: True})]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class ReasoningOptions(Fields):
+    """OpenRouter's way to ask for thinking."""
+
+    enabled: bool | None = None
+    """True is the profile's mode for thinking, false the one that answers at once."""
+    effort: Effort | None = None
+    """As `reasoning_effort`."""
+    max_tokens: TokenCount | None = None
+    """The most tokens of thinking."""
+    exclude: bool | None = None
+    """True: think, but leave the thinking out of the response."""
+
+
+class ThinkingOptions(Fields):
+    """Anthropic's and DeepSeek's way to ask for thinking."""
+
+    type: Literal["enabled", "disabled"]
+    """`enabled` is the profile's mode for thinking, `disabled` the one that answers at once."""
+    budget_tokens: TokenCount | None = None
+    """The most tokens of thinking."""
+
+
+class ChatTemplateKwargs(Fields):
+    """vLLM's and SGLang's way to ask for thinking; templates get no other variables from clients."""
+
+    enable_thinking: bool | None = None
+    """True is the profile's mode for thinking, false the one that answers at once."""
+    thinking: bool | None = None
+    """The same, by the name that DeepSeek's and Granite's templates have for it."""
+
+
+class ThinkingFields(Fields):
+    """All ways to ask for a mode."""
+
+    reasoning_mode: ModeName | None = None
+    """A mode of the served profile: template, sampling and token limits of the request, all at once.
+
+    Differs: in no other API.
+    """
+    reasoning_effort: Effort | None = None
+    """`none` is the profile's mode that answers at once. The others are its mode for thinking, with a growing share of
+    the token limit for the thinking.
+
+    Differs: to OpenAI a hint for the model, here a bound that holds.
+    """
+    reasoning: ReasoningOptions | None = None
+    """OpenRouter's way to ask for thinking.
+
+    Differs: not in OpenAI's chat API.
+    """
+    thinking: ThinkingOptions | None = None
+    """Anthropic's and DeepSeek's way to ask for thinking.
+
+    Differs: not in OpenAI's API.
+    """
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    """vLLM's and SGLang's way to ask for thinking.
+
+    Differs: not in OpenAI's API; other variables than `enable_thinking` and `thinking` are ignored.
+    """
+    thinking_token_budget: TokenCount | None = None
+    """The most tokens of thinking, wrap-up included. In a mode that does not think it has no effect.
+
+    Differs: not in OpenAI's API; in vLLM the phrase that ends the thinking is shown and the server's own.
+    """
+
+
+def _thinks(effort: str) -> bool:
+    return effort != "none"
+
+
+def _enabled(kind: str) -> bool:
+    return kind == "enabled"
+
+
+def _always(_value: object) -> bool:
+    return True
+
+
+MODE_FIELDS: Mapping[str, Callable[[Any], str | bool]] = {
+    "reasoning_mode": str,
+    "reasoning_effort": _thinks,
+    "reasoning.enabled": bool,
+    "reasoning.effort": _thinks,
+    "reasoning.max_tokens": _always,
+    "thinking.type": _enabled,
+    "thinking.budget_tokens": _always,
+    "chat_template_kwargs.enable_thinking": bool,
+    "chat_template_kwargs.thinking": bool,
+}
+"""From each field that asks for a mode to what its value asks for: a mode's name, or thinking on or off."""
+
+BUDGET_FIELDS = (
+    "thinking_token_budget", "reasoning_effort", "reasoning.effort", "reasoning.max_tokens", "thinking.budget_tokens",
+)  # fmt: skip
+"""Those whose value bounds the thinking, by a number of tokens or by an effort."""
+
+
+def mode_wish(
+    body: Fields,
+    modes: Mapping[str, Callable[[Any], str | bool]] = MODE_FIELDS,
+    budgets: Sequence[str] = BUDGET_FIELDS,
+) -> ModeWish:
+    """What a body asks for in the fields of the two tables; fields that are absent or null ask for nothing."""
+    asked = [(field, value, wants) for field, wants in modes.items() if (value := _at(body, field)) is not None]
+    bounds = [(field, value) for field in budgets if (value := _at(body, field)) not in (None, "none")]
+    return ModeWish(
+        requests=tuple(ModeRequest(field, wants(value)) for field, value, wants in asked),
+        budgets=tuple(Budget(field, value) for field, value in bounds),
+    )
+
+
+def _at(body: Fields, path: str) -> Any:
+    """The value of a field; None where any part of the path is absent."""
+    value: Any = body
+    for step in path.split("."):
+        value = getattr(value, step, None)
+    return value

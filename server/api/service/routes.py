@@ -1,0 +1,78 @@
+"""The routes about the server itself: models, health, metrics, versions."""
+
+from http import HTTPStatus
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.api.common.openapi import Api, answers_of, text_answer
+from server.api.service.schema import Healthy, Model, Models, Unhealthy, Versions
+from server.core.admission import find_mode
+from server.core.serving import Serving
+from server.errors import ApiError, JsonObject
+from server.http.reading import serving_of
+from server.http.responses import json_response
+from server.modes.mode import Mode
+from server.modes.resolve import model_names
+
+router = APIRouter()
+
+
+@router.get("/v1/models", response_class=Response, responses=answers_of(Models))
+async def models(request: Request) -> Response:
+    """The model under its own name and under one alias for each mode."""
+    serving = serving_of(request)
+    names = model_names(serving.settings.model_name, serving.modes)
+    return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
+
+
+@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404))
+async def model(request: Request, name: str) -> Response:
+    """One of them."""
+    serving = serving_of(request)
+    mode = find_mode(name, serving)
+    return json_response(_model(name, mode, serving))
+
+
+@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy))
+async def health(request: Request) -> Response:
+    """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
+    serving = serving_of(request)
+    status = serving.engine.status
+    try:
+        serving.admit()
+    except ApiError as error:
+        state = "draining" if serving.draining else status.state
+        body = {"status": state, "progress": round(status.fraction, 3), "detail": status.detail, **error.body()}
+        return json_response(body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(error.retry_after)})
+    return json_response({"status": "ok"})
+
+
+@router.get("/metrics", response_class=Response, responses=text_answer("text/plain"))
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    return Response(serving_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version", response_class=Response, responses=answers_of(Versions))
+async def versions(request: Request) -> Response:
+    """The versions of this server and, once it is up, of the engine."""
+    ready = serving_of(request).engine.ready
+    return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
+
+
+def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
+    ready = serving.engine.ready
+    return {
+        "id": name,
+        "object": "model",
+        "created": serving.started,
+        "owned_by": "twogear",
+        "max_model_len": None if ready is None else ready.max_context,
+        "reasoning_mode": mode.name,
+        "kind": "thinking" if mode.thinks else "direct",
+    }
+
+
+API = Api(router=router, answers=(Model, Models, Healthy, Unhealthy, Versions))

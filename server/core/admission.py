@@ -1,0 +1,50 @@
+"""From a request to a plan for the engine: mode, prompt ids, form of the answer, and a plan for each choice.
+
+Starts nothing; `server.core.run` runs the plan.
+"""
+
+from collections.abc import Sequence
+
+from server.core.answer_format import answer_format
+from server.core.choice_plans import choice_plans
+from server.core.plan import Plan
+from server.core.prompts import encoded
+from server.core.request import Conversation, Request
+from server.core.serving import Serving
+from server.modes.mode import Mode
+from server.modes.resolve import mode_of_model, resolve_mode
+from server.modes.thinking import ModeRequest
+
+
+async def admit(request: Request, serving: Serving) -> Plan:
+    """Plans the request; raises ApiError."""
+    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    prompts = await encoded(request, mode, serving, serving.admit().max_context)
+    if not all(prompts):
+        raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
+    form = await answer_format(request, serving)
+    choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
+    if request.priority and not serving.settings.allow_priority:
+        raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
+    return Plan(
+        id=request.id,
+        arrived=request.arrived,
+        mode=mode.name,
+        choices=tuple(choices),
+        prompt_tokens=sum(map(len, prompts)),
+        stops=request.stop.texts,
+        priority=request.priority or mode.profile.priority,
+        is_conversation=isinstance(request.prompt, Conversation),
+        shows_thinking=mode.thinks and request.shown.thinking,
+        reasoning_logprobs=request.shown.reasoning_logprobs,
+        shows_token_ids=request.shown.token_ids,
+        answer_format=form,
+    )
+
+
+def find_mode(
+    model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
+) -> Mode:
+    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
+    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
+    return resolve_mode([named, *requests], serving.modes)

@@ -1,0 +1,228 @@
+"""One choice of an answer over token ids: thinking up to its limit, then the answer, in one generation or two.
+
+A choice starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
+closed for the model (its tokens are spent, it was told to end, or it ended its turn while thinking), or where the
+answer is drawn differently from the thinking (a client's stop tokens, least length and grammar bind the answer only).
+What follows thinking whose tokens are spent is known before, so the engine is told with the first, and goes on to it
+in its next step; where the end tag is ordinary text, and for all else, the second has to be asked for.
+Knows no text, no engine: `server.core.generate` has the generations run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from chat_templates.think_end import ThinkEnd
+from engine.messages import Continuation, Delta, Sampling, TokenLogprob
+from server.modes.thinking import ThinkingPlan
+
+Finish = Literal["stop", "length"]
+ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What a delta of the engine adds to the choice.
+
+    `token_ids` are for the parser: what the model wrote, end tag included, without stop tokens, without what was said
+    for it. `closed`: the thinking was closed for the model after these tokens. `logprobs`: empty, or one entry for each
+    of the tokens that the model wrote.
+    """
+
+    token_ids: list[int]
+    closed: bool = False
+    logprobs: Sequence[TokenLogprob] = ()
+
+
+class Generation(NamedTuple):
+    """What the engine has to run; `then` takes its place where the thinking in it spends its tokens."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    then: Continuation | None = None
+
+
+class Choice:
+    """The state of one choice, moved on by the engine's deltas; `generation` is what it has to run.
+
+    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
+
+    `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
+    The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
+    tag). Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer
+    is drawn where it is not as the thinking; limits and what binds the answer only are the same in both.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        think_end: ThinkEnd,
+        thinking: ThinkingPlan | None = None,
+        *,
+        answer: Sampling | None = None,
+    ) -> None:
+        self.cached_tokens: int | None = None
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        self.token_ids: list[int] = []
+        self.reasoning_tokens = 0
+        self.finish: Finish | None = None
+        self.thinking_finish: ThinkingFinish | None = None
+        self.thinking = thinking is not None
+        self.prompt_ids = prompt_ids
+        self._sampling = sampling
+        self._answer_sampling = answer or sampling
+        self._plan = thinking
+        self._think_end = think_end
+        self._told_to_end = False
+        self.generation = Generation(prompt_ids, self._answer_sampling)
+        if thinking is not None and thinking.max_tokens > 0:
+            self.generation = Generation(prompt_ids, self._thinking_sampling(thinking), self._continuation(thinking))
+        elif thinking is not None:
+            self._close(thinking, thinking.bound_by)
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens count as generated."""
+        return len(self.token_ids)
+
+    def feed(self, delta: Delta) -> Advance:
+        """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
+        if delta.cached_tokens is not None and self.cached_tokens is None:
+            self.cached_tokens = delta.cached_tokens
+            self.prompt_logprobs = delta.prompt_logprobs
+        ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
+        if self.thinking:
+            assert self._plan is not None
+            advance = self._think(ids, delta, self._plan)
+        else:
+            advance = Advance(self._answer(ids, delta))
+        if delta.logprobs is None:
+            return advance
+        return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
+
+    def stop(self) -> None:
+        """Ends the choice after the tokens fed so far."""
+        self.finish = "stop"
+
+    def end_thinking(self) -> bool:
+        """Closes the thinking for the model after the next tokens; whether there is any to close."""
+        if not self.thinking or self.finish is not None or self._told_to_end:
+            return False
+        self._told_to_end = True
+        return True
+
+    def _think(self, ids: list[int], delta: Delta, plan: ThinkingPlan) -> Advance:
+        if delta.stop_token_id is not None and delta.stop_token_id == self._think_end.token_id:
+            ids = [*ids, delta.stop_token_id]
+        end, tag_tokens = self._find_end(ids)
+        room = plan.max_tokens - len(self.token_ids)
+        thought = ids[: min(end, room)]
+        self.token_ids += thought
+        self.reasoning_tokens += len(thought)
+        if end > room:
+            return self._close_after(thought, plan, plan.bound_by)
+        if end < len(ids):
+            self.reasoning_tokens -= tag_tokens - 1
+            return Advance(thought + self._end_naturally(ids[end:], delta))
+        if delta.finish == "stop" or self._told_to_end:
+            return self._close_after(thought, plan, "stopped")
+        if delta.finish == "length":
+            # Only a limit too small for closing and answer ends here; else one token more than the plan is awaited.
+            self.thinking_finish, self.finish = "length", "length"
+        return Advance(thought)
+
+    def _find_end(self, ids: list[int]) -> tuple[int, int]:
+        """Where in `ids` the token is that completes the end tag, and how many tokens the tag took in all."""
+        for index, token_id in enumerate(ids):
+            tag_tokens = self._think_end.feed(token_id)
+            if tag_tokens:
+                return index, tag_tokens
+        return len(ids), 0
+
+    def _end_naturally(self, rest: list[int], delta: Delta) -> list[int]:
+        """The model wrote the end tag: `rest` begins with its last token; the answer goes on in this generation or the
+        next.
+        """
+        self.thinking = False
+        self.thinking_finish = "natural"
+        if self.generation.sampling is self._sampling:
+            return self._answer(rest, delta)
+        assert self._plan is not None
+        rest = rest[:1]
+        if self._sampling.grammar is not None and self._think_end.is_exact():
+            # What follows the end tag in the template has no place in a grammar.
+            rest = [*rest, *self._plan.separator][: self._sampling.max_tokens - len(self.token_ids)]
+        self.token_ids += rest
+        self._start_answer()
+        return rest
+
+    def _answer(self, ids: list[int], delta: Delta) -> list[int]:
+        self.token_ids += ids
+        if delta.stop_token_id is not None:
+            self.token_ids.append(delta.stop_token_id)
+        if delta.finish is not None:
+            self.finish = "length" if delta.finish == "length" else "stop"
+        return ids
+
+    def _close_after(self, thought: list[int], plan: ThinkingPlan, how: ThinkingFinish) -> Advance:
+        self._close(plan, how)
+        return Advance(thought, closed=True)
+
+    def _close(self, plan: ThinkingPlan, how: ThinkingFinish) -> None:
+        """Ends the thinking for the model: says the wrap-up and the closing, and has the answer generated."""
+        self.thinking = False
+        self.thinking_finish = how
+        if len(self.token_ids) + len(plan.wrap_up) + len(plan.closing) >= self._sampling.max_tokens:
+            self.finish = "length"
+            return
+        self.token_ids += (*plan.wrap_up, *plan.closing)
+        self.reasoning_tokens += len(plan.wrap_up)
+        self._start_answer()
+
+    def _start_answer(self) -> None:
+        if len(self.token_ids) == self._sampling.max_tokens:
+            self.finish = "length"
+            return
+        self.generation = Generation(
+            [*self.prompt_ids, *self.token_ids], self._sampling_of_answer_after(len(self.token_ids))
+        )
+
+    def _sampling_of_answer_after(self, generated: int) -> Sampling:
+        left = self._sampling.max_tokens - generated
+        least = max(0, self._sampling.min_tokens - generated)
+        return msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
+
+    def _continuation(self, plan: ThinkingPlan) -> Continuation | None:
+        """What `_close` will have generated once the plan's tokens are spent; None where only that can tell."""
+        end = self._think_end.token_id
+        said = (*plan.wrap_up, *plan.closing)
+        generated = plan.max_tokens + len(said)
+        if end is None or generated >= self._sampling.max_tokens:
+            return None
+        return Continuation(plan.max_tokens, end, said, self._sampling_of_answer_after(generated))
+
+    def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
+        """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
+        engine's hand if that is a token, else by ours.
+        """
+        own = self._sampling
+        binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
+        if not binds and own == self._answer_sampling:
+            return own
+        most = min(plan.max_tokens + 1, own.max_tokens)
+        end = self._think_end.token_id
+        stops = () if end is None else (end,)
+        return msgspec.structs.replace(own, max_tokens=most, min_tokens=0, stop_token_ids=stops, grammar=None)
+
+
+def cached_tokens(choices: Sequence[Choice]) -> int:
+    """How many prompt tokens the engine found in its cache, of each prompt by what its first choice found."""
+    firsts = [
+        choice
+        for index, choice in enumerate(choices)
+        if index == 0 or choice.prompt_ids is not choices[index - 1].prompt_ids
+    ]
+    return sum(choice.cached_tokens or 0 for choice in firsts)

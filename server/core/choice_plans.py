@@ -1,0 +1,101 @@
+"""Plans the choices after one prompt: where the client's fields and the mode's defaults meet.
+
+Token limit, thinking and its budget, sampling of thinking and answer, a seed for each choice.
+"""
+
+import msgspec
+
+from chat_templates.format import NO_TOKEN
+from engine.messages import Sampling
+from engine.sampling import SAMPLING_FIELDS
+from server.core.plan import AnswerFormat, ChoicePlan
+from server.core.request import Conversation, Request
+from server.core.serving import Serving
+from server.core.token_ids import known_ids
+from server.modes.limits import budget_tokens, plan_thinking, the_budget, token_limit
+from server.modes.mode import Mode
+from server.modes.profile import ModeProfile, ThinkingMode
+from server.modes.thinking import ThinkingPlan
+
+NEVER = -100.0  # a bias that no token survives
+SEEDS = 2**64
+"""How many there are: from -2^63 to 2^63-1."""
+
+
+def choice_plans(
+    request: Request, mode: Mode, prompt_ids: list[int], form: AnswerFormat, serving: Serving
+) -> list[ChoicePlan]:
+    """The plans of the `n` choices after a prompt; raises BadRequestError."""
+    sampling = _with_format(_sampling(request, mode.profile, len(prompt_ids), serving), form, serving)
+    thinking = _thinking(request, mode, prompt_ids, sampling.max_tokens, serving)
+    return [
+        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one))
+        for one in _seeded(sampling, request.n)
+    ]
+
+
+def _sampling(request: Request, profile: ModeProfile, prompt_tokens: int, serving: Serving) -> Sampling:
+    """How the first choice is drawn, up to its form."""
+    max_tokens, stop = max(1, _limit(request, profile, prompt_tokens, serving)), request.stop
+    if stop.min_tokens > max_tokens:
+        raise request.refusal("min_tokens", f"{{field}} is {stop.min_tokens}, above the limit of {max_tokens}.")
+    stop_token_ids = known_ids(stop.token_ids, request.name("stop_token_ids"), serving)
+    known_ids(tuple(request.logit_bias), request.name("logit_bias"), serving)
+    return Sampling(
+        **{name: request.sampling.get(name, getattr(profile, name)) for name in SAMPLING_FIELDS},
+        max_tokens=max_tokens,
+        seed=request.seed,
+        min_tokens=stop.min_tokens,
+        ignore_eos=stop.ignore_eos,
+        stop_token_ids=tuple(stop_token_ids),
+        logit_bias=dict(request.logit_bias) or None,
+        logprobs=request.shown.logprobs,
+        prompt_logprobs=request.shown.prompt_logprobs,
+    )
+
+
+def _limit(request: Request, profile: ModeProfile, prompt_tokens: int, serving: Serving) -> int:
+    """The most tokens to generate; 0 where the prompt is only to be read."""
+    context = serving.admit().max_context
+    field, prompt = request.name("max_tokens"), request.name(request.prompt_path)
+    limit = token_limit(request.max_tokens, field, profile, prompt_tokens, context, prompt=prompt)
+    if request.max_tokens is None and request.default_max_tokens is not None:
+        return min(limit, request.default_max_tokens)
+    return limit
+
+
+def _with_format(sampling: Sampling, form: AnswerFormat, serving: Serving) -> Sampling:
+    bias = sampling.logit_bias
+    if form.forbids_calls and serving.fmt.tool_call_id != NO_TOKEN:
+        bias = {**(bias or {}), serving.fmt.tool_call_id: NEVER}
+    return msgspec.structs.replace(sampling, grammar=form.grammar, logit_bias=bias)
+
+
+def _thinking(
+    request: Request, mode: Mode, prompt_ids: list[int], max_tokens: int, serving: Serving
+) -> ThinkingPlan | None:
+    """How long the choices think, if thinking is open at the prompt's end; a raw prompt has no template to open it."""
+    prompt, budget = request.prompt, the_budget(request.mode.budgets)
+    if mode.closing is None or not isinstance(prompt, Conversation):
+        return None
+    if (prompt.continues or not prompt.opens_turn) and not serving.fmt.is_thinking_open(prompt_ids):
+        return None
+    assert isinstance(mode.profile, ThinkingMode)
+    most = budget_tokens(budget, mode.profile, max_tokens)
+    return plan_thinking(max_tokens, most, mode.profile, mode.closing)
+
+
+def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling) -> Sampling:
+    """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
+    if not isinstance(profile, ThinkingMode) or not isinstance(request.prompt, Conversation):
+        return thinking
+    own = {name: value for name, value in profile.answer.items() if name not in request.sampling}
+    return msgspec.structs.replace(thinking, **own) if own else thinking
+
+
+def _seeded(sampling: Sampling, n: int) -> list[Sampling]:
+    """The same for each of `n` choices; a seed counts up, so that they differ and can be had again."""
+    if sampling.seed is None:
+        return [sampling] * n
+    seeds = [(sampling.seed + SEEDS // 2 + index) % SEEDS - SEEDS // 2 for index in range(n)]
+    return [msgspec.structs.replace(sampling, seed=seed) for seed in seeds]

@@ -1,0 +1,34 @@
+"""What the core tells of a request under way, for any API: pieces of its choices, as they come.
+
+The events in a piece are the parser's (`chat_templates.events`). What a choice is in the end stands in its `Choice`.
+"""
+
+from typing import NamedTuple, TypedDict
+
+from chat_templates.events import Event
+
+
+class TokenEntry(TypedDict):
+    """One token with its log-probability, None where nothing stands before it; `bytes` is its text in UTF-8."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class LogprobEntry(TokenEntry):
+    """One place in the text: its token, and the likeliest there."""
+
+    top_logprobs: list[TokenEntry]
+
+
+class Piece(NamedTuple):
+    """What some tokens add to the choice of that number; `logprobs` and `token_ids` are None where not asked for.
+
+    `logprobs` has the entries of the answer under `content`, those of the thinking under `reasoning`.
+    """
+
+    choice: int
+    events: list[Event]
+    logprobs: dict[str, list[LogprobEntry]] | None
+    token_ids: list[int] | None

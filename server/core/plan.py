@@ -1,0 +1,54 @@
+"""What admission makes of a request and `server.core.run` runs: a plan of one or several choices."""
+
+import time
+from dataclasses import dataclass, field
+
+from engine.messages import Sampling
+from server.modes.thinking import ThinkingPlan
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
+    thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
+    """
+
+    grammar: str | None = None
+    calls: bool = False
+    calls_in_thinking: bool = False
+    parallel: bool = True
+    forbids_calls: bool = False
+
+
+@dataclass(frozen=True)
+class ChoicePlan:
+    """One choice of the response: what is generated after `prompt_ids`. `answer`: how, after the thinking."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    thinking: ThinkingPlan | None = None
+    answer: Sampling | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+
+    `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
+    thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion.
+    `is_conversation`: the answer may come back with the next request.
+    """
+
+    id: str
+    arrived: float
+    mode: str
+    choices: tuple[ChoicePlan, ...]
+    prompt_tokens: int
+    stops: tuple[str, ...]
+    priority: int
+    is_conversation: bool
+    shows_thinking: bool
+    reasoning_logprobs: bool
+    shows_token_ids: bool
+    answer_format: AnswerFormat
+    created: int = field(default_factory=lambda: int(time.time()))

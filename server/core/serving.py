@@ -1,0 +1,97 @@
+"""What all requests share: settings, profile, chat format, engine and metrics; and whether requests are taken now."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import time
+from typing import Protocol
+
+from chat_templates.format import ChatFormat
+from engine.messages import Ready, Stats
+from server.core.generated_tokens import GeneratedTokens
+from server.engine_client import EngineClient
+from server.errors import UnavailableError, UnknownRequestError
+from server.metrics import Metrics
+from server.modes.mode import Modes
+from server.modes.profile import Profile
+from server.settings import Settings
+
+
+class RunningChoice(Protocol):
+    """What a server knows of a choice under way; `server.core.choice` has the rest."""
+
+    def end_thinking(self) -> bool:
+        """Has the thinking closed; whether it was thinking."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Serving:
+    """One server. `draining` is set once it finishes what runs and takes nothing new.
+
+    `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
+    where the model has none of the profile's modes.
+    """
+
+    settings: Settings
+    profile: Profile
+    fmt: ChatFormat
+    engine: EngineClient
+    metrics: Metrics = field(init=False)
+    generated: GeneratedTokens = field(init=False)
+    modes: Modes = field(init=False)
+    draining: bool = False
+    choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
+    started: int = field(default_factory=lambda: int(time()))
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.engine_load)
+        self.generated = GeneratedTokens(self.fmt)
+        self.modes = Modes.of(self.profile, self.fmt)
+
+    def admit(self) -> Ready:
+        """The engine's facts, if it takes requests now; raises UnavailableError."""
+        if self.draining:
+            raise self.unavailable("the server is shutting down")
+        ready = self.engine.ready
+        if self.engine.status.state != "ready" or ready is None:
+            raise self.unavailable(self.describe_engine())
+        return ready
+
+    @property
+    def running(self) -> int:
+        """How many requests are under way."""
+        return len(self.choices)
+
+    @contextmanager
+    def one_more(self, request_id: str, choices: Sequence[RunningChoice]) -> Iterator[None]:
+        """Lists a request as running during the block."""
+        self.choices[request_id] = choices
+        try:
+            yield
+        finally:
+            del self.choices[request_id]
+
+    def end_thinking(self, request_id: str) -> list[int]:
+        """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+        choices = self.choices.get(request_id)
+        if choices is None:
+            raise UnknownRequestError(request_id)
+        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
+
+    def describe_engine(self) -> str:
+        """What keeps the engine from taking requests, in words."""
+        status = self.engine.status
+        if status.state == "loading":
+            return f"the model is loading, {status.fraction:.0%}: {status.detail}"
+        return f"engine {status.state}: {status.detail}" if status.detail else f"engine {status.state}"
+
+    def unavailable(self, reason: str) -> UnavailableError:
+        """The error for a request that cannot be served now."""
+        message = f"{reason[:1].upper()}{reason[1:]}. Try again."
+        return UnavailableError(message, retry_after=self.settings.retry_after)
+
+    def engine_load(self) -> Stats:
+        """The engine's last report; before the first one nothing runs, and pages are as they were when it got ready."""
+        ready = self.engine.ready
+        return self.engine.stats or Stats(0, 0, () if ready is None else ready.page_groups)

@@ -1,0 +1,44 @@
+"""What a request asks about its mode and its thinking, and the plan that comes of it. Types only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
+
+
+class ModeRequest(NamedTuple):
+    """`field` asks for the mode called `wanted`; or, with True and False, for any that thinks or that does not."""
+
+    field: str
+    wanted: str | bool
+
+
+class Budget(NamedTuple):
+    """`field` bounds the thinking, by a number of tokens or by an effort."""
+
+    field: str
+    value: int | Effort
+
+
+@dataclass(frozen=True)
+class ModeWish:
+    """All that a request asks about its mode, and all that bounds its thinking. What contradicts itself is refused."""
+
+    requests: Sequence[ModeRequest] = ()
+    budgets: Sequence[Budget] = ()
+
+
+@dataclass(frozen=True)
+class ThinkingPlan:
+    """How long the model may think and what is said for it when that is spent.
+
+    `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
+    follows it in the template, its `separator`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
+    """
+
+    max_tokens: int
+    wrap_up: tuple[int, ...]
+    closing: tuple[int, ...]
+    bound_by: Literal["budget", "length"]
+    separator: tuple[int, ...] = ()
