@@ -82,6 +82,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         engine_version=VLLM_VERSION,
         model_class=f"{model_class.__module__}.{model_class.__qualname__}",
         max_context=model_config.max_model_len,
+        max_num_seqs=engine.vllm_config.scheduler_config.max_num_seqs,
         eos_token_ids=eos_token_ids(engine),
         page_groups=internals.pages.count(),
         fast_paths=internals.fast_paths,

@@ -105,7 +105,8 @@ class FastPathStatus(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine takes requests. `max_context` in tokens (prompt and generated together).
+    """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
+    generations run at once.
 
     `page_groups` is empty where pages cannot be counted.
     """
@@ -114,6 +115,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     engine_version: str
     model_class: str
     max_context: int
+    max_num_seqs: int
     eos_token_ids: tuple[int, ...]
     page_groups: tuple[PageGroup, ...]
     fast_paths: tuple[FastPathStatus, ...] = ()

@@ -42,6 +42,7 @@ class FakeEngine:
         *,
         chunks: Sequence[int] = (1,),
         max_context: int = 4096,
+        max_num_seqs: int = 256,
         fail_after: int | None = None,
         refuse: str | None = None,
         step: Callable[[], Awaitable[None]] | None = None,
@@ -56,7 +57,9 @@ class FakeEngine:
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
         groups = (PageGroup("sliding", 32, 1, 2, 3), PageGroup("global", 32, 4, 5, 6))
-        self.ready: Ready | None = Ready(PROTOCOL_VERSION, "fake", "Fake", max_context, eos_token_ids, groups)
+        self.ready: Ready | None = Ready(
+            PROTOCOL_VERSION, "fake", "Fake", max_context, max_num_seqs, eos_token_ids, groups
+        )
         self._step = step
 
     async def start(self) -> None:

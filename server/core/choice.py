@@ -79,7 +79,7 @@ class Choice:
         self._told_to_end = False
         self.generation = Generation(prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
-            self.generation = Generation(prompt_ids, self._thinking_sampling(thinking), self._continuation(thinking))
+            self._start_thinking(thinking)
         elif thinking is not None:
             self._close(thinking, thinking.bound_by)
 
@@ -106,6 +106,24 @@ class Choice:
     def stop(self) -> None:
         """Ends the choice after the tokens fed so far."""
         self.finish = "stop"
+
+    @property
+    def can_set_back(self) -> bool:
+        """Whether the generation may be broken off and gone on with, every token being as likely as without that."""
+        sampling = self.generation.sampling
+        counts_tokens = sampling.presence_penalty or sampling.frequency_penalty
+        has_state = sampling.grammar is not None or (sampling.seed is not None and sampling.temperature > 0)
+        return not (counts_tokens or has_state or sampling.prompt_logprobs is not None)
+
+    def set_back(self) -> None:
+        """Has the generation go on, as another one, from the tokens so far."""
+        if self.finish is not None:
+            return
+        if self.thinking:
+            assert self._plan is not None
+            self._start_thinking(self._plan)
+        else:
+            self._start_answer()
 
     def end_thinking(self) -> bool:
         """Closes the thinking for the model after the next tokens; whether there is any to close."""
@@ -148,7 +166,7 @@ class Choice:
         """
         self.thinking = False
         self.thinking_finish = "natural"
-        if self.generation.sampling is self._sampling:
+        if self._is_drawn_alike():
             return self._answer(rest, delta)
         assert self._plan is not None
         rest = rest[:1]
@@ -182,6 +200,14 @@ class Choice:
         self.reasoning_tokens += len(plan.wrap_up)
         self._start_answer()
 
+    def _start_thinking(self, plan: ThinkingPlan) -> None:
+        """Has the thinking generated, or the rest of it."""
+        done = len(self.token_ids)
+        sampling = self._thinking_sampling(plan)
+        if done:
+            sampling = msgspec.structs.replace(sampling, max_tokens=sampling.max_tokens - done)
+        self.generation = Generation([*self.prompt_ids, *self.token_ids], sampling, self._continuation(plan, done))
+
     def _start_answer(self) -> None:
         if len(self.token_ids) == self._sampling.max_tokens:
             self.finish = "length"
@@ -195,27 +221,34 @@ class Choice:
         least = max(0, self._sampling.min_tokens - generated)
         return msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
 
-    def _continuation(self, plan: ThinkingPlan) -> Continuation | None:
-        """What `_close` will have generated once the plan's tokens are spent; None where only that can tell."""
+    def _continuation(self, plan: ThinkingPlan, done: int) -> Continuation | None:
+        """What `_close` will have generated once the plan's tokens are spent, of which `done` are; None where only that
+        can tell.
+        """
         end = self._think_end.token_id
         said = (*plan.wrap_up, *plan.closing)
         generated = plan.max_tokens + len(said)
         if end is None or generated >= self._sampling.max_tokens:
             return None
-        return Continuation(plan.max_tokens, end, said, self._sampling_of_answer_after(generated))
+        return Continuation(plan.max_tokens - done, end, said, self._sampling_of_answer_after(generated))
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
         engine's hand if that is a token, else by ours.
         """
         own = self._sampling
-        binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
-        if not binds and own == self._answer_sampling:
+        if self._is_drawn_alike():
             return own
         most = min(plan.max_tokens + 1, own.max_tokens)
         end = self._think_end.token_id
         stops = () if end is None else (end,)
         return msgspec.structs.replace(own, max_tokens=most, min_tokens=0, stop_token_ids=stops, grammar=None)
+
+    def _is_drawn_alike(self) -> bool:
+        """Whether one generation serves for thinking and answer."""
+        own = self._sampling
+        binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
+        return not binds and own == self._answer_sampling
 
 
 def cached_tokens(choices: Sequence[Choice]) -> int:

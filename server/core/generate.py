@@ -1,54 +1,91 @@
-"""Has the engine run the generations of one choice, one after the other. Knows no text, no HTTP."""
+"""Has the engine run the generations of one choice, one after the other, in a place of the engine's. Knows no text."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from itertools import count
 from typing import TypeVar
 
 import msgspec
 
 from engine.messages import Delta, Generate, TokenLogprob
-from server.core.choice import Advance, Choice
+from server.core.choice import Advance, Choice, Generation
+from server.core.scheduler import Claim, Lane, Place, Scheduler
 from server.engine_client import EngineClient, EngineUnavailable
 
 T = TypeVar("T")
 
 
-async def run_choice(
-    engine: EngineClient,
-    choice: Choice,
-    request_id: str,
-    priority: int,
-    read: Callable[[Advance], T],
-    *,
-    one_by_one: bool = False,
-) -> AsyncGenerator[T, None]:
-    """Has the engine run all generations of `choice`, and yields what `read` makes of each advance.
+class ChoiceRun:
+    """Runs `choice` on `engine` under ids that begin with `request_id`, in places of `claim`.
 
-    Leaving early aborts the generation that runs. `one_by_one` advances a token at a time, for a reader that may end
-    the choice at any of them (`Choice.stop`). Raises EngineUnavailable and RequestFailed as the engine client does.
+    `one_by_one` advances a token at a time, for a reader that may end the choice at any of them (`Choice.stop`).
     """
-    part = 0
-    while choice.finish is None:
-        generation = choice.generation
-        request = Generate(
-            f"{request_id}-{part}", generation.prompt_ids, generation.sampling, priority, generation.then
-        )
-        async with aclosing(engine.generate(request)) as deltas:
-            async for delta in deltas:
-                if delta.finish == "abort":
-                    raise EngineUnavailable("the engine gave up this request")
-                for one in _singles(delta) if one_by_one and len(delta.token_ids) > 1 else (delta,):
-                    yield read(choice.feed(one))
-                    if one.goes_on:
-                        generation = choice.generation
-                    if choice.generation is not generation or choice.finish is not None:
-                        break
-                else:
-                    continue
-                break
-            else:
-                raise EngineUnavailable("the engine broke off")
-        part += 1
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        scheduler: Scheduler,
+        claim: Claim,
+        choice: Choice,
+        request_id: str,
+        *,
+        priority: int = 0,
+        one_by_one: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._claim = claim
+        self._choice = choice
+        self._request_id = request_id
+        self._priority = priority
+        self._one_by_one = one_by_one
+        self._numbers = count()
+
+    async def read(self, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
+        """Yields what `read` makes of each advance; leaving early aborts the generation that runs.
+
+        Raises EngineUnavailable and RequestFailed as the engine client does.
+        """
+        choice = self._choice
+        while choice.finish is None:
+            lane = Lane.THINK if choice.thinking else Lane.ANSWER
+            async with self._scheduler.place(self._claim, lane, can_set_back=choice.can_set_back) as place:
+                while self._may_stay(place):
+                    generation = choice.generation
+                    async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
+                        async for delta in deltas:
+                            for one in self._parts_of(delta):
+                                yield read(choice.feed(one))
+                                if one.goes_on:
+                                    generation = choice.generation
+                                if choice.generation is not generation or choice.finish is not None:
+                                    break
+                            if self._has_to_leave(generation, place):
+                                break
+                        else:
+                            raise EngineUnavailable("the engine broke off")
+            choice.set_back()
+
+    def _request(self, generation: Generation, place: Place) -> Generate:
+        """Where pages run out, the engine takes those of thinkers first."""
+        priority = 2 * self._priority + place.lane
+        request_id = f"{self._request_id}-{next(self._numbers)}"
+        return Generate(request_id, generation.prompt_ids, generation.sampling, priority, generation.then)
+
+    def _parts_of(self, delta: Delta) -> Sequence[Delta]:
+        if delta.finish == "abort":
+            raise EngineUnavailable("the engine gave up this request")
+        return _singles(delta) if self._one_by_one and len(delta.token_ids) > 1 else (delta,)
+
+    def _has_to_leave(self, generation: Generation, place: Place) -> bool:
+        """Whether another generation takes the place of this one, or the place itself is to be left."""
+        choice = self._choice
+        if place.lane is Lane.THINK and not choice.thinking:
+            self._scheduler.answers(place)
+        return choice.generation is not generation or not self._may_stay(place)
+
+    def _may_stay(self, place: Place) -> bool:
+        return self._choice.finish is None and not place.revoked
 
 
 def _singles(delta: Delta) -> list[Delta]:

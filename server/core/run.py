@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from server.core.choice import Choice, cached_tokens
 from server.core.events import Piece
-from server.core.generate import run_choice
+from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
 from server.core.reader import ChoiceReader
@@ -26,6 +26,7 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
+        self._claim = serving.scheduler.claim()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
@@ -57,10 +58,16 @@ class Run:
 
     def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
         plan = self.plan
-        one_by_one = bool(plan.stops) or not plan.answer_format.parallel
-        request_id = f"{plan.id}-{reader.index}"
-        engine = self._serving.engine
-        return run_choice(engine, reader.choice, request_id, plan.priority, reader.read, one_by_one=one_by_one)
+        run = ChoiceRun(
+            self._serving.engine,
+            self._serving.scheduler,
+            self._claim,
+            reader.choice,
+            f"{plan.id}-{reader.index}",
+            priority=plan.priority,
+            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+        )
+        return run.read(reader.read)
 
     def _count(self, watch: RequestWatch) -> None:
         reasoning = sum(choice.reasoning_tokens for choice in self.choices)

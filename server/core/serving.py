@@ -9,6 +9,7 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
+from server.core.scheduler import Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
@@ -40,6 +41,7 @@ class Serving:
     metrics: Metrics = field(init=False)
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
+    scheduler: Scheduler = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -48,6 +50,11 @@ class Serving:
         self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
+        self.scheduler = Scheduler(self._places)
+
+    def _places(self) -> int:
+        """How many generations the engine runs at once."""
+        return self.engine.ready.max_num_seqs if self.engine.ready is not None else 1
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""

@@ -1,18 +1,24 @@
 """A turn's tokens: no budget is exceeded by one, whatever the model writes and however its deltas are cut."""
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from typing import TypeVar
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.think_end import ThinkEnd, TokenEnd
 from engine.messages import Delta, Sampling
 from server.core.choice import Advance, Choice
-from server.core.generate import run_choice
+from server.core.generate import ChoiceRun
+from server.core.scheduler import Claim, Lane, Place, Scheduler
 from server.modes.thinking import ThinkingPlan
 from tests.fake_engine import FakeEngine, script_of
 
+T = TypeVar("T")
 THINK_END, END_OF_TURN = 1, 2
 PROMPT = [9, 9, 9]
 CLOSING = (THINK_END, 8)
@@ -33,6 +39,13 @@ class UnknownToTheEngine(TokenEnd):
         return int(token_id == self._watched)
 
 
+def run_choice(
+    engine: FakeEngine, choice: Choice, read: Callable[[Advance], T], *, one_by_one: bool = False
+) -> AsyncGenerator[T, None]:
+    scheduler = Scheduler(lambda: 1)
+    return ChoiceRun(engine, scheduler, scheduler.claim(), choice, "id", one_by_one=one_by_one).read(read)
+
+
 def itself(advance: Advance) -> Advance:
     return advance
 
@@ -50,14 +63,14 @@ def play(
     engine = FakeEngine(script_of(ids, len(PROMPT)), (END_OF_TURN,), chunks=chunks)
     choice = Choice(PROMPT, sampling, think_end or TokenEnd(THINK_END), plan)
 
-    async def run() -> tuple[list[int], int]:
+    async def played() -> tuple[list[int], int]:
         shown, closed = [], 0
-        async for advance in run_choice(engine, choice, "id", 0, itself, one_by_one=one_by_one):
+        async for advance in run_choice(engine, choice, itself, one_by_one=one_by_one):
             shown += advance.token_ids
             closed += advance.closed
         return shown, closed
 
-    shown, closed = asyncio.run(run())
+    shown, closed = asyncio.run(played())
     return choice, engine, shown, closed
 
 
@@ -100,7 +113,7 @@ def test_thinking_told_to_end_while_the_engine_goes_on_is_closed_once() -> None:
         return advance
 
     async def run() -> list[Advance]:
-        return [advance async for advance in run_choice(engine, choice, "id", 0, tell, one_by_one=True)]
+        return [advance async for advance in run_choice(engine, choice, tell, one_by_one=True)]
 
     advances = asyncio.run(run())
     assert [advance.closed for advance in advances].count(True) == 1
@@ -154,9 +167,7 @@ def test_an_answer_may_be_drawn_differently() -> None:
     choice = Choice(PROMPT, sampling, TokenEnd(THINK_END), ThinkingPlan(50, (), CLOSING, "length"), answer=answer)
 
     async def run() -> list[int]:
-        return [
-            token_id async for advance in run_choice(engine, choice, "id", 0, itself) for token_id in advance.token_ids
-        ]
+        return [token_id async for advance in run_choice(engine, choice, itself) for token_id in advance.token_ids]
 
     assert asyncio.run(run()) == [10, THINK_END, 11]
     thinking, answering = (request.sampling for request in engine.seen)
@@ -248,3 +259,64 @@ def test_a_turn_without_thinking_ends_as_the_engine_does() -> None:
     assert (shown, choice.finish, choice.completion_tokens, choice.thinking_finish) == ([10, 11], "stop", 3, None)
     choice, _, shown, _ = play([10, 11, END_OF_TURN], None, [2], Sampling(max_tokens=2))
     assert (shown, choice.finish, choice.completion_tokens) == ([10, 11], "length", 2)
+
+
+class OnePlace(Scheduler):
+    """A scheduler whose place is revoked after each of these numbers of looks at it."""
+
+    def __init__(self, looks: list[int]) -> None:
+        super().__init__(lambda: 1)
+        self._looks = iter(looks)
+
+    @asynccontextmanager
+    async def place(self, claim: Claim, lane: Lane, *, can_set_back: bool) -> AsyncIterator[Place]:
+        async with super().place(claim, lane, can_set_back=can_set_back) as place:
+            yield RevokedLater(place.claim, place.lane, can_set_back=can_set_back, looks=next(self._looks, None))
+
+    def answers(self, place: Place) -> None:
+        place.lane = Lane.ANSWER
+
+
+class RevokedLater(Place):
+    def __init__(self, claim: Claim, lane: Lane, *, can_set_back: bool, looks: int | None) -> None:
+        self._left = looks
+        super().__init__(claim, lane, can_set_back)
+
+    @property
+    def revoked(self) -> bool:
+        if self._left is None:
+            return False
+        self._left -= 1
+        return self._left < 0
+
+    @revoked.setter
+    def revoked(self, value: bool) -> None:
+        pass
+
+
+@given(
+    ids=st.lists(st.integers(10, 14) | st.just(THINK_END), min_size=1, max_size=30),
+    budget=st.integers(0, 12),
+    limit=st.integers(1, 40),
+    chunks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    looks=st.lists(st.integers(2, 6), max_size=6),
+)
+@pytest.mark.parametrize("think_end", [TokenEnd, UnknownToTheEngine])
+def test_being_set_back_changes_no_token(
+    think_end: type[TokenEnd], ids: list[int], budget: int, limit: int, chunks: list[int], *, looks: list[int]
+) -> None:
+    """However often, in thinking and in the answer: the same tokens, counts and ends as without."""
+    plan = ThinkingPlan(budget, (20, 21), CLOSING, "budget")
+
+    def outcome(scheduler: Scheduler) -> tuple[object, ...]:
+        engine = FakeEngine(script_of([*ids, END_OF_TURN], len(PROMPT)), (END_OF_TURN,), chunks=chunks)
+        choice = Choice(PROMPT, Sampling(max_tokens=limit), think_end(THINK_END), plan)
+        run = ChoiceRun(engine, scheduler, scheduler.claim(), choice, "id")
+
+        async def played() -> list[int]:
+            return [token_id async for advance in run.read(itself) for token_id in advance.token_ids]
+
+        shown = asyncio.run(played())
+        return shown, choice.token_ids, choice.reasoning_tokens, choice.finish, choice.thinking_finish
+
+    assert outcome(OnePlace(looks)) == outcome(Scheduler(lambda: 1))
