@@ -23,8 +23,8 @@ RUN PIP_NO_CACHE_DIR=1 python requirements/install.py --no-project requirements/
 
 COPY . .
 RUN PIP_NO_CACHE_DIR=1 .venv/bin/python -m pip install --no-deps --no-build-isolation --editable . \
-    && .venv/bin/python -m compileall -q benchmarks chat_templates engine model_impl server training \
-    && chmod --recursive a+rX benchmarks chat_templates engine model_impl models server training
+    && .venv/bin/python -m compileall -q benchmarks chat_templates engine evals model_impl server tasks training \
+    && chmod --recursive a+rX benchmarks chat_templates engine evals model_impl models server tasks training
 
 # Compiled kernels go where the volume is. The last line lets the NVIDIA container runtime in; without a GPU it means nothing.
 ENV PATH=/opt/twogear/.venv/bin:$PATH \

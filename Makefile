@@ -10,7 +10,7 @@ VERSION ?= 0.31.0
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-vllm check bench bench-peers train lock clean
+.PHONY: help setup serve test test-vllm coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +31,11 @@ test-vllm: setup ## the engine's tests on another release of vLLM, in an environ
 	@$(PYTHON) requirements/install.py --venv .venv-vllm-$(VERSION) \
 		requirements/cpu.txt requirements/dev.txt requirements/vllm-$(VERSION).txt
 	PYTHONDONTWRITEBYTECODE= nice .venv-vllm-$(VERSION)/bin/python -m pytest tests/engine tests/model_impl $(ARGS)
+
+coverage: setup ## the test suite with the coverage of lines and branches, engine processes counted too (ARGS= for pytest)
+	$(BIN)/coverage erase
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run -m pytest --timeout 1200 $(ARGS); status=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .
@@ -53,5 +58,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .venv-vllm-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf .venv .venv-vllm-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

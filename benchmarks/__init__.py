@@ -1,1 +1,1 @@
-"""Evaluation and load benchmarks of a running server, through its HTTP interface alone."""
+"""Speed: load and peer benchmarks of a running server, and what its parts cost."""

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--url", default="http://127.0.0.1:8000", help="the server")
     load.add_argument("--streams", type=int, default=8, help="requests at once")
     load.add_argument("--requests", type=int, help="in all; one for each stream if not given")
-    load.add_argument("--mode", choices=("standard", "reasoning", "half"), default="half", help="half: every other one")
+    load.add_argument("--mode", default="half", help="one of the server's modes, or half: every other request thinks")
     load.add_argument("--prompt-tokens", type=int, default=100, help="of each request, beside the template")
     load.add_argument("--output-tokens", type=int, default=64, help="of each request, exactly")
     load.add_argument("--model", type=Path, metavar="FOLDER", help="whose tokenizer the server has; the embedded one's")

@@ -23,7 +23,6 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.eval_modes import trained_families
 from benchmarks.load import records
 from benchmarks.load.checkpoints import checkpoint
 from benchmarks.load.machine import Machine, measure_apart
@@ -32,7 +31,7 @@ from benchmarks.peers.servers import Target, twogear
 from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from server.settings import EMBEDDED_MODEL
-from training.families import held_out_items
+from tasks.families import EMBEDDED, held_out_items
 
 CHAT = "/v1/chat/completions"
 START_LIMIT = 600.0
@@ -116,7 +115,7 @@ async def _measure(url: str, wanted: int, rounds: int) -> list[Pair]:
     limits = httpx.Limits(max_connections=max(STREAMS))
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         questions: list[Question] = []
-        for item in held_out_items(trained_families(), 2 * wanted, seed=0):
+        for item in held_out_items(EMBEDDED, 2 * wanted, seed=0):
             question = await _prepare(client, item.question.strip())
             if question is not None and len(questions) < wanted:
                 questions.append(question)

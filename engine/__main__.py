@@ -53,7 +53,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     # These import vLLM, which takes seconds and reads the environment.
     from engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
-    from engine.vllm_internals.attach import attach  # noqa: PLC0415
+    from engine.vllm_internals.attach import attach, end_workers  # noqa: PLC0415
 
     engine = load_engine(model, options, defaults, report)
     gc.freeze()
@@ -61,8 +61,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     internals = attach(engine)
     connection.send(describe(engine, internals))
     EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
-    if engine.vllm_config.parallel_config.world_size > 1:  # what is in this process ends with it, and at once
-        engine.engine_core.shutdown()
+    end_workers(engine)
 
 
 def _die_with_front_end(connection: Connection) -> None:

@@ -1,9 +1,9 @@
 """Makes the virtual environment from the locks: creates it, installs the pinned packages and this project, editable.
 
-Run by `make setup` and the Dockerfile, with the standard library alone. Installs with plain pip, so that whatever pip
-is configured to do on a machine (mirrors, find-links, certificates, proxies) holds. A finished environment carries a
-stamp; with the stamp in place nothing is done, and after an interrupted run the environment is made anew. What the
-locks hold, and how they are made, is left to `lock.sh`.
+`make setup` and the Dockerfile run it; it uses the standard library alone. It installs with plain pip, so that pip's
+configuration on a machine (mirrors, find-links, certificates, proxies) applies. A finished environment carries a stamp.
+If the stamp is there, nothing is done. After an interrupted run the environment is made anew. The locks are made by
+`lock.sh`.
 """
 
 import argparse
@@ -37,14 +37,14 @@ class SetupError(Exception):
 
 
 class Stamp(NamedTuple):
-    """What an environment was made of: another `base` needs a new environment, another `content` only an install."""
+    """What an environment was made from. Another `base` needs a new environment, another `content` only an install."""
 
     base: str
     content: str
 
 
 def expected_stamp(venv: Path, locks: Sequence[Path]) -> Stamp:
-    """The stamp of an environment at `venv` made now, by this interpreter, from `locks`."""
+    """The stamp of an environment that this interpreter would make now at `venv`, from `locks`."""
     digest = hashlib.sha256()
     for path in (ROOT / "pyproject.toml", Path(__file__), *locks):
         if path.exists():  # an image installs the locks before it has the project
@@ -62,12 +62,12 @@ def read_stamp(venv: Path) -> Stamp | None:
 
 
 def write_stamp(venv: Path, stamp: Stamp) -> None:
-    """Leaves `stamp` in `venv`."""
+    """Writes `stamp` into `venv`."""
     (venv / STAMP_NAME).write_text("".join(f"{line}\n" for line in stamp))
 
 
 def locked(lock: Path) -> dict[str, str]:
-    """The packages of a lock: name to its whole entry (pin, hashes and comments, several lines)."""
+    """The packages of a lock, each name with its whole entry: pin, hashes and comments, on several lines."""
     entries: dict[str, str] = {}
     name = ""
     for line in lock.read_text().splitlines(keepends=True):
@@ -79,7 +79,7 @@ def locked(lock: Path) -> dict[str, str]:
 
 
 def check_machine(locks: Sequence[Path]) -> None:
-    """Raises SetupError where the packages of `locks` cannot be installed, or not be loaded."""
+    """Raises SetupError if the packages of `locks` cannot be installed or loaded on this machine."""
     if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
         found = f"{platform.python_implementation()} {platform.python_version()}"
         raise SetupError(f"needs CPython 3.11, not {found}; name one with make PYTHON=/path/to/python3.11")
@@ -103,7 +103,7 @@ def _loads(library: str) -> bool:
 
 
 def create(venv: Path, *, clear: bool) -> None:
-    """Creates the virtual environment `venv`, or completes it; `clear` empties it first."""
+    """Creates or completes the virtual environment `venv`; `clear` empties it first."""
     command = [sys.executable, "-m", "venv", *(["--clear"] if clear else []), str(venv)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
@@ -111,14 +111,14 @@ def create(venv: Path, *, clear: bool) -> None:
 
 
 class Pip:
-    """pip inside one environment; everything it prints goes to a log file in there."""
+    """pip of one environment. Its output goes to a log file there."""
 
     def __init__(self, venv: Path) -> None:
         self._python = venv / "bin" / "python"
         self._log = venv / "pip.log"
 
     def install(self, what: str, *arguments: str | Path) -> bool:
-        """Installs without dependencies (a lock names them all) and shows progress; False when pip fails."""
+        """Installs without dependencies, since a lock names them all, and shows progress. False if pip fails."""
         # Byte code is left to the first import: compiling all of it would double the time.
         quiet = ("--no-input", "--disable-pip-version-check", "--progress-bar=off")
         options = ("--no-deps", "--no-build-isolation", "--use-pep517", "--no-compile")
@@ -145,7 +145,7 @@ class Pip:
 
 
 def _show(text: str, end: str = "") -> None:
-    """A progress line that is overwritten on a terminal; elsewhere only its last state appears."""
+    """Shows a progress line. A terminal overwrites it; elsewhere only the last one appears."""
     if sys.stdout.isatty():
         print(f"\r\033[Ksetup: {text}", end=end, flush=True)
     elif end:
@@ -188,7 +188,7 @@ def compile_noisy(venv: Path) -> None:
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Holds off other runs of this script in the same checkout."""
+    """Makes other runs of this script in the same checkout wait."""
     descriptor = os.open(ROOT, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -198,7 +198,7 @@ def only_one() -> Iterator[None]:
 
 
 def set_up(venv: Path, locks: Sequence[Path], *, project: bool) -> None:
-    """Makes `venv` hold the pins of `locks` and, unless `project` is false, this project; no work where it does."""
+    """Installs the pins of `locks` into `venv`, and this project unless `project` is false. No work if that is done."""
     expected, found = expected_stamp(venv, locks), read_stamp(venv)
     if found == expected:
         return

@@ -19,7 +19,7 @@ MODULES = {
     "serve": "server.commands.serve",
     "chat": "server.commands.chat",
     "plan": "server.commands.plan",
-    "eval": "benchmarks.eval_command",
+    "eval": "evals.command",
     "bench": "benchmarks.bench_command",
     "train": "training.command",
 }

@@ -1,4 +1,4 @@
-"""What all tests share: no network, repeatable examples, and cheap tests before those that start an engine."""
+"""Settings for all tests: no network, repeatable examples, and cheap tests before those that start an engine."""
 
 import os
 from collections.abc import Iterator

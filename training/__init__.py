@@ -1,1 +1,1 @@
-"""Everything that makes a checkpoint: tasks with traces, conversation, tokenizer, batches and the training stages."""
+"""Everything that makes a checkpoint: tokenizer, batches and the training stages."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Literal, Protocol
 
 import torch
 from reasoning_gym.data import read_data_file
@@ -14,10 +15,11 @@ from reasoning_gym.data import read_data_file
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message, Tool
 from chat_templates.settings import THINKING
-from training import conversation, copying, drafts, needles, records, tool_use
-from training.families import FAMILIES, Item, draw, rephrase
+from tasks import conversation, needles, records, tool_use
+from tasks.families import FAMILIES, Item, draw, rephrase
+from training import copying, drafts
 from training.modes import STYLES, Mode
-from training.recipe import SftRecipe
+from training.recipe import Mix
 
 _BATCHES_PER_CHUNK = 20
 _LENGTH_MULTIPLE = 8
@@ -83,13 +85,13 @@ def _needle_exchange(needle: needles.Needle, sentences: int) -> Exchange:
 
 
 class ExampleSource:
-    """Draws exchanges by the recipe's shares; `progress` (0 to 1) moves the curriculum."""
+    """Draws exchanges by the mix's shares; `progress` (0 to 1) moves the curriculum."""
 
-    def __init__(self, recipe: SftRecipe, fmt: ChatFormat) -> None:
-        self._recipe = recipe
+    def __init__(self, mix: Mix, fmt: ChatFormat) -> None:
+        self.mix = mix
         self._format = fmt
-        self._names = tuple(recipe.families)
-        self._weights = tuple(recipe.families.values())
+        self._names = tuple(mix.families)
+        self._weights = tuple(mix.families.values())
         self._things = things()
 
     @property
@@ -97,18 +99,22 @@ class ExampleSource:
         """The token that every learnt answer ends with."""
         return self._format.end_of_turn_id
 
+    def _grown(self, progress: float) -> float:
+        """How far the curriculum is, 0 to 1."""
+        return min(1.0, progress / self.mix.curriculum) if self.mix.curriculum else 1.0
+
     def _level(self, name: str, progress: float, rng: random.Random) -> int:
         """The curriculum's step: up to what the progress allows, sometimes an easier one."""
         top = len(FAMILIES[name].easier)
-        if self._recipe.hardest is not None:
-            top = min(top, self._recipe.hardest)
-        reached = min(top, int(progress / self._recipe.curriculum * (top + 1)))
+        if self.mix.hardest is not None:
+            top = min(top, self.mix.hardest)
+        reached = min(top, int(self._grown(progress) * (top + 1)))
         return rng.randint(0, reached) if rng.random() < _EASIER_SHARE else reached
 
     def exchange(self, progress: float, rng: random.Random) -> Exchange:
         """One exchange without tools: a line of conversation, a request for JSON, a drill, or a task."""
-        recipe = self._recipe
-        shares = (recipe.conversation_share, recipe.json_share, recipe.copy_share)
+        mix = self.mix
+        shares = (mix.conversation_share, mix.json_share, mix.copy_share)
         match rng.choices(range(4), (*shares, 1 - sum(shares)))[0]:
             case 0:
                 return self._talk(rng)
@@ -129,7 +135,7 @@ class ExampleSource:
         family, metadata = FAMILIES[item.family], item.entry["metadata"]
         spelled = family.spelled(metadata)
         trace = family.trace({**metadata, "pieces": self._pieces(metadata["word"])}) if spelled else item.trace
-        draft = "" if self._recipe.wrong_draft_share is None else drafts.line(item.answer)
+        draft = "" if self.mix.wrong_draft_share is None else drafts.line(item.answer)
         return Exchange(item.question.strip(), trace, item.answer, spelled, draft)
 
     def _pieces(self, word: str) -> list[str]:
@@ -140,7 +146,7 @@ class ExampleSource:
         """A task in its own or in other words."""
         name = rng.choices(self._names, self._weights)[0]
         item = draw(name, rng, level=self._level(name, progress, rng))
-        return self.item_exchange(rephrase(item, rng) if rng.random() < self._recipe.rephrase_share else item)
+        return self.item_exchange(rephrase(item, rng) if rng.random() < self.mix.rephrase_share else item)
 
     def _json(self, progress: float, rng: random.Random) -> Exchange:
         """A record asked for as JSON, or a task whose answer is."""
@@ -156,25 +162,25 @@ class ExampleSource:
         messages: list[Message] = []
         if rng.random() < _SYSTEM_SHARE:
             messages.append({"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
-        if rng.random() < self._recipe.tools_share:
+        if rng.random() < self.mix.tools_share:
             return self._with_tools(messages, mode, progress, rng)
-        if rng.random() < self._recipe.needles_share:
+        if rng.random() < self.mix.needles_share:
             return self._with_needles(messages, mode, progress, rng)
-        while rng.random() < self._recipe.history_share:
+        while rng.random() < self.mix.history_share:
             past = self.exchange(progress, rng)
             messages += [{"role": "user", "content": past.prompt}, {"role": "assistant", "content": past.answer}]
         last = self.exchange(progress, rng)
         if mode == "standard":
             return self.render(messages, last, mode)
-        is_cut = rng.random() < self._recipe.cut_share
-        is_early = is_cut and rng.random() < self._recipe.early_cut_share
+        is_cut = rng.random() < self.mix.cut_share
+        is_early = is_cut and rng.random() < self.mix.early_cut_share
         if not is_early:
             last = self._misled(last, rng)
         return self._render_cut(messages, last, rng, is_early=is_early) if is_cut else self.render(messages, last, mode)
 
     def _misled(self, last: Exchange, rng: random.Random) -> Exchange:
         """Its draft wrong, in the recipe's share: what is worked out has to be told from what was guessed."""
-        if not last.draft or rng.random() >= (self._recipe.wrong_draft_share or 0.0):
+        if not last.draft or rng.random() >= (self.mix.wrong_draft_share or 0.0):
             return last
         draft = drafts.wrong(last.draft, rng)
         return replace(last, draft=draft, is_misleading=draft != last.draft)
@@ -194,14 +200,14 @@ class ExampleSource:
         if kind == "needles":
             needle = needles.draw(rng.choice(needles.RETRIEVAL), rng.random(), rng, held_out=True)
             return self.render([], _needle_exchange(needle, rng.randint(0, _MOST_SENTENCES)), mode)
-        last = self.item_exchange(draw(kind, rng, level=self._recipe.hardest, held_out=True))
+        last = self.item_exchange(draw(kind, rng, level=self.mix.hardest, held_out=True))
         return self.render([], replace(last, draft=drafts.wrong(last.draft, rng), is_misleading=True), mode)
 
     def _with_needles(
         self, messages: list[Message], mode: Mode, progress: float, rng: random.Random
     ) -> tuple[list[int], list[bool]]:
         """Codes in a text that is asked about once or several times; short texts come first, and stay frequent."""
-        most = _FEWEST_SENTENCES + (_MOST_SENTENCES - _FEWEST_SENTENCES) * min(1.0, progress / self._recipe.curriculum)
+        most = _FEWEST_SENTENCES + (_MOST_SENTENCES - _FEWEST_SENTENCES) * self._grown(progress)
         sentences = 0 if rng.random() < _NO_FILLER_SHARE else int(most * rng.random() ** 1.5)
         if rng.random() < _ONE_QUESTION_SHARE:
             needle = needles.draw(rng.choice(needles.FAMILIES), rng.random(), rng)
@@ -253,7 +259,7 @@ class ExampleSource:
         fmt = self._format
         prompt = fmt.render([*history, {"role": "user", "content": last.prompt}], THINKING)
         thought = self._encode(last.thought, last.spelled)
-        closings = [fmt.closing(words) for words in (self._recipe.wrap_up, self._recipe.short_wrap_up, "")]
+        closings = [fmt.closing(words) for words in (self.mix.wrap_up, self.mix.short_wrap_up, "")]
         most = len(thought) + len(closings[0].last_words)
         budget = int(min(most, _EARLY_CUT) ** rng.random()) if is_early else rng.randrange(most)
         said = next((closing.last_words for closing in closings if len(closing.last_words) <= budget // 2), [])
@@ -318,26 +324,60 @@ def collate(examples: list[tuple[list[int], list[bool]]], mode: Mode, pad_id: in
     return Batch(mode, inputs, labels)
 
 
-def chunk(source: ExampleSource, recipe: SftRecipe, seed: int, index: int, progress: float) -> Iterator[Batch]:
-    """The batches of chunk `index`, both modes in the recipe's ratio of tokens, in random order."""
+Learns = Literal["answers", "everything"]
+
+
+def chunk(source: ExampleSource, seed: str, index: int, progress: float, learns: Learns = "answers") -> Iterator[Batch]:
+    """The batches of chunk `index`, both modes in the mix's ratio of tokens, in random order."""
+    mix = source.mix
     rng = random.Random(f"{seed}/{index}")
-    share = recipe.reasoning_ratio / (1 + recipe.reasoning_ratio)
+    share = mix.reasoning_ratio / (1 + mix.reasoning_ratio)
     batches: list[Batch] = []
     modes: tuple[tuple[Mode, float], ...] = (("reasoning", share), ("standard", 1 - share))
     for mode, part in modes:
-        budget = recipe.batch_tokens * _BATCHES_PER_CHUNK * part
+        budget = mix.batch_tokens * _BATCHES_PER_CHUNK * part
         examples = []
         while budget > 0:
             ids, learnt = source.example(mode, progress, rng)
-            examples.append((ids, [True] * len(ids) if recipe.learns == "everything" else learnt))
+            examples.append((ids, [True] * len(ids) if learns == "everything" else learnt))
             budget -= len(ids)
         examples.sort(key=lambda example: len(example[0]))
         group: list[tuple[list[int], list[bool]]] = []
         for example in examples:
-            if (len(group) + 1) * len(example[0]) > recipe.batch_tokens:
+            if group and (len(group) + 1) * len(example[0]) > mix.batch_tokens:
                 batches.append(collate(group, mode))
                 group = []
             group.append(example)
         batches.append(collate(group, mode))
     rng.shuffle(batches)
     yield from batches
+
+
+class StreamPosition(Protocol):
+    """Where a stream stands: the next batch is number `used` of chunk `chunk`, drawn at the progress `drawn_at`."""
+
+    chunk: int
+    used: int
+    drawn_at: float
+
+
+class ExampleStream:
+    """Batches of a mix one after the other, from `at` on, which it moves on; the same after every restart."""
+
+    def __init__(self, source: ExampleSource, seed: str, at: StreamPosition, learns: Learns = "answers") -> None:
+        self._source, self._seed, self._learns = source, seed, learns
+        self._at = at
+        self._batches: list[Batch] = []
+
+    def next(self, progress: float) -> Batch:
+        """The next batch; `progress` decides how hard the examples of a new chunk are."""
+        at = self._at
+        if not self._batches:
+            if at.used == 0:
+                at.drawn_at = progress
+            self._batches = list(chunk(self._source, self._seed, at.chunk, at.drawn_at, self._learns))
+        batch = self._batches[at.used]
+        at.used += 1
+        if at.used == len(self._batches):
+            at.chunk, at.used, self._batches = at.chunk + 1, 0, []
+        return batch

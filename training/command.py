@@ -1,67 +1,109 @@
-"""`twogear train STAGE --recipe FILE`: runs a training stage."""
+"""`twogear train STAGE`: trains a recipe's stages, or has a checkpoint learn from rewards, or promotes a run."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from server.cli_errors import UsageError
+from server.settings import EMBEDDED_MODEL
 from training.recipe import Recipe, load
 
-HELP = "train a checkpoint, stage by stage"
+HELP = "train a checkpoint from fresh weights, stage by stage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
         "stage",
-        choices=("tokenizer", "pretrain", "sft", "extend", "agapo", "all"),
-        help="pretrain and sft train the tokenizer too where there is none; sft goes on from pretrain's checkpoint, "
-        "if the recipe has that part; extend teaches a finished checkpoint long texts, until it passes the needle "
-        "test; agapo has one learn from rewards; all: those that the recipe has and that are not finished, in turn",
+        help="all: the recipe's stages in their order; the name of one of them: up to and with that one; agapo: what "
+        "the recipe's [agapo] says. What is finished is not done again, and what was interrupted goes on. promote: "
+        "evaluates the run in FOLDER and copies its checkpoint to --to, if it reaches the goals",
     )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="promote: the run")
     parser.add_argument(
         "--recipe", type=Path, default=Path("training/recipes/tiny.toml"), help="what is trained, and how"
     )
     parser.add_argument(
-        "--run", type=Path, help="folder of state and metrics, runs/<name of the recipe>; resumes there"
+        "--run",
+        type=Path,
+        help="folder of the run, runs/<name of the recipe>; it goes on from the state.pt there, from any machine",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; all cores where not given")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="trains so many times the recipe's tokens; may change between pieces"
+    )
+    parser.add_argument("--hours", type=float, help="stops after so long, to go on later")
+    promotion = parser.add_argument_group("promote")
+    promotion.add_argument("--to", type=Path, default=EMBEDDED_MODEL, help="where the checkpoint goes")
+    promotion.add_argument(
+        "--even-if-below", action="store_true", help="promotes below the goals too; the card says so"
+    )
+    promotion.add_argument("--items", type=int, default=1000, help="questions of modes, tools and budgets each")
+    promotion.add_argument("--needles", type=int, default=198, help="codes in texts of up to 32K tokens")
+    promotion.add_argument("--without-128k", action="store_true", help="leaves out the codes at 128K")
+    promotion.add_argument("--seed", type=int, default=2029, help="which questions are drawn")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the stage. Raises UsageError for a recipe that cannot be read."""
-    try:
-        recipe = load(args.recipe)
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    """Runs the stages. Raises UsageError for a recipe that cannot be read."""
+    if args.stage == "promote":
+        return _promote(args)
+    if args.folder is not None:
+        raise UsageError(f"{args.folder}: a folder goes with promote; --run names the one to train in")
+    recipe = _loaded(args.recipe)
     folder: Path = args.run or Path("runs") / args.recipe.stem
-    _check(args.stage, recipe, args.recipe, folder)
+    _check(args, recipe)
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
     from training.extend import GateNotPassedError  # noqa: PLC0415
+    from training.trainer import StoppedError, Trainer  # noqa: PLC0415
 
-    try:
-        stages.run(args.stage, recipe, folder, threads=args.threads)
-    except GateNotPassedError as failure:
-        print(f"twogear: not passed: {failure}", file=sys.stderr)
-        return 1
+    device = stages.prepare(args.threads)
+    if args.stage == "agapo":
+        stages.run_agapo(recipe, folder, device)
+        return 0
+    stopping = stages.Stopping(args.hours)
+    with stopping.heeding_signals():
+        try:
+            trainer = Trainer(recipe, folder, device, scale=args.scale, stop=stopping)
+            stages.run(trainer, None if args.stage == "all" else args.stage)
+        except StoppedError:
+            print(f"stopped; the same command goes on from {folder / 'state.pt'}", flush=True)
+            return 0 if stopping.signal is None else 128 + signal.Signals(stopping.signal)
+        except GateNotPassedError as failure:
+            print(f"twogear: not passed: {failure}", file=sys.stderr)
+            return 1
+    print(f"finished; the checkpoint is in {trainer.checkpoint}")
     return 0
 
 
-def _check(stage: str, recipe: Recipe, path: Path, folder: Path) -> None:
+def _promote(args: argparse.Namespace) -> int:
+    """Raises UsageError where no run is named, or it is not finished."""
+    if args.folder is None:
+        raise UsageError("promote which run? `twogear train promote runs/tiny`")
+    from training import promote  # noqa: PLC0415  (torch and reasoning-gym take seconds to import)
+
+    amounts = promote.Amounts(args.items, args.needles, longest=not args.without_128k)
+    return promote.run_command(args.folder, args.to, seed=args.seed, amounts=amounts, even_if_below=args.even_if_below)
+
+
+def _loaded(path: Path) -> Recipe:
+    try:
+        return load(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _check(args: argparse.Namespace, recipe: Recipe) -> None:
     """Raises UsageError where the recipe has no such stage, or there is nothing to start from."""
-    parts = {"pretrain": recipe.pretrain, "extend": recipe.extend, "agapo": recipe.agapo}
-    if stage in parts and parts[stage] is None:
-        raise UsageError(f"{path} has no part [{stage}]")
-    if stage in ("sft", "all") and recipe.sft.start is not None:
-        _check_start(path, "sft.start", recipe.sft.start)
-    if stage == "sft" and recipe.pretrain is not None:
-        _check_start(path, "pretrain", str(folder / "pretrain" / "checkpoint"))
-    elif stage == "extend" and recipe.extend is not None:
-        _check_start(path, "extend.start", recipe.extend.start)
-    elif stage == "agapo" and recipe.agapo is not None:
-        _check_start(path, "agapo.start", recipe.agapo.start)
-
-
-def _check_start(path: Path, what: str, start: str) -> None:
-    if not (Path(start) / "config.json").exists():
-        raise UsageError(f"{path}: {what}: there is no checkpoint in {start}; train it first")
+    if args.scale <= 0:
+        raise UsageError("--scale must be more than 0")
+    if args.stage == "agapo":
+        if recipe.agapo is None:
+            raise UsageError(f"{args.recipe} has no part [agapo]")
+        if not (Path(recipe.agapo.start) / "config.json").exists():
+            raise UsageError(f"{args.recipe}: agapo.start: no checkpoint in {recipe.agapo.start}; train it first")
+        return
+    names = [stage.name for stage in recipe.stages]
+    if args.stage not in ("all", *names):
+        raise UsageError(f"{args.recipe} has no stage {args.stage!r}: it has {', '.join(names) or 'none'}")

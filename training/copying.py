@@ -8,7 +8,7 @@ import json
 import random
 from typing import NamedTuple
 
-from training import values
+from tasks import values
 
 _REPEATS = ("Repeat: {}", "Repeat this: {}", "Say: {}", "Copy this: {}", "Write: {}", "Echo {}")
 _LISTS = ("As a JSON list: {}", "Write a JSON list of {}", "JSON list: {}", "{}\nMake that a JSON list.")

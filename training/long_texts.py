@@ -17,10 +17,10 @@ import torch
 from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
 from chat_templates.settings import DIRECT
-from training import needles
+from tasks import needles
+from tasks.needles import Needle, Sizing, haystack
 from training.batches import Batch, collate
 from training.modes import STYLES, Mode
-from training.needles import Needle, Sizing, haystack
 
 _TOKENS_PER_QUESTION = 128  # of the text's length: its sentences, the question and its answer take about half of them
 _MOST_DRAWS = 40  # for one question, before another kind is taken

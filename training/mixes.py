@@ -1,8 +1,8 @@
 """The study of mixes: `python -m training.mixes RECIPE FOLDER RESULT.json [--ratios 0.5,1,1.5,3] [--seeds 1,2]`.
 
-For each seed and each ratio of reasoning tokens to standard tokens one model is trained by the recipe's [sft], with its
-number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is not
-done again, and a training that was interrupted goes on. The plot is benchmarks/eval_plots.py's.
+For each seed and each ratio of reasoning tokens to standard tokens one model is trained by the recipe's one stage, with
+its number of tokens, and asked the same held-out items in both modes through the server. What is finished in FOLDER is
+not done again, and a training that was interrupted goes on. The plot is evals/plots.py's.
 """
 
 import argparse
@@ -19,22 +19,32 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import eval_modes
+from evals import modes as eval_modes
+from evals.asking import MOST_KEPT, sampled
+from tasks.families import Item, held_out_items
 from training import stages, tokenizer
-from training.families import Item, held_out_items
-from training.recipe import Recipe, load
+from training.modes import STYLES
+from training.recipe import Mix, Recipe, SftStage, load
 from training.served import ServedCheckpoint
+from training.trainer import Trainer
 
 RATIOS = (0.5, 1.0, 1.5, 3.0)
 _MOST_TOKENS = 384  # several times a right answer with its thought; one that repeats itself is wrong soon
-_AT_ONCE = 32
 
 
-def of_one(recipe: Recipe, seed: int, ratio: float, folder: Path) -> Recipe:
-    """The recipe of one model, fine-tuning and nothing else; its checkpoint goes into `folder`."""
-    sft = msgspec.structs.replace(recipe.sft, reasoning_ratio=ratio)
-    output = str(folder / "checkpoint")
-    return msgspec.structs.replace(recipe, seed=seed, sft=sft, output=output, pretrain=None, extend=None, agapo=None)
+def of_one(recipe: Recipe, seed: int, ratio: float) -> Recipe:
+    """The recipe of one model."""
+    stage = the_stage(recipe)
+    mixed = msgspec.structs.replace(stage, mix=msgspec.structs.replace(stage.mix, reasoning_ratio=ratio))
+    return msgspec.structs.replace(recipe, seed=seed, stages=(mixed,))
+
+
+def the_stage(recipe: Recipe) -> SftStage:
+    """The one stage of fine-tuning. Raises ValueError for a recipe that has another, or more."""
+    match recipe.stages:
+        case (SftStage() as stage,):
+            return stage
+    raise ValueError("a study of mixes has one stage, of the kind sft")
 
 
 def study(
@@ -52,11 +62,12 @@ def study(
     `so_far` leaves out what is not finished instead.
     Raises ValueError where `folder` has models of another recipe or other items, UsageError without an engine.
     """
-    relevant = msgspec.structs.replace(recipe, pretrain=None, extend=None, agapo=None)
-    _keep_to(folder, {"recipe": msgspec.to_builtins(relevant), "items": items})
+    _keep_to(folder, {"recipe": recipe.digest, "items": items})
+    mix = the_stage(recipe).mix
+    device = stages.prepare(threads)
     if not (folder / tokenizer.FILES[0]).exists():
         tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
-    asked = list(held_out_items(tuple(recipe.sft.families), items, recipe.seed, level=recipe.sft.hardest))
+    asked = list(held_out_items(tuple(mix.families), items, recipe.seed, level=mix.hardest))
     models = []
     for seed, ratio in product(seeds, ratios):
         own = folder / f"seed-{seed}" / f"ratio-{ratio:g}"
@@ -67,9 +78,11 @@ def study(
             own.mkdir(parents=True, exist_ok=True)
             for name in tokenizer.FILES:
                 shutil.copy(folder / name, own)
-            model = of_one(recipe, seed, ratio, own)
-            stages.run("sft", model, own, threads=threads)
-            measured = {"seed": seed, "ratio": ratio, **_trained(own), **asyncio.run(_ask(model, asked))}
+            model = of_one(recipe, seed, ratio)
+            trainer = Trainer(model, own, device)
+            stages.run(trainer)
+            found_out = asyncio.run(_ask(trainer.checkpoint, asked, the_stage(model).mix))
+            measured = {"seed": seed, "ratio": ratio, **_trained(own), **found_out}
             found.write_text(json.dumps(measured, indent=1) + "\n")
         models.append(json.loads(found.read_text()))
     return models
@@ -91,19 +104,27 @@ def _trained(run: Path) -> dict[str, Any]:
     return {name: last[name] for name in ("tokens", "seconds", "loss")}
 
 
-async def _ask(model: Recipe, items: Sequence[Item]) -> dict[str, Any]:
+async def _ask(checkpoint: Path, items: Sequence[Item], mix: Mix) -> dict[str, Any]:
     """A finished checkpoint in both modes, by the server."""
-    async with ServedCheckpoint(Path(model.output), _AT_ONCE) as served:
-        version, outcomes = await eval_modes.measure(await served.now(), items, _MOST_TOKENS)
-    return {"server": version, **eval_modes.summarize(tuple(model.sft.families), outcomes, level=model.sft.hardest)}
+    async with ServedCheckpoint(checkpoint) as served:
+        server = await served.now(eval_modes.AT_ONCE)
+        modes = await server.modes()
+        version, outcomes = await eval_modes.measure(server, items, modes, _MOST_TOKENS)
+    return {"server": version, **eval_modes.summarize(tuple(mix.families), outcomes, modes, level=mix.hardest)}
+
+
+def _sampled(model: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """A model's share of the outcomes that the result keeps."""
+    outcomes: list[dict[str, Any]] = model["outcomes"]
+    return sampled(outcomes, lambda outcome: outcome["score"] == 1.0, most)
 
 
 def _table(models: Sequence[dict[str, Any]]) -> Table:
-    columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in eval_modes.MODES]
+    columns = [f"{what} {mode}" for what in ("accuracy", "like the other:") for mode in STYLES]
     table = Table("seed", "reasoning : standard", *columns, title="mixes")
     for model in models:
-        confused = [model["confusion"][mode]["any"] for mode in eval_modes.MODES]
-        shares = [*(model["summary"][mode] for mode in eval_modes.MODES), *confused]
+        confused = [model["confusion"][mode]["any"] for mode in STYLES]
+        shares = [*(model["summary"][mode] for mode in STYLES), *confused]
         table.add_row(str(model["seed"]), f"{model['ratio']:g} : 1", *(f"{share:.1%}" for share in shares))
     return table
 
@@ -131,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m training.mixes {args.recipe} {args.folder} {args.result} {options}",
         "recipe": msgspec.to_builtins(recipe),
-        "models": models,
+        "models": [{**model, "outcomes": _sampled(model, MOST_KEPT // len(models))} for model in models],
     }
     args.result.parent.mkdir(parents=True, exist_ok=True)
     args.result.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

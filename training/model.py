@@ -9,7 +9,6 @@ from transformers import Exaone4Config, Exaone4ForCausalLM
 
 from training import attention
 from training.recipe import ModelRecipe
-from training.widening import widen
 
 _SLIDING_GAIN, _GLOBAL_GAIN = 1.5, 2.0
 
@@ -77,15 +76,6 @@ def move(model: Exaone4ForCausalLM, device: torch.device) -> None:
 def compile_body(model: Exaone4ForCausalLM, backend: str = "inductor") -> None:
     """Has all but the head compiled, once for all batch sizes and lengths, by a backend of torch.compile."""
     model.model.compile(dynamic=True, backend=backend)
-
-
-def start_from(model: Exaone4ForCausalLM, folder: Path) -> None:
-    """Takes over a checkpoint's weights, widened where it is narrower (widening.py).
-
-    Raises OSError, or RuntimeError or ValueError where its shape is another in other ways.
-    """
-    source = Exaone4ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.load_state_dict(widen(source.state_dict(), source.config, model.state_dict(), model.config))
 
 
 def save(model: Exaone4ForCausalLM, folder: Path) -> None:

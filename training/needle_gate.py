@@ -1,15 +1,13 @@
 """The needle test of a checkpoint in training, through the server.
 
-What is asked, and how answers score, is benchmarks/eval_needles.py's.
+What is asked, and how answers score, is evals/needles.py's.
 """
 
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks import eval_needles
+from evals import needles as eval_needles
 from training.served import ServedCheckpoint
-
-_AT_ONCE = 8
 
 
 class NeedleGate:
@@ -20,7 +18,7 @@ class NeedleGate:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._served = ServedCheckpoint(folder, _AT_ONCE)
+        self._served = ServedCheckpoint(folder)
 
     async def __aenter__(self) -> Self:
         """Starts nothing yet."""
@@ -32,6 +30,5 @@ class NeedleGate:
 
     async def measure(self, families: tuple[str, ...], lengths: list[int], *, items: int, seed: int) -> dict[str, Any]:
         """The result of `twogear eval needles`. Raises UsageError where the engine cannot come up."""
-        server = await self._served.now()
-        version, outcomes = await eval_needles.measure(server, families, lengths, items, seed)
-        return eval_needles.summarize(version, outcomes, items=items, seed=seed)
+        server = await self._served.now(eval_needles.AT_ONCE)
+        return await eval_needles.evaluate(server, families, lengths, items, seed)

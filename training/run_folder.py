@@ -1,4 +1,4 @@
-"""What a training run keeps in its folder to go on from: `state.pt`, and the records in `metrics.jsonl`."""
+"""What a training run keeps in its folder: `state.pt`, which is all that it goes on from, and `metrics.jsonl`."""
 
 import json
 from collections.abc import Mapping
@@ -20,33 +20,38 @@ class Stateful(Protocol):
 
 
 class RunFolder:
-    """The state and records of one run in `path`, whatever stage it is of."""
+    """The state and records of one run in `path`, whatever kind it is of."""
 
     def __init__(self, path: Path) -> None:
-        self._state = path / "state.pt"
+        self.state = path / "state.pt"
         self.metrics = path / "metrics.jsonl"
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Adds a record, which has a `step`."""
+        """Adds a record."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def save(self, model: nn.Module, optimizer: Stateful, position: Mapping[str, Any]) -> None:
-        """Writes what a later start resumes from, `position` with a `step`; the old state stays until it is whole."""
-        state = {**position, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        partial = self._state.with_suffix(".pt.partial")
+        """Writes what a later start resumes from, the records too; the old state stays until the new one is whole."""
+        logged = self.metrics.read_text() if self.metrics.exists() else ""
+        state = {
+            "position": dict(position),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "metrics": logged,
+        }
+        partial = self.state.with_suffix(".pt.partial")
         torch.save(state, partial)
-        partial.replace(self._state)
+        partial.replace(self.state)
 
     def resume(self, model: nn.Module, optimizer: Stateful) -> dict[str, Any]:
-        """The position of the last state, whose weights are taken, or nothing; forgets what was logged after it."""
-        position: dict[str, Any] = {}
-        if self._state.exists():
-            position = torch.load(self._state, map_location="cpu", weights_only=True)
-            model.load_state_dict(position.pop("model"))
-            optimizer.load_state_dict(position.pop("optimizer"))
-        if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines(keepends=True)
-            past = [line for line in lines if position and json.loads(line)["step"] <= position["step"]]
-            self.metrics.write_text("".join(past))
+        """The position of the last state, whose weights and records are taken, or nothing and no records."""
+        if not self.state.exists():
+            self.metrics.unlink(missing_ok=True)
+            return {}
+        state = torch.load(self.state, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.metrics.write_text(state["metrics"])
+        position: dict[str, Any] = state["position"]
         return position

@@ -1,87 +1,84 @@
-"""The training stages by name, each over a recipe and a run's folder; and all of them in turn."""
+"""A run's stages in their order, from fresh weights to the finished checkpoint, in one piece or in several."""
 
-import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
 
-import msgspec
 import torch
 
-from training import memory, tokenizer
+from training import extend, memory, sft
 from training.agapo.run import AgapoRun
-from training.extend import ExtendRun
-from training.recipe import Recipe
-from training.sft import SftRun
-
-Stage = Literal["tokenizer", "pretrain", "sft", "extend", "agapo", "all"]
+from training.recipe import ExtendStage, MeanStage, Recipe, SftStage
+from training.trainer import StoppedError, Trainer
 
 
-class Run(Protocol):
-    """What is needed of a stage's run."""
+class Stopping:
+    """Whether a run is to stop: SIGINT or SIGTERM came, or its `hours` are over (None: never)."""
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing left to train."""
+    def __init__(self, hours: float | None = None) -> None:
+        self._end = None if hours is None else time.monotonic() + hours * 3600
+        self.signal: int | None = None
 
-    def run(self) -> None:
-        """Trains what is left and exports the checkpoint."""
+    def __call__(self) -> bool:
+        """Whether."""
+        return self.signal is not None or (self._end is not None and time.monotonic() >= self._end)
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """Meanwhile the first signal is kept in mind; a second one does what it does elsewhere."""
+
+        def heed(number: int, _: object) -> None:
+            self.signal = number
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+        before = {one: signal.signal(one, heed) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
-def run(stage: Stage, recipe: Recipe, folder: Path, *, threads: int | None = None) -> None:
-    """Runs one stage, on the GPU where there is one; a run that was interrupted goes on from its last state.
-
-    `all` runs those that the recipe has, without those that are finished. Raises extend.GateNotPassedError.
-    """
-    if stage == "tokenizer":
-        tokenizer.save(tokenizer.train(recipe.model.vocabulary_size, recipe.seed), folder)
-        return
+def prepare(threads: int | None) -> torch.device:
+    """The device that is trained on: the GPU where there is one, else the CPU with so many threads."""
     memory.keep()
     if threads:
         torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if stage != "all":
-        _begin(stage, recipe, folder, device).run()
-        return
-    for one, output in outputs(recipe, folder).items():
-        begun = _begin(one, recipe, folder, device)
-        if begun.is_finished and (output / "config.json").exists():
-            print(f"{one}: finished, its checkpoint is in {output}")
-        else:
-            begun.run()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def outputs(recipe: Recipe, folder: Path) -> dict[Stage, Path]:
-    """The stages that a recipe has, in their order, and where each leaves its checkpoint."""
-    found: dict[Stage, Path] = {}
-    if recipe.pretrain is not None:
-        found["pretrain"] = folder / "pretrain" / "checkpoint"
-    found["sft"] = Path(recipe.output)
-    if recipe.extend is not None:
-        found["extend"] = Path(recipe.extend.output)
-    if recipe.agapo is not None:
-        found["agapo"] = Path(recipe.agapo.output)
-    return found
+def run(trainer: Trainer, until: str | None = None) -> None:
+    """The stages that are left, up to `until` where one is named. Raises GateNotPassedError, StoppedError."""
+    names = [stage.name for stage in trainer.recipe.stages]
+    last = len(names) - 1 if until is None else names.index(until)
+    while trainer.position.stage <= last:
+        if trainer.stop():
+            raise StoppedError
+        _train(trainer)
+        trainer.end_stage()
+        done = trainer.finished[-1]
+        print(f"{done.stage}: finished, {done.tokens:,} tokens in {done.seconds / 60:.1f} minutes", flush=True)
+    if not (trainer.checkpoint / "config.json").exists():
+        trainer.export()
 
 
-def _begin(stage: Stage, recipe: Recipe, folder: Path, device: torch.device) -> Run:
-    """The stage's run as it stands in its folder."""
-    pretrained = folder / "pretrain" / "checkpoint"
+def _train(trainer: Trainer) -> None:
+    """The rest of the stage that is under way."""
+    stage = trainer.stage
     match stage:
-        case "agapo":
-            assert recipe.agapo is not None
-            return AgapoRun(recipe.agapo, recipe.seed, folder / recipe.agapo.method, device)
-        case "extend":
-            return ExtendRun(recipe, folder / "extend", device)
-        case "pretrain":
-            return SftRun(_pretraining(recipe, pretrained), folder / "pretrain", device)
-    if recipe.pretrain is not None:
-        recipe = msgspec.structs.replace(recipe, sft=msgspec.structs.replace(recipe.sft, start=str(pretrained)))
-    return SftRun(recipe, folder, device)
+        case SftStage():
+            trainer.model.train()
+            sft.train(trainer, stage)
+        case ExtendStage():
+            extend.train(trainer, stage)
+        case MeanStage():
+            trainer.take_mean(stage)
 
 
-def _pretraining(recipe: Recipe, output: Path) -> Recipe:
-    """Pretraining as the loop of fine-tuning knows it: the easiest examples throughout, and every token learnt."""
-    assert recipe.pretrain is not None
-    own = msgspec.structs.asdict(recipe.pretrain)
-    sft = msgspec.structs.replace(recipe.sft, start=None, learns="everything", curriculum=math.inf, **own)
-    return msgspec.structs.replace(recipe, output=str(output), sft=sft)
+def run_agapo(recipe: Recipe, folder: Path, device: torch.device) -> None:
+    """Reinforcement learning, as the recipe's [agapo] has it."""
+    assert recipe.agapo is not None
+    AgapoRun(recipe.agapo, recipe.seed, folder / recipe.agapo.method, device).run()

@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from chat_templates.tokens import Vocabulary
-from training import conversation, needles, records, tool_use
-from training.families import FAMILIES, draw, rephrase
+from tasks import conversation, needles, records, tool_use
+from tasks.families import FAMILIES, draw, rephrase
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 SPECIAL_TOKENS = (

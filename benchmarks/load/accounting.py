@@ -1,6 +1,6 @@
-"""What one streamed answer amounts to: when its tokens came, and how many there were by the server's own count.
+"""Reads one streamed answer: when its tokens came, and how many there were by the server's own count.
 
-Fed with the bytes of a response as they arrive; knows server-sent events and OpenAI's chunks, nothing of connections.
+It is fed with the bytes of a response as they arrive. It knows server-sent events and OpenAI's chunks, not connections.
 Tokens are counted from `usage`, never from events: servers put several tokens into one event.
 """
 
@@ -12,10 +12,10 @@ import orjson
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One request. Times in seconds after the start of the load; None where the moment never came.
+    """One request. Times in seconds after the start of the load; None if the moment never came.
 
-    `first` is the first event with text of either kind, `first_answer` the first with text of the answer. `error` says
-    why a request did not count.
+    `first` is the first event with text, thinking or answer; `first_answer` the first with text of the answer. `error`
+    says why a request did not count.
     """
 
     thinks: bool
@@ -52,7 +52,7 @@ class StreamAccount:
                 self._take(event[6:], now)
 
     def sample(self, now: float, error: str | None = None) -> Sample:
-        """What came of the request; `error` is what the connection knows to be wrong."""
+        """The sample of the request; `error` is what went wrong with the connection, if anything."""
         usage = self._usage or {}
         if self._usage is None:
             error = error or self._error or "the response ended without usage"

@@ -1,9 +1,9 @@
 """vLLM's engine as our server runs it, without a server: `python -m benchmarks.load.bare_engine`, a Job on stdin.
 
-The same defaults, model class, sampling and loop as the engine process (`engine/`), with requests handed over in
-this process all at once: token ids only. What a server reaches of this is what HTTP, text and the way between two
-processes leave of it. The loads of a job are lists of requests (`prompt_ids`, `sampling`); what a load has under
-`warm_up` runs before it and is thrown away. Writes the seconds and output tokens of each to stdout.
+It has the same defaults, model class, sampling and loop as the engine process (`engine/`). All requests are handed over
+at once, in this process, as token ids. The difference to a server is the cost of HTTP, of text, and of the way between
+two processes. The loads of a job are lists of requests (`prompt_ids`, `sampling`). The requests under `warm_up` run
+before a load and are not measured. Writes the seconds and output tokens of each load to stdout.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Handover:
-    """In the place of the connection to a front end: gives all requests at once, and Shutdown when all are done."""
+    """Replaces the connection to a front end: hands over all requests at once, and Shutdown when all are done."""
 
     def __init__(self, requests: Sequence[Generate]) -> None:
         self._waiting: list[ToEngine] = list(requests)

@@ -1,6 +1,6 @@
 """What is measured beside the servers: the bare engine, transformers' generate(), and another load generator on ours.
 
-Each runs in a process of its own with a limit in time; one that fails leaves its reason in the results.
+Each runs in a process of its own, with a time limit. If one fails, the results say why.
 """
 
 import json
@@ -68,7 +68,7 @@ class Beside:
         self.results[VLLM_BENCH] = {**measured, "load": load.name, "command": " ".join(arguments)}
 
     def _batch(self, load: Load, number: int, *, warm_up: bool = False) -> list[dict[str, Any]]:
-        """One wave of the load as token ids; nothing for the warm-up of a load that has none."""
+        """One batch of the load as token ids; empty for the warm-up of a load that has none."""
         if warm_up and not load.warm_up:
             return []
         return [
@@ -92,7 +92,7 @@ class Beside:
 
 
 def _run(module: str, job: Mapping[str, Any] | None, limit: float, arguments: Sequence[str] = ()) -> Any:
-    """What the module writes to stdout as JSON, or why there is nothing."""
+    """The JSON that the module writes to stdout, or the reason why there is none."""
     command = [sys.executable, "-m", module, *arguments]
     given = json.dumps(job) if job is not None else ""
     try:

@@ -1,7 +1,7 @@
 """The models that are served: the embedded one, and `large`, which is made here with random weights.
 
-Speed does not depend on what weights say, so the large one needs no training: the 1.2B's shape with the 32B's layers,
-1.35 billion parameters in bf16 (2.7 GB). It lies in a cache folder outside the repository.
+Speed does not depend on the values of weights, so the large one needs no training. It has the width of EXAONE 4.0 1.2B
+and the layers of the 32B: 1.35 billion parameters in bf16 (2.7 GB). It is kept in a cache outside the repository.
 """
 
 import json
@@ -46,12 +46,12 @@ _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what the benchmarks made or fetched."""
+    """The folder in which this machine keeps what the benchmarks have generated or downloaded."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twogear" / "bench"
 
 
 def checkpoint(name: str) -> Path:
-    """The folder of `embedded` or `large`; the latter is made when it is not there yet."""
+    """The folder of `embedded` or `large`; the latter is generated if it does not exist yet."""
     if name == "embedded":
         return EMBEDDED_MODEL
     folder = cache_folder() / "large"
@@ -105,9 +105,9 @@ def weight_shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
 def syllable_tokenizer(size: int) -> dict[str, Any]:
     """A byte-level BPE tokenizer of `size` entries, as tokenizer.json has it: words of one to three syllables.
 
-    A syllable is a consonant and a vowel, and merges join syllables only at the end of a word that begins with a space,
-    so that every word is cut in one way. With its control tokens and its pieces of text of a usual length it costs a
-    server what a trained tokenizer of this size does.
+    A syllable is a consonant and a vowel. Merges join syllables only at the end of a word that begins with a space, so
+    that every word is split in one way only. It has control tokens, and its tokens have a usual length, so it costs a
+    server as much as a trained tokenizer of this size.
     """
     embedded = json.loads((EMBEDDED_MODEL / "tokenizer.json").read_text())
     controls = embedded["added_tokens"][:CONTROL_TOKENS]

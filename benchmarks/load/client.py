@@ -1,7 +1,7 @@
-"""An HTTP client that costs next to nothing: one POST on a connection of its own, the response handed on as it comes.
+"""A very cheap HTTP client: one POST on a connection of its own, whose response is passed on as it comes.
 
-On a machine where the load and the server share the cores, what the client spends is taken from the server:
-httpx spends six to eight times as much per event (docs/performance.md). What is sent and read is the same for all.
+Where the load and the server share the cores, the client takes its CPU time from the server. httpx would take six to
+eight times as much for each event (docs/performance.md). All servers are sent the same, and read in the same way.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ OnBody = Callable[[bytes, float], None]
 
 
 class HttpError(Exception):
-    """The request got no whole response with status 200; the message says why."""
+    """The response is not complete, or its status is not 200; the message says which."""
 
 
 async def post(url: str, body: bytes, on_body: OnBody) -> None:

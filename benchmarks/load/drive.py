@@ -1,6 +1,6 @@
 """Applies one load to one server, in a process of its own: `python -m benchmarks.load.drive`, a Job on stdin as JSON.
 
-A closed loop: so many streams, each sending its next request when the last is answered. Writes an Outcome to stdout.
+A closed loop: each stream sends its next request when its last one is answered. Writes an Outcome to stdout.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """`requests` go to `url` over `streams` at once; what is not answered after `limit` seconds is given up."""
+    """`requests` go to `url` over `streams` at once. Those without an answer after `limit` seconds are given up."""
 
     url: str
     streams: int
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds` from the first request to the last answer; `client_cpu` is what this process took for it."""
+    """`seconds` from the first request to the last answer; `client_cpu`: the CPU seconds of this process meanwhile."""
 
     seconds: float
     client_cpu: float

@@ -1,4 +1,4 @@
-"""What the project set out to reach on two cores, and what a result says of it."""
+"""The project's goals for speed on two cores, and how far a result reaches them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from benchmarks.load.statistics import Figures
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that is to be at least, or at most, `bound`; `measured` is None where something is missing."""
+    """A figure that shall be at least, or at most, `bound`; `measured` is None if the result does not have it."""
 
     figure: str
     against: str
@@ -21,7 +21,7 @@ class Goal:
 
     @property
     def reached(self) -> bool | None:
-        """None where it cannot be told."""
+        """None if it was not measured."""
         if self.measured is None:
             return None
         return self.measured <= self.bound if self.at_most else self.measured >= self.bound
@@ -35,7 +35,7 @@ class Goal:
 
 
 def goals(result: Result) -> list[Goal]:
-    """Those that a result of this kind can speak to."""
+    """The goals for a result of this kind."""
     return list(_large(result) if result.what == "large" else _embedded(result))
 
 

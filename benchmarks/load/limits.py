@@ -1,7 +1,7 @@
-"""What the hardware allows: from a model's shape and the machine's measured rates to the least time of a load.
+"""The least time that a load can take, from the model's shape and the machine's measured rates (a roofline).
 
-A step has to read every weight it uses, and the KV cache of its requests, once; and it has to do two operations for
-each weight and token. Whichever takes longer bounds it. Small models may beat the first bound: their weights stay in
+A step has to read each weight that it uses, and the KV cache of its requests, once. It has to do two operations for
+each weight and token. The longer of the two times is the limit. Small models may beat the first: their weights stay in
 the processor's caches.
 """
 
@@ -17,9 +17,9 @@ _BYTES = 2  # of a number in bf16
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's. `weights`: numbers that take part in a token, the output layer among them, the embedding not.
+    """A model's shape. `weights`: how many a token uses, those of the output layer included, the embedding's not.
 
-    `kv_numbers`: what one layer keeps for a token. `window`: of the sliding layers, in tokens.
+    `kv_numbers`: how many one layer keeps for a token. `window`: of the sliding layers, in tokens.
     """
 
     weights: int
@@ -32,7 +32,7 @@ class Shape:
 
     @classmethod
     def of(cls, checkpoint: Path) -> "Shape":
-        """Of an Exaone4 checkpoint with `layer_types`."""
+        """The shape of an Exaone4 checkpoint with `layer_types`."""
         config = json.loads((checkpoint / "config.json").read_text())
         hidden, layers = config["hidden_size"], config["num_hidden_layers"]
         width = config["num_attention_heads"] * config["head_dim"]
@@ -43,11 +43,11 @@ class Shape:
         return cls(layers * layer + output, output, width, kv, sliding, layers - sliding, config["sliding_window"])
 
     def seen(self, context: int) -> int:
-        """Positions that one token looks at, over all layers."""
+        """How many positions one token attends to, summed over the layers."""
         return self.sliding_layers * min(context, self.window) + self.global_layers * context
 
     def prefill_operations(self, tokens: int) -> float:
-        """For a prompt; only its last token goes through the output layer."""
+        """The operations for a prompt. Only its last token goes through the output layer."""
         attention = sum(
             layers * (min(tokens, window) * (tokens - min(tokens, window) / 2))
             for layers, window in ((self.sliding_layers, self.window), (self.global_layers, tokens))
@@ -73,7 +73,7 @@ def prefill_seconds(shape: Shape, machine: Machine, tokens: int, prompts: int = 
 
 
 def tokens_per_second(shape: Shape, machine: Machine, load: Load) -> float:
-    """The most that a load can reach: its prompts first, then steps of all streams at once."""
+    """The most that a load can reach if it first computes all prompts and then steps all streams at once."""
     waves = load.requests / load.streams
     context = load.prompt_tokens + load.output_tokens // 2
     prefill = prefill_seconds(shape, machine, load.prompt_tokens, load.streams)

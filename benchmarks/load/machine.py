@@ -1,7 +1,7 @@
-"""This machine: what it is, and the two rates that bound every server on it, measured.
+"""This machine: its hardware, and measurements of the two rates that limit every server on it.
 
-`python -m benchmarks.load.machine` prints a Machine as JSON, `… bandwidth` the read bandwidth alone; it runs apart, so
-that nothing of torch and of what it reads stays behind.
+`python -m benchmarks.load.machine` prints a Machine as JSON, and with `bandwidth` only the read bandwidth. It is a
+process of its own, so that neither torch nor the memory that it reads stays allocated.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _READ_BYTES = 1 << 30
 _MATRIX = 4096
 _REPEATS = 7
 _BANDWIDTH = "bandwidth"
-# Sixteen independent sums of 64 bytes each, so that the reads and not the additions are waited for.
+# Sixteen independent sums of 64 bytes each, so that reading is the bottleneck and not the additions.
 _READER = """
 #include <stddef.h>
 #include <stdint.h>
@@ -53,7 +53,7 @@ class Machine:
 
 
 def measure() -> Machine:
-    """Looks and measures; takes some seconds, on a machine that should have nothing else to do."""
+    """Measures this machine, which takes some seconds. Nothing else should run meanwhile."""
     cores = len(os.sched_getaffinity(0))
     return Machine(
         cpu=_cpu_model(),
@@ -72,7 +72,7 @@ def measure_apart() -> Machine:
 
 
 def read_bandwidth_apart() -> float:
-    """In a process of its own: what the machine has at this moment, which on a shared one is not what it had before."""
+    """The read bandwidth of this moment, measured in a process of its own. A shared machine's changes all the time."""
     command = [sys.executable, "-m", __name__, _BANDWIDTH]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
 
@@ -83,7 +83,7 @@ def _cpu_model() -> str:
 
 
 def read_bandwidth() -> float:
-    """The best of several passes over a gibibyte, on all cores, by a reader compiled here; a second's work."""
+    """The best of several passes over a gibibyte on all cores, with a reader that is compiled here. Takes a second."""
     import numpy as np  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def read_bandwidth() -> float:
 
 
 def _matmul_rate(cores: int) -> float:
-    """The best of several square products in bf16, as torch does them."""
+    """The best of several square bf16 products by torch."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(cores)

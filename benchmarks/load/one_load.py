@@ -3,39 +3,48 @@
 import argparse
 import json
 import subprocess
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load.checkpoints import checkpoint
-from benchmarks.load.drive import Job
+from benchmarks.load.drive import Job, Request
 from benchmarks.load.statistics import Figures, figures
 from benchmarks.load.suite import CHAT, drive_apart
-from benchmarks.load.workload import Load, Prompts, requests
+from benchmarks.load.workload import SAMPLING, Load, Mode, Prompts, requests
 from server.cli_errors import UsageError
 
 _LIMIT_SECONDS = 600.0
+_OF_PEERS = frozenset({"chat_template_kwargs", *SAMPLING[True]})
+"""What a body has for servers without modes."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Applies the load and prints the figures. Raises UsageError."""
+    requests_in_all = args.requests or args.streams
+    if min(args.streams, args.prompt_tokens, args.output_tokens, requests_in_all) < 1:
+        raise UsageError("--streams, --requests, --prompt-tokens and --output-tokens must be at least 1")
+    listed = _models(args.url)
+    mode = _kind_of_load(args.mode, listed)
     load = Load(
         streams=args.streams,
-        mode=args.mode,
+        mode=mode,
         prompt_tokens=args.prompt_tokens,
         output_tokens=args.output_tokens,
-        requests=args.requests or args.streams,
+        requests=requests_in_all,
         limit=_LIMIT_SECONDS,
         warm_up=0,
     )
-    if min(load.streams, load.prompt_tokens, load.output_tokens, load.requests) < 1:
-        raise UsageError("--streams, --requests, --prompt-tokens and --output-tokens must be at least 1")
     folder = args.model or checkpoint("embedded")
     if not (folder / "tokenizer.json").exists():
         raise UsageError(f"{folder} holds no tokenizer.json, by which prompts are measured")
-    wanted = requests(load, Prompts(folder), f"{args.mode}", model=_model(args.url))
+    wanted = requests(load, Prompts(folder), args.mode, model=str(listed[0]["id"]))
+    if mode != "half":
+        wanted = [_in_mode(request, args.mode) for request in wanted]
     try:
         outcome = drive_apart(Job(f"{args.url.rstrip('/')}{CHAT}", load.streams, load.limit, wanted))
     except subprocess.SubprocessError as error:
@@ -49,12 +58,28 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _model(url: str) -> str:
+def _kind_of_load(mode: str, listed: Sequence[Mapping[str, Any]]) -> Mode:
+    """The load of requests in a mode that the server lists; raises UsageError for any other but `half`."""
+    if mode == "half":
+        return "half"
+    kinds = {model.get("reasoning_mode"): model.get("kind") for model in listed[1:]}
+    if mode not in kinds:
+        raise UsageError(f"--mode {mode}: the server has {', '.join(map(str, kinds)) or 'no modes'}; or say half")
+    return "reasoning" if kinds[mode] == "thinking" else "standard"
+
+
+def _in_mode(request: Request, mode: str) -> Request:
+    """The same request with the mode's own template and sampling."""
+    body = {name: value for name, value in request.body.items() if name not in _OF_PEERS}
+    return replace(request, body={**body, "reasoning_mode": mode})
+
+
+def _models(url: str) -> list[dict[str, Any]]:
     try:
         listed = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=10).raise_for_status().json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UsageError(f"no server answers at {url} ({error}); start one with `twogear serve`") from error
-    return str(listed["data"][0]["id"])
+    return list(listed["data"])
 
 
 def _table(load: Load, measured: Figures) -> Table:

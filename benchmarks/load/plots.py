@@ -1,4 +1,4 @@
-"""A result as plots: SVG text that is the same for the same result, so that a test can compare it."""
+"""A result as plots. The same result always gives the same SVG text, so that a test can compare it."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ _SETTINGS: dict[Any, Any] = {"svg.hashsalt": "twogear", "svg.fonttype": "none", 
 
 
 def throughput(result: Result) -> str:
-    """Output tokens per second by load: a bar for each server, the slowest left, in shares of the fastest."""
+    """Output tokens per second by load, as shares of the fastest server: a bar for each server, the slowest left."""
     names = tables.servers(result)
     speeds = {
         name: [

@@ -1,6 +1,6 @@
-"""What a server's processes use, read from /proc: CPU time of its front end and of the rest, and memory.
+"""The CPU time and memory of a server's processes, read from /proc, the front end apart from the rest.
 
-The front end of a server is the process that was started; whatever that starts in turn is its engine.
+The front end is the process that was started. All that it starts in turn counts as the engine.
 """
 
 import os
@@ -12,7 +12,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Reading:
-    """CPU seconds since the processes began; memory in bytes, pages that processes share counted once."""
+    """CPU seconds since the processes began; memory in bytes, where pages that processes share count once."""
 
     front_end_cpu: float
     engine_cpu: float
@@ -20,14 +20,14 @@ class Reading:
 
 
 class ProcessTree:
-    """The process `root` and its descendants. What one has used stays counted after its end."""
+    """The process `root` and its descendants. CPU time of a process still counts after its end."""
 
     def __init__(self, root: int) -> None:
         self.root = root
         self._cpu: dict[int, float] = {}
 
     def read(self) -> Reading:
-        """The sums of this moment."""
+        """The sums so far."""
         memory = 0
         for pid in self.pids():
             try:
@@ -39,7 +39,7 @@ class ProcessTree:
         return Reading(front_end, sum(self._cpu.values()) - front_end, memory)
 
     def pids(self) -> list[int]:
-        """The processes that are there, parents before children."""
+        """The running processes, parents before children."""
         found, unseen = [], [self.root]
         while unseen:
             pid = unseen.pop()

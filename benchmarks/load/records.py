@@ -1,6 +1,6 @@
-"""The result file of a benchmark: what was measured, raw, and on what. What it comes to is `report`'s.
+"""The result file of a benchmark: raw samples, and the machine and versions. `report` makes tables of it.
 
-Samples are columns, each one string of numbers, so that a file stays readable and small.
+Samples are stored as columns, each one string of numbers, so that a file stays readable and small.
 """
 
 import json
@@ -33,7 +33,7 @@ _NONE = "-"
 class LoadRecord:
     """One load in one round. Seconds; memory in bytes at the load's end; CPU seconds of the load alone.
 
-    `read_bandwidth`: the machine's, in bytes per second just before and after, the mean, where it was measured.
+    `read_bandwidth`: the machine's, in bytes per second, the mean of just before and just after; None if not measured.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ class LoadRecord:
     def between(
         cls, before: Reading, after: Reading, outcome: Outcome, read_bandwidth: float | None = None
     ) -> "LoadRecord":
-        """The load `outcome`, with what the server's processes took between the readings."""
+        """The load `outcome`, and what the server's processes used between the two readings."""
         return cls(
             seconds=round(outcome.seconds, 4),
             front_end_cpu=round(after.front_end_cpu - before.front_end_cpu, 2),
@@ -62,7 +62,7 @@ class LoadRecord:
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """One server in one round: seconds from its start, and its loads by name. `failed` says why there is no more."""
+    """One server in one round: seconds from its start, and its loads by name. `failed` says why any are missing."""
 
     server: str
     round: int
@@ -74,7 +74,7 @@ class ServerRecord:
 
 @dataclass(frozen=True)
 class Result:
-    """A whole benchmark. `beside`: what was measured without our client, by name, as it came."""
+    """A whole benchmark. `beside`: raw results of what was measured without our client, by name."""
 
     what: str
     date: str
@@ -104,7 +104,7 @@ def write(result: Result, path: Path, private: Mapping[str, str]) -> None:
 
 
 def read(path: Path) -> Result:
-    """What `write` wrote."""
+    """The result in a file that `write` wrote."""
     content = json.loads(path.read_text())
     content["machine"] = Machine(**content["machine"])
     content["loads"] = [Load(**load) for load in content["loads"]]
@@ -125,7 +125,7 @@ def today() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that matter here."""
+    """The versions of Python and of the packages that matter here."""
     found = {"python": sys.version.split()[0], "llama-cpp-python": llama_cpp.VERSION}
     for name in _PACKAGES:
         try:
@@ -136,7 +136,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this checkout, `+` behind it where files differ; empty outside of one."""
+    """The commit of this checkout, with `+` if files differ; empty outside of a checkout."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"],  # noqa: S607 - whichever git the user has
         cwd=ROOT,

@@ -1,7 +1,7 @@
 """`twogear bench report`: the tables and plots of docs/performance.md, from the result files that it names.
 
-A block of the document begins with `<!-- bench TABLE FILE -->` and ends with `<!-- end -->`; what is between them is
-written here and nowhere else. The words around them are people's.
+A block of the document begins with `<!-- bench TABLE FILE -->` and ends with `<!-- end -->`. This file writes what is
+between them. The text around the blocks is written by hand.
 """
 
 import argparse
@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"<!-- bench (?P<table>[\w-]+) (?P<file>\S+\.json) -->\n(?P<
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the document anew, and its plots. Raises UsageError."""
+    """Rewrites the document and its plots. Raises UsageError."""
     text = DOCUMENT.read_text()
     for path in args.results:
         text = _repoint(text, path)
@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(text: str) -> str:
-    """The document with every block as the result files have it. Raises UsageError."""
+    """The document with every block filled from its result file. Raises UsageError."""
     return _BLOCK.sub(_fill, text)
 
 
 def drawings(text: str) -> dict[Path, str]:
-    """The plots that the document shows, as SVG, by the files in which they belong."""
+    """The plots of the document as SVG, by the files to which they go."""
     plotted = [(match["table"], match["file"]) for match in _BLOCK.finditer(text) if match["table"] in plots.PLOTS]
     return {_drawing(name, file): plots.PLOTS[name](_result(file)) for name, file in plotted}
 
@@ -66,7 +66,7 @@ def _drawing(name: str, file: str) -> Path:
 
 
 def _repoint(text: str, path: Path) -> str:
-    """Has the blocks of an older result of the same kind show this one."""
+    """Points the blocks that show an older result of the same kind to this one."""
     resolved = path.resolve()
     if not resolved.is_file() or not resolved.is_relative_to(RESULTS):
         raise UsageError(f"{path} is no result file under {RESULTS.relative_to(ROOT)}")

@@ -1,6 +1,6 @@
-"""A server from its start to its end: how long until it is ready and gives a first token, and what it used.
+"""A server from its start to its end: seconds until it is ready and gives a first token, and what it uses.
 
-Whatever happens, no process of it is left behind: SIGTERM ends the measurement as Ctrl-C does. Only SIGKILL cannot.
+It never leaves a process behind: SIGTERM ends the measurement as Ctrl-C does. Only SIGKILL cannot be handled.
 """
 
 import os
@@ -30,7 +30,7 @@ class ServerFailed(Exception):  # noqa: N818 - reads as what it says
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 class RunningServer:
-    """Starts with `with`, in the main thread, which alone gets signals. Ready once `wait_until_ready` returns."""
+    """Use it in a `with`, in the main thread, since only that gets signals. Ready once `wait_until_ready` returns."""
 
     def __init__(self, start: Start, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -96,14 +96,14 @@ class RunningServer:
         raise ServerFailed(f"it was not ready after {limit:g} s: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The first error in its log, from which others follow, and its last line."""
+        """The first error in its log, which usually causes the others, and its last line."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line[found.start() :] for line in lines if "WARNING" not in line and (found := _ERROR.search(line))]
         return " … ".join(dict.fromkeys(line[:_LONGEST_WORDS] for line in [*errors[:1], *lines[-1:]]))
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwinds the stack, as a signal does not by itself; the exit status is a shell's for that signal."""
+    """Unwinds the stack, which a signal does not do by itself. The exit status is the one of shells for that signal."""
     sys.exit(128 + number)
 
 

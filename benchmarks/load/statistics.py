@@ -1,4 +1,4 @@
-"""From the samples of a load to its figures, and from rounds to medians."""
+"""Makes figures of the samples of a load, and medians of the figures of several rounds."""
 
 import math
 import statistics
@@ -10,10 +10,10 @@ from benchmarks.load.accounting import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One load on one server in one round, or the medians over rounds. Times in seconds; None: it never happened.
+    """One load on one server in one round, or the medians over rounds. Times in seconds, None if it never happened.
 
     `first` and `first_answer` count from the request; `per_token` is the time between two tokens of a request, from
-    its first to its end. `failed` requests are in no other figure.
+    its first to its end. Requests in `failed` count in no other figure.
     """
 
     tokens_per_second: float | None
@@ -28,7 +28,7 @@ class Figures:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of `values` lie, between neighbours in proportion; one value at least."""
+    """The value below which `share` (0 to 1) of `values` lie, interpolated. `values` may not be empty."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]

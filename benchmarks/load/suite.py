@@ -1,6 +1,6 @@
-"""Runs a benchmark: each server in turn, round after round, the same loads; then what is measured beside them.
+"""Runs a benchmark: the same loads on each server in turn, round after round, then what is measured beside them.
 
-A server that fails is recorded with its reason, and the others go on. Every step is bounded in time.
+If a server fails, the reason is recorded and the others go on. Every step has a time limit.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _FIRST_TOKEN_LIMIT = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `minutes`: no round is begun that would end later, going by the one before."""
+    """What to run. `minutes`: a round starts only if, going by the one before, it would end within them."""
 
     what: str
     servers: Sequence[str]
@@ -59,7 +59,7 @@ class Plan:
 
 
 class Suite:
-    """One run of a plan. `save` gets the result so far after every server, so that nothing measured is lost."""
+    """One run of a plan. `save` is called with the result so far after every server, so that nothing is lost."""
 
     def __init__(self, plan: Plan, machine: Machine, folder: Path, save: Callable[[Result], None]) -> None:
         self._plan = plan
@@ -148,7 +148,7 @@ class Suite:
         return LoadRecord.between(before, after, outcome, statistics.mean(bandwidths) if bandwidths else None)
 
     def _bandwidth(self, load: Load) -> list[float]:
-        """Measured where a load waits for it: one stream of a model that no cache holds."""
+        """The read bandwidth, if the load depends on it: one stream of a model that fits in no cache."""
         return [read_bandwidth_apart()] if load.streams == 1 and self._plan.model == "large" else []
 
     def _drive(self, running: RunningServer, load: Load, wanted: Sequence[Request]) -> Outcome:
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_once(folder: Path) -> None:
-    """So that the first server does not read from a disk what the others find in memory."""
+    """Reads the model into the page cache, so that the first server does not wait for the disk."""
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             while file.read(1 << 24):

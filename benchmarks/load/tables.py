@@ -1,6 +1,6 @@
-"""A result as tables: each figure beside what the hardware allows. Cells are text; where they go is others' business.
+"""A result as tables, with the limits that the hardware sets. Cells are text, for whoever shows them.
 
-The terminal's table and those of docs/performance.md are made of the same cells.
+The table on the terminal and those of docs/performance.md are made of the same cells.
 """
 
 import statistics
@@ -27,24 +27,24 @@ class Cells:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As GitHub shows it."""
+        """The table in GitHub's Markdown."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def servers(result: Result) -> list[str]:
-    """Those that were started, in the order in which they were."""
+    """The servers that were started, in the order of their start."""
     return list(dict.fromkeys(record.server for record in result.rounds))
 
 
 def of_load(result: Result, server: str, load: str) -> Figures | None:
-    """The medians over the rounds; None where the server has none."""
+    """The medians over the rounds; None if the server has no figures."""
     rounds = [figures(one.samples, one.seconds) for one in _load_records(result, server, load)]
     return over_rounds(rounds) if rounds else None
 
 
 def throughput(result: Result) -> Cells:
-    """Output tokens per second by load and server, beside the limit and, where measured, the bare engine."""
+    """Output tokens per second by load and server, beside the limit and, if measured, the bare engine."""
     names = servers(result)
     shape = Shape(**result.model["shape"])
     rows = []
@@ -79,7 +79,7 @@ def latency(result: Result) -> Cells:
 
 
 def costs(result: Result) -> Cells:
-    """CPU time per output token by process, the client's beside it, and memory."""
+    """CPU time per output token by process, the client's included, and memory."""
     rows = []
     for load in result.loads:
         for name in servers(result):
@@ -91,7 +91,7 @@ def costs(result: Result) -> Cells:
 
 
 def starts(result: Result) -> Cells:
-    """Seconds from the start to ready and to the first token, the first time and later (median)."""
+    """Seconds from the start to ready and to the first token: at the first start, and the median of later ones."""
     rows = []
     for name in servers(result):
         of_server = [one for one in result.rounds if one.server == name]
@@ -120,7 +120,7 @@ def cross_check(result: Result) -> Cells:
 
 
 def per_token_limit(result: Result, load: Load, server: str | None = None) -> float:
-    """The least seconds between two tokens of a request, by the bandwidth beside the loads of the server, or of all."""
+    """The least seconds between two tokens of a request, by the bandwidth beside that server's loads, or all."""
     shape = Shape(**result.model["shape"])
     machine = result.machine
     asked = [server] if server is not None else servers(result)
@@ -131,13 +131,13 @@ def per_token_limit(result: Result, load: Load, server: str | None = None) -> fl
 
 
 def first_token_limit(result: Result, load: Load) -> float:
-    """The least seconds to the first token where all streams begin at once."""
+    """The least seconds to the first token if all streams begin at once."""
     shape = Shape(**result.model["shape"])
     return limits.prefill_seconds(shape, result.machine, load.prompt_tokens)
 
 
 def failures(result: Result) -> list[str]:
-    """What went wrong, a line each."""
+    """The failures, one line each."""
     lines = [f"{one.server}, round {one.round}: {one.failed}" for one in result.rounds if one.failed is not None]
     for record in result.rounds:
         for load, one in record.loads.items():
@@ -222,6 +222,6 @@ def _seconds(values: Sequence[float | None]) -> str:
 
 
 def _without_empty(cells: Cells) -> Cells:
-    """Without the columns in which no row has anything."""
+    """The table without empty columns."""
     kept = [at for at in range(len(cells.head)) if any(row[at] != NOTHING for row in cells.rows)]
     return Cells([cells.head[at] for at in kept], [[row[at] for at in kept] for row in cells.rows])

@@ -1,7 +1,7 @@
 """The loads, and the requests they consist of: the same bytes for every server.
 
-Prompts are words that are one token each, drawn anew for every request and round, so that no prefix cache helps. Every
-answer has exactly as many tokens as the load says: the end of a turn is ignored.
+Prompts consist of words that are one token each, drawn anew for every request and round, so that no prefix cache helps.
+Every answer has exactly as many tokens as the load says, since the end of a turn is ignored.
 """
 
 import random
@@ -30,7 +30,7 @@ _WORD = re.compile(r"Ġ?([a-z]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """`requests` over `streams` at once, in `half` every other one thinking; given up after `limit` seconds.
+    """`requests` over `streams` at once; in mode `half` every other one thinks. Given up after `limit` seconds.
 
     Before it is measured it runs once with `warm_up` output tokens, unless that is 0.
     """
@@ -45,7 +45,7 @@ class Load:
 
     @property
     def name(self) -> str:
-        """Says what it is, and nothing else has the same."""
+        """A description that is also unique."""
         return f"{self.streams} {self.mode} {self.prompt_tokens}"
 
     def thinks(self, number: int) -> bool:
@@ -106,14 +106,14 @@ class Prompts:
         self._words = [word for word, length in lengths.items() if length == self._each]
 
     def text(self, tokens: int, seed: str) -> str:
-        """Words that come to so many tokens, other ones for every seed."""
+        """Words that make so many tokens. Every seed gives other words."""
         draw = random.Random(seed)
         first = draw.choice(self._words)
         words, odd = divmod(tokens - self._length(first), self._each)
         return " ".join([first, *draw.choices(self._words, k=words)]) + "." * odd
 
     def ids(self, text: str, *, thinks: bool) -> list[int]:
-        """The prompt that a server makes of it, for those who take token ids."""
+        """The token ids of the prompt that a server makes of the text."""
         end = "<think>\n" if thinks else "<think>\n\n</think>\n\n"
         prompt = f"[|user|]\n{text}[|endofturn|]\n[|assistant|]\n{end}"
         ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -126,7 +126,7 @@ class Prompts:
 def requests(
     load: Load, prompts: Prompts, seed: str, *, warm_up: bool = False, model: str = MODEL_NAME
 ) -> list[Request]:
-    """The load's requests, or those of its warm-up; other prompts for every seed."""
+    """The load's requests, or those of its warm-up. Every seed gives other prompts."""
     tokens = load.warm_up if warm_up else load.output_tokens
     seeds = [f"{seed}/{load.name}/{warm_up}/{number}" for number in range(load.requests)]
     return [

@@ -1,1 +1,1 @@
-"""The servers that users would pick instead, as the benchmarks fetch, build and start them."""
+"""The servers that users would use instead: how the benchmarks fetch, build and start them."""

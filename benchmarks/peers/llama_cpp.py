@@ -1,6 +1,6 @@
 """llama.cpp's server from its source, and checkpoints in its format: `python -m benchmarks.peers.llama_cpp`.
 
-The source comes with the sdist of llama-cpp-python, so that a package index is all it takes. Everything lies in the
+The source comes with the sdist of llama-cpp-python, so a package index is enough to get it. Everything is kept in the
 benchmarks' cache folder. Building takes seven minutes on two cores, once.
 """
 
@@ -19,7 +19,7 @@ VERSION = "0.3.36"
 """Of llama-cpp-python."""
 _SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 _INSIDE = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
-# The machine's own instructions are the default (GGML_NATIVE); everything that is no part of serving text is left out.
+# GGML_NATIVE, the machine's own instructions, is the default. What serving text does not need is left out.
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",
@@ -32,17 +32,17 @@ _OPTIONS = (
 
 
 def source_folder() -> Path:
-    """Where the source is, or will be."""
+    """The folder of the source, which may not exist yet."""
     return cache_folder() / f"llama.cpp-{VERSION}"
 
 
 def server_binary() -> Path:
-    """The built server, or where it will be."""
+    """The built server, which may not exist yet."""
     return source_folder() / "build" / "bin" / "llama-server"
 
 
 def build(jobs: int | None = None) -> Path:
-    """Fetches and builds what is not there yet; returns the server. Raises UsageError."""
+    """Fetches and builds what is missing, and returns the server. Raises UsageError."""
     if server_binary().exists():
         return server_binary()
     if shutil.which("cmake") is None or shutil.which("g++") is None:
@@ -63,7 +63,7 @@ def build(jobs: int | None = None) -> Path:
 
 
 def gguf(checkpoint: Path, name: str) -> Path:
-    """The checkpoint as a GGUF file in bf16, converted where the file is not there yet. Raises UsageError."""
+    """The checkpoint as a GGUF file in bf16, converted if the file does not exist yet. Raises UsageError."""
     target = cache_folder() / f"{name}-{_digest(checkpoint)}.gguf"
     if target.exists():
         return target
@@ -86,7 +86,7 @@ def gguf(checkpoint: Path, name: str) -> Path:
 
 
 def _digest(checkpoint: Path) -> str:
-    """Of what a checkpoint is and when its weights were made: a retrained one is converted anew."""
+    """A digest of the config and of the weights' time of change, so that a retrained checkpoint is converted anew."""
     weights = [
         f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in checkpoint.glob("*.safetensors")
     ]
@@ -95,7 +95,7 @@ def _digest(checkpoint: Path) -> str:
 
 
 def _fetch(target: Path) -> None:
-    """Puts llama.cpp's part of the sdist at `target`."""
+    """Extracts llama.cpp's part of the sdist to `target`."""
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "llama-cpp-python.txt"

@@ -1,9 +1,9 @@
 """Runs llama.cpp's converter on a checkpoint whose pre-tokenizer it does not know by name.
 
-The converter recognises tokenizers by what they make of one text. Ours are not among them, and the nearest that
-llama.cpp has is smollm's: it cuts plain words and digits in the same places, which is all that the benchmarks' prompts
-consist of (that the counts of prompt tokens are equal stands in every result file). Weights and vocabulary are
-converted as they are. Arguments are the converter's; llama.cpp's folders are on PYTHONPATH.
+The converter recognises a tokenizer by the tokens that it makes of one text. It does not know ours. The nearest that
+llama.cpp knows is smollm's, which splits plain words and digits in the same places. The benchmarks' prompts consist of
+nothing else, and every result file shows that the counts of prompt tokens are equal. Weights and vocabulary are
+converted unchanged. The arguments are the converter's; llama.cpp's folders are on PYTHONPATH.
 """
 
 import runpy

@@ -1,7 +1,7 @@
-"""How each server is started: its command line and environment, nothing else.
+"""How each server is started: its command line and its environment.
 
-All take the same chat requests under the same path. `caches` is an empty folder at a server's first start in a
-benchmark, and as the last start left it at the next.
+All take the same chat requests under the same path. `caches` is a folder that is empty at a server's first start in a
+benchmark; later starts find what the one before has left there.
 """
 
 import os
@@ -22,7 +22,7 @@ _LLAMA_CPP_SLOTS = {"embedded": (128, 65536), "large": (32, 16384)}
 
 @dataclass(frozen=True)
 class Start:
-    """A process to start: what is added to the environment stands in `environment`."""
+    """A process to start; `environment` is added to the present one."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be served, and where: `model` is `embedded` or `large`."""
+    """What is served, and where; `model` is `embedded` or `large`."""
 
     model: str
     checkpoint: Path
@@ -45,7 +45,7 @@ def twogear(target: Target) -> Start:
 
 
 def vllm_default(target: Target) -> Start:
-    """The server of vLLM as it starts by default, with its own model class."""
+    """The server of vLLM with its defaults and its own model class."""
     command = (
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
         *("--port", str(target.port), "--model", str(target.checkpoint), "--served-model-name", MODEL_NAME),
@@ -53,14 +53,14 @@ def vllm_default(target: Target) -> Start:
     )
     own = {
         "VLLM_PLUGINS": "",  # set but empty: ours is not loaded
-        # Left to itself it does not start unless 92 % of the memory is free; this is more than any load fills.
+        # By default it starts only if 92 % of the memory is free. This is more than any load fills.
         "VLLM_CPU_KVCACHE_SPACE": "4",
     }
     return Start(command, {**_caches(target), **own})
 
 
 def vllm_tuned(target: Target) -> Start:
-    """The same, with what can be set in the environment: all cores, the worker inside the engine, no failing cache."""
+    """The same with the best environment: all cores, the worker inside the engine, without the cache that fails."""
     start = vllm_default(target)
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     tuning = {
@@ -85,7 +85,7 @@ def llama_server(target: Target) -> Start:
 
 
 def _caches(target: Target) -> dict[str, str]:
-    """What is compiled or looked up once goes into the benchmark's own folder, Python's bytecode included."""
+    """Variables that put all caches, Python's bytecode included, into the benchmark's own folder."""
     return {
         **_QUIET,
         "PYTHONDONTWRITEBYTECODE": "",

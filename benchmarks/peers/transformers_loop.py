@@ -1,7 +1,7 @@
 """transformers' generate() in a loop, without a server: `python -m benchmarks.peers.transformers_loop`, a Job on stdin.
 
-The best case for whoever would put a server around it: all requests of a load as one batch, prompts of one length, no
-HTTP, no stream. Writes one result per load to stdout: seconds, output tokens, and the seconds of a batch of one token.
+This is the best case for a server around it: all requests of a load are one batch with prompts of one length, without
+HTTP or streams. Writes one result per load to stdout: seconds, output tokens, and the seconds of a batch of one token.
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 
 def main() -> None:
-    """Loads the model and runs the loads, each after one short run that is thrown away."""
+    """Loads the model and runs the loads, each after a short run that is not measured."""
     job = json.load(sys.stdin)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     disable_progress_bar()
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _measure(model: Any, load: dict[str, Any]) -> dict[str, float]:
-    """One load: `prompts` are token ids of equal length, `thinks` says how the batch is drawn."""
+    """One load: `prompts` are token ids of equal length; `thinks` decides how the batch is sampled."""
     prompts = torch.tensor(load["prompts"])
     _generate(model, prompts, 2, thinks=load["thinks"])
     first = _generate(model, prompts, 1, thinks=load["thinks"])

@@ -1,6 +1,6 @@
-"""`vllm bench serve`, which has no working command in vLLM's CPU build: the same arguments, the result on stdout.
+"""`vllm bench serve` for vLLM's CPU build: the same arguments, the result on stdout.
 
-(The wheel's `vllm` command asks for the metadata of a package of that name, and the CPU build has another.)
+The `vllm` command does not work there: it asks for the metadata of a package `vllm`, and the build has another name.
 """
 
 import json
@@ -15,7 +15,7 @@ _WANTED = ("completed", "duration", "output_throughput", "median_ttft_ms", "medi
 
 
 def run() -> None:
-    """Applies the load and writes those figures that ours has too."""
+    """Applies the load and writes the figures that our client measures too."""
     parser = cast("Any", FlexibleArgumentParser)(description="vllm bench serve")
     cast("Any", add_cli_args)(parser)
     output = os.dup(1)

@@ -61,6 +61,12 @@ def attach(engine: Any) -> Internals:
     return Internals(pages, extender, tuple(_statuses(verdicts)))
 
 
+def end_workers(engine: Any) -> None:
+    """Ends worker processes, where there are any: what is in this process ends with it, and at once."""
+    if engine.vllm_config.parallel_config.world_size > 1:
+        engine.engine_core.shutdown()
+
+
 def report(worker: Any) -> dict[str, Verdict]:
     """Runs in a worker process, with vLLM's worker or what wraps it: what it says if it is ours, and its model."""
     fast_paths = getattr(worker, "fast_paths", dict)

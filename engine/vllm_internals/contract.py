@@ -126,6 +126,7 @@ MULTI_STEP = FastPath(
                 *("causal", "sliding_window_size", "isa", "enable_kv_split", "dynamic_causal", "kv_cache_dtype"),
             ),
         ),
+        PrivateName("torch:ops._C.compute_slot_mapping_kernel_impl"),  # registered by vLLM's library
         PrivateName("vllm.envs:VLLM_CPU_ATTN_SPLIT_KV"),
         PrivateName("vllm.forward_context:ForwardContext", ("attn_metadata",)),
         PrivateName("vllm.forward_context:get_forward_context", parameters=()),

@@ -15,10 +15,11 @@ from model_impl import cpu
 from model_impl.cpu.demand_zero import SMALLEST, DemandZero
 from model_impl.private_names import FastPath, Verdict, verdict_of_names
 
-_RUNNER_PARTS = (
-    (SEEDS, "engine.vllm_internals.seeded_runner", "SeededRunner"),
-    (MULTI_STEP, "engine.vllm_internals.model_runner", "MultiStepCPUModelRunner"),
-)
+_RUNNER_PARTS = {
+    SEEDS.name: ("engine.vllm_internals.seeded_runner", "SeededRunner"),
+    MULTI_STEP.name: ("engine.vllm_internals.model_runner", "MultiStepCPUModelRunner"),
+}
+"""By path: module and class, which is imported where the path is taken."""
 
 
 class TwogearCPUWorker(CPUWorker):
@@ -71,7 +72,9 @@ def take_over(runner: Any) -> dict[str, Verdict]:
         return dict.fromkeys((SAMPLER.name, SEEDS.name, MULTI_STEP.name), other)
     verdicts = {path.name: _verdict(path) for path in (SAMPLER, SEEDS, MULTI_STEP)}
     parts = [
-        getattr(importlib.import_module(module), name) for path, module, name in _RUNNER_PARTS if verdicts[path.name].on
+        getattr(importlib.import_module(module), name)
+        for path, (module, name) in _RUNNER_PARTS.items()
+        if verdicts[path].on
     ]
     runner.__class__ = type("TwogearCPUModelRunner", (*parts, type(runner)), {"__module__": __name__})
     if verdicts[SAMPLER.name].on:

@@ -115,16 +115,18 @@ def load_from(
     *,
     headers: tuple[Path, ...] = (),
     compiler: str = _COMPILE[0],
+    multiplies: bool = True,
 ) -> ctypes.CDLL:
     """As `load`, of another folder of sources, which may include what is in the folders `headers`.
 
-    Functions that are not in `results` return nothing.
+    Functions that are not in `results` return nothing. `multiplies`: large matrix products are among them, which a
+    CPU's matrix unit does better.
 
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
     try:
-        library = ctypes.CDLL(str(_compiled(sources, headers=headers, compiler=compiler)))
+        library = ctypes.CDLL(str(_compiled(sources, headers=headers, compiler=compiler, multiplies=multiplies)))
     except OSError as error:
         raise KernelsUnavailableError(f"{error}") from error
     for name, types in arguments.items():
@@ -134,9 +136,11 @@ def load_from(
     return library
 
 
-def _compiled(sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0]) -> Path:
+def _compiled(
+    sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0], multiplies: bool = True
+) -> Path:
     """The library's file, made if no earlier start did. Raises KernelsUnavailableError."""
-    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"), multiplies=multiplies)
     command = (compiler, *_COMPILE[1:], *(f"-I{folder}" for folder in headers))
     try:
         path = cache_folder() / f"kernels-{_fingerprint(command, (sources, *headers))}.so"
@@ -153,14 +157,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twogear" / "kernels"
 
 
-def _check_cpu(information: str) -> None:
+def _check_cpu(information: str, *, multiplies: bool = True) -> None:
     """Of /proc/cpuinfo's text: whether the kernels run here, and are what to run."""
     line = next((line for line in information.splitlines() if line.startswith("flags")), "")
     flags = set(line.partition(":")[2].split())
     missing = [flag for flag in _CPU_FLAGS if flag not in flags]
     if missing:
         raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
-    if "amx_bf16" in flags:
+    if multiplies and "amx_bf16" in flags:
         raise KernelsUnavailableError("they use this CPU's matrix unit (AMX), ours do not")
 
 

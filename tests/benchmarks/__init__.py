@@ -1,1 +1,1 @@
-"""Tests of the evaluations and benchmarks."""
+"""Tests of the benchmarks."""

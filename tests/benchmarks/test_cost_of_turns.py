@@ -1,4 +1,4 @@
-"""The table of docs/conversations.md is the result file's, and its columns add up."""
+"""The table of docs/conversations.md agrees with the result file, and its columns add up."""
 
 import json
 

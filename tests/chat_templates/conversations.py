@@ -1,4 +1,4 @@
-"""The conversations that golden files and other tests share, and a plain renderer to hold the real one against."""
+"""Conversations for golden files and other tests, and a plain renderer to compare the real one with."""
 
 import json
 from typing import Any

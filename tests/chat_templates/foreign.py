@@ -1,4 +1,4 @@
-"""Chat formats of other families in small: templates written in their manner, with tokenizers to match."""
+"""Small chat formats in the manner of other model families: templates, and tokenizers that fit them."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the golden files hold: prompts and training text as people can read them, and their ids."""
+"""The content of the golden files: prompts and training text in readable form, and their ids."""
 
 import textwrap
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The parser's rules once more, for a whole generation at once: substitutions in one string, nothing held back."""
+"""A reference for the parser: the same rules for a whole generation at once, as substitutions in one string."""
 
 import json
 import re

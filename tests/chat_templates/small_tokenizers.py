@@ -1,4 +1,4 @@
-"""Four small tokenizers, fixed by this file (so golden ids do not move), one for each kind that checkpoints bring."""
+"""Four small tokenizers, one for each kind that checkpoints bring. This file fixes them, so golden ids are stable."""
 
 import json
 from collections.abc import Callable

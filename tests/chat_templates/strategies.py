@@ -1,4 +1,4 @@
-"""Hypothesis strategies: text that spells control tokens whole, in part and in pieces, and messages full of it."""
+"""Hypothesis strategies: text with whole, partial and split control tokens, and messages full of such text."""
 
 from typing import Any
 

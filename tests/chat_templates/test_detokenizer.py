@@ -1,4 +1,4 @@
-"""Incremental detokenization equals that of the whole, in bounded windows."""
+"""Incremental detokenization gives the same text as all ids at once, with a bounded window."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Prompts and training text stay as the golden files have them, to the id."""
+"""Prompts and training text are exactly those of the golden files, id by id."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Text from clients never becomes a control token, and comes through unchanged all the same."""
+"""Client text never becomes a control token, and still reaches the model unchanged."""
 
 import json
 import re

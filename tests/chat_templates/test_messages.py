@@ -1,4 +1,4 @@
-"""What clients send wrong is a FormatError that names the field, and never another exception."""
+"""Wrong messages raise a FormatError that names the field, and never another exception."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""Clients that users have, each against the real server."""
+"""Client libraries that people use, each against the real server."""

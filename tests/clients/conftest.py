@@ -1,4 +1,4 @@
-"""What the tests of clients share: the real server, a scripted one that calls a tool, no network for any library."""
+"""Fixtures for the tests of clients: the real server, a scripted one that calls a tool, no network for any library."""
 
 import os
 from collections.abc import Iterator

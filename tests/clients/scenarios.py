@@ -1,4 +1,4 @@
-"""What all clients are asked to do: a sum, a forecast in a form of its own, and a tool that tells the weather."""
+"""The tasks of all clients: a sum, a forecast in a given form, and a tool that tells the weather."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""curl: the bytes of a stream, of an answer and of an error, as a shell sees them."""
+"""curl: the bytes of a stream, an answer and an error, as a shell gets them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md, each run against the real server as it stands there."""
+"""The examples of README.md and docs/clients.md run unchanged against the real server."""
 
 import re
 import subprocess
@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.engine
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "clients.md"]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SECTIONS = [section.partition("\n") for section in PAGE.read_text().split("\n## ")[1:]]
+SECTIONS = [section.partition("\n") for page in PAGES for section in page.read_text().split("\n## ")]
 EXAMPLES = [
-    pytest.param(language, code, id=f"{title}-{number}")
+    pytest.param(language, code, id=f"{title.lstrip('# ')}-{number}")
     for title, _, text in SECTIONS
     for number, (language, code) in enumerate(BLOCK.findall(text))
     if title != "lm-eval"  # its task is on the network; test_lm_eval.py runs such a command

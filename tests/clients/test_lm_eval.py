@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.families import held_out_items
 from tests.clients.scenarios import MODEL
-from training.families import held_out_items
 
 pytestmark = pytest.mark.engine
 LM_EVAL = Path(sys.executable).parent / "lm_eval"

@@ -1,4 +1,4 @@
-"""pydantic-ai: agents with modes, thinking parts, tools, the ways to structured output, streams, errors."""
+"""pydantic-ai: agents with modes, thinking parts, tools, each kind of structured output, streams, errors."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

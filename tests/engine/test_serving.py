@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 
 from engine.messages import PageGroup
+from engine.vllm_internals.contract import FAST_PATHS
+from model_impl.cpu import DECODE
+from model_impl.cpu import FAST_PATHS as KERNEL_PATHS
+from model_impl.cpu.native import KernelsUnavailableError, load
 from server.engine_client import ProcessEngineClient, RequestFailed
 from tests.engine.conftest import MAX_CONTEXT, PAGE, collect, config, prompt, request, token_ids, until
 
@@ -30,6 +34,27 @@ async def test_ready_tells_what_the_front_end_needs(engine: ProcessEngineClient)
     assert ready.eos_token_ids == (config()["eos_token_id"],)
     assert [group.group for group in ready.page_groups] == ["sliding", "global"]
     assert all(group.page_size == PAGE and group.free > 0 for group in ready.page_groups)
+
+
+async def test_ready_tells_which_fast_paths_are_taken(engine: ProcessEngineClient) -> None:
+    assert engine.ready is not None
+    paths = {path.name: path for path in engine.ready.fast_paths}
+    assert list(paths) == [path.name for path in FAST_PATHS]
+    off = {path.name: path.reason for path in engine.ready.fast_paths if not path.on}
+    reason = why_no_kernels()
+    assert off == ({} if reason is None else {path.name: reason for path in KERNEL_PATHS} | {DECODE.name: NOT_FUSED})
+
+
+NOT_FUSED = "the fused passes are off"
+
+
+def why_no_kernels() -> str | None:
+    """On another CPU, or without a compiler."""
+    try:
+        load()
+    except KernelsUnavailableError as error:
+        return str(error)
+    return None
 
 
 async def test_greedy_tokens_are_the_same_alone_and_under_load(engine: ProcessEngineClient) -> None:

@@ -1,4 +1,4 @@
-"""A random model with pages full of random keys and values, to decode one step with: natively or layer by layer."""
+"""A random model with pages of random keys and values, to compute one decode step natively or layer by layer."""
 
 import warnings
 from collections.abc import Iterator, Sequence

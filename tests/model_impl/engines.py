@@ -1,4 +1,4 @@
-"""vLLM engines in the test process, and what they score."""
+"""vLLM engines in the test process, and the log-probabilities that they give."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""The plain draw that the fast one is held to: every row sorted in double precision."""
+"""The reference for the fast sampler: every row sorted, in double precision."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What vLLM's own planner says of our model's pages, and that `model_impl.capacity` says the same."""
+"""`model_impl.capacity` and vLLM's own planner agree about our model's pages."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The fast draw is the sorted one: what it keeps, what it draws, in what share, and alone as in a batch."""
+"""The fast sampler equals the sorted one: which tokens it keeps, which it draws and how often, alone and in a batch."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""A seed decides what is drawn, however the prompt is cut into chunks."""
+"""A seed decides which tokens are drawn, however the prompt is split into chunks."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is told in a 4xx of the contract's shape, while other requests run on."""
+"""Every wrong request gets a 4xx in the contract's shape, and other requests go on."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What clients may steer beyond a question: end the thinking of a running request, prefill answers, set priorities."""
+"""What clients may control: end the thinking of a running request, prefill answers, set priorities."""
 
 import asyncio
 from collections.abc import Iterator

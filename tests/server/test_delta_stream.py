@@ -1,4 +1,4 @@
-"""A slow reader gets several deltas as one, and still sees where one generation took another's place."""
+"""A slow reader gets several deltas as one, and still sees where one generation replaced another."""
 
 import asyncio
 

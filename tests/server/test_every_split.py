@@ -1,4 +1,4 @@
-"""Hard generations, cut in two at every place: stream and plain response say all of it, and each thing once."""
+"""Difficult generations, split in two at every place: streams and plain responses have everything, each piece once."""
 
 import re
 from collections.abc import Mapping

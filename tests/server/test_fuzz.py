@@ -1,4 +1,4 @@
-"""Whatever a client sends is accepted, or refused with an error of ours; it is never a 5xx."""
+"""Any request is accepted, or refused with an error of ours; it never gets a 5xx."""
 
 import asyncio
 from typing import Any

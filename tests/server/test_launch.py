@@ -1,4 +1,4 @@
-"""The server's life around a scripted engine: what signals do to running and to new requests."""
+"""Start and end of a server with a scripted engine: what signals do to running and to new requests."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""How a token limit is divided: budgets hold, and an answer follows wherever there is room for one."""
+"""How a token limit is divided: budgets hold, and an answer follows if there is room for one."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Responses and events are what the OpenAPI document says, with every field that may be there and no other."""
+"""Responses and events agree with the OpenAPI document: they have the fields that it lists and no others."""
 
 from typing import Any
 

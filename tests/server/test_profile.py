@@ -1,4 +1,4 @@
-"""Profiles: the one we ship, and that a wrong one is told in one line what is wrong."""
+"""Profiles: those that we ship are valid, and a wrong one gets one line that says what is wrong."""
 
 from pathlib import Path
 

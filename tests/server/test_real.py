@@ -1,4 +1,4 @@
-"""The whole path with the embedded checkpoint: `twogear serve`, vLLM behind it, and clients in front."""
+"""The whole path with the embedded checkpoint: clients, `twogear serve`, vLLM."""
 
 import asyncio
 import json

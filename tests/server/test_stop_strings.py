@@ -1,4 +1,4 @@
-"""Stop strings: the same cut however the text arrives, nothing of a stop string shown, nothing else lost."""
+"""Stop strings: the text ends at the same place however it arrives; none of it shows, nothing else is lost."""
 
 from itertools import pairwise
 

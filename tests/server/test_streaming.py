@@ -1,4 +1,4 @@
-"""A stream says what the plain response says, however the tokens are cut, and ends when its client leaves."""
+"""A stream has the same content as the plain response, however tokens are split, and ends when its client leaves."""
 
 import asyncio
 from typing import Any

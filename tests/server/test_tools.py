@@ -1,4 +1,4 @@
-"""Tools in all forms of `tool_choice`, and what calls look like whole and streamed."""
+"""Tools with every form of `tool_choice`, and the form of calls, whole and streamed."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The docs say what is there: links lead somewhere, files exist, tables agree with the result files they name."""
+"""The docs are true: links and files exist, and tables agree with the result files that they name."""
 
 import json
 import re
@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "models" / "twogear-tiny" / "README.md"]
-FOLDERS = "server|model_impl|chat_templates|training|benchmarks|tests|requirements|models|docs"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+DOCS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "models" / "twogear-tiny" / "README.md",
+    ROOT / "engine" / "vllm_internals" / "README.md",
+]
+FOLDERS = "server|engine|model_impl|chat_templates|tasks|evals|training|benchmarks|tests|requirements|models|docs"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*\w)`")
 TABLE = re.compile(r"<!-- (benchmarks/results/\S+\.json) -->\n((?:\|.*\n)+)")
 
@@ -21,6 +27,17 @@ def test_what_a_document_names_exists(doc: Path) -> None:
     links = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     assert not [target for target in links if not (doc.parent / target).exists()]
     assert not [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+
+
+def test_each_addition_to_the_project_is_a_list_of_files() -> None:
+    sections = dict(re.findall(r"^## Add (.+)\n((?:(?!## ).*\n)+)", CONTRIBUTING.read_text(), re.MULTILINE))
+    wanted = {"a mode", "a model family", "an architecture", "an API", "a request field", "a problem family"}
+    assert set(sections) == wanted
+    for name, text in sections.items():
+        entries = re.findall(r"^- .*(?:\n  .*)*", text, re.MULTILINE)
+        assert entries, name
+        assert [entry for entry in entries if "`" in entry] == entries, name
+        assert FILE.findall(text), name
 
 
 def cells(table: str) -> list[list[str]]:

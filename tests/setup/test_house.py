@@ -102,11 +102,39 @@ def test_no_api_imports_another() -> None:
     assert not [f"{name} -> {other}" for name, other in common if folder(other)]
 
 
+IMPORT_VLLM = {
+    *("engine/loading.py", "engine/loop.py"),
+    "engine/vllm_internals/continuation.py",
+    "engine/vllm_internals/cpu_worker.py",
+    "engine/vllm_internals/kv_cache_manager.py",
+    "engine/vllm_internals/model_runner.py",
+    "engine/vllm_internals/page_counter.py",
+    "engine/vllm_internals/sampler.py",
+    "engine/vllm_internals/scheduler.py",
+    *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
+    *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
+    *("benchmarks/linear_cost.py", "benchmarks/peers/vllm_bench.py", "benchmarks/sampling_cost.py"),
+}
+
+
 def test_vllm_is_imported_where_it_is_run_and_nowhere_else() -> None:
-    folders = ("chat_templates", "training", "benchmarks", "requirements")
-    assert not offenders(
-        folders, ("vllm",), but=("benchmarks/peers/", "benchmarks/sampling_cost.py", "benchmarks/linear_cost.py")
-    )
+    found = {name.partition(":")[0] for name in offenders(FOLDERS[:-1], ("vllm",))}
+    assert found == IMPORT_VLLM
+
+
+def test_only_one_folder_reaches_inside_vllms_running_engine() -> None:
+    """The rest of the engine process imports of vLLM's v1 what one starts an engine with, and goes no deeper."""
+    outside = list((ROOT / "engine").glob("*.py"))
+    modules = {name for path in outside for name in imported(path) if name.startswith("vllm.v1")}
+    assert modules <= {"vllm.v1.engine.llm_engine", "vllm.v1.executor"}
+    inner = {"engine_core", "scheduler", "kv_cache_manager", "model_runner", "model_executor"}
+    reached = [
+        f"{path.name}:{node.lineno}"
+        for path in outside
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in inner
+    ]
+    assert not reached
 
 
 def test_nothing_installed_imports_the_tests() -> None:

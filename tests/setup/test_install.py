@@ -1,4 +1,4 @@
-"""The installer, on small packages made here and without an index: a finished environment, its stamp, its errors."""
+"""The installer with small packages made here, without an index: a finished environment, its stamp, its errors."""
 
 import hashlib
 import subprocess
@@ -53,6 +53,16 @@ def test_installs_the_lock_then_does_nothing(lock: Path, tmp_path: Path) -> None
     log.unlink()
     install.set_up(venv, [lock], project=False)
     assert not log.exists()
+
+
+def test_of_two_entries_for_a_package_the_later_is_installed(lock: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(make_wheel(tmp_path / "wheels", "twin", "1.5"))
+    venv = tmp_path / "venv"
+    install.set_up(venv, [lock, other], project=False)
+    code = "import importlib.metadata; print(importlib.metadata.version('twin'))"
+    done = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.5"
 
 
 def test_an_interrupted_environment_is_made_anew(lock: Path, tmp_path: Path) -> None:

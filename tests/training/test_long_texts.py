@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from chat_templates.format import ChatFormat
+from tasks.needles import FAMILIES, Needle
 from training import recipe as recipes
 from training import tokenizer as tokenizer_files
 from training.batches import IGNORED
 from training.long_texts import compatible, conversation, drill_batch, is_filler, long_batch
-from training.needles import FAMILIES, Needle
 
 SMOKE = recipes.load(Path("training/recipes/smoke.toml"))
 _TURN = "[|endofturn|]"

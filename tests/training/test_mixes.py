@@ -9,19 +9,20 @@ import msgspec
 import pytest
 import torch
 
-from benchmarks.eval_plots import draw as draw_plot
+from evals.plots import draw as draw_plot
+from tasks.families import Item
 from training import mixes
 from training import recipe as recipes
-from training.families import Item
-from training.recipe import Recipe
+from training.recipe import Mix
 
 SMOKE = Path("training/recipes/smoke.toml")
 
 
 def write_recipe(path: Path, tokens: int) -> Path:
-    """The smoke recipe with fewer tokens, and a context that ends an answer."""
-    text = SMOKE.read_text().replace("tokens = 60_000", f"tokens = {tokens}")
-    path.write_text(text.replace("window = 64", "window = 64\ncontext = 1024"))
+    """The smoke recipe's fine-tuning alone with fewer tokens, and a context that ends an answer."""
+    shared, _, *stages = SMOKE.read_text().split("[[stages]]\n")
+    tasks = next(stage for stage in stages if 'name = "tasks"' in stage).replace("60_000", str(tokens))
+    path.write_text(shared.replace("window = 64", "window = 64\ncontext = 1024") + "[[stages]]\n" + tasks)
     return path
 
 
@@ -36,13 +37,13 @@ def found(standard: float, reasoning: float) -> dict[str, Any]:
 def test_each_model_is_trained_once_and_the_result_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float]] = []
 
-    async def ask(model: Recipe, items: Sequence[Item]) -> dict[str, Any]:
-        asked.append((model.seed, model.sft.reasoning_ratio))
+    async def ask(checkpoint: Path, items: Sequence[Item], mix: Mix) -> dict[str, Any]:
+        asked.append((int(checkpoint.parent.parent.name.removeprefix("seed-")), mix.reasoning_ratio))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        assert (Path(model.output) / "model.safetensors").exists()
+        assert (checkpoint / "model.safetensors").exists()
         assert len(items) == 4
-        return found(0.1 * model.sft.reasoning_ratio, 0.5)
+        return found(0.1 * mix.reasoning_ratio, 0.5)
 
     monkeypatch.setattr(mixes, "_ask", ask)
     path, result = write_recipe(tmp_path / "recipe.toml", 2000), tmp_path / "result.json"
@@ -70,13 +71,18 @@ def test_each_model_is_trained_once_and_the_result_is_drawn(tmp_path: Path, monk
 
 
 def test_models_differ_in_nothing_but_seed_and_ratio(tmp_path: Path) -> None:
-    recipe = recipes.load(SMOKE)
-    one, other = mixes.of_one(recipe, 1, 1.0, tmp_path), mixes.of_one(recipe, 2, 3.0, tmp_path)
-    assert (one.seed, one.sft.reasoning_ratio) == (1, 1.0)
-    assert (other.seed, other.sft.reasoning_ratio) == (2, 3.0)
-    assert msgspec.structs.replace(other, seed=1, sft=one.sft) == one
-    assert msgspec.structs.replace(other.sft, reasoning_ratio=1.0) == one.sft
-    assert (one.pretrain, one.extend, one.agapo) == (None, None, None)
+    recipe = recipes.load(write_recipe(tmp_path / "recipe.toml", 2000))
+    one, other = mixes.of_one(recipe, 1, 1.0), mixes.of_one(recipe, 2, 3.0)
+    assert (one.seed, mixes.the_stage(one).mix.reasoning_ratio) == (1, 1.0)
+    assert (other.seed, mixes.the_stage(other).mix.reasoning_ratio) == (2, 3.0)
+    assert msgspec.structs.replace(other, seed=1, stages=one.stages) == one
+    stage = mixes.the_stage(other)
+    assert msgspec.structs.replace(stage, mix=mixes.the_stage(one).mix) == mixes.the_stage(one)
+
+
+def test_a_recipe_of_several_stages_is_refused() -> None:
+    with pytest.raises(ValueError, match="one stage"):
+        mixes.the_stage(recipes.load(SMOKE))
 
 
 @pytest.mark.engine

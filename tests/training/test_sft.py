@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Exaone4ForCausalLM
 
-from chat_templates.format import ChatFormat
 from server.modes.limits import plan_thinking
 from server.modes.mode import ThinkClosing
 from server.modes.profile import PROFILE_FOLDER, load_profile
+from tasks.families import held_out_items
 from tests.styles import STYLES, Mode, thinking_of
-from training import drafts
+from training import drafts, stages
 from training import recipe as recipes
-from training.batches import IGNORED, ExampleSource, chunk
-from training.families import held_out_items
-from training.recipe import Recipe
-from training.sft import SftRun, learning_rate
+from training.batches import IGNORED, ExampleSource, ExampleStream, chunk
+from training.recipe import Mix, Recipe, SftStage
+from training.sft import learning_rate
+from training.trainer import Position, Trainer
 
 SMOKE = Path("training/recipes/smoke.toml")
 CPU = torch.device("cpu")
@@ -33,77 +34,82 @@ ONLY_TASKS = dict.fromkeys(
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe() -> Recipe:
+    """The smoke recipe with its stage of fine-tuning alone."""
     smoke = recipes.load(SMOKE)
-    return msgspec.structs.replace(smoke, output=str(tmp_path_factory.mktemp("sft") / "checkpoint"))
+    return msgspec.structs.replace(smoke, stages=smoke.stages[1:2])
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> SftRun:
-    run = SftRun(recipe, tmp_path_factory.mktemp("run"), CPU)
-    run.run()
-    return run
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    trainer = Trainer(recipe, tmp_path_factory.mktemp("run"), CPU)
+    stages.run(trainer)
+    return trainer
 
 
-def test_training_lowers_the_loss(finished: SftRun) -> None:
+@pytest.fixture(scope="module")
+def mix(recipe: Recipe) -> Mix:
+    return tasks_of(recipe).mix
+
+
+def tasks_of(recipe: Recipe) -> SftStage:
+    (stage,) = recipe.stages
+    assert isinstance(stage, SftStage)
+    return stage
+
+
+def test_training_lowers_the_loss(finished: Trainer) -> None:
     records = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert len(records) >= 2
     assert records[-1]["loss"]["reasoning"] < 0.8 * records[0]["loss"]["reasoning"]
 
 
-def test_checkpoint_loads_in_transformers_and_computes_the_same(finished: SftRun, recipe: Recipe) -> None:
-    loaded = Exaone4ForCausalLM.from_pretrained(recipe.output, dtype=torch.float32)
+def test_checkpoint_loads_in_transformers_and_computes_the_same(finished: Trainer) -> None:
+    loaded = Exaone4ForCausalLM.from_pretrained(finished.checkpoint, dtype=torch.float32)
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
         expected = finished.model.eval()(ids).logits
         actual = loaded(ids).logits
     assert torch.allclose(actual.log_softmax(-1), expected.log_softmax(-1), atol=0.1)  # weights were rounded to bf16
-    assert AutoTokenizer.from_pretrained(recipe.output).eos_token == "[|endofturn|]"
+    assert AutoTokenizer.from_pretrained(finished.checkpoint).eos_token == "[|endofturn|]"
 
 
-def test_checkpoint_carries_its_log_and_curve(finished: SftRun, recipe: Recipe) -> None:
-    folder = Path(recipe.output) / "training"
-    assert (folder / "metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
-    curve = (folder / "curve.svg").read_text()
+def test_a_run_keeps_its_record_and_curve(finished: Trainer, recipe: Recipe) -> None:
+    record = json.loads((finished.folder / "record.json").read_text())
+    assert (record["digest"], record["seed"]) == (recipe.digest, recipe.seed)
+    assert record["tokens"] == sum(stage["tokens"] for stage in record["finished"]) >= tasks_of(recipe).tokens
+    assert record["finished"][0]["made_by"]["device"] == "cpu"
+    curve = (finished.folder / "curve.svg").read_text()
     assert all(name in curve for name in ("chain_sum", "leg_counting", "million tokens"))
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
-    def weights(run: SftRun) -> torch.Tensor:
-        return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
-
-    short = msgspec.structs.replace(recipe, sft=msgspec.structs.replace(recipe.sft, tokens=30_000))
-    whole = SftRun(short, tmp_path / "whole", CPU)
-    whole.run()
-
-    interrupted = SftRun(short, tmp_path / "parts", CPU)
-    for batch in chunk(interrupted.source, short.sft, short.seed, 0, interrupted.progress):
-        interrupted._train_step(batch)
-    interrupted.chunk = 1
-    interrupted.save_state()
-    resumed = SftRun(short, tmp_path / "parts", CPU)
-    assert resumed.step == interrupted.step
-    resumed.run()
-    assert resumed.step == whole.step
-    assert torch.equal(weights(resumed), weights(whole))
-
-
-def test_batches_hold_both_modes_in_the_recipes_ratio(finished: SftRun, recipe: Recipe) -> None:
+def test_batches_hold_both_modes_in_the_recipes_ratio(finished: Trainer, mix: Mix) -> None:
     real = {"standard": 0, "reasoning": 0}
     padded = 0
     for index in range(4):
-        for batch in chunk(finished.source, recipe.sft, 0, index, 1.0):
+        for batch in chunk(ExampleSource(mix, finished.fmt), "0", index, 1.0):
             used = int((batch.ids != 0).sum())
             real[batch.mode] += used
             padded += batch.ids.numel() - used
-            assert batch.ids.numel() <= recipe.sft.batch_tokens * 1.5
-    assert real["reasoning"] / real["standard"] == pytest.approx(recipe.sft.reasoning_ratio, rel=0.1)
+            assert batch.ids.numel() <= mix.batch_tokens * 1.5
+    assert real["reasoning"] / real["standard"] == pytest.approx(mix.reasoning_ratio, rel=0.1)
     assert padded < 0.25 * sum(real.values())
 
 
-def test_a_recipe_may_stop_at_easier_items(finished: SftRun, recipe: Recipe) -> None:
-    fmt = ChatFormat.from_folder(finished.folder)
-    easy = msgspec.structs.replace(recipe.sft, families={"chain_sum": 1.0}, hardest=0, rephrase_share=0.0, **ONLY_TASKS)
+def test_a_stream_goes_on_anywhere(finished: Trainer, mix: Mix) -> None:
+    """From each position the same batches follow, whatever the progress is by then."""
+    whole = Position()
+    stream = ExampleStream(ExampleSource(mix, finished.fmt), "0", whole)
+    for number in range(45):
+        resumed = ExampleStream(ExampleSource(mix, finished.fmt), "0", replace(whole)) if number % 10 == 3 else None
+        batch = stream.next(number / 45)
+        assert resumed is None or torch.equal(resumed.next(1.0 if whole.used > 1 else number / 45).ids, batch.ids)
+    assert whole.chunk > 0
+
+
+def test_a_recipe_may_stop_at_easier_items(finished: Trainer, mix: Mix) -> None:
+    fmt = finished.fmt
+    easy = msgspec.structs.replace(mix, families={"chain_sum": 1.0}, hardest=0, rephrase_share=0.0, **ONLY_TASKS)
     source = ExampleSource(easy, fmt)
     rng = random.Random(0)
     drawn = [source.example("standard", 1.0, rng) for _ in range(20)]
@@ -113,9 +119,9 @@ def test_a_recipe_may_stop_at_easier_items(finished: SftRun, recipe: Recipe) -> 
         assert re.search(r"(?<!\d)\d [-+] \d(?!\d)", question), question
 
 
-def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
-    fmt = ChatFormat.from_folder(finished.folder)
-    source = ExampleSource(finished.recipe.sft, fmt)
+def test_only_generated_tokens_are_learnt(finished: Trainer) -> None:
+    fmt = finished.fmt
+    source = ExampleSource(tasks_of(finished.recipe).mix, fmt)
     item = next(held_out_items(("chain_sum",), 1, 0))
     for mode, expected in (
         ("standard", f"{item.answer}[|endofturn|]"),
@@ -126,11 +132,11 @@ def test_only_generated_tokens_are_learnt(finished: SftRun) -> None:
         assert fmt.decode(learnt, show_control=True) == expected
 
 
-def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe) -> None:
+def test_cut_reasoning_ends_as_a_server_ends_it(finished: Trainer, mix: Mix) -> None:
     """What the server plans for a budget is what stands between thought and answer, and none of it is learnt."""
-    fmt = ChatFormat.from_folder(finished.folder)
+    fmt = finished.fmt
     profile = thinking_of(load_profile(PROFILE_FOLDER / "exaone4.toml"))
-    always = msgspec.structs.replace(recipe.sft, cut_share=1.0, rephrase_share=0.0, **ONLY_TASKS)
+    always = msgspec.structs.replace(mix, cut_share=1.0, rephrase_share=0.0, **ONLY_TASKS)
     assert (always.wrap_up, always.short_wrap_up) == profile.wrap_ups[:2]
     said = set()
     rng = random.Random(0)
@@ -156,19 +162,20 @@ def test_cut_reasoning_ends_as_a_server_ends_it(finished: SftRun, recipe: Recipe
     assert max(budgets) > 40
 
 
-def test_labels_are_the_next_tokens(finished: SftRun, recipe: Recipe) -> None:
-    batch = next(chunk(finished.source, recipe.sft, 0, 0, 1.0))
+def test_labels_are_the_next_tokens(finished: Trainer, mix: Mix) -> None:
+    batch = next(chunk(ExampleSource(mix, finished.fmt), "0", 0, 1.0))
     labels, following = batch.labels[:, :-1], batch.ids[:, 1:]
     inside = (labels != IGNORED) & (following != 0)  # the end of the turn is a label only, never an input
     assert inside.any()
     assert torch.equal(labels[inside], following[inside])
     last = batch.labels[torch.arange(len(labels)), (batch.labels != IGNORED).int().cumsum(1).argmax(1)]
-    assert (last == finished.source.end_of_turn_id).all()
+    assert (last == finished.fmt.end_of_turn_id).all()
 
 
 def test_rate_warms_up_stays_and_falls(recipe: Recipe) -> None:
-    rates = [learning_rate(recipe.sft, step, step / 100) for step in range(101)]
-    assert rates[0] < rates[4] == recipe.sft.learning_rate == rates[60]
+    stage = tasks_of(recipe)
+    rates = [learning_rate(stage, step, step / 100) for step in range(101)]
+    assert rates[0] < rates[4] == stage.learning_rate == rates[60]
     assert all(later <= earlier for earlier, later in pairwise(rates[5:]))
     assert rates[100] == 0.0
 
@@ -184,9 +191,9 @@ def test_a_bad_recipe_names_the_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["standard", "reasoning"])
-def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: SftRun, mode: Mode) -> None:
-    fmt = ChatFormat.from_folder(finished.folder)
-    source = ExampleSource(finished.recipe.sft, fmt)
+def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: Trainer, mode: Mode) -> None:
+    fmt = finished.fmt
+    source = ExampleSource(tasks_of(finished.recipe).mix, fmt)
     for item in held_out_items(["spell_backward"], 20, seed=5):
         exchange = source.item_exchange(item)
         ids, mask = source.render([], exchange, mode)
@@ -198,9 +205,9 @@ def test_a_word_of_no_language_is_learnt_letter_by_letter(finished: SftRun, mode
         assert fmt.decode(ids, show_control=True) == fmt.decode(plain, show_control=True)
 
 
-def test_a_spelled_word_is_gone_through_as_the_tokenizer_cuts_it(finished: SftRun) -> None:
-    fmt = ChatFormat.from_folder(finished.folder)
-    source = ExampleSource(finished.recipe.sft, fmt)
+def test_a_spelled_word_is_gone_through_as_the_tokenizer_cuts_it(finished: Trainer) -> None:
+    fmt = finished.fmt
+    source = ExampleSource(tasks_of(finished.recipe).mix, fmt)
     several = 0
     for item in held_out_items(["spell_backward"], 20, seed=5):
         *pieces, backward, answer = source.item_exchange(item).reasoning.splitlines()
@@ -215,10 +222,10 @@ def test_a_spelled_word_is_gone_through_as_the_tokenizer_cuts_it(finished: SftRu
     assert several
 
 
-def test_a_thought_begins_with_a_draft_that_is_learnt_only_where_it_is_right(finished: SftRun, recipe: Recipe) -> None:
-    fmt = ChatFormat.from_folder(finished.folder)
+def test_a_thought_begins_with_a_draft_that_is_learnt_only_where_it_is_right(finished: Trainer, mix: Mix) -> None:
+    fmt = finished.fmt
     drafting = msgspec.structs.replace(
-        recipe.sft, families={"chain_sum": 1.0}, cut_share=0.0, wrong_draft_share=0.5, **ONLY_TASKS
+        mix, families={"chain_sum": 1.0}, cut_share=0.0, wrong_draft_share=0.5, **ONLY_TASKS
     )
     source = ExampleSource(drafting, fmt)
     rng = random.Random(0)
@@ -235,12 +242,12 @@ def test_a_thought_begins_with_a_draft_that_is_learnt_only_where_it_is_right(fin
     assert min(kinds.values()) > 30
 
 
-def test_an_early_cut_never_follows_a_wrong_draft(finished: SftRun, recipe: Recipe) -> None:
+def test_an_early_cut_never_follows_a_wrong_draft(finished: Trainer, mix: Mix) -> None:
     """The model's own first guess is the best it has until something is worked out."""
-    fmt = ChatFormat.from_folder(finished.folder)
+    fmt = finished.fmt
     for early, expected in ((1.0, {True}), (0.0, {True, False})):
         drafting = msgspec.structs.replace(
-            recipe.sft,
+            mix,
             families={"chain_sum": 1.0},
             **ONLY_TASKS,
             cut_share=1.0,

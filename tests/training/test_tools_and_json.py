@@ -7,8 +7,9 @@ from itertools import count
 import jsonschema
 import pytest
 
-from benchmarks.eval_tools import KINDS
-from training import copying, records, tool_use, values
+from evals.tools import KINDS
+from tasks import records, tool_use, values
+from training import copying
 from training.tokenizer import SPECIAL_TOKENS
 
 SEEDS = range(200)

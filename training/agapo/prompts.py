@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from chat_templates.format import ChatFormat
 from server.cli_errors import UsageError
-from training.families import Item, draw
+from tasks.families import Item, draw
 from training.modes import STYLES, Mode
 from training.recipe import AgapoRecipe
 

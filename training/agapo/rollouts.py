@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
 from engine.messages import Delta, Generate, Sampling
+from tasks.families import score
 from training.agapo.prompts import Prompt
-from training.families import score
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""A small result with two servers, made up: what the tests of files, tables and plots share."""
+"""A small made-up result with two servers, shared by the tests of files, tables and plots."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""The account of a streamed answer: whatever pieces it comes in, the server's count and the moments are kept."""
+"""The account of a streamed answer: the server's count and the times are right, whatever pieces the answer comes in."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Limits by hand for small numbers, and a shape that agrees with the weights of a real checkpoint."""
+"""Limits worked out by hand for small numbers, and a shape that agrees with a real checkpoint's weights."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Result files, and the tables and plots that are made of them; docs/performance.md is what its files say."""
+"""Result files, and the tables and plots made from them; docs/performance.md agrees with its files."""
 
 import argparse
 import json

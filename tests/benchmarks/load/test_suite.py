@@ -1,4 +1,4 @@
-"""The suite from end to end, with processes around a scripted engine in the place of servers: no vLLM, no model."""
+"""The suite from end to end, with scripted processes instead of servers: no vLLM, no model."""
 
 import argparse
 import json
@@ -169,7 +169,6 @@ def is_running(pid: int) -> bool:
         (["bench", "quick", "--rounds", "0"], "--rounds"),
         (["bench", "load", "--streams", "0"], "at least 1"),
         (["bench", "load", "--url", "http://127.0.0.1:9"], "no server answers"),
-        (["bench", "load", "--model", "/none"], "tokenizer.json"),
         (["bench", "report", "--results", "none.json"], "no result file"),
     ],
 )
@@ -187,6 +186,12 @@ def test_one_load_on_a_running_server(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["bench", "load", "--url", server.url, "--streams", "2", "--output-tokens", "20"]) == 0
         told = capsys.readouterr().out
         assert '"failed": 0' in told
+        assert main(["bench", "load", "--url", server.url, "--mode", "reasoning", "--output-tokens", "20"]) == 0
+        assert '"failed": 0' in capsys.readouterr().out
+        assert main(["bench", "load", "--url", server.url, "--mode", "deep"]) == 2
+        assert "--mode deep: the server has standard, reasoning; or say half" in capsys.readouterr().err
+        assert main(["bench", "load", "--url", server.url, "--model", "/none"]) == 2
+        assert "tokenizer.json" in capsys.readouterr().err
         assert main(["bench", "load", "--url", server.url, "--prompt-tokens", "50000"]) == 1
         assert "context" in capsys.readouterr().out
 

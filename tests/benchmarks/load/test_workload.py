@@ -1,4 +1,4 @@
-"""Prompts and requests: exact lengths, no shared beginnings, the same for every server; and the made-up tokenizer."""
+"""Prompts and requests: exact lengths, no common prefixes, the same for every server; and the made-up tokenizer."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Accuracy of a running server, through its HTTP interface alone."""

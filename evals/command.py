@@ -1,0 +1,43 @@
+"""`twogear eval`: the command line of the evaluations, each of which a module of its name carries out."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from server.cli_errors import UsageError
+
+HELP = "measure a running server: both modes, thinking budgets, tools and JSON, needles in long texts"
+
+_WHAT = {
+    "modes": "the same held-out questions in standard and reasoning mode",
+    "budgets": "the same questions with growing thinking budgets, beside stopping without an answer",
+    "tools": "tool calls and JSON answers in both modes",
+    "needles": "codes to be found in texts of growing length, at every depth, in standard mode",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    meaning = "; ".join(f"{name}: {text}" for name, text in _WHAT.items())
+    parser.add_argument("what", choices=tuple(_WHAT), help=meaning)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server")
+    parser.add_argument("--items", type=int, default=500, help="questions, each asked in both modes or at each budget")
+    parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
+    parser.add_argument(
+        "--families",
+        help="comma-separated; where not given, all that the embedded checkpoint knows, "
+        "of needles single,distractors,several (there is also variables)",
+    )
+    parser.add_argument(
+        "--lengths",
+        help="of needles: tokens of the texts, comma-separated, such as 1K,128K; "
+        "1K to 32K as far as the context reaches where not given",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a dated file under benchmarks/results/ if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Asks, scores, prints the table and writes the result. Raises UsageError."""
+    if args.lengths is not None and args.what != "needles":
+        raise UsageError(f"--lengths goes with needles, not with {args.what}")
+    return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

@@ -1,0 +1,16 @@
+"""A stage's progress bar on a terminal, and nothing elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def shown(name: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar at `done` of `total`; what it gives is told how many are done."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+        bar = progress.add_task(name, total=total, completed=done)
+        yield lambda now: progress.update(bar, completed=min(now, total))

@@ -1,0 +1,267 @@
+"""A training run's model, optimizer and position, and the one file that it goes on from on any machine.
+
+What a stage learns from is its own matter (sft.py, extend.py); which stage is next is stages.py's.
+"""
+
+import json
+import math
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from transformers import Exaone4ForCausalLM
+
+from chat_templates.format import ChatFormat
+from server.cli_errors import UsageError
+from training import model as model_files
+from training import tokenizer as tokenizer_files
+from training.average import mean
+from training.batches import IGNORED, Batch
+from training.fused_layer import hidden_states
+from training.optimizer import Optimizer
+from training.plot import draw_curve
+from training.recipe import MeanStage, Recipe, Stage, scaled
+from training.run_folder import RunFolder
+
+_CLIP = 1.0
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: `step`, `tokens` and `seconds` from its start, the others in stage number `stage`.
+
+    The next ordinary batch is number `used` of the chunk number `chunk`, which was drawn at the progress `drawn_at`.
+    Of a stage of context extension `short_tokens` lay in ordinary batches, and `gates` tests were not passed.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stage: int = 0
+    stage_step: int = 0
+    stage_tokens: int = 0
+    chunk: int = 0
+    used: int = 0
+    drawn_at: float = 0.0
+    short_tokens: int = 0
+    gates: int = 0
+
+    def next_stage(self) -> "Position":
+        """The start of the stage after this one."""
+        return Position(self.step, self.tokens, self.seconds, self.stage + 1)
+
+
+@dataclass
+class Finished:
+    """A stage that is done, for the record: what was trained, how long, by what."""
+
+    stage: str
+    tokens: int
+    seconds: float
+    scale: float
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """One run in a folder, `scale` times as long as the recipe has it.
+
+    `stop` is asked after every step: where it says so, the state is saved and StoppedError raised. Raises UsageError
+    for a folder with a run of another recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        device: torch.device,
+        *,
+        scale: float = 1.0,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.whole, self.scale, self.recipe = recipe, scale, scaled(recipe, scale)
+        self.folder = folder
+        self.stop = stop
+        self.files = RunFolder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._prepare_tokenizer()
+        self.fmt = ChatFormat.from_folder(folder)
+        config = model_files.build_config(
+            recipe.model, eos_token_id=self.fmt.end_of_turn_id, pad_token_id=0, bos_token_id=1
+        )
+        self.model: Exaone4ForCausalLM = model_files.build(config, recipe.seed)
+        model_files.move(self.model, device)
+        self.optimizer = Optimizer(self.model, weight_decay=recipe.weight_decay)
+        kept = self.files.resume(self.model, self.optimizer)
+        self.position = Position(**kept.get("at", {}))
+        self.ends: dict[str, dict[str, torch.Tensor]] = kept.get("ends", {})
+        self.finished = [Finished(**one) for one in kept.get("finished", ())]
+        self._last_seconds = self._last_tokens = 0
+
+    def _prepare_tokenizer(self) -> None:
+        """Takes the state's, or the one in the folder, or trains it."""
+        if self.files.state.exists():
+            kept = torch.load(self.files.state, map_location="cpu", weights_only=True)["position"]
+            if kept["digest"] != self.whole.digest:
+                raise UsageError(f"{self.files.state} is of another recipe ({kept['digest']}); name another folder")
+            for name, text in kept["tokenizer"].items():
+                (self.folder / name).write_text(text)
+        elif not (self.folder / tokenizer_files.FILES[0]).exists():
+            tokenizer_files.save(tokenizer_files.train(self.whole.model.vocabulary_size, self.whole.seed), self.folder)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder with the run's weights, as `twogear serve` takes it."""
+        return self.folder / "checkpoint"
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage that is under way; None where all are done."""
+        stages = self.recipe.stages
+        return stages[self.position.stage] if self.position.stage < len(stages) else None
+
+    def step(self, parts: Mapping[str, Sequence[Batch]], rate: float) -> dict[str, float]:
+        """A step of the optimizer on the sum of the parts' mean losses; each part's loss and share of right tokens.
+
+        Raises FloatingPointError where a loss is no longer finite.
+        """
+        started = time.monotonic()
+        self.optimizer.set_rate(rate)
+        found: dict[str, float] = {}
+        for name, batches in parts.items():
+            if batches:
+                found[name], found[f"{name}_right"] = self.backward(batches)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self.optimizer.step()
+        self.position.step += 1
+        self.position.stage_step += 1
+        self.position.seconds += time.monotonic() - started
+        return found
+
+    def backward(self, batches: Sequence[Batch]) -> tuple[float, float]:
+        """Adds the gradient of the batches' mean loss; that, and the share of learnt tokens that were the likeliest."""
+        total, right = 0.0, []
+        for batch in batches:
+            loss, correct = forward_loss(self.model, batch)
+            (loss / len(batches)).backward()
+            total += loss.item() / len(batches)
+            right.append(correct.cpu())
+            self.position.tokens += batch.ids.numel()
+            self.position.stage_tokens += batch.ids.numel()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is no longer finite at step {self.position.step}; lower learning_rate")
+        return round(total, 5), round(float(torch.cat(right).float().mean()), 4)
+
+    def after_step(self) -> None:
+        """Saves where that is due. Raises StoppedError where the run was asked to stop."""
+        if self.stop():
+            self.save()
+            raise StoppedError
+        if self.position.step % self.recipe.save_every == 0:
+            self.save()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Adds a record to the run's metrics."""
+        at = self.position
+        stage = self.recipe.stages[at.stage].name
+        where = {"stage": stage, "step": at.step, "tokens": at.tokens, "stage_tokens": at.stage_tokens}
+        self.files.log(where | {"seconds": round(at.seconds, 1)} | dict(record))
+
+    def save(self) -> None:
+        """Writes what a later start resumes from, here or on another machine."""
+        kept = {
+            "digest": self.whole.digest,
+            "recipe": msgspec.json.encode(self.whole).decode(),
+            "at": asdict(self.position),
+            "ends": self.ends,
+            "finished": [asdict(one) for one in self.finished],
+            "tokenizer": {name: (self.folder / name).read_text() for name in tokenizer_files.FILES},
+        }
+        self.files.save(self.model, self.optimizer, kept)
+
+    def take_mean(self, stage: MeanStage) -> None:
+        """The mean of the stages' last weights in place of the model's."""
+        self.model.load_state_dict(mean([self.ends[name] for name in stage.of]))
+        self.optimizer = Optimizer(self.model, weight_decay=self.recipe.weight_decay)
+
+    def end_stage(self) -> None:
+        """To the next stage: keeps the weights that a later mean is of, and writes state and checkpoint."""
+        stage = self.recipe.stages[self.position.stage]
+        before = [(one.tokens, one.seconds) for one in self.finished]
+        tokens, seconds = (sum(column) for column in zip(*before, strict=True)) if before else (0, 0.0)
+        self.finished.append(
+            Finished(
+                stage.name,
+                self.position.tokens - int(tokens),
+                round(self.position.seconds - seconds, 1),
+                self.scale,
+                made_by(self.model.device),
+            )
+        )
+        self.position = self.position.next_stage()
+        self.ends[stage.name] = {name: one.detach().cpu().clone() for name, one in self.model.state_dict().items()}
+        means = [one for one in self.recipe.stages[self.position.stage :] if isinstance(one, MeanStage)]
+        needed = {name for one in means for name in one.of}
+        self.ends = {name: weights for name, weights in self.ends.items() if name in needed}
+        self.save()
+        self.export()
+
+    def export(self) -> None:
+        """Writes the checkpoint folder, and the run's record beside it."""
+        self.checkpoint.mkdir(exist_ok=True)
+        model_files.save(self.model, self.checkpoint)
+        for name in tokenizer_files.FILES:
+            (self.checkpoint / name).write_text((self.folder / name).read_text())
+        record = {
+            "digest": self.whole.digest,
+            "seed": self.whole.seed,
+            "tokens": self.position.tokens,
+            "hours": round(self.position.seconds / 3600, 3),
+            "finished": [asdict(one) for one in self.finished],
+            "recipe": msgspec.to_builtins(self.whole),
+        }
+        (self.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        if self.files.metrics.exists():
+            draw_curve(self.files.metrics, self.folder / "curve.svg")
+
+
+def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of the learnt tokens, and the (learnt,) predictions' correctness."""
+    ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
+    counts = None if batch.counts is None else batch.counts.to(model.device)
+    learnt = labels != IGNORED
+    with torch.autocast(model.device.type, torch.bfloat16):
+        logits = model.lm_head(hidden_states(model, ids, learnt, counts)).float()  # (learnt, V)
+    targets = labels[learnt]
+    return torch.nn.functional.cross_entropy(logits, targets), logits.argmax(-1) == targets
+
+
+def made_by(device: torch.device) -> dict[str, Any]:
+    """What a stage was trained by: commit, torch, device, threads."""
+    return {
+        "commit": _commit(),
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str:
+    """The repository's, with a mark where files differ from it; `unknown` outside one."""
+    here = Path(__file__).parent
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"],  # noqa: S607  (whatever git is there)
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
