@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "models" / "twogear-tiny" / "README.md"]
-FOLDERS = "server|model_impl|chat_templates|training|benchmarks|tests|requirements|models|docs"
+FOLDERS = "server|engine|model_impl|chat_templates|tasks|evals|training|benchmarks|tests|requirements|models|docs"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*\w)`")
 TABLE = re.compile(r"<!-- (benchmarks/results/\S+\.json) -->\n((?:\|.*\n)+)")
 
