@@ -51,7 +51,7 @@ bench-peers: setup ## the same beside vLLM, llama.cpp and transformers, with two
 	$(BIN)/twogear bench embedded $(ARGS)
 	$(BIN)/twogear bench large $(ARGS)
 
-train: setup ## a training stage (STAGE=, RECIPE=, ARGS=)
+train: setup ## the embedded checkpoint from fresh weights into runs/, in pieces that resume (STAGE=, RECIPE=, ARGS=)
 	$(BIN)/twogear train $(STAGE) $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade renews the pins)

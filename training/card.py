@@ -5,8 +5,8 @@ from typing import Any
 
 from training.goals import Goal
 
-_INTRODUCTION = """A hybrid-reasoning model of the EXAONE 4.0 architecture, small enough to serve on a laptop, trained from
-scratch by this repository. It is for trying and testing the server.
+_INTRODUCTION = """A hybrid-reasoning model of the EXAONE 4.0 architecture, small enough to serve on a laptop, trained
+from scratch by this repository. It is for trying and testing the server.
 """
 _LIMITS = """## Limits
 

@@ -121,6 +121,24 @@ class MeanStage(Table, frozen=True, tag_field="kind", tag="mean"):
 Stage = SftStage | ExtendStage | MeanStage
 
 
+class Comparison(Table, frozen=True):
+    """AGAPO beside what it is compared with, each at the best of its own `rates`.
+
+    The best is the one that gained most in `search_steps` steps with the seed `search_seed`, which is none of those
+    that are compared.
+    """
+
+    rates: dict[Method, Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]]
+    search_seed: int
+    search_steps: Annotated[int, msgspec.Meta(ge=1)]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a method has no rates."""
+        missing = [method for method in METHODS if method not in self.rates]
+        if missing:
+            raise ValueError(f"agapo.compare.rates: none for {missing[0]}")
+
+
 class AgapoRecipe(Table, frozen=True):
     """Reinforcement learning from the checkpoint in `start`; the finished one goes to `output`.
 
@@ -128,8 +146,8 @@ class AgapoRecipe(Table, frozen=True):
     `group_size` answers are dropped; every step asks `groups` of the others. `updates` steps of the optimizer are taken
     on parts of what a step drew. `all_wrong_reward` (below zero) is the advantage of answers in a group that has no
     right one, and `kl_weight` is of the divergence from the start. `method`: agapo, or what it is compared with: grpo
-    (clipped at `clip`), sft (on the traces of the same questions). `hardest` is the step of the families' difficulty,
-    as in Mix.
+    (clipped at `clip`), sft (on the traces of the same questions, as many in a step as the others have answers).
+    `hardest` is the step of the families' difficulty, as in Mix.
     """
 
     start: str
@@ -153,6 +171,17 @@ class AgapoRecipe(Table, frozen=True):
     temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
     standard_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
     hardest: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    compare: Comparison | None = None
+
+    @property
+    def sequences_per_step(self) -> int:
+        """How many sequences a step learns from, whatever the method."""
+        return self.groups * self.group_size
+
+    @property
+    def prompts_per_step(self) -> int:
+        """How many questions a step has: sft learns one trace of each, the others several answers."""
+        return self.sequences_per_step if self.method == "sft" else self.groups
 
 
 class Recipe(Table, frozen=True):

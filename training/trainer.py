@@ -25,7 +25,7 @@ from training.batches import IGNORED, Batch
 from training.fused_layer import hidden_states
 from training.optimizer import Optimizer
 from training.plot import draw_curve
-from training.recipe import MeanStage, Recipe, Stage, scaled
+from training.recipe import MeanStage, Recipe, SftStage, Stage, scaled
 from training.run_folder import RunFolder
 
 _CLIP = 1.0
@@ -213,6 +213,8 @@ class Trainer:
         self.ends = {name: weights for name, weights in self.ends.items() if name in needed}
         self.save()
         self.export()
+        if isinstance(stage, SftStage):
+            draw_curve(self.files.metrics, self.folder / "curve.svg")
 
     def export(self) -> None:
         """Writes the checkpoint folder, and the run's record beside it."""
@@ -229,8 +231,6 @@ class Trainer:
             "recipe": msgspec.to_builtins(self.whole),
         }
         (self.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        if self.files.metrics.exists():
-            draw_curve(self.files.metrics, self.folder / "curve.svg")
 
 
 def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from model_impl import cpu
 from model_impl.private_names import Verdict, missing, verdict_of_names
 
 _NOT_ASKED_FOR = Verdict(False, "the model does not ask for it")
-_IN_ANOTHER_PROCESS = Verdict(False, "vLLM's engine runs in a process of its own (VLLM_ENABLE_V1_MULTIPROCESSING)")
+_IN_ANOTHER_PROCESS = Verdict(False, "vLLM's engine runs in a process of its own")
 
 
 class Pages(Protocol):

@@ -165,7 +165,7 @@ def _check_cpu(information: str, *, multiplies: bool = True) -> None:
     if missing:
         raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
     if multiplies and "amx_bf16" in flags:
-        raise KernelsUnavailableError("they use this CPU's matrix unit (AMX), ours do not")
+        raise KernelsUnavailableError("this CPU has a matrix unit (AMX), which ours do not use")
 
 
 def _fingerprint(command: tuple[str, ...], folders: tuple[Path, ...]) -> str:

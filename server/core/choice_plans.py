@@ -39,15 +39,17 @@ def _sampling(request: Request, profile: ModeProfile, prompt_tokens: int, servin
     max_tokens, stop = max(1, _limit(request, profile, prompt_tokens, serving)), request.stop
     if stop.min_tokens > max_tokens:
         raise request.refusal("min_tokens", f"{{field}} is {stop.min_tokens}, above the limit of {max_tokens}.")
-    stop_token_ids = known_ids(stop.token_ids, request.name("stop_token_ids"), serving)
-    known_ids(tuple(request.logit_bias), request.name("logit_bias"), serving)
+    if stop.token_ids:
+        known_ids(stop.token_ids, request.name("stop_token_ids"), serving)
+    if request.logit_bias:
+        known_ids(tuple(request.logit_bias), request.name("logit_bias"), serving)
     return Sampling(
         **{name: request.sampling.get(name, getattr(profile, name)) for name in SAMPLING_FIELDS},
         max_tokens=max_tokens,
         seed=request.seed,
         min_tokens=stop.min_tokens,
         ignore_eos=stop.ignore_eos,
-        stop_token_ids=tuple(stop_token_ids),
+        stop_token_ids=stop.token_ids,
         logit_bias=dict(request.logit_bias) or None,
         logprobs=request.shown.logprobs,
         prompt_logprobs=request.shown.prompt_logprobs,

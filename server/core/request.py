@@ -8,15 +8,15 @@ ask for a mode, a form of the answer) brings the API's name with it, as `field`.
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True):
     """Messages and tools as chat templates take them, still unchecked: `chat_templates.messages` checks them.
 
     `opens_turn`: a turn is opened for the model. `continues`: instead, the last message is continued.
@@ -28,15 +28,13 @@ class Conversation:
     continues: bool = False
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(msgspec.Struct, frozen=True):
     """Raw prompts. Nothing in them becomes a control token."""
 
     texts: Sequence[str]
 
 
-@dataclass(frozen=True)
-class TokenPrompts:
+class TokenPrompts(msgspec.Struct, frozen=True):
     """Prompts in token ids."""
 
     prompts: Sequence[list[int]]
@@ -45,8 +43,7 @@ class TokenPrompts:
 Prompt = Conversation | Texts | TokenPrompts
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end."""
 
     texts: tuple[str, ...] = ()
@@ -55,32 +52,28 @@ class Stop:
     ignore_eos: bool = False
 
 
-@dataclass(frozen=True)
-class JsonForm:
+class JsonForm(msgspec.Struct, frozen=True):
     """JSON that fits `schema`, which may be the text of one."""
 
     field: str
     schema: Any
 
 
-@dataclass(frozen=True)
-class RegexForm:
+class RegexForm(msgspec.Struct, frozen=True):
     """Text that all of `pattern` matches, in the syntax of Rust's regex crate."""
 
     field: str
     pattern: str
 
 
-@dataclass(frozen=True)
-class ChoiceForm:
+class ChoiceForm(msgspec.Struct, frozen=True):
     """Exactly one of `texts`."""
 
     field: str
     texts: Sequence[str]
 
 
-@dataclass(frozen=True)
-class GrammarForm:
+class GrammarForm(msgspec.Struct, frozen=True):
     """What `grammar` generates, in Lark's or llama.cpp's notation."""
 
     field: str
@@ -91,23 +84,20 @@ Form = JsonForm | RegexForm | ChoiceForm | GrammarForm
 """The form of an answer that is not free; `field` asked for it."""
 
 
-@dataclass(frozen=True)
-class NamedTool:
+class NamedTool(msgspec.Struct, frozen=True):
     """The tool that must be called."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class ToolUse:
+class ToolUse(msgspec.Struct, frozen=True):
     """Whether tools may or must be called; `parallel`: more than one call in an answer."""
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """What the response shows beside the text.
 
     `logprobs`: with each token of the answer its log-probability, and so many of the likeliest; `prompt_logprobs` the
@@ -121,11 +111,7 @@ class Shown:
     thinking: bool = True
 
 
-NO_WISH = ModeWish()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked. Absent sampling fields and limits are the mode's to fill.
 
     `size`: of the body, in bytes. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
@@ -137,20 +123,20 @@ class Request:
     prompt: Prompt
     size: int = 0
     model: str | None = None
-    mode: ModeWish = NO_WISH
+    mode: ModeWish = ModeWish()
     max_tokens: int | None = None
     default_max_tokens: int | None = None
-    sampling: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, float] = msgspec.field(default_factory=dict)
     seed: int | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
     stop: Stop = Stop()
     n: int = 1
     forms: Sequence[Form] = ()
     tool_use: ToolUse = ToolUse()
     shown: Shown = Shown()
     priority: int | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
-    arrived: float = field(default_factory=time.perf_counter)
+    names: Mapping[str, str] = msgspec.field(default_factory=dict)
+    arrived: float = msgspec.field(default_factory=time.perf_counter)
 
     @property
     def prompt_path(self) -> str:
@@ -161,10 +147,11 @@ class Request:
         """What the API calls the neutral field at `path`, as in `messages[0].content`: the longest part of it that has
         a name in `names`, and the rest as it is.
         """
-        for end in range(len(path), 0, -1):
-            if path[:end] in self.names and path[end : end + 1] in ("", ".", "["):
-                return self.names[path[:end]] + path[end:]
-        return path
+        if path in self.names:
+            return self.names[path]
+        known = [start for start in self.names if path.startswith(start) and path[len(start) :][:1] in ("", ".", "[")]
+        longest = max(known, key=len, default="")
+        return self.names[longest] + path[len(longest) :] if longest else path
 
     def refusal(self, path: str, message: str) -> BadRequestError:
         """The error for the neutral field at `path`; `{field}` in the message is its name."""

@@ -21,8 +21,7 @@ class Budget(NamedTuple):
     value: int | Effort
 
 
-@dataclass(frozen=True)
-class ModeWish:
+class ModeWish(NamedTuple):
     """All that a request asks about its mode, and all that bounds its thinking. What contradicts itself is refused."""
 
     requests: Sequence[ModeRequest] = ()

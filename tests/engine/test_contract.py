@@ -4,6 +4,7 @@ A release of vLLM that moves a private name fails here by that name; an engine l
 """
 
 import ast
+import logging
 import re
 import sys
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.defaults import Choice
-from engine.messages import FastPathStatus
+from engine.messages import PROTOCOL_VERSION, FastPathStatus, Ready
 from engine.vllm_internals.attach import attach
 from engine.vllm_internals.contract import (
     DEMAND_ZERO,
@@ -31,6 +32,7 @@ from engine.vllm_internals.contract import (
 )
 from model_impl import cpu
 from model_impl.private_names import FastPath, PrivateName, Verdict, missing
+from server.engine_client import ProcessEngineClient
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine/vllm_internals", "model_impl/cpu")
@@ -218,7 +220,7 @@ def test_an_engine_in_another_process_loses_what_is_read_from_this_one() -> None
     assert found[SAMPLER.name].on
     for path in (MULTI_STEP, PAGE_COUNTS, EXTENSION):
         assert not found[path.name].on
-        assert "VLLM_ENABLE_V1_MULTIPROCESSING" in found[path.name].reason
+        assert "a process of its own" in found[path.name].reason
 
 
 def test_a_worker_of_the_users_is_named() -> None:
@@ -239,6 +241,21 @@ def test_another_runner_class_turns_its_paths_off_as_a_surprise() -> None:
 
 def test_every_path_is_reported_in_the_tables_order() -> None:
     assert list(statuses(fake_engine([{}], None))) == [path.name for path in FAST_PATHS]
+
+
+def test_every_fast_path_is_logged_and_a_surprise_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    paths = (
+        FastPathStatus("sampler", on=True, reason="fits"),
+        FastPathStatus("page counts", on=False, reason="by choice"),
+        FastPathStatus("multi-step decoding", on=False, reason="vLLM 9 has no Scheduler", unexpected=True),
+    )
+    with caplog.at_level(logging.INFO, logger="twogear.engine"):
+        ProcessEngineClient("model").on_message(Ready(PROTOCOL_VERSION, "9", "Model", 100, (1,), (), paths))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "sampler: on (fits)"),
+        ("INFO", "page counts: off (by choice)"),
+        ("WARNING", "multi-step decoding: off (vLLM 9 has no Scheduler)"),
+    ]
 
 
 @pytest.mark.engine

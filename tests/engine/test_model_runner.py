@@ -10,6 +10,7 @@ import torch
 
 from engine.vllm_internals.attach import attach
 from engine.vllm_internals.contract import MULTI_STEP
+from model_impl.cpu.native import kernels
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import PAGE, SamplingParams, engine
 from tests.model_impl.tiny import save_checkpoint
@@ -142,7 +143,10 @@ def outcomes(
 
 @pytest.mark.engine
 @pytest.mark.parametrize("case", [*CASES, "all together", "one after another", "follow-up"])
-def test_several_steps_draw_what_single_steps_draw(outcomes: Any, case: str) -> None:
+def test_several_steps_draw_what_single_steps_draw(outcomes: Any, case: str, request: pytest.FixtureRequest) -> None:
+    if case == "one after another" and "bfloat16" in request.node.name and kernels() is None:
+        # Requests come at other times beside several steps than beside single ones, so that batches differ.
+        pytest.skip("no kernels of ours on this CPU: vLLM's bfloat16 products depend on what else is in a batch")
     for several, single in zip(outcomes[0][case], outcomes[1][case], strict=True):
         assert several.ids == single.ids
         assert (several.finish, several.cached) == (single.finish, single.cached)

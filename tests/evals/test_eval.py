@@ -12,8 +12,9 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from evals import budgets as eval_budgets
+from evals import modes as eval_modes
 from evals import needles as eval_needles
-from evals.asking import Server
+from evals.asking import Server, sampled
 from evals.plots import draw as draw_plot
 from server.cli import main
 from server.cli_errors import UsageError
@@ -107,6 +108,29 @@ def test_an_answer_that_never_came_is_worth_nothing(name: str) -> None:
     for item in held_out_items((name,), 5, 0):
         assert score(item, "") == 0.0
         assert score(item, item.answer) == 1.0
+
+
+@pytest.mark.parametrize(("wrong", "kept_wrong"), [(0, 0), (3, 3), (25, 25), (400, 25), (990, 40), (1000, 50)])
+def test_a_result_keeps_at_most_fifty_outcomes_of_both_kinds(wrong: int, kept_wrong: int) -> None:
+    outcomes = list(range(1000))
+    kept = sampled(outcomes, lambda outcome: outcome >= wrong)
+    assert len(kept) == 50
+    assert kept == sorted(set(kept))
+    assert sum(outcome < wrong for outcome in kept) == kept_wrong
+    assert sampled(outcomes, lambda outcome: outcome >= wrong) == kept
+    assert sampled(outcomes[:7], bool) == outcomes[:7]
+
+
+async def test_an_evaluation_counts_all_and_keeps_a_sample() -> None:
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        _, said = reading(prompt_ids)
+        yield from writes("2</think>\n\n2" if "</think>" not in said else "2")
+
+    async with server_of(script) as (server, _):
+        found = await eval_modes.evaluate(server, ("chain_sum",), 40, 1)
+    assert found["asked"] == 80
+    assert len(found["outcomes"]) == 50
+    assert found["command"] == "twogear eval modes --items 40 --seed 1 --families chain_sum"
 
 
 def test_budgets_double_while_they_cut_something() -> None:

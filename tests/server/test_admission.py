@@ -1,9 +1,9 @@
 """The core refuses a request in the words of the API that was asked: no neutral name of a field is left in an error."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
 from server.core.admission import admit

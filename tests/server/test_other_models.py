@@ -14,14 +14,13 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import THINKING
 from server.cli import main
 from server.core import grammars
 from server.http.app import create_app
 from server.modes.profile import GENERAL, PROFILE_FOLDER, load_profile, shipped_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.chat_templates.conversations import CLOCK
-from tests.chat_templates.foreign import granite, qwen, smol
+from tests.chat_templates.foreign import STYLES_OF, granite, qwen, smol
 from tests.fake_engine import FakeEngine, Script, script_of
 from tests.real_server import RealServer
 from tests.server.conftest import HELLO, always
@@ -38,7 +37,8 @@ async def serving(
     fmt: ChatFormat, script: Script, **options: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FakeEngine]]:
     engine = FakeEngine(script, (EOS,), **options)
-    app = create_app(engine, Settings(served_model_name="m"), load_profile(GENERAL), fmt)
+    profile = load_profile(PROFILE_FOLDER / "granite3.toml" if fmt is HYBRIDS["granite"] else GENERAL)
+    app = create_app(engine, Settings(served_model_name="m"), profile, fmt)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:
         yield http, engine
@@ -69,6 +69,7 @@ async def test_thinking_and_answer_are_told_apart(name: str, chunks: tuple[int, 
     assert (message["reasoning_content"], message["content"]) == ("so < 5", "7")
     assert streamed == plain(answer)
     assert shown(engine, fmt).endswith(fmt.settings.think + fmt.settings.after_think)
+    assert name != "granite" or "<response>" in shown(engine, fmt)  # what its template says where it shall think
     usage = answer["usage"]
     assert usage["completion_tokens"] == len(ids)
     tag = len(written(fmt, "</think>")) - 1
@@ -90,7 +91,7 @@ async def test_standard_mode_answers_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HYBRIDS))
 async def test_a_budget_is_kept_and_the_thinking_closed_as_the_family_does(name: str, budget: int) -> None:
     fmt = HYBRIDS[name]
-    prompt = len(fmt.render(HELLO, THINKING))
+    prompt = len(fmt.render(HELLO, STYLES_OF[name]["reasoning"]))
     ids = fmt.encode_text("abc " * 200)
     body = {"messages": HELLO, "reasoning_mode": "reasoning", "thinking_token_budget": budget, "max_tokens": 90}
     async with serving(fmt, script_of(ids, prompt), chunks=(7,)) as (http, engine):

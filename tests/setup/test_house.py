@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("server", "engine", "model_impl", "chat_templates", "training", "benchmarks", "requirements", "tests")
+FOLDERS = (
+    *("server", "engine", "model_impl", "chat_templates", "tasks", "evals", "training", "benchmarks", "requirements"),
+    "tests",
+)
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 # Absolute paths that only one person's machine has; an image's own user is everybody's.
 PERSONAL_PATH = re.compile(r"(?<![\w.:/-])/(?:root|work|Users|mnt|home/(?!twogear\b))\b(?=/)")
@@ -54,7 +57,16 @@ def offenders(folders: tuple[str, ...], forbidden: tuple[str, ...], but: tuple[s
 
 
 def test_the_model_and_the_format_know_nothing_of_the_server() -> None:
-    assert not offenders(("model_impl", "chat_templates"), ("server", "engine", "training", "benchmarks"))
+    above = ("server", "engine", "tasks", "evals", "training", "benchmarks")
+    assert not offenders(("model_impl", "chat_templates"), above)
+
+
+def test_training_and_speed_know_nothing_of_each_other() -> None:
+    """Both may ask with evals, which stands on tasks, which stands on the chat format's types alone."""
+    assert not offenders(("training",), ("benchmarks",))
+    assert not offenders(("benchmarks",), ("training",))
+    assert not offenders(("evals",), ("training", "benchmarks", "engine", "model_impl"))
+    assert not offenders(("tasks",), ("evals", "training", "benchmarks", "server", "engine", "model_impl"))
 
 
 def test_the_front_end_imports_nothing_heavy() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,13 @@ from tasks.families import held_out_items, is_held_out
 from training import model as model_files
 from training import recipe as recipes
 from training.agapo import prompts as prompt_files
-from training.agapo.compare import checks, compare, outcome
+from training.agapo.compare import best, checks, compare, outcome, search
+from training.agapo.compare import main as compare_command
 from training.agapo.plot import draw_runs, summary
 from training.agapo.rollouts import reward
 from training.agapo.run import AgapoRun
-from training.agapo.update import Learner, Sequenced, batches, log_distributions
-from training.recipe import METHODS, AgapoRecipe
+from training.agapo.update import Learner, Report, Sequenced, batches, log_distributions
+from training.recipe import METHODS, AgapoRecipe, Comparison, Method
 
 SMOKE = Path("training/recipes/smoke.toml")
 CPU = torch.device("cpu")
@@ -291,14 +292,59 @@ def test_the_band_of_a_curve_is_over_seeds(tmp_path: Path) -> None:
 def test_methods_are_compared_on_the_same_prompts_and_steps(start: Path, tmp_path: Path) -> None:
     recipe = recipe_from(start, tmp_path / "out", prompts=12)
     engine = HalfRight(recipe, 4)
-    metrics = asyncio.run(compare(recipe, [4], tmp_path, engine))
+    rates: dict[Method, float] = {"agapo": 1e-3, "grpo": 2e-3, "sft": 3e-3}
+    metrics = asyncio.run(compare(recipe, rates, [4], tmp_path, engine))
     assert list(metrics) == list(METHODS)
     reloads = len(engine.reloaded)
-    assert asyncio.run(compare(recipe, [4], tmp_path, engine)) == metrics
+    assert asyncio.run(compare(recipe, rates, [4], tmp_path, engine)) == metrics
     assert len(engine.reloaded) == reloads  # nothing is done twice
     assert len({(tmp_path / "seed-4" / method / "pool.json").read_text() for method in METHODS}) == 1
     for (path,) in metrics.values():
         assert [check["step"] for check in checks(path)] == [0, 2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_from_equally_many_sequences_in_a_step(
+    method: Method, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_from(start, tmp_path / "out", prompts=40, method=method, steps=1)
+    run = AgapoRun(recipe, 4, tmp_path / "run", CPU)
+    learnt: list[int] = []
+    learn = run.learner.learn
+
+    def counted(sequences: Sequence[Sequenced], rewards: torch.Tensor) -> Report:
+        learnt.append(len(sequences))
+        return learn(sequences, rewards)
+
+    monkeypatch.setattr(run.learner, "learn", counted)
+    asyncio.run(run.train(HalfRight(recipe, 4)))
+    assert learnt == [recipe.groups * recipe.group_size]
+
+
+def test_each_method_is_tried_at_its_own_rates(start: Path, tmp_path: Path) -> None:
+    """Two rates of each, a few steps: the best is the one whose last check is furthest above its first."""
+    searched = Comparison({"agapo": (1e-4, 1e-2), "grpo": (1e-3,), "sft": (1e-4, 1e-3)}, search_seed=4, search_steps=2)
+    recipe = recipe_from(start, tmp_path / "out", prompts=12, compare=searched)
+    gains = asyncio.run(search(recipe, tmp_path, HalfRight(recipe, 4)))
+    assert {method: tuple(found) for method, found in gains.items()} == searched.rates
+    assert len(list((tmp_path / "search-4").glob("*/metrics.jsonl"))) == 5
+    chosen = best({"agapo": {1e-4: 0.1, 1e-3: 0.3, 1e-2: 0.2}, "grpo": {1e-3: -0.1}, "sft": {1e-4: 0.1, 1e-3: 0.1}})
+    assert chosen == {"agapo": 1e-3, "grpo": 1e-3, "sft": 1e-4}
+
+
+def test_the_recipe_of_the_comparison_searches_with_another_seed(tmp_path: Path) -> None:
+    agapo = recipes.load(Path("training/recipes/agapo.toml")).agapo
+    assert agapo is not None
+    assert agapo.compare is not None
+    assert set(agapo.compare.rates) == set(METHODS)
+    with pytest.raises(ValueError, match="searched with seed 9"):
+        compare_command(Path("training/recipes/agapo.toml"), tmp_path, tmp_path / "result.json", [1, 9])
+    with pytest.raises(ValueError, match="no part"):
+        compare_command(SMOKE, tmp_path, tmp_path / "result.json", [1])
+    text = Path("training/recipes/agapo.toml").read_text()
+    (tmp_path / "bad.toml").write_text(re.sub("grpo = .*", "", text))
+    with pytest.raises(ValueError, match="none for grpo"):
+        recipes.load(tmp_path / "bad.toml")
 
 
 def test_the_gain_counts_families_that_the_start_solves_somewhat(tmp_path: Path) -> None:
@@ -334,7 +380,7 @@ def test_mistakes_are_one_line(
 def test_the_stage_with_the_engine(tmp_path: Path) -> None:
     """From the embedded checkpoint, two steps: answers are drawn by the engine, and by what the first step made."""
     recipe = tmp_path / "smoke.toml"
-    text = SMOKE.read_text().replace('start = "runs/smoke/extended"', f'start = "{EMBEDDED_MODEL}"')
+    text = SMOKE.read_text().replace('start = "runs/smoke/checkpoint"', f'start = "{EMBEDDED_MODEL}"')
     text = text.replace("group_size = 4", "group_size = 4\ntemperature = 1.4")  # or a good model solves everything
     recipe.write_text(text.replace('"runs/smoke/agapo-checkpoint"', f'"{tmp_path / "out"}"'))
     assert main(["train", "agapo", "--recipe", str(recipe), "--run", str(tmp_path / "run")]) == 0

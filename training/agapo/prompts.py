@@ -49,8 +49,8 @@ def held_out_prompts(recipe: AgapoRecipe, seed: int, fmt: ChatFormat, mode: Mode
     return [prompt_of(item, number, fmt, mode) for number, item in enumerate(items)]
 
 
-def order(pool: Sequence[int], seed: int, start: int, groups: int) -> Iterator[list[int]]:
-    """Numbers from the pool for each step from `start` on: all of it in random order, then again in another."""
+def order(pool: Sequence[int], seed: int, start: int, count: int) -> Iterator[list[int]]:
+    """`count` numbers from the pool for each step from `start` on: all of it in random order, then again in another."""
 
     def endless() -> Iterator[int]:
         epoch = 0
@@ -61,10 +61,10 @@ def order(pool: Sequence[int], seed: int, start: int, groups: int) -> Iterator[l
             epoch += 1
 
     numbers = endless()
-    for _ in range(start * groups):
+    for _ in range(start * count):
         next(numbers)
     while True:
-        yield [next(numbers) for _ in range(groups)]
+        yield [next(numbers) for _ in range(count)]
 
 
 def write_pool(path: Path, solved: dict[int, int], group_size: int) -> list[int]:

@@ -72,7 +72,7 @@ class AgapoRun:
         pool = prompt_files.read_pool(self.folder / "pool.json")
         if self.step == 0:
             self._kept.log({"step": 0, "prompts": len(pool), "pass_rate": await self._check(engine)})
-        numbers = prompt_files.order(pool, self.seed, self.step, self.recipe.groups)
+        numbers = prompt_files.order(pool, self.seed, self.step, self.recipe.prompts_per_step)
         columns = (TextColumn(self.recipe.method), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns) as progress:
             bar = progress.add_task(self.recipe.method, total=self.recipe.steps, completed=self.step)

@@ -16,6 +16,10 @@ from training.recipe import AgapoRecipe
 _CLIP_NORM = 1.0
 
 
+OPTIMIZER = "AdamW without weight decay, at a constant rate, gradients clipped"
+"""Of every method."""
+
+
 @dataclass(frozen=True)
 class Sequenced:
     """A prompt and what follows it; `learnt` marks the tokens of `ids` that were generated. `index`: its batch row."""
@@ -57,7 +61,7 @@ class Learner:
     def learn(self, sequences: Sequence[Sequenced], rewards: torch.Tensor) -> Report:
         """From answers and their rewards (G, N), the groups' sequences one after the other.
 
-        The sft method gets one sequence a group and leaves the rewards alone.
+        The sft method gets one sequence of each question and leaves the rewards alone.
         """
         values = self._advantages(rewards).flatten()
         parts = [list(sequences[number :: self._recipe.updates]) for number in range(self._recipe.updates)]

@@ -168,7 +168,9 @@ def stop_of(body: SamplingFields) -> Stop:
 
 def logit_bias_of(body: SamplingFields) -> dict[int, float]:
     """By token id; raises BadRequestError for a key that is none."""
-    biases = body.logit_bias or {}
+    biases = body.logit_bias
+    if not biases:
+        return {}
     if any(not (key.isascii() and key.isdigit() and len(key) < 10) for key in biases):
         raise BadRequestError("logit_bias: the keys must be token ids.", param="logit_bias")
     return {int(key): bias for key, bias in biases.items()}

@@ -5,6 +5,7 @@ its own table to `mode_wish`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -122,17 +123,23 @@ def mode_wish(
     budgets: Sequence[str] = BUDGET_FIELDS,
 ) -> ModeWish:
     """What a body asks for in the fields of the two tables; fields that are absent or null ask for nothing."""
-    asked = [(field, value, wants) for field, wants in modes.items() if (value := _at(body, field)) is not None]
-    bounds = [(field, value) for field in budgets if (value := _at(body, field)) not in (None, "none")]
+    given = body.model_fields_set
+    asked = [field for field in modes if _steps(field)[0] in given and _at(body, field) is not None]
+    bounds = [field for field in budgets if _steps(field)[0] in given and _at(body, field) not in (None, "none")]
     return ModeWish(
-        requests=tuple(ModeRequest(field, wants(value)) for field, value, wants in asked),
-        budgets=tuple(Budget(field, value) for field, value in bounds),
+        requests=[ModeRequest(field, modes[field](_at(body, field))) for field in asked],
+        budgets=[Budget(field, _at(body, field)) for field in bounds],
     )
 
 
 def _at(body: Fields, path: str) -> Any:
     """The value of a field; None where any part of the path is absent."""
     value: Any = body
-    for step in path.split("."):
+    for step in _steps(path):
         value = getattr(value, step, None)
     return value
+
+
+@cache
+def _steps(path: str) -> list[str]:
+    return path.split(".")
