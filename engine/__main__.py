@@ -58,7 +58,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     engine = load_engine(model, options, defaults, report)
     gc.freeze()
     gc.enable()
-    internals = attach(engine)
+    internals = attach(engine, connection.has_input)
     connection.send(describe(engine, internals))
     EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
     end_workers(engine)

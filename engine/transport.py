@@ -76,6 +76,10 @@ class Connection:
                 raise ConnectionResetError("the front end closed the connection")
             messages += map(decode_to_engine, self._frames.feed(data))
 
+    def has_input(self) -> bool:
+        """Whether something has arrived that was not received yet."""
+        return bool(self._readable.poll(0))
+
     def wait_for_hang_up(self) -> None:
         """Blocks until the other end is gone, however much unread data is left."""
         hang_up = select.poll()

@@ -4,7 +4,7 @@ Here the halves of a path meet: the workers say what they can do, and only then 
 path is off, what takes its place uses vLLM's documented interface alone. Imports nothing of vLLM itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from engine.messages import Continuation, FastPathStatus, PageGroup, Sampling
@@ -51,11 +51,16 @@ class Internals(NamedTuple):
     fast_paths: tuple[FastPathStatus, ...]
 
 
-def attach(engine: Any) -> Internals:
-    """For vLLM's LLMEngine, once it has computed a request of each kind: a model knows only then what it can take."""
+def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Internals:
+    """For vLLM's LLMEngine, once it has computed a request of each kind: a model knows only then what it can take.
+
+    `interrupted` is asked between several steps at once, which end when it is so.
+    """
     core = getattr(engine.engine_core, "engine_core", None)  # InprocClient → EngineCore
     verdicts = _of_workers(engine)
     verdicts[MULTI_STEP.name] = _multi_step(core, verdicts[MULTI_STEP.name])
+    if verdicts[MULTI_STEP.name].on and interrupted is not None:
+        engine.collective_rpc(_interrupt_by, args=(interrupted,))
     pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
     extender, verdicts[EXTENSION.name] = _extender(core)
     return Internals(pages, extender, tuple(_statuses(verdicts)))
@@ -71,6 +76,11 @@ def report(worker: Any) -> dict[str, Verdict]:
     """Runs in a worker process, with vLLM's worker or what wraps it: what it says if it is ours, and its model."""
     fast_paths = getattr(worker, "fast_paths", dict)
     return fast_paths() | cpu.verdicts()
+
+
+def _interrupt_by(worker: Any, interrupted: Callable[[], bool]) -> None:
+    """Runs in this process, where several steps are computed: with vLLM's worker or what wraps it."""
+    getattr(worker, "worker", worker).model_runner.interrupted = interrupted
 
 
 def _of_workers(engine: Any) -> dict[str, Verdict]:

@@ -5,6 +5,7 @@ next token, their pages included. vLLM's scheduler takes what comes back as a dr
 the tokens are computed one after the other, each from the one before: the same that come out of single steps.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -30,10 +31,13 @@ class MultiStepCPUModelRunner(CPUModelRunner):
     """Computes several steps: the first is vLLM's, the others change what differs in the first one's inputs.
 
     All rows have the same number of steps, and none of them has a grammar: the scheduler sees to it. The steps end
-    early where every row has drawn a token that ends its request; to vLLM the rest are drafts that were rejected.
+    early where every row has drawn a token that ends its request, and where something waits for the engine (a newcomer,
+    say); to vLLM the rest are drafts that were rejected.
     """
 
     _forward: tuple[ForwardContext, dict[str, Any]]
+    interrupted: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether something waits that should not wait for all of the steps."""
 
     def _model_forward(self, **inputs: Any) -> Any:  # type: ignore[override]
         self._forward = (get_forward_context(), inputs)
@@ -55,7 +59,7 @@ class MultiStepCPUModelRunner(CPUModelRunner):
         output: ModelRunnerOutput = cast("Any", self).sample_tokens(None)
         drawn = [_Drawn(torch.tensor(output.sampled_token_ids)[:, 0], output.logprobs)]
         open_rows = self._without_stop(drawn[0].tokens, set(range(len(drawn[0].tokens))))
-        while len(drawn) < steps and open_rows:
+        while len(drawn) < steps and open_rows and not self.interrupted():
             drawn.append(self._step(drawn[-1].tokens))
             open_rows = self._without_stop(drawn[-1].tokens, open_rows)
         tokens = torch.stack([one.tokens for one in drawn], 1)

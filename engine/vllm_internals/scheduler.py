@@ -17,6 +17,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from engine.vllm_internals.kv_cache_manager import PageRoomManager
@@ -91,11 +92,12 @@ class MultiStepScheduler(Scheduler):
         self._started = time.monotonic()
         return super().schedule(throttle_prefills)
 
-    def update_from_output(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
-        """As vLLM's; notes how long a step takes."""
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
+        """As vLLM's; notes how long a step takes. There may have been fewer than were scheduled."""
         if self._steps:
-            self._step_seconds = (time.monotonic() - self._started) / self._steps
-        return super().update_from_output(scheduler_output, *args, **kwargs)
+            steps = max(map(len, model_runner_output.sampled_token_ids), default=0)
+            self._step_seconds = (time.monotonic() - self._started) / max(steps, 1)
+        return super().update_from_output(scheduler_output, model_runner_output)
 
     def _next_steps(self) -> int:
         """How many steps to schedule at once; 0 where what is next is not only decoding."""

@@ -250,7 +250,7 @@ def test_every_fast_path_is_logged_and_a_surprise_is_a_warning(caplog: pytest.Lo
         FastPathStatus("multi-step decoding", on=False, reason="vLLM 9 has no Scheduler", unexpected=True),
     )
     with caplog.at_level(logging.INFO, logger="twogear.engine"):
-        ProcessEngineClient("model").on_message(Ready(PROTOCOL_VERSION, "9", "Model", 100, (1,), (), paths))
+        ProcessEngineClient("model").on_message(Ready(PROTOCOL_VERSION, "9", "Model", 100, 8, (1,), (), paths))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "sampler: on (fits)"),
         ("INFO", "page counts: off (by choice)"),

@@ -1,5 +1,6 @@
 """Several steps for one round of scheduling: the same tokens as step by step, whatever the requests ask for."""
 
+import itertools
 import random
 import warnings
 from pathlib import Path
@@ -99,12 +100,8 @@ def prompt(length: int, seed: int) -> list[int]:
     return [rng.randrange(10, VOCABULARY) for _ in range(length)]
 
 
-def all_outcomes(
-    folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, list[Outcome]]:
-    """What an engine makes of everything that the tests below look at."""
-    monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", str(milliseconds))
-    options: dict[str, Any] = {
+def options_of(dtype: str) -> dict[str, Any]:
+    return {
         "dtype": dtype,
         "worker_cls": "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
         "scheduler_cls": "engine.vllm_internals.scheduler.MultiStepScheduler",
@@ -112,9 +109,16 @@ def all_outcomes(
         "max_num_seqs": 16,
         "enable_prefix_caching": True,
     }
+
+
+def all_outcomes(
+    folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[Outcome]]:
+    """What an engine makes of everything that the tests below look at."""
+    monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", str(milliseconds))
     questions = [prompt(20 + 7 * number, number) for number in range(len(CASES))]
     found = {}
-    with engine(folder, **options) as llm:
+    with engine(folder, **options_of(dtype)) as llm:
         (status,) = [path for path in attach(llm.llm_engine).fast_paths if path.name == MULTI_STEP.name]
         assert status.on == (milliseconds > 0), status
         server = Server(llm)
@@ -154,6 +158,21 @@ def test_several_steps_draw_what_single_steps_draw(outcomes: Any, case: str, req
         for one, other in zip(several.logprobs, single.logprobs, strict=True):
             assert one == pytest.approx(other, abs=1e-3)
         assert single.largest == 1
+
+
+@pytest.mark.engine
+def test_what_waits_ends_the_steps_early_and_changes_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, fields(), torch.float32)
+    monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", "10000")
+    looks = itertools.count()
+    with engine(tmp_path, **options_of("float32")) as llm:
+        server = Server(llm)
+        attach(llm.llm_engine, lambda: next(looks) % 3 == 2)
+        ((several,), (calm,)) = (server.run([(prompt(20, 0), {})]) for _ in range(2))
+        attach(llm.llm_engine, lambda: False)
+        (free,) = server.run([(prompt(20, 0), {})])
+    assert several.ids == calm.ids == free.ids
+    assert several.largest <= 4 < free.largest
 
 
 @pytest.mark.engine

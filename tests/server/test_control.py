@@ -118,4 +118,5 @@ async def test_priorities_with_the_servers_leave(fmt: ChatFormat, profile: Profi
             response = await http.post(CHAT, json=body(priority=priority))
             assert response.status_code == 200, response.text
         await http.post("/v1/completions", json={"prompt": "a", "priority": 7})
-    assert [request.priority for request in engine.seen] == [-3, 5, 0, 0, 7]
+    # Twice as far apart, so that of requests with equal priority those that think go last.
+    assert [request.priority for request in engine.seen] == [-6, 10, 0, 0, 14]
