@@ -42,7 +42,8 @@ def test_the_cut_does_not_depend_on_the_pieces(text: str, stops: list[str], data
 
 def shown_simply(pieces: list[str], stops: list[str]) -> list[str]:
     """The reference: what each piece lets through, and at last the end; every stop string is looked for anew."""
-    text, sent, shown = "", 0, []
+    text, sent = "", 0
+    shown: list[str] = []
     for piece in pieces:
         text += piece
         ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
