@@ -29,6 +29,8 @@ class Settings:
     """What the log-probabilities of one response may take until it is whole."""
     keep_alive: int = 75
     """How long an idle connection stays open: longer than the usual client keeps it."""
+    stall_seconds: float = 60.0
+    """How long a client may leave its stream unread before its request is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
     allow_priority: bool = False
