@@ -40,8 +40,7 @@ class Gathered:
                 case ToolCallArguments(_, text):
                     self._arguments[-1].append(text)
         for name, entries in (piece.logprobs or {}).items():
-            for entry in entries:
-                self._logprobs[name] += orjson.dumps(entry) + b","
+            self._logprobs[name] += b"".join(orjson.dumps(entry) + b"," for entry in entries)
 
     def message(self, *, shows_thinking: bool) -> JsonObject:
         """The choice's message."""
