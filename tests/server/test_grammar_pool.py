@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
+from server.core import grammar_jobs as jobs
 from server.core import schema_limits
 from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import GrammarPool
@@ -213,3 +214,14 @@ def test_what_has_a_value_is_not_said_to_require_itself(schema: dict[str, Any], 
         return
     if fits:
         schema_limits.check(schema)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ending"), [("MOST_MEMORY = 90 << 20", signal.SIGABRT), ("MOST_SECONDS = 0.1", signal.SIGPROF)]
+)
+def test_a_job_that_exceeds_a_limit_ends_alone(limit: str, ending: int) -> None:
+    schema = {"type": "object", "properties": {f"p{n}": ARRAYS for n in range(8)}}
+    code = f"from server.core import grammar_worker, grammars; grammars.{limit}; grammar_worker.main()"
+    lines = [jobs.encode(job) for job in (RuleJob("x", "json", schema), RuleJob("x", "regex", "a+"))]
+    result = subprocess.run([sys.executable, "-c", code], input=b"\n".join(lines), capture_output=True, check=True)
+    assert list(map(jobs.decode_reply, result.stdout.splitlines())) == [jobs.Died(ending), jobs.Written("/a+/")]
