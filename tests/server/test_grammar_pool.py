@@ -148,7 +148,8 @@ time.sleep(600)
         (worker,) = workers(process.pid)
         process.kill()
     for _ in range(1000):
-        if not Path(f"/proc/{worker}").exists():
+        command = Path(f"/proc/{worker}/cmdline")
+        if not command.exists() or not command.read_bytes():  # what has ended and nobody has asked about has none
             return
         time.sleep(0.01)
     pytest.fail("the process is still there")
