@@ -18,6 +18,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from chat_templates import limits
 from chat_templates.client_text import Text, plain, plain_all, protect
 
 
@@ -29,6 +30,11 @@ class _Code(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write(")))")
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
+        """A loop, each turn of which begins with a look at the clock."""
+        node.body.insert(0, nodes.ExprStmt(nodes.EnvironmentAttribute("turn", lineno=node.lineno), lineno=node.lineno))
+        super().visit_For(node, frame)
 
 
 class _Generation(Extension):
@@ -46,6 +52,7 @@ class Environment(ImmutableSandboxedEnvironment):
     """See above; `options` are jinja's."""
 
     code_generator_class = _Code
+    intercepted_binops = frozenset(("*", "**", "+"))
 
     def __init__(self, **options: Any) -> None:
         super().__init__(extensions=["jinja2.ext.loopcontrols", _Generation], auto_reload=False, **options)
@@ -56,11 +63,26 @@ class Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
         """How jinja joins what a template writes."""
+        parts = list(parts)
+        if sum(map(len, parts)) > limits.MOST_CHARACTERS:
+            raise OverflowError("the text is too long")
         return Text("".join(parts))
+
+    @property
+    def turn(self) -> None:
+        """Every turn of a loop asks for it. Raises TooSlowError."""
+        limits.check_time()
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Also joins, if the function is a string's method."""
-        return _as_text(super().call(context, function, *args, **kwargs))
+        limits.check_time()
+        limits.check_arguments(args)
+        return limits.check_size(_as_text(super().call(context, function, *args, **kwargs)))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """What the sandbox lets through of `intercepted_binops`."""
+        limits.check_product(operator, left, right)
+        return limits.check_size(super().call_binop(context, operator, left, right))
 
 
 def _as_text(value: Any) -> Any:
@@ -70,7 +92,8 @@ def _as_text(value: Any) -> Any:
 def _giving_text(filter_: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(filter_)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return _as_text(filter_(*args, **kwargs))
+        limits.check_arguments((*args, *kwargs.values()))
+        return limits.check_size(_as_text(filter_(*args, **kwargs)))
 
     return wrapped
 

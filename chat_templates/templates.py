@@ -21,6 +21,7 @@ from jinja2 import (
 from chat_templates.client_text import plain, protect, protect_all
 from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
+from chat_templates.limits import timed
 from chat_templates.messages import Turn
 from chat_templates.settings import PromptStyle
 
@@ -28,7 +29,10 @@ CUT = "\udc81"
 """Where a template writes it (variable `cut`), the text before and after is tokenized apart: there the prompt ends and
 generation begins, or would have, so that a turn has the same ids when it is generated and when it comes back."""
 # What code of a template can raise on a conversation that it was not written for.
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError,
+)  # fmt: skip
+LONGEST_REASON = 500
 
 
 class ChatTemplate(Protocol):
@@ -95,9 +99,14 @@ class OwnTemplates:
 def rendered(template: Template, context: Mapping[str, Any]) -> str:
     """What a template writes; raises FormatError for what it refuses or was not written for."""
     try:
-        return str(template.render(context))
+        with timed():
+            text = str(template.render(context))
+    except FormatError:
+        raise
     except TEMPLATE_ERRORS as error:
-        raise FormatError(f"this model's chat template does not take this: {plain(str(error))}", "messages") from error
+        reason = plain(str(error)[:LONGEST_REASON]).encode(errors="replace").decode() or type(error).__name__
+        raise FormatError(f"this model's chat template does not take this: {reason}", "messages") from error
+    return text
 
 
 def not_a_template(error: TemplateSyntaxError) -> FormatError:

@@ -1,6 +1,6 @@
 """Work that would hold up the event loop, on a few threads of its own: many at once wait for each other, not the loop.
 
-Grammars have other threads than prompts, so that neither waits for the other.
+Grammars have other threads than prompts, so that neither waits for the other: these wait for the grammars' processes.
 """
 
 import asyncio

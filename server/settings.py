@@ -25,8 +25,12 @@ class Settings:
     """None: the checkpoint's own; ours if it has none."""
     max_body_bytes: int = 4 * 1024 * 1024
     """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
+    max_response_bytes: int = 256 * 1024 * 1024
+    """What the log-probabilities of one response may take until it is whole."""
     keep_alive: int = 75
     """How long an idle connection stays open: longer than the usual client keeps it."""
+    stall_seconds: float = 60.0
+    """How long a client may leave its stream unread before its request is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
     allow_priority: bool = False

@@ -10,6 +10,7 @@ from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
+from server.core.response_size import check_size
 from server.core.serving import Serving
 from server.modes.mode import Mode
 from server.modes.resolve import mode_of_model, resolve_mode
@@ -24,6 +25,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
     form = await answer_format(request, serving)
     choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
+    check_size(request, choices, serving)
     if request.priority and not serving.settings.allow_priority:
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(

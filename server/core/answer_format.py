@@ -1,36 +1,24 @@
 """What form a request wants its answer in: free text, JSON, some grammar, tool calls; and the grammar for that.
 
-The grammar binds the answer only. Knows what the forms mean; `server.core.grammars` writes and checks the grammars.
+The grammar binds the answer only. Knows what the forms mean; the grammars are written and checked in a process apart.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from chat_templates.format import NO_TOKEN
-from server.core import grammars
+from server.core.grammar_jobs import CallsJob, Job, RuleJob
+from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
 from server.core.request import ChoiceForm, Conversation, Form, GrammarForm, JsonForm, NamedTool, RegexForm, Request
 from server.core.serving import Serving
 from server.errors import BadRequestError
-from server.offload import GRAMMARS, offload
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-NamedSchema = tuple[str, grammars.Schema]
+NamedSchema = tuple[str, Any]
 """A tool's name and the schema of its arguments."""
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """One way to answer: the grammar `text`, as a rule's right-hand side or whole, that the field `param` asked for."""
-
-    text: str
-    param: str
-    is_whole: bool = False
 
 
 async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
@@ -38,10 +26,10 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     choice = request.tool_use.choice
     tools = named_tools(request)
     forced = _forced_tools(request, tools)
-    rule = await offload(GRAMMARS, lambda: _rule(request.forms)) if request.forms and not forced else None
+    rule = _rule(request.forms) if request.forms and not forced else None
     # A tool that is named is called once, as OpenAI and vLLM do.
     parallel = request.tool_use.parallel and not isinstance(choice, NamedTool)
-    may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.is_whole))
+    may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.kind == "grammar"))
     called = forced or (tools if may_call and rule else [])
     if rule or called:
         _refuse_with_grammar(request)
@@ -55,36 +43,42 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
 
 
 async def _grammar(
-    rule: _Rule | None, tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool
+    rule: RuleJob | None, tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool
 ) -> str | None:
     """The grammar of an answer that is one of both; None for a free one."""
-    if rule is None and not tools:
-        return None
-    fmt = serving.fmt
-    most = None if parallel else 1
+    answer = calls = None
     if rule is not None:
-        await _check(_whole(rule, None), rule.param)
+        answer = await _written(rule, request, serving)
+        if rule.kind == "grammar":
+            return answer
     if tools:
-        calls = grammars.of_calls(tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=most)
-        await _check(_whole(None, calls), request.name("tools"))
-        tags, ids = fmt.settings, (fmt.tool_call_id, fmt.tool_call_end_id)
-        opening, closing = (tags.tool_call, tags.tool_call_end) if NO_TOKEN in ids else ids
-        calls = grammars.of_calls(tools, opening, closing, most=most, inside=tags.inside_tool_call)
-        return _whole(rule, calls)
-    return _whole(rule, None)
+        calls = await _written(_calls(tools, request, serving, parallel=parallel), request, serving)
+    return _whole(answer, calls)
 
 
-async def _check(grammar: str, param: str) -> None:
-    await offload(GRAMMARS, lambda: grammars.check(grammar, param))
+def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool) -> CallsJob:
+    fmt = serving.fmt
+    tags, ids = fmt.settings, (fmt.tool_call_id, fmt.tool_call_end_id)
+    opening, closing = (tags.tool_call, tags.tool_call_end) if NO_TOKEN in ids else ids
+    most = None if parallel else 1
+    return CallsJob(request.name("tools"), tools, opening, closing, most, tags.inside_tool_call)
 
 
-def _whole(rule: _Rule | None, calls: str | None) -> str:
-    if rule is not None and rule.is_whole:
-        return rule.text
-    ways = [way for way, is_there in (("answer", rule is not None), ("calls", calls is not None)) if is_there]
+async def _written(job: Job, request: Request, serving: Serving) -> str:
+    try:
+        return await POOL.written(job, request.size)
+    except PoolBusy as error:
+        raise serving.unavailable(str(error)) from None
+
+
+def _whole(answer: str | None, calls: str | None) -> str | None:
+    """Of a rule's right-hand side for the answer and of rules for calls."""
+    ways = [way for way, rules in (("answer", answer), ("calls", calls)) if rules is not None]
+    if not ways:
+        return None
     rules = [f"start: {' | '.join(ways)}"]
-    if rule is not None:
-        rules.append(f"answer: {rule.text}")
+    if answer is not None:
+        rules.append(f"answer: {answer}")
     return "\n".join([*rules, calls] if calls is not None else rules)
 
 
@@ -126,39 +120,21 @@ def _name_and_schema(request: Request, tool: Mapping[str, Any], path: str) -> Na
     return function["name"], {**ANY_OBJECT, **(schema or {})}
 
 
-def _rule(forms: Sequence[Form]) -> _Rule:
-    """The grammar of a text that has the one form asked for; raises BadRequestError."""
+def _rule(forms: Sequence[Form]) -> RuleJob:
+    """What has to be written for the one form asked for; raises BadRequestError."""
     if len(forms) > 1:
         one, other = (form.field.partition(".")[0] for form in forms[:2])
         raise BadRequestError(f"{one} and {other} both bind the answer: send only one of them.", param=other)
     form = forms[0]
     match form:
         case JsonForm(field, schema):
-            return _made(field, lambda: grammars.of_schema(_schema(schema)))
+            return RuleJob(field, "json", schema)
         case RegexForm(field, pattern):
-            return _Rule(grammars.of_regex(pattern), field)
+            return RuleJob(field, "regex", pattern)
         case ChoiceForm(field, texts):
-            return _Rule(grammars.of_choices(texts), field)
+            return RuleJob(field, "choice", texts)
         case GrammarForm(field, grammar):
-            return _made(field, lambda: grammars.of_lark(grammar), is_whole=True)
-
-
-def _schema(schema: Any) -> grammars.Schema:
-    """The schema that the client sent, as JSON or as the text of it; raises ValueError."""
-    try:
-        schema = orjson.loads(schema) if isinstance(schema, str) else schema
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"this is not valid JSON: {error.msg} (character {error.pos})") from None
-    if not isinstance(schema, dict | bool):
-        raise ValueError("a JSON schema is an object")  # noqa: TRY004 - told to the client as a bad value
-    return schema
-
-
-def _made(field: str, make: Callable[[], str], *, is_whole: bool = False) -> _Rule:
-    try:
-        return _Rule(make(), field, is_whole)
-    except ValueError as error:
-        raise BadRequestError(f"{field}: {' '.join(str(error).split())}", param=field) from error
+            return RuleJob(field, "grammar", grammar)
 
 
 def _refuse_with_grammar(request: Request) -> None:

@@ -1,22 +1,29 @@
 """Grammars that bind an answer, as text in llguidance's Lark dialect: from JSON schemas, patterns, choices and tools.
 
-They are compiled here once to be checked, in the time that the library's own limits leave them, so that what no grammar
-takes is an error of the client's before the engine sees it. JSON is written as Python writes it (`{"a": [1, 2]}`): one
-way to space it leaves a model no way to fill its limit with blanks. Which grammar a request needs is said elsewhere.
+They are compiled here once to be checked, so that what no grammar takes, or what would hold up the engine, is an error
+of the client's before the engine sees it. The library's own limits do not bound what some of them cost, so all of this
+runs in a process apart, within MOST_SECONDS and MOST_MEMORY (`grammar_worker`). JSON is written as Python writes it
+(`{"a": [1, 2]}`): one way to space it leaves a model no way to fill its limit with blanks. Which grammar a request
+needs is said elsewhere.
 """
 
 import json
+import time
 from collections.abc import Sequence
+from typing import Any
 
+import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
-from server.core import schemas
-from server.errors import BadRequestError
+from server.core import schema_limits, schemas
 
 LONGEST = 131_072  # characters of a grammar: the slowest of that length take a second to compile
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
 LONGEST_REASON = 300
+MOST_SECONDS = 2.0  # of computing, for all that is done with a part of a grammar
+MOST_COMPILE_SECONDS = 0.5  # the engine compiles it again, twice, between two steps of all requests
+MOST_MEMORY = 512 * 1024**2  # bytes of address space
 LIMITS = LLParserLimits(max_grammar_size=20_000, verbose_errors=False)
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 BYTES = LLTokenizer("byte")  # for the checks any vocabulary will do
@@ -25,9 +32,21 @@ ANY_OPEN, ANY_CLOSE = 1, 2  # of its ids
 Schema = schemas.Schema
 
 
+def schema_of(value: Any) -> Schema:
+    """The schema that a client sent, as JSON or as the text of it; raises ValueError."""
+    try:
+        schema = orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"this is not valid JSON: {error.msg} (character {error.pos})") from None
+    if not isinstance(schema, dict | bool):
+        raise ValueError("a JSON schema is an object")  # noqa: TRY004 - told to the client as a bad value
+    return schema
+
+
 def of_schema(schema: Schema) -> str:
     """The right-hand side of a rule for JSON that fits `schema`, closed (schemas.py); raises ValueError."""
     try:
+        schema_limits.check(schema)
         schema = schemas.closed(schema)
         if isinstance(schema, bool):
             schema = {} if schema else {"enum": []}
@@ -85,13 +104,14 @@ def of_calls(
     return "\n".join(rules)
 
 
-def check(grammar: str, param: str) -> None:
-    """Raises BadRequestError, for `param`, where `grammar` cannot be compiled within LIMITS. Takes up to half a second.
+def check(grammar: str) -> None:
+    """Raises ValueError where `grammar` cannot be compiled within LIMITS and MOST_COMPILE_SECONDS.
 
     Token ids in it must be ANY_OPEN and ANY_CLOSE.
     """
     if len(grammar) > LONGEST:
-        raise BadRequestError(f"{param}: a grammar of more than {LONGEST} characters.", param=param)
+        raise ValueError(f"a grammar of more than {LONGEST} characters.")
+    started = time.process_time()
     matcher = LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
     error = matcher.get_error()
     if not error:
@@ -99,4 +119,6 @@ def check(grammar: str, param: str) -> None:
         error = matcher.get_error()
     if error:
         reason = " ".join(error.partition("\n")[0].split())
-        raise BadRequestError(f"{param}: no grammar takes this: {reason[:LONGEST_REASON]}", param=param)
+        raise ValueError(f"no grammar takes this: {reason[:LONGEST_REASON]}")
+    if time.process_time() - started > MOST_COMPILE_SECONDS:
+        raise ValueError(f"this grammar takes more than {MOST_COMPILE_SECONDS} s to compile")

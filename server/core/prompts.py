@@ -6,18 +6,20 @@ from functools import partial
 from typing import TypeVar
 
 from chat_templates.errors import FormatError
+from chat_templates.limits import TooSlowError, at_most
 from chat_templates.tokens import Vocabulary
 from server.core.request import Conversation, Request, Texts
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import Mode
-from server.offload import LONG, read_long
+from server.offload import LONG, PROMPTS, offload
 
 T = TypeVar("T")
 
 COUNTED_BEYOND = 32_768  # tokens by which a prompt may be too long and still be counted out for the error
 BYTES_A_TOKEN = 2  # text with fewer bytes for each token that is allowed is not worth a count of its own
+QUICK_SECONDS = 0.02  # of a template on the event loop
 TOKENS_A_MESSAGE = 2  # at least: where it begins and where it ends
 
 
@@ -72,12 +74,23 @@ async def _texts(prompt: Texts, request: Request, serving: Serving, context: int
 async def _to_ids(work: Callable[[], T], size: int, request: Request, path: str | None = None) -> T:
     """The ids that `work` yields for about `size` bytes; raises BadRequestError, for the field at `path` if set."""
     try:
-        return await read_long(work, size)
+        return await _within_time(work, size)
     except FormatError as error:
         path = path or error.param
         field = request.name(path)
         message = error.message if field == path else f"{field}: {error.message}"
         raise BadRequestError(message, param=field) from None
+
+
+async def _within_time(work: Callable[[], T], size: int) -> T:
+    """Away from the event loop also where a template turns out to take long."""
+    if size < LONG:
+        try:
+            with at_most(QUICK_SECONDS):
+                return work()
+        except TooSlowError:
+            pass
+    return await offload(PROMPTS, work)
 
 
 def _refuse_endless(text: str, least: int, vocabulary: Vocabulary, context: int, param: str) -> None:

@@ -116,7 +116,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `size`: of the body, in bytes. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
-    limit. `forms`: what binds the answer; more than one is an error. `arrived`: on the clock of perf_counter.
+    limit. `forms`: what binds the answer; more than one is an error. `streamed`: the response is sent as it comes.
+    `arrived`: on the clock of perf_counter.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     tool_use: ToolUse = ToolUse()
     shown: Shown = Shown()
     priority: int | None = None
+    streamed: bool = False
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
     arrived: float = msgspec.field(default_factory=time.perf_counter)
 

@@ -48,10 +48,10 @@ def _composes(schema: Any) -> bool:
         return True
     if "properties" in schema and any(key in schema for key in _ADDING):
         return True
-    return any(map(_composes, _parts(schema)))
+    return any(map(_composes, parts_of(schema)))
 
 
-def _parts(schema: dict[str, Any]) -> Iterator[Any]:
+def parts_of(schema: dict[str, Any]) -> Iterator[Any]:
     """The schemas directly in `schema`."""
     for key, value in schema.items():
         if key in _BY_NAME and isinstance(value, dict):

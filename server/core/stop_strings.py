@@ -1,34 +1,44 @@
-"""Stop strings over text that arrives in pieces: nothing of a stop string is ever shown, nothing else is lost."""
+"""Stop strings over text that arrives in pieces: nothing of a stop string is ever shown, nothing else is lost.
+
+An automaton after Aho and Corasick, "Efficient string matching" (1975): each character of the text costs about the same
+however many the stop strings are and however much of them they share.
+"""
 
 from collections.abc import Sequence
+from functools import lru_cache
+
+ROOT = 0
 
 
 class StopStrings:
     """Passes text through until the first of `stops` is complete; `hit` tells that it was.
 
-    The outcome is the same however the text is cut into pieces.
+    The outcome is the same however the text is cut into pieces. Where several are complete at once, the longest counts.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.hit = False
-        self._stops = stops
         self._held = ""
+        self._state = ROOT
+        self._automaton = _automaton(tuple(stops)) if stops else None
 
     def feed(self, text: str) -> str:
         """The text that is safe to show; an end that may grow into a stop string is held back."""
-        if not self._stops:
+        automaton = self._automaton
+        if automaton is None:
             return text
         if self.hit:
             return ""
+        before = len(self._held)
         text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.hit, self._held = True, ""
-            _, start = min(found)
-            return text[:start]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        for end in range(before, len(text)):
+            self._state = automaton.next(self._state, text[end])
+            if length := automaton.longest[self._state]:
+                self.hit, self._held = True, ""
+                return text[: end + 1 - length]
+        shown = len(text) - automaton.depth[self._state]
+        self._held = text[shown:]
+        return text[:shown]
 
     def finish(self) -> str:
         """What was held back, once no more text comes."""
@@ -36,9 +46,56 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that `stop` begins with."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+class _Automaton:
+    """States are prefixes of the stop strings: after any text, that of its longest end which is one.
+
+    By state: `depth` is its length, `longest` that of the longest stop string that it ends with, 0 if there is none.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.depth = [0]
+        self.longest = [0]
+        self._edges: dict[int, int] = {}  # by `_key`; one table is smaller than one for each state
+        steps = [(ROOT, "")]  # by state: the state before it, and the character that leads from there
+        for stop in stops:
+            self.longest[self._add(stop, steps)] = len(stop)
+        self._shorter = [ROOT] * len(steps)  # the state of the longest end that is another state
+        self._link(steps)
+
+    def next(self, state: int, character: str) -> int:
+        """The state after one more character. Takes constant time on average over a text."""
+        edges = self._edges
+        while (after := edges.get(_key(state, character))) is None:
+            if state == ROOT:
+                return ROOT
+            state = self._shorter[state]
+        return after
+
+    def _add(self, stop: str, steps: list[tuple[int, str]]) -> int:
+        state = ROOT
+        for character in stop:
+            after = self._edges.setdefault(_key(state, character), len(steps))
+            if after == len(steps):
+                steps.append((state, character))
+                self.depth.append(self.depth[state] + 1)
+                self.longest.append(0)
+            state = after
+        return state
+
+    def _link(self, steps: list[tuple[int, str]]) -> None:
+        """The shallow ones first, for they are the shorter states of deeper ones."""
+        for state in sorted(range(1, len(steps)), key=self.depth.__getitem__):
+            before, character = steps[state]
+            if before != ROOT:
+                self._shorter[state] = self.next(self._shorter[before], character)
+            self.longest[state] = self.longest[state] or self.longest[self._shorter[state]]
+
+
+def _key(state: int, character: str) -> int:
+    return state << 21 | ord(character)
+
+
+@lru_cache(maxsize=16)
+def _automaton(stops: tuple[str, ...]) -> _Automaton:
+    """The same for all choices of a request; a large one takes milliseconds to make."""
+    return _Automaton(stops)

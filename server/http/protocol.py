@@ -3,12 +3,17 @@
 Everything after the head is the app's part.
 """
 
+import fcntl
+import sys
+import termios
+from contextlib import suppress
 from http import HTTPStatus
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.errors import error_body
+from server.http.sse import CONNECTION
 
 MAX_HEAD = 65_536  # bytes of request line and headers, as in uvicorn's other implementation
 
@@ -35,11 +40,24 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Called by httptools."""
         self._head_bytes = None
+        self.scope["extensions"] = {CONNECTION: {CONNECTION: self}}
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is no HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def unread(self) -> int:
+        """For a stream: the bytes that wait here and in the kernel, there until the client's has taken them."""
+        waiting = self.transport.get_write_buffer_size()
+        with suppress(OSError):
+            in_kernel = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            waiting += int.from_bytes(in_kernel, sys.byteorder)
+        return waiting
+
+    def abort(self) -> None:
+        """For a stream: ends the connection at once."""
+        self.transport.abort()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         body = orjson.dumps(error_body(message, "invalid_request_error"))

@@ -18,7 +18,7 @@ from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
-from server.core import grammars
+from server.core.grammar_pool import POOL
 from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
@@ -336,7 +336,7 @@ async def test_slow_work_on_one_request_does_not_hold_up_another(
     if stage == "grammar":
         asked |= {"structured_outputs": {"choice": ["ab"]}}
     async with client(engine) as http:
-        places = {"body": (routes, "read_chat_request"), "grammar": (grammars, "check")}
+        places = {"body": (routes, "read_chat_request"), "grammar": (POOL, "_ask")}
         where, name = places.get(stage, (fmt, "render"))
         monkeypatch.setattr(where, name, after(getattr(where, name)))
 

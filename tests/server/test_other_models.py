@@ -139,7 +139,7 @@ async def test_tool_calls_of_the_commonest_form() -> None:
 
 def test_a_grammar_for_calls_between_tags_that_are_text() -> None:
     rules = grammars.of_calls([("now", True)], "<tool_call>", "</tool_call>", most=1, inside="\n")
-    grammars.check(f"start: calls\n{rules}", "tools")
+    grammars.check(f"start: calls\n{rules}")
     assert '"<tool_call>" "\\n"?' in rules
 
 

@@ -29,7 +29,8 @@ def chat_request(asked: ChatRequest, size: int) -> Request:
         forms=forms_of(asked.response_format, asked.structured_outputs),
         shown=shown,
         priority=asked.priority,
-        names={**TOOL_NAMES, "max_tokens": field},
+        streamed=bool(asked.stream),
+        names={**TOOL_NAMES, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
     )
 
 

@@ -8,7 +8,7 @@ import orjson
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
 from server.api.common.usage import usage
 from server.core.choice import Choice
-from server.core.events import LogprobEntry, Piece
+from server.core.events import Piece
 from server.core.plan import Plan
 from server.errors import ApiError, JsonObject
 from server.http.sse import DONE, encode_event
@@ -24,7 +24,7 @@ class Gathered:
         self._answer: list[str] = []
         self._calls: list[ToolCallStart] = []
         self._arguments: list[list[str]] = []
-        self._logprobs = defaultdict[str, list[LogprobEntry]](list)
+        self._logprobs = defaultdict[str, bytearray](bytearray)  # as JSON, which is smallest
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -40,7 +40,7 @@ class Gathered:
                 case ToolCallArguments(_, text):
                     self._arguments[-1].append(text)
         for name, entries in (piece.logprobs or {}).items():
-            self._logprobs[name] += entries
+            self._logprobs[name] += b"".join(orjson.dumps(entry) + b"," for entry in entries)
 
     def message(self, *, shows_thinking: bool) -> JsonObject:
         """The choice's message."""
@@ -63,7 +63,13 @@ class Gathered:
 
     def logprobs(self) -> JsonObject | None:
         """The choice's log-probabilities, if they were asked for."""
-        return {"refusal": None, **self._logprobs} if self._logprobs else None
+        if not self._logprobs:
+            return None
+        lists = {
+            name: orjson.Fragment(b"".join((b"[", memoryview(entries)[:-1], b"]")))
+            for name, entries in self._logprobs.items()
+        }
+        return {"refusal": None, **lists}
 
 
 class ChatResponse:

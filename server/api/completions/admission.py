@@ -34,6 +34,7 @@ def completion_request(asked: CompletionRequest, size: int) -> Request:
             token_ids=bool(asked.return_token_ids),
         ),
         priority=asked.priority,
+        streamed=bool(asked.stream),
     )
 
 

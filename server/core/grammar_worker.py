@@ -1,0 +1,81 @@
+"""A process that writes and checks grammars: each in a child of its own, with limits of memory and computing time.
+
+Jobs come in as lines of JSON, replies go out so (`grammar_jobs`). A child costs a millisecond or two, for all that it
+imports is there already; what a grammar makes it eat or break ends with it. The process leaves when its input ends, as
+it does when the front end dies; a child that computes then leaves within its limit.
+"""
+
+import gc
+import os
+import resource
+import signal
+import sys
+
+from server.core import grammar_jobs as jobs
+from server.core import grammars
+from server.core.grammar_jobs import CallsJob, Died, Job, Refused, RuleJob
+
+
+def main() -> None:
+    """Serves until its input ends."""
+    gc.freeze()  # what is there now is shared with the children
+    for line in sys.stdin.buffer:
+        child = os.fork()
+        if child == 0:
+            _reply(line)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            _send(jobs.encode(Died(os.WTERMSIG(status))))
+
+
+def _reply(line: bytes) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (grammars.MOST_MEMORY, grammars.MOST_MEMORY))
+    signal.setitimer(signal.ITIMER_PROF, grammars.MOST_SECONDS)  # computing time; the signal ends the process
+    try:
+        reply = jobs.encode(jobs.Written(_written(jobs.decode_job(line))))
+    except RecursionError:
+        reply = jobs.encode(Refused("nested too deep"))
+    except MemoryError:
+        os._exit(1)
+    except ValueError as error:
+        reply = jobs.encode(Refused(" ".join(str(error).split())))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    _send(reply)
+
+
+def _written(job: Job) -> str:
+    """Raises ValueError."""
+    if isinstance(job, CallsJob):
+        return _calls(job)
+    text = _rule(job)
+    grammars.check(text if job.kind == "grammar" else f"start: answer\nanswer: {text}")
+    return text
+
+
+def _rule(job: RuleJob) -> str:
+    match job.kind:
+        case "json":
+            return grammars.of_schema(grammars.schema_of(job.value))
+        case "regex":
+            return grammars.of_regex(job.value)
+        case "choice":
+            return grammars.of_choices(job.value)
+        case "grammar":
+            return grammars.of_lark(job.value)
+
+
+def _calls(job: CallsJob) -> str:
+    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most)
+    grammars.check(f"start: calls\n{calls}")
+    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside)
+
+
+def _send(reply: bytes) -> None:
+    sys.stdout.buffer.write(reply + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

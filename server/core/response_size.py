@@ -1,0 +1,41 @@
+"""Refuses a request whose response could outgrow the server's memory: choices times tokens times log-probabilities."""
+
+from collections.abc import Sequence
+
+from server.core.plan import ChoicePlan
+from server.core.request import Request
+from server.core.serving import Serving
+
+ENTRY_BYTES = 64
+"""Of one token with its log-probability, as JSON."""
+TOKEN_BYTES = 512
+"""What is kept of each place in the text beside that. Both are about what is measured until the response is whole."""
+
+
+def check_size(request: Request, choices: Sequence[ChoicePlan], serving: Serving) -> None:
+    """Raises BadRequestError where what has to be kept until the end may exceed the settings' `max_response_bytes`.
+
+    A stream keeps the entries of the prompt only, which it sends at once.
+    """
+    most, kept = serving.settings.max_response_bytes, sum(map(_of_prompt, choices))
+    if not request.streamed:
+        kept += sum(map(_of_completion, choices))
+    if kept > most:
+        raise request.refusal(
+            "logprobs",
+            f"{{field}}: with so many tokens in {len(choices)} choices these may take {kept >> 20} MiB, and a response "
+            f"may have {most >> 20}. Ask for fewer tokens, choices or log-probabilities, or for a stream.",
+        )
+
+
+def _of_prompt(plan: ChoicePlan) -> int:
+    return _bytes(len(plan.prompt_ids), plan.sampling.prompt_logprobs)
+
+
+def _of_completion(plan: ChoicePlan) -> int:
+    return _bytes(plan.sampling.max_tokens, plan.sampling.logprobs)
+
+
+def _bytes(tokens: int, top: int | None) -> int:
+    """Of the log-probabilities of `tokens`, with `top` of the likeliest each; None: none are told."""
+    return 0 if top is None else tokens * (TOKEN_BYTES + ENTRY_BYTES * (1 + top))

@@ -1,0 +1,228 @@
+"""Grammars that cost too much: a named 400 for the one who sent them, and nothing for anybody else."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat_templates.format import ChatFormat
+from server.core import grammar_jobs as jobs
+from server.core import schema_limits
+from server.core.grammar_jobs import RuleJob
+from server.core.grammar_pool import GrammarPool
+from server.errors import BadRequestError
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import HELLO, Client, always, body
+from tests.server.test_http import error_of
+from tests.server.test_streaming import events_of
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+SCHEMA = "response_format.json_schema.schema"
+ARRAYS = {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 100_000}
+LIST = {
+    "$ref": "#/$defs/N",
+    "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "required": ["n"]}},
+}
+MAYBE = {"anyOf": [{"$ref": "#"}, {"type": "null"}]}
+COSTLY: list[Any] = [
+    {"type": "array", "items": {"type": "boolean"}, "maxItems": 1_000_000_000, "minItems": 1},
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 10**7},
+    {"type": "integer", "multipleOf": 1_000_003},
+    {"type": "object", "properties": {f"p{n}": ARRAYS for n in range(8)}},
+    {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(4000)}},
+    LIST,
+]
+
+
+def formed(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+
+@pytest.fixture
+def engine(fmt: ChatFormat) -> FakeEngine:
+    return FakeEngine(always([*fmt.encode_text("ab"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+
+
+def workers(parent: int) -> list[int]:
+    """The processes of grammars that process `parent` has now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            command = (folder / "cmdline").read_bytes()
+            state, above = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if b"server.core.grammar_worker" in command and int(above) == parent and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+async def test_costly_grammars_are_refused_by_name_while_a_stream_goes_on(client: Client, fmt: ChatFormat) -> None:
+    refused: list[Any] = []
+
+    async def step() -> None:
+        await asyncio.sleep(0.01)
+
+    ids = fmt.encode_text("a")
+    engine = FakeEngine(lambda _prompt: iter(ids * 1_000_000), (fmt.end_of_turn_id,), step=step, max_context=10**9)
+    async with client(engine) as http:
+
+        async def refuse() -> None:
+            for schema in COSTLY:
+                started = time.monotonic()
+                response = await http.post(CHAT, json=body(**formed(schema)))
+                refused.append((response.status_code, error_of(response)["param"], time.monotonic() - started))
+
+        beside = asyncio.create_task(refuse())
+        turns, longest = 0, 0.0
+        while not beside.done():
+            started = time.monotonic()
+            assert (await http.get("/health")).status_code == 200
+            response = await http.post(TEXT, json={"prompt": "x", "max_tokens": 3, "stream": True})
+            assert events_of(response.text)[-1] == "[DONE]"
+            turns, longest = turns + 1, max(longest, time.monotonic() - started)
+        await beside
+    assert [one[:2] for one in refused] == [(400, SCHEMA)] * len(COSTLY)
+    assert turns > 10, longest
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"json": COSTLY[3]}}, "structured_outputs.json"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": COSTLY[3]}}],
+          "tool_choice": "required"}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": LIST}}],
+          "tool_choice": "required"}, "tools"),
+        ({"structured_outputs": {"grammar": 'start: "a"' + ' | "b" "c"' * 20_000}}, "structured_outputs.grammar"),
+    ],
+)  # fmt: skip
+async def test_every_field_that_can_bring_a_grammar(
+    client: Client, engine: FakeEngine, fields: dict[str, Any], param: str
+) -> None:
+    async with client(engine) as http:
+        response = await http.post(CHAT, json=body(**fields))
+        assert (response.status_code, error_of(response)["param"]) == (400, param)
+        assert (await http.post(CHAT, json={"messages": HELLO})).status_code == 200
+
+
+async def test_a_lost_process_is_replaced_and_what_it_said_is_remembered() -> None:
+    pool = GrammarPool()
+    others = set(workers(os.getpid()))
+    job = RuleJob("x", "regex", "a+")
+    text = await pool.written(job, 0)
+    (first,) = set(workers(os.getpid())) - others
+    os.kill(first, signal.SIGKILL)
+    assert await pool.written(job, 0) == text
+    assert await pool.written(RuleJob("x", "regex", "b+"), 0)
+    (second,) = set(workers(os.getpid())) - others
+    assert second != first
+    pool.close()
+    assert not set(workers(os.getpid())) - others
+    assert await pool.written(job, 0) == text
+    with pytest.raises(BadRequestError, match=r"^y: "):
+        await pool.written(RuleJob("y", "regex", "("), 0)
+    pool.close()
+
+
+def test_no_process_outlives_the_one_that_started_it() -> None:
+    code = """
+import asyncio, time
+from server.core.grammar_jobs import RuleJob
+from server.core.grammar_pool import POOL
+print(asyncio.run(POOL.written(RuleJob("x", "regex", "a+"), 0)), flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"/a+/\n"
+        (worker,) = workers(process.pid)
+        process.kill()
+    for _ in range(1000):
+        command = Path(f"/proc/{worker}/cmdline")
+        if not command.exists() or not command.read_bytes():  # what has ended and nobody has asked about has none
+            return
+        time.sleep(0.01)
+    pytest.fail("the process is still there")
+
+
+def test_none_is_started_before_there_is_a_grammar() -> None:
+    code = "import sys, server.http.app; print('llguidance' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_refused"),
+    [
+        (LIST, True),
+        ({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]}, True),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, True),
+        ({"type": "array", "prefixItems": [{"$ref": "#"}], "minItems": 1}, True),
+        ({"anyOf": [LIST, {"$ref": "#"}], "$defs": LIST["$defs"]}, True),
+        ({"type": "object", "properties": {"n": MAYBE}, "required": ["n"]}, False),
+        ({"type": "object", "properties": {"n": {"$ref": "#"}}}, False),
+        ({"type": "array", "items": {"$ref": "#"}}, False),
+        ({"$ref": "http://x.invalid/"}, False),
+        ({"type": "number", "multipleOf": 1e-8}, False),
+        ({"type": "integer", "multipleOf": 10**9}, False),
+        ({"type": "number", "multipleOf": 0}, False),
+        ({"type": "string", "maxLength": 2**53 - 1}, True),
+        ({"type": "object", "properties": {"a": {"minItems": 10**6}}}, True),
+        ({"const": {"maxItems": 10**9}}, False),
+    ],
+)  # fmt: skip
+def test_limits_of_schemas(schema: Any, is_refused: bool) -> None:
+    if is_refused:
+        with pytest.raises(ValueError, match=r"itself|at most|remainders"):
+            schema_limits.check(schema)
+    else:
+        schema_limits.check(schema)
+
+
+def documents() -> st.SearchStrategy[dict[str, Any]]:
+    """Schemas whose parts refer to each other and to all of it."""
+    leaf = st.sampled_from([{"type": "null"}, {"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}, {"$ref": "#"}])
+    part = st.recursive(
+        leaf,
+        lambda inner: (
+            st.builds(lambda n: {"type": "object", "properties": {"n": n}, "required": ["n"]}, inner)
+            | st.builds(lambda parts: {"anyOf": parts}, st.lists(inner, min_size=1, max_size=2))
+            | st.builds(lambda item: {"type": "array", "items": item}, inner)
+        ),
+        max_leaves=3,
+    )
+    return st.builds(lambda a, b, root: {**root, "$defs": {"a": a, "b": b}}, part, part, part)
+
+
+@given(schema=documents(), levels=st.integers(0, 4))
+def test_what_has_a_value_is_not_said_to_require_itself(schema: dict[str, Any], levels: int) -> None:
+    value: Any = None
+    for _ in range(levels):
+        value = {"n": value}
+    try:
+        fits = jsonschema.Draft202012Validator(schema).is_valid(value)
+    except RecursionError:  # a reference to nothing but itself
+        return
+    if fits:
+        schema_limits.check(schema)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ending"), [("MOST_MEMORY = 90 << 20", signal.SIGABRT), ("MOST_SECONDS = 0.1", signal.SIGPROF)]
+)
+def test_a_job_that_exceeds_a_limit_ends_alone(limit: str, ending: int) -> None:
+    schema = {"type": "object", "properties": {f"p{n}": ARRAYS for n in range(8)}}
+    code = f"from server.core import grammar_worker, grammars; grammars.{limit}; grammar_worker.main()"
+    lines = [jobs.encode(job) for job in (RuleJob("x", "json", schema), RuleJob("x", "regex", "a+"))]
+    result = subprocess.run([sys.executable, "-c", code], input=b"\n".join(lines), capture_output=True, check=True)
+    assert list(map(jobs.decode_reply, result.stdout.splitlines())) == [jobs.Died(ending), jobs.Written("/a+/")]
