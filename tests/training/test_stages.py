@@ -46,6 +46,7 @@ def test_all_stages_for_real(tmp_path: Path, small_tokenizer: Path, capsys: pyte
     Exaone4ForCausalLM.from_pretrained(tmp_path / "learnt")
 
 
+@pytest.mark.timeout(600)  # a fraction of a minute where nothing else runs
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_saves_and_ends_the_run(number: signal.Signals, tmp_path: Path, small_tokenizer: Path) -> None:
     run = with_tokenizer(tmp_path / "run", small_tokenizer)
