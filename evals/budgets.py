@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.asking import Server, result_head, sampled, together, with_server, write_result
-from evals.modes import AT_ONCE, chosen_families
+from evals.modes import AT_ONCE, chosen_families, options_of
 from tasks.families import FAMILIES, Item, held_out_items, score
 
 NATURAL = "natural"
@@ -40,17 +40,22 @@ class Outcome:
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     names = chosen_families(args)
-    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
+    result = with_server(
+        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
+    )
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
     return 0
 
 
-async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
+async def evaluate(
+    server: Server, names: Sequence[str], items: int, seed: int, most_tokens: int | None = None
+) -> dict[str, Any]:
     """The result of `twogear eval budgets` with so many items of these families."""
-    version, standard, outcomes = await measure(server, list(held_out_items(names, items, seed)), seed)
-    options = f"--items {items} --seed {seed} --families {','.join(names)}"
+    asked = list(held_out_items(names, items, seed))
+    version, standard, outcomes = await measure(server, asked, seed, most_tokens)
+    options = options_of(names, items, seed, most_tokens)
     by_family = {name: [o for o in outcomes if o.family == name] for name in names}
     return {
         **result_head("budgets", options, version),
@@ -68,17 +73,23 @@ async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) 
 
 
 async def measure(
-    server: Server, items: Sequence[Item], seed: int
+    server: Server, items: Sequence[Item], seed: int, most_tokens: int | None = None
 ) -> tuple[dict[str, Any], list[float], list[Outcome]]:
-    """The server's version, the items' scores without thinking, and the outcomes at 0, 8, 16, ... and unbounded."""
+    """The server's version, the items' scores without thinking, and the outcomes at 0, 8, 16, ... and unbounded.
+
+    Thought and answer are `most_tokens` at most, if given.
+    """
     version = await server.version()
     direct, thinking = await server.mode_of_kind("direct"), await server.mode_of_kind("thinking")
     standard = await together(direct, (_ask_direct(server, item, direct) for item in items))
-    natural = await _at_budget(server, items, seed, thinking, None)
+    fields: dict[str, Any] = {"reasoning_mode": thinking}
+    if most_tokens is not None:
+        fields["max_completion_tokens"] = most_tokens
+    natural = await _at_budget(server, items, seed, NATURAL, fields)
     outcomes: list[Outcome] = []
     ended = [outcome.reasoning_tokens for outcome in natural if outcome.reasoning_finish_reason == "natural"]
     for budget in budgets_below(max(ended, default=0)):  # beyond it only thinking is cut that repeats itself
-        outcomes += await _at_budget(server, items, seed, thinking, budget)
+        outcomes += await _at_budget(server, items, seed, str(budget), {**fields, "thinking_token_budget": budget})
     return version, standard, outcomes + natural
 
 
@@ -90,23 +101,23 @@ def budgets_below(longest: int) -> list[int]:
     return budgets
 
 
-async def _at_budget(server: Server, items: Sequence[Item], seed: int, mode: str, budget: int | None) -> list[Outcome]:
-    title = f"budget {NATURAL if budget is None else budget}"
-    asked = (_ask(server, item, seed + index, mode, budget) for index, item in enumerate(items))
-    return await together(title, asked)
+async def _at_budget(
+    server: Server, items: Sequence[Item], seed: int, budget: str, fields: dict[str, Any]
+) -> list[Outcome]:
+    asked = (_ask(server, item, seed + index, budget, fields) for index, item in enumerate(items))
+    return await together(f"budget {budget}", asked)
 
 
 async def _ask_direct(server: Server, item: Item, mode: str) -> float:
     return score(item, (await server.ask(item.question.strip(), reasoning_mode=mode)).answer)
 
 
-async def _ask(server: Server, item: Item, seed: int, mode: str, budget: int | None) -> Outcome:
-    bound = {} if budget is None else {"thinking_token_budget": budget}
-    reply = await server.ask(item.question.strip(), reasoning_mode=mode, seed=seed, **bound)
+async def _ask(server: Server, item: Item, seed: int, budget: str, fields: dict[str, Any]) -> Outcome:
+    reply = await server.ask(item.question.strip(), seed=seed, **fields)
     points = score(item, reply.answer)
     return Outcome(
         family=item.family,
-        budget=NATURAL if budget is None else str(budget),
+        budget=budget,
         question=item.question,
         expected=item.answer,
         answer=reply.answer,

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of needles: tokens of the texts, comma-separated, such as 1K,128K; "
         "1K to 32K as far as the context reaches where not given",
     )
+    parser.add_argument(
+        "--most-tokens",
+        type=int,
+        help="of modes and budgets: thought and answer at most; the server's own limits where not given, which a model "
+        "that repeats itself uses up",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="a dated file under benchmarks/results/ if not given")
 
 
@@ -40,4 +46,6 @@ def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     if args.lengths is not None and args.what != "needles":
         raise UsageError(f"--lengths goes with needles, not with {args.what}")
+    if args.most_tokens is not None and args.what not in ("modes", "budgets"):
+        raise UsageError(f"--most-tokens goes with modes and budgets, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

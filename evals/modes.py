@@ -39,18 +39,22 @@ class Outcome:
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     names = chosen_families(args)
-    result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
+    result = with_server(
+        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
+    )
     path = write_result(result, args.json)
     Console().print(_table(result))
     print(f"written to {path}")
     return 0
 
 
-async def evaluate(server: Server, names: Sequence[str], items: int, seed: int) -> dict[str, Any]:
+async def evaluate(
+    server: Server, names: Sequence[str], items: int, seed: int, most_tokens: int | None = None
+) -> dict[str, Any]:
     """The result of `twogear eval modes` with so many items of these families."""
     modes = await server.modes()
-    version, outcomes = await measure(server, list(held_out_items(names, items, seed)), modes)
-    options = f"--items {items} --seed {seed} --families {','.join(names)}"
+    version, outcomes = await measure(server, list(held_out_items(names, items, seed)), modes, most_tokens)
+    options = options_of(names, items, seed, most_tokens)
     return {**result_head("modes", options, version), **summarize(names, outcomes, modes)}
 
 
@@ -63,6 +67,12 @@ def chosen_families(args: argparse.Namespace) -> tuple[str, ...]:
     if args.items < len(names):
         raise UsageError(f"--items must be at least {len(names)}, one for each family")
     return names
+
+
+def options_of(names: Sequence[str], items: int, seed: int, most_tokens: int | None) -> str:
+    """The command line's options that ask just this."""
+    bound = "" if most_tokens is None else f" --most-tokens {most_tokens}"
+    return f"--items {items} --seed {seed} --families {','.join(names)}{bound}"
 
 
 async def measure(

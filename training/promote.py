@@ -26,6 +26,7 @@ from training.tokenizer import FILES
 
 WEIGHTS = ("config.json", "generation_config.json", "model.safetensors", *FILES)
 _LONGEST = 131072
+_MOST_TOKENS = 2048  # several times the longest thought; what goes on for longer repeats itself
 _DEPTHS = 11
 
 
@@ -43,9 +44,9 @@ async def evaluate(checkpoint: Path, seed: int, amounts: Amounts) -> dict[str, d
     async with ServedCheckpoint(checkpoint) as served:
         server = await served.now(modes.AT_ONCE)
         found = {
-            "modes": await modes.evaluate(server, EMBEDDED, amounts.items, seed),
+            "modes": await modes.evaluate(server, EMBEDDED, amounts.items, seed, _MOST_TOKENS),
             "tools": await tools.evaluate(server, tuple(tools.KINDS), amounts.items, seed),
-            "budgets": await budgets.evaluate(server, EMBEDDED, amounts.items, seed),
+            "budgets": await budgets.evaluate(server, EMBEDDED, amounts.items, seed, _MOST_TOKENS),
         }
         server = await served.now(needles.AT_ONCE)
         found["needles"] = await needles.evaluate(server, RETRIEVAL, None, amounts.needles, seed)

@@ -104,7 +104,7 @@ class Trainer:
         self.position = Position(**kept.get("at", {}))
         self.ends: dict[str, dict[str, torch.Tensor]] = kept.get("ends", {})
         self.finished = [Finished(**one) for one in kept.get("finished", ())]
-        self._last_seconds = self._last_tokens = 0
+        self._counted = time.monotonic()
 
     def _prepare_tokenizer(self) -> None:
         """Takes the state's, or the one in the folder, or trains it."""
@@ -133,7 +133,6 @@ class Trainer:
 
         Raises FloatingPointError where a loss is no longer finite.
         """
-        started = time.monotonic()
         self.optimizer.set_rate(rate)
         found: dict[str, float] = {}
         for name, batches in parts.items():
@@ -143,8 +142,14 @@ class Trainer:
         self.optimizer.step()
         self.position.step += 1
         self.position.stage_step += 1
-        self.position.seconds += time.monotonic() - started
+        self._count_time()
         return found
+
+    def _count_time(self) -> None:
+        """Adds what has passed since it was last counted, drawing examples, checks and needle tests too."""
+        now = time.monotonic()
+        self.position.seconds += now - self._counted
+        self._counted = now
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, float]:
         """Adds the gradient of the batches' mean loss; that, and the share of learnt tokens that were the likeliest."""
@@ -177,6 +182,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes what a later start resumes from, here or on another machine."""
+        self._count_time()
         kept = {
             "digest": self.whole.digest,
             "recipe": msgspec.json.encode(self.whole).decode(),
@@ -194,6 +200,7 @@ class Trainer:
 
     def end_stage(self) -> None:
         """To the next stage: keeps the weights that a later mean is of, and writes state and checkpoint."""
+        self._count_time()
         stage = self.recipe.stages[self.position.stage]
         before = [(one.tokens, one.seconds) for one in self.finished]
         tokens, seconds = (sum(column) for column in zip(*before, strict=True)) if before else (0, 0.0)

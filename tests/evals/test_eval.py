@@ -133,6 +133,18 @@ async def test_an_evaluation_counts_all_and_keeps_a_sample() -> None:
     assert found["command"] == "twogear eval modes --items 40 --seed 1 --families chain_sum"
 
 
+async def test_an_evaluation_may_bound_thought_and_answer() -> None:
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        while True:
+            yield from FMT.encode_text("again ")
+
+    async with server_of(script) as (server, _):
+        found = await eval_budgets.evaluate(server, ("chain_sum",), 2, 1, 100)
+    assert list(found["summary"]) == ["0", "natural"]
+    assert all(outcome["completion_tokens"] <= 100 for outcome in found["outcomes"])
+    assert found["command"].endswith("--most-tokens 100")
+
+
 def test_budgets_double_while_they_cut_something() -> None:
     assert eval_budgets.budgets_below(0) == [0]
     assert eval_budgets.budgets_below(8) == [0]
@@ -199,6 +211,7 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["needles", "--lengths", "4M"], "'4M' is no number of tokens"),
         (["needles", "--families", "chain_sum"], "'chain_sum' is none of single, distractors"),
         (["modes", "--lengths", "1024"], "--lengths goes with needles"),
+        (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes and budgets"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),
         (["needles", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
