@@ -24,10 +24,10 @@ from rich.logging import RichHandler
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from engine.defaults import engine_defaults
+from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.app import create_app
 from server.http.protocol import Protocol
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings

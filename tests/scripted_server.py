@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat_templates.format import ChatFormat
+from server.app import create_app
 from server.engine_client import EngineStatus
-from server.http.app import create_app
 from server.launch import bind
 from server.modes.profile import Profile
 from server.settings import Settings

@@ -1,1 +1,1 @@
-"""HTTP itself: the app, the protocol, bodies read and events sent; the routes are `server.api`'s."""
+"""HTTP itself: the protocol, bodies read and events sent; the routes are `server.api`'s."""

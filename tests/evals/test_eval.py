@@ -16,9 +16,9 @@ from evals import modes as eval_modes
 from evals import needles as eval_needles
 from evals.asking import Server, sampled
 from evals.plots import draw as draw_plot
+from server.app import create_app
 from server.cli import main
 from server.cli_errors import UsageError
-from server.http.app import create_app
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tasks.families import FAMILIES, held_out_items, score

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, Script

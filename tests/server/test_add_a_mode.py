@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.launch import load_format
 from server.modes.profile import load_profile
 from server.settings import EMBEDDED_MODEL, Settings

@@ -14,7 +14,7 @@ import pytest
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from server.api.registry import APIS
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

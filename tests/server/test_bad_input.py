@@ -18,8 +18,8 @@ from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
+from server.app import create_app
 from server.core.grammar_pool import POOL
-from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.offload import LONG

@@ -156,7 +156,7 @@ time.sleep(600)
 
 
 def test_none_is_started_before_there_is_a_grammar() -> None:
-    code = "import sys, server.http.app; print('llguidance' in sys.modules)"
+    code = "import sys, server.app; print('llguidance' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 

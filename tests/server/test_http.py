@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT, THINKING
 from engine.messages import PageGroup, Stats
+from server.app import create_app
 from server.engine_client import EngineStatus
-from server.http.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script, script_of

@@ -10,8 +10,8 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from engine.messages import Delta, Generate
+from server.app import create_app
 from server.engine_client import EngineUnavailable
-from server.http.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.settings import Settings

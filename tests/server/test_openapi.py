@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from chat_templates.format import ChatFormat
+from server.app import create_app
 from server.engine_client import EngineStatus
-from server.http.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -14,9 +14,9 @@ import openai
 import pytest
 
 from chat_templates.format import ChatFormat
+from server.app import create_app
 from server.cli import main
 from server.core import grammars
-from server.http.app import create_app
 from server.modes.profile import GENERAL, PROFILE_FOLDER, load_profile, shipped_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.chat_templates.conversations import CLOCK

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

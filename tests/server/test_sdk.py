@@ -10,8 +10,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
+from server.app import create_app
 from server.engine_client import EngineStatus
-from server.http.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.chat_templates.test_limits import SLOW, format_of

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from engine.messages import Delta, Generate
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, script_of

@@ -77,7 +77,7 @@ def test_the_front_end_imports_nothing_heavy() -> None:
 LAYERS = (
     ("server/commands/", "server/cli.py"),
     ("server/launch.py", "server/start_display.py"),
-    ("server/http/app.py",),
+    ("server/app.py",),
     ("server/api/registry.py",),
     ("server/api/",),
     ("server/http/",),

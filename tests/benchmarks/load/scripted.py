@@ -12,7 +12,7 @@ import uvicorn
 
 from benchmarks.load.workload import MODEL_NAME
 from chat_templates.format import ChatFormat
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine

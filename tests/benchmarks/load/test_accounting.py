@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.load.accounting import Sample, StreamAccount
 from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
-from server.http.app import create_app
+from server.app import create_app
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.benchmarks.load.scripted import FMT, thinking
