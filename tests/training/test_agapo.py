@@ -226,7 +226,7 @@ def test_a_policy_learns_to_write_what_is_rewarded(
         rewards = (tokens >= 104).float()
         shares.append(float(rewards.mean()))
         assert learner.learn(after(PROMPTS, tokens), rewards).divergence >= -1e-4
-    assert sum(shares[:3]) / 3 < 0.75
+    assert shares[0] < 0.75  # before the first step; some policies are nearly there after the second
     assert sum(shares[-3:]) / 3 > 0.9
 
 
