@@ -213,7 +213,7 @@ def test_another_source_is_another_library(
 
 def test_without_a_compiler_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "_check_cpu", lambda _information: None)
+    monkeypatch.setattr(native, "_check_cpu", lambda _information, *, multiplies: None)
     with pytest.raises(KernelsUnavailableError, match="there is no no-such-compiler"):
         load("no-such-compiler")
 
@@ -221,7 +221,7 @@ def test_without_a_compiler_a_sentence_says_so(tmp_path: Path, monkeypatch: pyte
 def test_without_a_place_for_it_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "twogear").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "_check_cpu", lambda _information: None)
+    monkeypatch.setattr(native, "_check_cpu", lambda _information, *, multiplies: None)
     with pytest.raises(KernelsUnavailableError, match="Not a directory"):
         load()
 
