@@ -1,7 +1,7 @@
 """Training's kernels for CPUs (`kernels/*.cpp`) as a loaded library, compiled and cached as those of `model_impl`.
 
 Large products are PyTorch's, so that these kernels are worth it beside a CPU's matrix unit too: 2.8 to 4.9 times as
-many tokens a second as without them on a Sapphire Rapids (docs/log.md).
+many tokens a second as without them on a Xeon with AMX (docs/log.md).
 """
 
 import ctypes
