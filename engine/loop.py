@@ -29,6 +29,7 @@ from engine.messages import (
     Step,
     ToEngine,
     TokenLogprob,
+    Unreadable,
 )
 from engine.sampling import SAMPLING_FIELDS
 from engine.token_budget import TokenBudget
@@ -69,8 +70,10 @@ class EngineLoop:
                 self._step()
             self._stats.send_if_due()
 
-    def _handle(self, message: ToEngine) -> None:
+    def _handle(self, message: ToEngine | Unreadable) -> None:
         match message:
+            case Unreadable(request_id, reason):
+                self._connection.send(Failed(reason, request_id))
             case Generate():
                 self._add(message)
             case Abort(request_id):

@@ -4,7 +4,7 @@ Knows nothing of chat, modes or templates: token ids, sampling parameters and co
 vLLM, so that both processes (and the fake engine of the tests) share this file.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -194,9 +194,22 @@ def encode(message: ToEngine | FromEngine) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_to_engine(data: bytes) -> ToEngine:
+class Unreadable(NamedTuple):
+    """In place of a Generate with a value that no request may have; `reason` names it."""
+
+    request_id: str
+    reason: str
+
+
+def decode_to_engine(data: bytes) -> ToEngine | Unreadable:
     """Raises msgspec.DecodeError when `data` is no message for an engine."""
-    return _to_engine.decode(data)
+    try:
+        return _to_engine.decode(data)
+    except msgspec.ValidationError as error:
+        fields = msgspec.msgpack.decode(data)
+        if isinstance(fields, dict) and fields.get("type") == Generate.__name__ and "request_id" in fields:
+            return Unreadable(str(fields["request_id"]), str(error))
+        raise
 
 
 def decode_from_engine(data: bytes) -> FromEngine:

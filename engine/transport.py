@@ -8,7 +8,7 @@ import select
 import socket
 import struct
 
-from engine.messages import FromEngine, ToEngine, decode_to_engine, encode
+from engine.messages import FromEngine, ToEngine, Unreadable, decode_to_engine, encode
 
 _HEADER = struct.Struct("!I")
 _READ_SIZE = 1 << 18
@@ -59,14 +59,14 @@ class Connection:
         """
         self._socket.sendall(frame(message))
 
-    def receive(self, timeout: float | None) -> list[ToEngine]:
+    def receive(self, timeout: float | None) -> list[ToEngine | Unreadable]:
         """What has arrived; waits up to `timeout` seconds (None: for ever) for a first message.
 
         Raises ConnectionError when the front end is gone.
         """
         if not self._readable.poll(None if timeout is None else timeout * 1000):
             return []
-        messages: list[ToEngine] = []
+        messages: list[ToEngine | Unreadable] = []
         while True:
             try:
                 data = self._socket.recv(_READ_SIZE, socket.MSG_DONTWAIT)
