@@ -1,10 +1,10 @@
 """Which generations run in the engine now and which wait, so that short requests do not wait behind long thinkers.
 
 The engine has a number of places. Two lanes share them: ANSWER (modes that answer at once, and thinkers whose thinking
-is closed) and THINK. ANSWER may take every place. THINK leaves some free: an answer that finds one starts in the engine's
-next step. Where answers need more, thinkers are set back: they give up their place and go on later, from their pages in
-the prefix cache. Some places they always keep. Within a lane, a place goes to the request that holds the fewest, of several
-to the one that came first: so a request of 128 choices weighs 128.
+is closed) and THINK. ANSWER may take every place. THINK leaves some free: an answer that finds one starts in the next
+step of the engine. Where answers need more, thinkers are set back: they give up their place and go on later, from their
+pages in the prefix cache. Some places they always keep. Within a lane, a place goes to the request that holds the
+fewest, of several to the one that came first: so a request of 128 choices weighs 128.
 
 Knows places and requests, neither tokens nor HTTP. Runs in one event loop.
 """
