@@ -30,7 +30,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(
         id=request.id,
-        arrived=request.arrived,
+        arrived=request.received.arrived,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),

@@ -66,7 +66,7 @@ def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, para
 
 async def _written(job: Job, request: Request, serving: Serving) -> str:
     try:
-        return await POOL.written(job, request.size)
+        return await POOL.written(job, request.received.size)
     except PoolBusy as error:
         raise serving.unavailable(str(error)) from None
 

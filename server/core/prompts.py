@@ -50,13 +50,13 @@ async def _conversation(
     )
 
     def checked() -> list[int]:
-        if context is not None and request.size >= LONG:
+        if context is not None and request.received.size >= LONG:
             field = request.name("messages")
             least = TOKENS_A_MESSAGE * len(prompt.messages)
             _refuse_endless(_text(prompt), least, serving.fmt.vocabulary, context, field)
         return serving.generated.restored(render())
 
-    return await _to_ids(checked, request.size, request)
+    return await _to_ids(checked, request.received.size, request)
 
 
 async def _texts(prompt: Texts, request: Request, serving: Serving, context: int | None) -> list[list[int]]:

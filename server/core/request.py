@@ -16,6 +16,18 @@ from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 
 
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a request beside its body.
+
+    `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
+    keys. `arrived`: on the clock of perf_counter.
+    """
+
+    size: int = 0
+    client: str = ""
+    arrived: float = msgspec.field(default_factory=time.perf_counter)
+
+
 class Conversation(msgspec.Struct, frozen=True):
     """Messages and tools as chat templates take them, still unchecked: `chat_templates.messages` checks them.
 
@@ -114,15 +126,14 @@ class Shown(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked. Absent sampling fields and limits are the mode's to fill.
 
-    `size`: of the body, in bytes. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
+    `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
     limit. `forms`: what binds the answer; more than one is an error. `streamed`: the response is sent as it comes.
-    `arrived`: on the clock of perf_counter.
     """
 
     id: str
     prompt: Prompt
-    size: int = 0
+    received: Received = msgspec.field(default_factory=Received)
     model: str | None = None
     mode: ModeWish = ModeWish()
     max_tokens: int | None = None
@@ -138,7 +149,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     streamed: bool = False
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
-    arrived: float = msgspec.field(default_factory=time.perf_counter)
 
     @property
     def prompt_path(self) -> str:

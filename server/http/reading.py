@@ -5,10 +5,12 @@ Which fields a body has is the part of the API that reads it.
 
 import gc
 from collections.abc import Callable
+from time import perf_counter
 from typing import TypeVar
 
 from fastapi import Request
 
+from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
@@ -24,11 +26,13 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
-async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, int]:
-    """The body and its size in bytes; raises ApiError."""
+async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
+    """The body, and what is known of the request beside it; raises ApiError."""
+    arrived = perf_counter()
     _check_type(request.headers.get("content-type"))
     content = await _content(request, serving_of(request).settings.max_body_bytes)
-    return await read_long(lambda: _parsed(parse, content), len(content)), len(content)
+    body = await read_long(lambda: _parsed(parse, content), len(content))
+    return body, Received(size=len(content), arrived=arrived)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:

@@ -5,19 +5,19 @@ from server.api.common.conversation import TOOL_NAMES, conversation_of, tool_use
 from server.api.common.formats import forms_of
 from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
 from server.api.common.thinking import mode_wish
-from server.core.request import Request, Shown, new_id
+from server.core.request import Received, Request, Shown, new_id
 from server.errors import BadRequestError
 
 
-def chat_request(asked: ChatRequest, size: int) -> Request:
-    """What is asked; `size` is the body's, in bytes. Raises BadRequestError where fields contradict each other."""
+def chat_request(asked: ChatRequest, received: Received) -> Request:
+    """What is asked. Raises BadRequestError where fields contradict each other."""
     max_tokens, field = _limit(asked)
     shown = _shown(asked)
     return Request(
         id=new_id("chatcmpl"),
         prompt=conversation_of(asked),
         tool_use=tool_use_of(asked),
-        size=size,
+        received=received,
         model=asked.model,
         mode=mode_wish(asked),
         max_tokens=max_tokens,

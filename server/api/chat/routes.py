@@ -29,9 +29,9 @@ async def chat_completions(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
     serving = serving_of(request)
     with rejections(serving):
-        asked, size = await read(request, read_chat_request)
+        asked, received = await read(request, read_chat_request)
         include_usage = includes_usage(asked)
-        plan = await admit(chat_request(asked, size), serving)
+        plan = await admit(chat_request(asked, received), serving)
     run, model = Run(plan, serving), serving.settings.model_name
     if asked.stream:
         writer = ChunkWriter(plan, run.choices, model, include_usage=include_usage)

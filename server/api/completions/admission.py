@@ -5,20 +5,20 @@ from typing import cast
 from server.api.common.formats import forms_of
 from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
 from server.api.completions.body import CompletionRequest
-from server.core.request import Request, Shown, Texts, TokenPrompts, new_id
+from server.core.request import Received, Request, Shown, Texts, TokenPrompts, new_id
 from server.errors import BadRequestError
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 1024
 
 
-def completion_request(asked: CompletionRequest, size: int) -> Request:
-    """What is asked; `size` is the body's, in bytes. Raises BadRequestError where fields contradict each other."""
+def completion_request(asked: CompletionRequest, received: Received) -> Request:
+    """What is asked. Raises BadRequestError where fields contradict each other."""
     _check_combinations(asked)
     return Request(
         id=new_id("cmpl"),
         prompt=_prompt(asked),
-        size=size,
+        received=received,
         model=asked.model,
         max_tokens=asked.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,

@@ -28,9 +28,9 @@ async def completions(request: Request) -> Response:
     """Goes on with a text or with token ids."""
     serving = serving_of(request)
     with rejections(serving):
-        asked, size = await read(request, read_completion_request)
+        asked, received = await read(request, read_completion_request)
         include_usage = includes_usage(asked)
-        plan = await admit(completion_request(asked, size), serving)
+        plan = await admit(completion_request(asked, received), serving)
     run = Run(plan, serving)
     texts = Texts(plan, run.choices, serving, echoes=bool(asked.echo), generates=asked.max_tokens != 0)
     if asked.stream:

@@ -28,8 +28,8 @@ router = APIRouter()
 async def tokenize_text(request: Request) -> Response:
     """The token ids of a text, or of the prompt that a conversation makes."""
     serving = serving_of(request)
-    asked, size = await read(request, read_tokenize_request)
-    answer = await tokenize(tokenize_request(asked, size), serving, with_texts=bool(asked.return_token_strs))
+    asked, received = await read(request, read_tokenize_request)
+    answer = await tokenize(tokenize_request(asked, received), serving, with_texts=bool(asked.return_token_strs))
     return json_response(answer)
 
 

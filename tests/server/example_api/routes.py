@@ -26,8 +26,8 @@ async def ask(request: Request) -> Response:
     """Answers a question."""
     serving = serving_of(request)
     with rejections(serving):
-        asked, size = await read(request, read_ask_request)
-        plan = await admit(ask_request(asked, size), serving)
+        asked, received = await read(request, read_ask_request)
+        plan = await admit(ask_request(asked, received), serving)
     run = Run(plan, serving)
     writer = AskWriter(run)
     if asked.stream:
