@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 LONG = 32_768  # bytes or characters from which reading or encoding would hold up other requests' tokens
 THREADS = 2
+READING = ThreadPoolExecutor(1, "reading")
+"""Of one thread: a parser lets nobody else run, and two in turn would keep the loop waiting for both."""
 PROMPTS = ThreadPoolExecutor(THREADS, "prompts")
 GRAMMARS = ThreadPoolExecutor(THREADS, "grammars")
 
@@ -23,4 +25,4 @@ async def offload(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 
 async def read_long(work: Callable[[], T], size: int) -> T:
     """The same for reading `size` bytes or characters: at once where they are few."""
-    return work() if size < LONG else await offload(PROMPTS, work)
+    return work() if size < LONG else await offload(READING, work)

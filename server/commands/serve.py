@@ -11,6 +11,7 @@ from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
+MOST_DIGITS = 16  # of a count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    _add_connections(parser)
     parser.set_defaults(engine_options=[])
+
+
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
+    group.add_argument(
+        "--max-connections", type=_count, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+    )
+    group.add_argument(
+        "--max-connections-per-address",
+        type=_count,
+        metavar="N",
+        default=DEFAULTS.max_connections_per_address,
+        help="the most of one address; from this machine, where proxies are, there may be any number",
+    )
+    for flag, text in (
+        ("header-timeout", "for a request's head, and for a new connection's first byte"),
+        ("body-timeout", "for a request's body, and one more for each 64 KiB of it"),
+        ("stall-seconds", "for a client to read on in its answer"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_seconds, metavar="SECONDS", default=default, help=f"the longest {text}")
+    for flag, text in (
+        ("max-body-bytes", "of one request"),
+        ("max-bodies-bytes", "of all long requests that are coming in"),
+        ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
+        ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_count, metavar="N", default=default, help=f"the most bytes {text}")
+    group.add_argument(
+        "--isolate-keys",
+        action="store_true",
+        help="keep the prefix cache apart for each API key: cached_tokens then tells nothing of others' texts",
+    )
+    group.add_argument(
+        "--no-remember-generated",
+        dest="remember_generated",
+        action="store_false",
+        help="tokenize answers that come back afresh, however the model wrote them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +95,23 @@ def run(args: argparse.Namespace) -> int:
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
 
     return launch(settings, args.engine_options)
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _port(text: str) -> int:

@@ -30,6 +30,7 @@ class ChoiceRun:
         request_id: str,
         *,
         priority: int = 0,
+        cache_salt: str = "",
         one_by_one: bool = False,
     ) -> None:
         self._engine = engine
@@ -38,6 +39,7 @@ class ChoiceRun:
         self._choice = choice
         self._request_id = request_id
         self._priority = priority
+        self._cache_salt = cache_salt
         self._one_by_one = one_by_one
         self._numbers = count()
 
@@ -70,7 +72,9 @@ class ChoiceRun:
         """Where pages run out, the engine takes those of thinkers first."""
         priority = 2 * self._priority + place.lane
         request_id = f"{self._request_id}-{next(self._numbers)}"
-        return Generate(request_id, generation.prompt_ids, generation.sampling, priority, generation.then)
+        return Generate(
+            request_id, generation.prompt_ids, generation.sampling, priority, generation.then, self._cache_salt
+        )
 
     def _parts_of(self, delta: Delta) -> Sequence[Delta]:
         if delta.finish == "abort":

@@ -65,6 +65,7 @@ class Run:
             reader.choice,
             f"{plan.id}-{reader.index}",
             priority=plan.priority,
+            cache_salt=plan.cache_salt,
             one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
@@ -87,4 +88,4 @@ class Run:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)

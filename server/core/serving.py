@@ -8,7 +8,8 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
-from server.core.generated_tokens import GeneratedTokens
+from server.core.bytes_budget import BytesBudget
+from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
 from server.core.scheduler import Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
@@ -30,6 +31,7 @@ class RunningChoice(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
+    `bodies` and `parsed`: the memory of long bodies that come in, and of those that are parsed and not yet planned.
     `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
     where the model has none of the profile's modes.
     """
@@ -42,15 +44,19 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    bodies: BytesBudget = field(init=False)
+    parsed: BytesBudget = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.generated = GeneratedTokens(self.fmt)
+        self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        self.bodies = BytesBudget(self.settings.max_bodies_bytes)
+        self.parsed = BytesBudget(self.settings.max_parsed_bytes)
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""

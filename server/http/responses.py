@@ -6,6 +6,7 @@ from http import HTTPStatus
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from server.errors import ApiError, error_body
 
@@ -27,6 +28,7 @@ def install_error_handlers(app: FastAPI) -> None:
     """Gives every error of `app` OpenAI's shape: our own, the router's (404, 405) and unforeseen ones."""
     app.add_exception_handler(ApiError, _own)
     app.add_exception_handler(HTTPException, _of_router)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -45,6 +47,11 @@ async def _of_router(request: Request, error: Exception) -> Response:
         message = str(error.detail)
     headers = dict(error.headers) if error.headers else {}
     return json_response(error_body(message, "invalid_request_error"), error.status_code, headers)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """The client left while it sent its request, which is its own affair: nobody gets this response."""
+    return Response()
 
 
 async def _unforeseen(_request: Request, error: Exception) -> Response:
