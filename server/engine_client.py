@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -42,6 +43,7 @@ from engine.messages import (
 )
 from engine.transport import FrameBuffer, frame
 from server.delta_stream import DeltaStream
+from server.offload import LONG, without_gc
 
 logger = logging.getLogger("twogear.engine")
 """Carries every line that the engine process writes."""
@@ -116,7 +118,9 @@ class _EngineSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for payload in self._frames.feed(data):
-            self._client.on_message(decode_from_engine(payload))
+            with without_gc() if len(payload) > LONG else nullcontext():
+                message = decode_from_engine(payload)
+            self._client.on_message(message)
 
     def connection_lost(
         self,

@@ -4,11 +4,16 @@ Grammars have other threads than prompts, so that neither waits for the other: t
 """
 
 import asyncio
-from collections.abc import Callable
+import gc
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+_gc_lock = threading.Lock()
+_gc_users: list[None] = []
 
 LONG = 32_768  # bytes or characters from which reading or encoding would hold up other requests' tokens
 THREADS = 2
@@ -16,6 +21,23 @@ READING = ThreadPoolExecutor(1, "reading")
 """Of one thread: a parser lets nobody else run, and two in turn would keep the loop waiting for both."""
 PROMPTS = ThreadPoolExecutor(THREADS, "prompts")
 GRAMMARS = ThreadPoolExecutor(THREADS, "grammars")
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """No garbage collection in the block, for what makes a million objects without cycles and would have it run on and
+    on. At most a few blocks at once, none of them long.
+    """
+    with _gc_lock:
+        _gc_users.append(None)
+        gc.disable()
+    try:
+        yield
+    finally:
+        with _gc_lock:
+            _gc_users.pop()
+            if not _gc_users:
+                gc.enable()
 
 
 async def offload(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:

@@ -3,7 +3,6 @@
 Which fields a body has is the part of the API that reads it.
 """
 
-import gc
 from collections.abc import Callable
 from time import perf_counter
 from typing import TypeVar
@@ -14,7 +13,7 @@ from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
-from server.offload import LONG, READING, offload
+from server.offload import LONG, READING, offload, without_gc
 
 Body = TypeVar("Body")
 PARTS = (b"[", b"{", b":")
@@ -52,13 +51,9 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
-    """Without garbage collection, which a million new objects would keep busy: JSON has no cycles."""
     _check_parts(content)
-    gc.disable()
-    try:
+    with without_gc():
         return parse(content)
-    finally:
-        gc.enable()
 
 
 def _check_parts(content: bytes) -> None:
