@@ -105,7 +105,8 @@ class EngineClient(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
 
-        Raises EngineUnavailable, also in the middle, and RequestFailed.
+        Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind where deltas come faster than they
+        are asked for, by so much that the request was aborted.
         """
 
 
@@ -273,9 +274,11 @@ class ProcessEngineClient:
         stream = self._streams.get(delta.request_id)
         if stream is None:  # aborted while the step ran
             return
-        if delta.finish is not None:
+        is_taken = stream.put(delta)
+        if not is_taken:
+            self._send(Abort(delta.request_id))
+        if delta.finish is not None or not is_taken:
             del self._streams[delta.request_id]
-        stream.put(delta)
 
     def _on_ready(self, message: Ready) -> None:
         if message.protocol != PROTOCOL_VERSION:

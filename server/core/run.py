@@ -11,8 +11,9 @@ from server.core.merge import merged
 from server.core.plan import Plan
 from server.core.reader import ChoiceReader
 from server.core.serving import Serving
+from server.delta_stream import ReaderBehind
 from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError
+from server.errors import BadRequestError, SlowReaderError
 from server.metrics import RequestWatch
 
 
@@ -47,6 +48,8 @@ class Run:
                 raise
             except EngineUnavailable as error:
                 raise serving.unavailable(str(error) or serving.describe_engine()) from error
+            except ReaderBehind as error:
+                raise SlowReaderError from error
             except RequestFailed as error:
                 watch.outcome = "rejected"
                 raise BadRequestError(str(error)) from error
