@@ -21,6 +21,8 @@ READING = ThreadPoolExecutor(1, "reading")
 """Of one thread: a parser lets nobody else run, and two in turn would keep the loop waiting for both."""
 PROMPTS = ThreadPoolExecutor(THREADS, "prompts")
 GRAMMARS = ThreadPoolExecutor(THREADS, "grammars")
+SLOW_GRAMMARS = ThreadPoolExecutor(THREADS, "slow grammars")
+"""Those that have been tried and take long, so that the others do not wait for them."""
 
 
 @contextmanager
