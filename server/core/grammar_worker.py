@@ -1,6 +1,6 @@
 """A process that writes and checks grammars: each in a child of its own, with limits of memory and computing time.
 
-Jobs come in as lines, of the seconds that one may compute and its JSON; replies go out as lines of JSON (`grammar_jobs`).
+Jobs come in as lines: the seconds that one may compute, and its JSON. Replies go out as JSON (`grammar_jobs`).
 A child costs a millisecond or two, for all that it imports is there already; what a grammar makes it eat or break ends
 with it. The process leaves when its input ends, as it does when the front end dies; a child that computes then leaves
 within its limit.
