@@ -52,10 +52,13 @@ def answers_of(
     kind: type[BaseModel],
     *errors: int,
     event: type[BaseModel] | None = None,
+    other: type[BaseModel] | None = None,
     problem: type[BaseModel] = ErrorResponse,
 ) -> Responses:
-    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
-    content = {"application/json": _of(kind)}
+    """What a route says of its responses: `kind`, or for some clients `other`, or with `stream` a series of `event`;
+    errors with these statuses.
+    """
+    content = {"application/json": _of(kind) if other is None else _of(kind, other)}
     if event is not None:
         # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
         content["text/event-stream"] = {"x-event": _of(event)["schema"]}
