@@ -70,7 +70,7 @@ class MessageAnswer:
         choice = self._choice
         ended: JsonObject = {
             "stop_reason": self._stop_reason(),
-            "stop_sequence": choice.stop_text,
+            "stop_sequence": choice.stop_reason,
             "stop_details": None,
             "container": None,
         }
@@ -87,7 +87,7 @@ class MessageAnswer:
         if choice.finish == "length" or not self.is_generated:
             is_cut = self._plan.choices[0].sampling.max_tokens < self._asked.max_tokens
             return "model_context_window_exceeded" if is_cut else "max_tokens"
-        if choice.stop_text is not None:
+        if choice.stop_reason is not None:
             return "stop_sequence"
         return "tool_use" if self.content.has_calls else "end_turn"
 
