@@ -311,14 +311,15 @@ async def test_a_prompt_that_is_too_long(client: Client, engine: FakeEngine, fmt
 async def test_other_errors(client: Client, engine: FakeEngine) -> None:
     async with client(engine) as http:
         seen = []
-        for method, path, options in [
+        tries: list[tuple[str, str, dict[str, Any]]] = [
             ("POST", MESSAGES, {"content": b"{"}),
             ("POST", MESSAGES, {"content": b"[]"}),
             ("POST", MESSAGES, {"content": b"a" * 5_000_000}),
             ("POST", MESSAGES, {"content": b"{}", "headers": {"content-type": "text/plain"}}),
             ("GET", MESSAGES, {}),
             ("POST", f"{MESSAGES}/batches", {}),
-        ]:
+        ]
+        for method, path, options in tries:
             response = await http.request(method, path, **options)
             check("ErrorResponse", _published(response.json()))
             seen.append((response.status_code, response.json()["error"]["type"]))
