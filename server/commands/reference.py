@@ -26,7 +26,7 @@ from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import TYPES
-from server.api.messages.schema import AnthropicError, Message, MessageEvent, TokensCount
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
 from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
@@ -202,7 +202,8 @@ def _errors() -> str:
 
 
 def _anthropic_errors() -> str:
-    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted({**TYPES, 500: "api_error"}.items())]
+    types: dict[int, str] = {**TYPES, 500: "api_error"}
+    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
     return _table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
 
 
@@ -254,7 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "chat response": lambda: _answer(ChatCompletion),
     "chat event": lambda: _answer(ChatCompletionChunk),
     "messages fields": lambda: _fields(MessagesRequest),
-    "messages response": lambda: _answer(Message),
+    "messages response": lambda: _answer(AnthropicMessage),
     "messages event": lambda: _answer(MessageEvent),
     "count tokens response": lambda: _answer(TokensCount),
     "anthropic models response": lambda: _answer(AnthropicModels),

@@ -103,10 +103,13 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """Whether tools may or must be called; `parallel`: more than one call in an answer."""
+    """Whether tools may or must be called; `parallel`: more than one call in an answer. `longest_name`: of a tool, in
+    characters.
+    """
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
+    longest_name: int = 64
 
 
 class Shown(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
 
 from chat_templates.format import ChatFormat
@@ -338,6 +339,22 @@ async def test_the_order_of_events(client: Client, talker: FakeEngine) -> None:
     (end,) = (index for index, event in enumerate(events) if event.get("delta", {}).get("type") == "signature_delta")
     assert names[end : end + 3] == ["content_block_delta", "content_block_stop", "content_block_start"]
     assert events[0]["message"]["usage"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("fields", [{}, ADAPTIVE, {"max_tokens": 1}, {"messages": []}])
+async def test_the_openapi_document(client: Client, caller: FakeEngine, fields: dict[str, Any]) -> None:
+    async with client(caller) as http:
+        document = (await http.get("/openapi.json")).json()
+        responses = document["paths"][MESSAGES]["post"]["responses"]
+        request = asked(**fields) if "messages" in fields else asked(**fields, tools=[WEATHER, CLOCK])
+        whole = await http.post(MESSAGES, json=request)
+        streamed = await http.post(MESSAGES, json={**request, "stream": True})
+    schema = responses[str(whole.status_code)]["content"]["application/json"]["schema"]
+    jsonschema_rs.validate({**document, **schema}, whole.json())
+    assert streamed.status_code == whole.status_code
+    of_events = responses["200"]["content"]["text/event-stream"]["x-event"]
+    for event in events_of(streamed.text) if streamed.status_code == 200 else []:
+        jsonschema_rs.validate({**document, **of_events}, event)
 
 
 async def test_hidden_thinking_shows_that_the_stream_lives(client: Client, fmt: ChatFormat) -> None:

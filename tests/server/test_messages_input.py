@@ -178,6 +178,7 @@ async def test_thinking_is_gone_on_with(client: Client, engine: FakeEngine, fmt:
     [
         {},
         {"system": "Be brief.", "tools": [WEATHER, CLOCK], "tool_choice": {"type": "any"}},
+        {"tools": [{**WEATHER, "name": "a" * 128}]},
         {"thinking": {"type": "adaptive"}, "system": [text("Be brief.")]},
         {"messages": [user("a"), assistant(CALL), user(result(content="21"))], "tools": [WEATHER]},
         {"messages": [user("a"), assistant("b")]},
@@ -223,6 +224,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [SEARCH]}, "tools[0].type: this server has no 'web_search_20250305'"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema: is required"),
     ({"tools": [{**WEATHER, "name": "a b"}]}, "tools[0].name: "),
+    ({"tools": [{**WEATHER, "name": "a" * 129}]}, "tools[0].name: a function's name has up to 128 letters"),
     ({"tools": [{**WEATHER, "input_schema": {"type": "nonsense"}}], "tool_choice": {"type": "any"}}, "tools: "),
     ({"tool_choice": {"type": "any"}}, "tool_choice needs tools"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice: a choice of type tool must have a name"),

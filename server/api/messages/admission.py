@@ -7,6 +7,7 @@ from server.core.request import Form, JsonForm, NamedTool, Received, Request, St
 from server.modes.thinking import ModeWish
 
 SAMPLING = ("temperature", "top_p", "top_k")
+LONGEST_NAME = 128  # of a tool, as Anthropic says
 
 
 def messages_request(asked: MessagesRequest, received: Received) -> Request:
@@ -35,6 +36,7 @@ def count_tokens_request(asked: CountTokensRequest, received: Received) -> Reque
     return Request(
         id=new_id("count", "_"),
         prompt=conversation,
+        tool_use=_tool_use(asked.tool_choice),
         received=received,
         model=asked.model,
         mode=_mode(asked),
@@ -58,15 +60,15 @@ def _sampling(asked: MessagesRequest) -> dict[str, float]:
 
 def _tool_use(choice: ToolChoice | None) -> ToolUse:
     if choice is None:
-        return ToolUse()
+        return ToolUse(longest_name=LONGEST_NAME)
     parallel = not choice.disable_parallel_tool_use
     match choice.type:
         case "tool":
-            return ToolUse(NamedTool(choice.name or ""), parallel)
+            return ToolUse(NamedTool(choice.name or ""), parallel, LONGEST_NAME)
         case "any":
-            return ToolUse("required", parallel)
+            return ToolUse("required", parallel, LONGEST_NAME)
         case kind:
-            return ToolUse(kind, parallel)
+            return ToolUse(kind, parallel, LONGEST_NAME)
 
 
 def _forms(asked: MessagesRequest) -> tuple[Form, ...]:

@@ -180,7 +180,7 @@ class Tool(Fields):
     Differs: tools that Anthropic runs or describes, such as `web_search_20250305`, are refused.
     """
     name: Annotated[str, Field(min_length=1)]
-    """Its name."""
+    """Its name: up to 128 letters, digits, dots, underscores and dashes."""
     description: str | None = None
     """What it does."""
     input_schema: dict[str, Any]

@@ -13,7 +13,7 @@ from server.api.messages.body import (
     read_messages_request,
 )
 from server.api.messages.errors import ERRORS
-from server.api.messages.schema import AnthropicError, Message, MessageEvent, TokensCount
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
 from server.core.admission import admit, prompt_ids
 from server.core.run import Run
 from server.http.reading import read, serving_of
@@ -28,7 +28,7 @@ router = APIRouter()
     "/v1/messages",
     openapi_extra=body_of(MessagesRequest),
     response_class=Response,
-    responses=answers_of(Message, 400, 404, 413, 415, 503, event=MessageEvent, problem=AnthropicError),
+    responses=answers_of(AnthropicMessage, 400, 404, 413, 415, 503, event=MessageEvent, problem=AnthropicError),
 )
 async def messages(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
@@ -61,6 +61,6 @@ async def count_tokens(request: Request) -> Response:
 API = Api(
     router=router,
     bodies=(MessagesRequest, CountTokensRequest),
-    answers=(Message, MessageEvent, TokensCount, AnthropicError),
+    answers=(AnthropicMessage, MessageEvent, TokensCount, AnthropicError),
     errors=ERRORS,
 )

@@ -129,7 +129,7 @@ class MessageEnd(Answer):
     """
 
 
-class Message(MessageEnd):
+class AnthropicMessage(MessageEnd):
     """An answer."""
 
     id: str
@@ -153,7 +153,7 @@ class MessageStart(Answer):
 
     type: Literal["message_start"]
     """The kind of the event, which is its name too."""
-    message: Message
+    message: AnthropicMessage
     """The message, still empty."""
 
 
