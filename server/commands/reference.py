@@ -7,6 +7,7 @@ The prose around them is written by hand; a test holds both against the code.
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def _errors() -> str:
 
 
 def _anthropic_errors() -> str:
-    types: dict[int, str] = {**TYPES, 500: "api_error"}
+    types = {**TYPES, HTTPStatus.INTERNAL_SERVER_ERROR: "api_error"}
     rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
     return _table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
 
