@@ -1,4 +1,4 @@
-"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
+"""The errors that clients see, in OpenAI's shape or in an API's own; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
@@ -10,6 +10,8 @@ ApiError
 └── UnavailableError       503, with Retry-After
 """
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
@@ -47,6 +49,8 @@ class ContextLengthError(BadRequestError):
 
     def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
         least = "at least " if is_least else ""
+        self.context = context
+        self.prompt = prompt
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
@@ -110,3 +114,18 @@ class UnavailableError(ApiError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How an API tells errors that does not tell them as OpenAI does. Its requests are those whose path begins with
+    `prefix`, and those that have `header`, by which its clients say on any path whose API they speak.
+    """
+
+    prefix: str
+    header: str
+    body: Callable[[ApiError], JsonObject]
+
+    def is_spoken(self, path: str, headers: Container[str]) -> bool:
+        """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""
+        return path.startswith(self.prefix) or self.header in headers

@@ -35,6 +35,8 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions", 30),
     ("POST", "/v1/chat/completions/{completion_id}/control", 10),
     ("POST", "/v1/completions", 40),
+    ("POST", "/v1/messages", 30),
+    ("POST", "/v1/messages/count_tokens", 15),
     ("POST", "/tokenize", 6),
     ("POST", "/detokenize", 15),
     ("GET", "/v1/models", 2),
