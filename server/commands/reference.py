@@ -16,8 +16,8 @@ from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
 from server.api.chat.body import ChatRequest
-from server.api.chat.control_body import ControlRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
 from server.api.common.sampling import SamplingFields
 from server.api.common.schema import ErrorResponse
