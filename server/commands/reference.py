@@ -1,6 +1,6 @@
-"""The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
+"""The tables of docs/api.md and docs/api/, made from the fields, responses, errors, options, profiles and metrics.
 
-`python -m server.commands.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`.
+`python -m server.commands.reference` renews those in the files, each between `<!-- table NAME -->` and `<!-- end -->`.
 The prose around them is written by hand; a test holds both against the code.
 """
 
@@ -19,11 +19,13 @@ from server.api.chat.body import ChatRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
-from server.api.common.sampling import SamplingFields
+from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
+from server.api.responses.body import ResponseRequest
+from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
 from server.api.service.schema import Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
@@ -31,12 +33,14 @@ from server.commands import serve
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
 
-FILE = Path(__file__).parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).parents[2] / "docs"
+FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",
+    "max_output_tokens": "default_max_tokens",
     "thinking_token_budget": "thinking_budget",
 }
 Schema = dict[str, Any]
@@ -77,8 +81,9 @@ def _answer(kind: type[BaseModel]) -> str:
 def _by_path(schema: Schema) -> dict[str, tuple[list[Schema], bool]]:
     """For each field its schemas, of which objects of several kinds have several; and whether it is required."""
     found: dict[str, tuple[list[Schema], bool]] = {}
-    for path, field, required in _walk(schema, schema, ""):
-        found.setdefault(path, ([], required))[0].append(field)
+    for kind in _kinds(schema, schema):
+        for path, field, required in _walk(kind, schema, ""):
+            found.setdefault(path, ([], required))[0].append(field)
     return found
 
 
@@ -164,8 +169,10 @@ def _default(kind: type[BaseModel], path: str, required: bool) -> str:
     if (kind, path) == (CompletionRequest, "max_tokens"):
         return str(DEFAULT_MAX_TOKENS)
     name = LIMITS.get(path, path)
+    if required:
+        return "required"
     if name not in ThinkingMode.__struct_fields__:
-        return "required" if required else ""
+        return ""
     values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).modes.values()]
     if None in values:
         return "what the limit leaves"
@@ -241,6 +248,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "control fields": lambda: _fields(ControlRequest),
     "chat response": lambda: _answer(ChatCompletion),
     "chat event": lambda: _answer(ChatCompletionChunk),
+    "responses fields": lambda: _fields(ResponseRequest, DrawingFields),
+    "responses response": lambda: _answer(ResponseObject),
+    "responses event": lambda: _answer(ResponseEvent),
+    "responses items": lambda: _answer(ResponseItems),
     "completion response": lambda: _answer(TextCompletion),
     "control response": lambda: _answer(ControlResult),
     "tokenize response": lambda: _answer(Tokenized),
@@ -256,4 +267,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    FILE.write_text(render(FILE.read_text()))
+    for file in FILES:
+        file.write_text(render(file.read_text()))

@@ -170,6 +170,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return BadRequestError(message.replace("{field}", self.name(path)), param=self.name(path))
 
 
-def new_id(kind: str) -> str:
-    """An id such as `chatcmpl-…`."""
-    return f"{kind}-{secrets.token_hex(12)}"
+def new_id(kind: str, joint: str = "-") -> str:
+    """An id such as `chatcmpl-…` or `msg_…`."""
+    return f"{kind}{joint}{secrets.token_hex(12)}"

@@ -37,9 +37,10 @@ class Connection(Protocol):
         ...
 
 
-def encode_event(body: object) -> bytes:
-    """One event."""
-    return b"data: " + orjson.dumps(body) + b"\n\n"
+def encode_event(body: object, name: str = "") -> bytes:
+    """One event; with a `name` where the API names its events."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -10,12 +10,12 @@ from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
 from server.api.common.thinking import mode_wish
 from server.api.responses.body import ResponseRequest
 from server.api.responses.conversation import Turns
-from server.api.responses.items import Input, Item, ItemReference, Message, items_of, new_id
+from server.api.responses.items import Input, Item, ItemReference, Message, items_of
 from server.api.responses.store import ResponseStore, Stored
 from server.api.responses.tools import ToolSet
 from server.core.admission import admit
 from server.core.plan import Plan
-from server.core.request import Conversation, Form, JsonForm, Received, Request, Shown
+from server.core.request import Conversation, Form, JsonForm, Received, Request, Shown, new_id
 from server.core.serving import Serving
 from server.errors import BadRequestError, ContextLengthError, UnknownResponseError
 from server.offload import read_long
@@ -50,7 +50,7 @@ def _asked(
         turns.add(items_of(stored.items()))
     turns.add(inputs, "input")
     request = Request(
-        id=new_id("resp"),
+        id=new_id("resp", "_"),
         prompt=Conversation(turns.messages, tools.tools),
         tool_use=tools.use,
         received=received,

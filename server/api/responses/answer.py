@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from time import time
 
-import orjson
-
 from server.api.responses.admission import Asked
 from server.api.responses.body import ResponseRequest
 from server.api.responses.output import ItemStatus, Output, ThinkingShown
@@ -13,6 +11,7 @@ from server.core.choice import cached_tokens
 from server.core.events import Piece
 from server.core.run import Run
 from server.errors import ApiError, BadRequestError, JsonObject
+from server.http.sse import encode_event
 
 Keep = Callable[[JsonObject], None]
 
@@ -99,12 +98,10 @@ class ResponseAnswer:
 
     def _events(self, events: list[JsonObject]) -> bytes:
         """With the numbers of the events, which count through the stream."""
-        encoded = bytearray()
         for number, event in enumerate(events, self._number):
             event["sequence_number"] = number
-            encoded += b"event: %s\ndata: %s\n\n" % (str(event["type"]).encode(), orjson.dumps(event))
         self._number += len(events)
-        return bytes(encoded)
+        return b"".join([encode_event(event, str(event["type"])) for event in events])
 
 
 def _event(kind: str, response: JsonObject) -> JsonObject:

@@ -43,10 +43,16 @@ def _refused(instead: str) -> Any:
     """A field that is not supported: null, or an error that says what to do instead."""
 
     def check(value: object) -> None:
-        if value:
+        if value is not None:
             raise ValueError(f"is not supported: {instead}")
 
     return Annotated[None, BeforeValidator(check)]
+
+
+def _not_in_background(value: object) -> object:
+    if value is True:
+        raise ValueError("is not supported: a response is made while its client waits; use stream")
+    return value
 
 
 class ResponseReasoning(ReasoningOptions):
@@ -167,7 +173,7 @@ class ResponseRequest(ThinkingFields, DrawingFields):
     """Means nothing here, and comes back with the response."""
     user: str | None = None
     """Means nothing here, and comes back with the response."""
-    background: _refused("a response is made while its client waits; use stream") = None  # type: ignore[valid-type]
+    background: Annotated[Literal[False] | None, BeforeValidator(_not_in_background)] = None
     """True is refused."""
     conversation: _refused("use previous_response_id") = None  # type: ignore[valid-type]
     """Refused."""

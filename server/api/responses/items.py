@@ -3,13 +3,15 @@
 Also the items of past responses, as the store has them. What the model reads of them: `conversation.py`.
 """
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from server.api.common.fields import Fields, tag_of
+from server.core.request import new_id
 from server.errors import JsonObject
 
 
@@ -23,10 +25,19 @@ def tag_by_type(*types: str) -> Callable[[object], str | None]:
     return tag
 
 
-def one_of(*types: str, hint: str = "") -> Discriminator:
+def one_of(*types: str) -> Discriminator:
     """Refuses objects of any other type, naming those there are."""
-    message = f"must be an object whose type is one of {', '.join(types)}{hint}"
+    message = f"must be an object whose type is one of {', '.join(types)}"
     return Discriminator(tag_by_type(*types), custom_error_type="type", custom_error_message=message)
+
+
+class Overlapping:
+    """Marks a union of which a value may fit several kinds, for the OpenAPI document."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With `anyOf`."""
+        made = handler(schema)
+        return {**{key: value for key, value in made.items() if key != "oneOf"}, "anyOf": made["oneOf"]}
 
 
 class TextPart(Fields):
@@ -47,14 +58,21 @@ class RefusalPart(Fields):
     """The text."""
 
 
+PART_TYPES = ("input_text", "output_text", "text", "refusal")
+
+
+def _part_tag(value: object) -> str | None:
+    tag = tag_by_type(*PART_TYPES)(value)
+    return tag and ("(refusal)" if tag == "(refusal)" else "(text)")
+
+
 Part = Annotated[
-    Annotated[TextPart, Tag("(input_text)")]
-    | Annotated[TextPart, Tag("(output_text)")]
-    | Annotated[TextPart, Tag("(text)")]
-    | Annotated[RefusalPart, Tag("(refusal)")],
-    one_of(
-        *("input_text", "output_text", "text", "refusal"),
-        hint=": this model reads text only, no images, audio or files",
+    Annotated[TextPart, Tag("(text)")] | Annotated[RefusalPart, Tag("(refusal)")],
+    Discriminator(
+        _part_tag,
+        custom_error_type="part",
+        custom_error_message=f"must be a part whose type is one of {', '.join(PART_TYPES)}: this model reads text "
+        "only, no images, audio or files",
     ),
 ]
 Content = Annotated[
@@ -197,6 +215,7 @@ Item = Annotated[
     | Annotated[CustomToolCall, Tag("(custom_tool_call)")]
     | Annotated[CustomToolCallOutput, Tag("(custom_tool_call_output)")]
     | Annotated[ItemReference, Tag("(item_reference)")],
+    Overlapping(),
     Discriminator(
         _item_tag,
         custom_error_type="item",
@@ -213,11 +232,6 @@ _STORED: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
 def items_of(stored: Sequence[JsonObject]) -> list[Item]:
     """Items as the store has them, as the input has them."""
     return _STORED.validate_python(list(stored))
-
-
-def new_id(kind: str) -> str:
-    """An id as this API has them, such as `resp_…`."""
-    return f"{kind}_{secrets.token_hex(24)}"
 
 
 def stored_form(item: Item) -> JsonObject:
@@ -245,7 +259,7 @@ def stored_form(item: Item) -> JsonObject:
 
 
 def _head(item: Item, prefix: str) -> JsonObject:
-    return {"id": item.id or new_id(prefix), "type": item.type}
+    return {"id": item.id or new_id(prefix, "_"), "type": item.type}
 
 
 def _parts(content: str | list[Part], kind: Literal["input_text", "output_text"]) -> list[JsonObject]:

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
 from server.api.common.sealed import seal
 from server.api.responses.conversation import SEALED
-from server.api.responses.items import new_id
 from server.api.responses.tools import InputReader
 from server.core.events import LogprobEntry, Piece
+from server.core.request import new_id
 from server.errors import JsonObject
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -30,7 +30,7 @@ class OutputItem:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.id = new_id(self.prefix)
+        self.id = new_id(self.prefix, "_")
         self._texts: list[str] = []
 
     def item(self) -> JsonObject:

@@ -22,8 +22,7 @@ from server.api.responses.schema import (
     ResponseObject,
 )
 from server.api.responses.store import ResponseStore
-from server.core.admission import find_mode
-from server.core.prompts import encoded
+from server.core.admission import prompt_ids
 from server.core.run import Run
 from server.errors import BadRequestError, UnknownRequestError
 from server.http.reading import read, serving_of
@@ -81,9 +80,8 @@ async def input_tokens(request: Request) -> Response:
     serving = serving_of(request)
     body, received = await read(request, read_response_request)
     asked = (await response_request(body, received, store_of(request))).request
-    mode = find_mode(asked.model, serving, asked.mode.requests)
-    (prompt_ids,) = await encoded(asked, mode, serving)
-    return json_response({"object": "response.input_tokens", "input_tokens": len(prompt_ids)})
+    ids = await prompt_ids(asked, serving)
+    return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
 @router.post("/v1/responses/compact", include_in_schema=False)
@@ -92,7 +90,9 @@ async def compact() -> Response:
     raise HTTPException(HTTPStatus.NOT_FOUND)
 
 
-@router.get("/v1/responses/{response_id}", response_class=Response, responses=answers_of(ResponseObject, 400, 404))
+@router.get(
+    "/v1/responses/{response_id}", response_class=Response, responses=answers_of(ResponseObject, 400, 404, 413, 415)
+)
 async def response(request: Request, response_id: str) -> Response:
     """A response that is stored, or as far as it is."""
     client, store = await _client(request), store_of(request)
@@ -104,7 +104,9 @@ async def response(request: Request, response_id: str) -> Response:
     return Response(store.get(response_id, client).response, media_type="application/json")
 
 
-@router.delete("/v1/responses/{response_id}", response_class=Response, responses=answers_of(DeletedResponse, 404))
+@router.delete(
+    "/v1/responses/{response_id}", response_class=Response, responses=answers_of(DeletedResponse, 404, 413, 415)
+)
 async def delete(request: Request, response_id: str) -> Response:
     """Deletes a stored response. Those that continue it cannot be continued any more."""
     store_of(request).delete(response_id, await _client(request))
@@ -112,7 +114,9 @@ async def delete(request: Request, response_id: str) -> Response:
 
 
 @router.get(
-    "/v1/responses/{response_id}/input_items", response_class=Response, responses=answers_of(ResponseItems, 400, 404)
+    "/v1/responses/{response_id}/input_items",
+    response_class=Response,
+    responses=answers_of(ResponseItems, 400, 404, 413, 415),
 )
 async def input_items(
     request: Request,
@@ -141,7 +145,9 @@ async def input_items(
 
 
 @router.post(
-    "/v1/responses/{response_id}/cancel", response_class=Response, responses=answers_of(ResponseObject, 400, 404)
+    "/v1/responses/{response_id}/cancel",
+    response_class=Response,
+    responses=answers_of(ResponseObject, 400, 404, 413, 415),
 )
 async def cancel(request: Request, response_id: str) -> Response:
     """Ends a running response after its next tokens; its stream ends with what there is."""

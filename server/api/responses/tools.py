@@ -6,7 +6,7 @@ To the model a custom tool is a function whose one argument, `input`, is a strin
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
@@ -16,11 +16,11 @@ from server.api.responses.items import one_of, tag_by_type
 from server.core.request import NamedTool, ToolUse
 from server.errors import BadRequestError
 
-HOSTED = (
-    *("web_search", "web_search_preview", "web_search_2025_08_26", "web_search_preview_2025_03_11", "file_search"),
-    *("code_interpreter", "image_generation", "computer", "computer_use_preview", "mcp", "tool_search"),
-    *("local_shell", "shell", "apply_patch", "programmatic_tool_calling"),
-)
+Hosted = Literal[
+    "web_search", "web_search_preview", "web_search_2025_08_26", "web_search_preview_2025_03_11", "file_search",
+    "code_interpreter", "image_generation", "computer", "computer_use_preview", "mcp", "tool_search", "local_shell",
+    "shell", "apply_patch", "programmatic_tool_calling",
+]  # fmt: skip
 """Tools of OpenAI's own, which a model may use or not: here it never does."""
 
 
@@ -75,12 +75,12 @@ class CustomTool(Fields):
 class HostedTool(Fields):
     """A tool of OpenAI's own: skipped, and refused where `tool_choice` wants it."""
 
-    type: str
+    type: Hosted
     """The kind of the tool."""
 
 
 def _tool_tag(value: object) -> str | None:
-    return "(hosted)" if tag_by_type(*HOSTED)(value) else tag_by_type("function", "custom")(value)
+    return "(hosted)" if tag_by_type(*get_args(Hosted))(value) else tag_by_type("function", "custom")(value)
 
 
 Tool = Annotated[
@@ -103,12 +103,6 @@ class NamedChoice(Fields):
     """Its name."""
 
 
-Named = Annotated[
-    Annotated[NamedChoice, Tag("(function)")] | Annotated[NamedChoice, Tag("(custom)")],
-    one_of("function", "custom", hint=": tools of OpenAI's own are not here"),
-]
-
-
 class AllowedTools(Fields):
     """Some of the tools: the model is shown these alone."""
 
@@ -116,18 +110,19 @@ class AllowedTools(Fields):
     """The kind of the choice."""
     mode: Literal["auto", "required"]
     """As `tool_choice`, for these tools."""
-    tools: Annotated[list[Named], Field(min_length=1, max_length=MAX_TOOLS)]
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=MAX_TOOLS)]
     """The tools that may be called."""
 
 
 def _choice_tag(value: object) -> str | None:
-    return "(text)" if isinstance(value, str) else tag_by_type("function", "custom", "allowed_tools")(value)
+    if isinstance(value, str):
+        return "(text)"
+    return "(named)" if tag_by_type("function", "custom")(value) else tag_by_type("allowed_tools")(value)
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("(text)")]
-    | Annotated[NamedChoice, Tag("(function)")]
-    | Annotated[NamedChoice, Tag("(custom)")]
+    | Annotated[NamedChoice, Tag("(named)")]
     | Annotated[AllowedTools, Tag("(allowed_tools)")],
     Discriminator(
         _choice_tag,
