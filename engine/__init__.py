@@ -6,5 +6,9 @@ comes up), `loop` (requests in, steps out), `token_budget` (when a second part i
 reaches inside vLLM), `transport` (the socket).
 """
 
+import signal
+
 USER_ERROR = 2
 """Exit status of an engine process that cannot come up with this model and these options."""
+DUMP_SIGNAL = signal.SIGUSR2
+"""Has an engine process write the stacks of all its threads to its log."""

@@ -36,6 +36,7 @@ from engine.token_budget import TokenBudget
 from engine.transport import Connection
 from engine.vllm_internals.attach import Internals, Pages
 
+_REPORT_INTERVAL = 0.1
 _STATS_INTERVAL = 0.25
 _STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
 """Counting pages may take one 50th of the time, however large the cache; a tenth of that while requests run, since
@@ -57,6 +58,7 @@ class EngineLoop:
         self._budgets: dict[str, TokenBudget] = {}  # of requests with a second part
         self._extender = internals.extender
         self._stats = _StatsSender(self._pages, connection)
+        self._reported = -math.inf
 
     def run(self) -> None:
         """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
@@ -137,12 +139,18 @@ class EngineLoop:
                 self._connection.send(Failed("the engine could not compute this request", output.request_id))
             elif output.request_id in self._fresh:
                 deltas.append(self._delta(output))
-        if deltas:
-            self._connection.send(Step(deltas))
-            for delta in deltas:
-                if delta.goes_on:
-                    self._begin_second_part(delta.request_id)
+        self._report(deltas)
+        for delta in deltas:
+            if delta.goes_on:
+                self._begin_second_part(delta.request_id)
         self._stats.changed()
+
+    def _report(self, deltas: list[Delta]) -> None:
+        """Steps that bring no tokens, as those of a long prompt, are reported too, but not each of them."""
+        now = time.monotonic()
+        if deltas or now - self._reported > _REPORT_INTERVAL:
+            self._connection.send(Step(deltas))
+            self._reported = now
 
     def _begin_second_part(self, request_id: str) -> None:
         """The first part's pages are kept, or found in the prefix cache."""

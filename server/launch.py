@@ -45,7 +45,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options)
+    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
         app = create_app(engine, settings, profile, fmt)
     except ValueError as error:
@@ -81,7 +81,7 @@ async def _serve(server: "DrainingServer", listener: socket.socket, display: Sta
         server.should_exit = True
     await serving
     if failure is not None:
-        raise UsageError(failure.detail)
+        raise UsageError(failure.reason or failure.detail)
 
 
 async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str) -> EngineStatus | None:
