@@ -175,10 +175,10 @@ class Reloaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """`request_id` set: that request could not be served; None: the engine is going down.
+    """`request_id` set: that request was refused, in words for its client; None: the engine is going down.
 
-    `is_broken`: it was not refused, but a step failed on it, and did not without it. What is said of a request may be
-    told to its client.
+    `is_broken`: it was not refused, but a step failed on it, and did not without it. What is said then, and of the
+    engine, is for the log.
     """
 
     message: str

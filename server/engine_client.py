@@ -111,6 +111,11 @@ class _Ending(NamedTuple):
     text: str
 
 
+def _broken(request_id: str, text: str) -> RequestBroke:
+    logger.error("The engine cannot compute request %s; others go on. %s", request_id, text)
+    return RequestBroke("the engine failed on this request, and not without it; the server's log says why")
+
+
 class EngineClient(Protocol):
     """What the front end needs from an engine."""
 
@@ -335,7 +340,7 @@ class ProcessEngineClient:
             case Failed(text, None):
                 self._end(_Ending("error", "the engine failed", text))
             case Failed(text, request_id, is_broken) if request_id in self._streams:
-                self._drop(request_id).fail((RequestBroke if is_broken else RequestFailed)(text))
+                self._drop(request_id).fail(_broken(request_id, text) if is_broken else RequestFailed(text))
 
     def on_garbage(self, error: Exception) -> None:
         """Called by the connection for what is no message."""

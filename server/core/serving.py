@@ -9,6 +9,7 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
+from server.core.quarantine import Quarantine
 from server.core.scheduler import Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
@@ -42,6 +43,7 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
