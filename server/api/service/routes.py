@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.api.common.openapi import Api, answers_of, text_answer
-from server.api.service.schema import Healthy, Model, Models, Unhealthy, Versions
+from server.api.service.schema import Alive, Healthy, Model, Models, Unhealthy, Versions
 from server.core.admission import find_mode
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
@@ -49,6 +49,12 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
+@router.get("/live", response_class=Response, responses=answers_of(Alive))
+async def live(_request: Request) -> Response:
+    """200 as long as the process turns: also while the model loads, without an engine, and while the server ends."""
+    return json_response({"status": "alive"})
+
+
 @router.get("/metrics", response_class=Response, responses=text_answer("text/plain"))
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
@@ -75,4 +81,4 @@ def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
     }
 
 
-API = Api(router=router, answers=(Model, Models, Healthy, Unhealthy, Versions))
+API = Api(router=router, answers=(Model, Models, Alive, Healthy, Unhealthy, Versions))
