@@ -144,3 +144,25 @@ async def test_kill_9_is_noticed_and_the_engine_starts_again(engine: ProcessEngi
     await until(lambda: "SIGKILL" in engine.status.detail)
     assert "starting again" in engine.status.detail
     await until(lambda: engine.status.state == "loading" and engine.pid is not None)
+
+
+@pytest.mark.engine
+async def test_a_stopped_engine_is_noticed_and_its_stacks_are_told(
+    engine: ProcessEngineClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a debugger or a frozen disk would stop it."""
+    before = await token_ids(engine, request(prompt(30)))
+    running = await begin(engine, request(prompt(30), max_tokens=5000))
+    pid = engine.pid
+    assert pid is not None
+    monkeypatch.setattr("server.step_watch.StepWatch.limit", lambda watch: 5.0)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailable, match="the engine hung while it worked on this request"):
+        await running
+    assert engine.status.state == "lost"
+    await until(lambda: not is_alive(pid))
+    (stacks,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("Stacks"))
+    assert "engine/loop.py" in stacks
+    monkeypatch.undo()
+    await until(lambda: engine.status.state == "ready")
+    assert await token_ids(engine, request(prompt(30))) == before
