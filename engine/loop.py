@@ -4,6 +4,7 @@ Knows vLLM's request interface and the messages; the socket is `transport`'s, vL
 """
 
 import math
+import re
 import time
 import traceback
 from collections import deque
@@ -49,6 +50,7 @@ going through all pages also drives what a step needs out of the processor's cac
 _MOST_UNEXPLAINED, _UNEXPLAINED_SECONDS = 3, 60.0
 """An engine whose steps fail more often in so many seconds, and do not when they are tried again, is given up."""
 _CANARY = "canary"
+_PATH = re.compile(r"(?:/[\w.-]+){2,}")
 
 
 class EngineLoop:
@@ -136,7 +138,7 @@ class EngineLoop:
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
-            self._connection.send(Failed(str(error), request.request_id))
+            self._connection.send(Failed(refusal(error), request.request_id))
         else:
             self._fresh[request.request_id] = True
             self._own_ids[request.request_id] = own_id
@@ -339,6 +341,15 @@ class _StatsSender:
 
     def _seconds_left(self, share: int) -> float:
         return max(self._sent + max(_STATS_INTERVAL, share * self._cost) - time.monotonic(), 0.0)
+
+
+def refusal(error: Exception) -> str:
+    """Why vLLM refuses a request, in words for its client: what names files or code is for the log."""
+    text = str(error)
+    if isinstance(error, TypeError) or "Traceback" in text or _PATH.search(text):
+        traceback.print_exception(error)
+        return "the engine refuses this request; the server's log says why"
+    return text
 
 
 def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:

@@ -4,9 +4,11 @@ Here the halves of a path meet: the workers say what they can do, and only then 
 path is off, what takes its place uses vLLM's documented interface alone. Imports nothing of vLLM itself.
 """
 
+import faulthandler
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from engine import DUMP_SIGNAL
 from engine.messages import Continuation, FastPathStatus, PageGroup, Sampling
 from engine.vllm_internals.contract import (
     EXTENSION,
@@ -79,6 +81,8 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     verdicts[MULTI_STEP.name] = _multi_step(core, verdicts[MULTI_STEP.name])
     if verdicts[MULTI_STEP.name].on and interrupted is not None:
         engine.collective_rpc(_interrupt_by, args=(interrupted,))
+    if engine.vllm_config.parallel_config.world_size > 1:
+        engine.collective_rpc(_write_stacks_on_signal)
     pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
     extender, verdicts[EXTENSION.name] = _extender(core)
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
@@ -95,6 +99,11 @@ def report(worker: Any) -> dict[str, Verdict]:
     """Runs in a worker process, with vLLM's worker or what wraps it: what it says if it is ours, and its model."""
     fast_paths = getattr(worker, "fast_paths", dict)
     return fast_paths() | cpu.verdicts()
+
+
+def _write_stacks_on_signal(worker: Any) -> None:  # noqa: ARG001 - vLLM's signature
+    """Runs in a worker process: it writes its stacks when the engine hangs, as the engine does."""
+    faulthandler.register(DUMP_SIGNAL)
 
 
 def _interrupt_by(worker: Any, interrupted: Callable[[], bool]) -> None:

@@ -162,7 +162,8 @@ def fake_engine(reports: list[dict[str, Verdict]], scheduler: Any, *, in_process
     """An LLMEngine's surface; without a core in this process nothing is read of its inside."""
     core = SimpleNamespace(scheduler=scheduler)
     config = SimpleNamespace(
-        device_config=SimpleNamespace(device_type="cpu"), parallel_config=SimpleNamespace(worker_cls="someone.Worker")
+        device_config=SimpleNamespace(device_type="cpu"),
+        parallel_config=SimpleNamespace(worker_cls="someone.Worker", world_size=1),
     )
     return SimpleNamespace(
         engine_core=SimpleNamespace(engine_core=core) if in_process else SimpleNamespace(),
