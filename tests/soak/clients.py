@@ -123,9 +123,8 @@ def _error(text: str) -> bool:
 
 def tokens_of(kind: Kind, text: str) -> list[Token]:
     """All tokens of a chat answer with log-probabilities, the thinking's first."""
-    bodies = [json.loads(text)]
-    if kind.streams:
-        bodies = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    texts = [line[6:] for line in text.splitlines() if line.startswith("data: {")] if kind.streams else [text]
+    bodies = [json.loads(one) for one in texts]
     parts: dict[str, list[Token]] = {"reasoning": [], "content": []}
     for body in bodies:
         for choice in body.get("choices", []):

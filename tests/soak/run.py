@@ -87,8 +87,9 @@ class Soak:
                 fault = FAULTS[turn % len(FAULTS)] if turn + 1 < self._size.rounds else None
                 await self._round(Client(http, solo, self._seen), asked, fault)
             let_go.set()
-            await asyncio.gather(*held, return_exceptions=True)
-            failures = [*self._check_answers(), *self._check_memory(), *await self._check_rest(http)]
+            lost = [end for end in await asyncio.gather(*held, return_exceptions=True) if isinstance(end, Exception)]
+            failures = [f"{len(lost)} connections were not held, one of them: {one!r}" for one in lost[:1]]
+            failures += [*self._check_answers(), *self._check_memory(), *await self._check_rest(http)]
         return Report(failures, self._seen, self._memory, self._faults, number)
 
     async def _alone(self, http: httpx.AsyncClient, asked: list[Kind]) -> dict[str, list[Token]]:
@@ -120,7 +121,10 @@ class Soak:
         self._faults.append((fault.name, round(ended - began, 1)))
 
     def _is_ready(self) -> bool:
-        return httpx.get(f"{self._server.url}/health").status_code == 200
+        try:
+            return httpx.get(f"{self._server.url}/health", timeout=30).status_code == 200
+        except httpx.TimeoutException:
+            return False
 
     def _check_answers(self) -> list[str]:
         seen = self._seen
