@@ -2,7 +2,8 @@
 
 ApiError
 ├── BadRequestError        400, `param` names the field
-│   └── ContextLengthError 400, code context_length_exceeded
+│   ├── ContextLengthError 400, code context_length_exceeded
+│   └── QuarantinedError   400, code request_quarantined
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── UnknownResponseError   404
@@ -59,6 +60,13 @@ class ContextLengthError(BadRequestError):
             param=param,
             code="context_length_exceeded",
         )
+
+
+class QuarantinedError(BadRequestError):
+    """The engine fails on this request, so that it is not run again for a while."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_quarantined")
 
 
 class UnknownModelError(ApiError):

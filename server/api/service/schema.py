@@ -76,6 +76,13 @@ class Healthy(Answer):
     """That it does."""
 
 
+class Alive(Answer):
+    """The server's process is up and answers, whatever its engine does."""
+
+    status: Literal["alive"]
+    """That it is."""
+
+
 class Unhealthy(ErrorResponse):
     """The server does not take requests now."""
 
