@@ -36,6 +36,6 @@ def create_app(
     serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
     for api in apis:
         app.include_router(api.router)
-    install_error_handlers(app)
+    install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, list(serving.modes.by_name))
     return app

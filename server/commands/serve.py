@@ -1,6 +1,7 @@
 """`twogear serve`: its arguments, and the checks that need no engine; `server.launch` runs the server."""
 
 import argparse
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -37,7 +38,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    stored = parser.add_argument_group("stored responses")
+    stored.add_argument(
+        "--max-stored-responses",
+        type=_count,
+        default=DEFAULTS.max_stored_responses,
+        metavar="N",
+        help="how many responses of /v1/responses are kept for previous_response_id; 0 keeps none",
+    )
+    stored.add_argument(
+        "--max-stored-bytes",
+        type=_count,
+        default=DEFAULTS.max_stored_bytes,
+        metavar="BYTES",
+        help="what these may take in all; those used longest ago leave first",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    faults = parser.add_argument_group("faults and the end")
+    faults.add_argument(
+        "--engine-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.engine_timeout,
+        help="the longest that a step may take before the engine is killed and started again (default %(default)g)",
+    )
+    faults.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.drain_seconds,
+        help="how long running requests may go on after SIGTERM (default %(default)g)",
+    )
     _add_connections(parser)
     parser.set_defaults(engine_options=[])
 
@@ -45,11 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_connections(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
     group.add_argument(
-        "--max-connections", type=_count, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+        "--max-connections", type=_positive, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
     )
     group.add_argument(
         "--max-connections-per-address",
-        type=_count,
+        type=_positive,
         metavar="N",
         default=DEFAULTS.max_connections_per_address,
         help="the most of one address; from this machine, where proxies are, there may be any number",
@@ -68,7 +99,7 @@ def _add_connections(parser: argparse.ArgumentParser) -> None:
         ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
     ):
         default = getattr(DEFAULTS, flag.replace("-", "_"))
-        group.add_argument(f"--{flag}", type=_count, metavar="N", default=default, help=f"the most bytes {text}")
+        group.add_argument(f"--{flag}", type=_positive, metavar="N", default=default, help=f"the most bytes {text}")
     group.add_argument(
         "--isolate-keys",
         action="store_true",
@@ -97,21 +128,11 @@ def run(args: argparse.Namespace) -> int:
     return launch(settings, args.engine_options)
 
 
-def _count(text: str) -> int:
+def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
 
 
 def _port(text: str) -> int:
@@ -119,3 +140,19 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535 is")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0 is")
+    return seconds

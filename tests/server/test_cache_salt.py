@@ -24,7 +24,9 @@ async def test_every_generation_has_the_salt(client: Client, fmt: ChatFormat) ->
             assert answer.status_code == 200, answer.text
         text = await http.post("/v1/completions", json={"prompt": "a", "cache_salt": "salt"})
         assert text.status_code == 200
-        assert len(engine.seen) >= 9
+        response = await http.post("/v1/responses", json={"input": "a", "store": False, "cache_salt": "salt"})
+        assert response.status_code == 200
+        assert len(engine.seen) >= 10
         assert {request.cache_salt for request in engine.seen} == {"salt"}
         refused = await http.post("/v1/chat/completions", json=body(cache_salt=""))
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cache_salt")

@@ -81,12 +81,11 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
     try:
         async with aclosing(pieces):
             async for piece in pieces:
+                before = b"" if started else writer.begin()
                 if piece.entries < LONG_ENTRIES:
-                    events = writer.piece(piece)
+                    events = before + writer.piece(piece)
                 else:
-                    events = await _aside(partial(writer.piece, piece))
-                if not started:
-                    events = writer.begin() + events
+                    events = before + await _aside(partial(writer.piece, piece))
                 if events:
                     started = True
                     yield events
