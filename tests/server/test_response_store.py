@@ -129,7 +129,7 @@ async def test_a_deleted_response_is_gone(http: httpx.AsyncClient) -> None:
 
 
 async def test_the_items_of_an_input_are_listed(http: httpx.AsyncClient) -> None:
-    items = [
+    items: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "c"}]},
@@ -149,12 +149,13 @@ async def test_the_items_of_an_input_are_listed(http: httpx.AsyncClient) -> None
     assert (newest["has_more"], newest["first_id"]) == (False, oldest["last_id"])
     page = (await http.get(listing, params={"limit": 3, "after": newest["data"][1]["id"]})).json()
     assert (page["data"], page["has_more"]) == (newest["data"][2:5], True)
-    for wrong, param in [
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"limit": 0}, "limit"),
         ({"limit": "x"}, "limit"),
         ({"order": "up"}, "order"),
         ({"after": "x"}, "after"),
-    ]:
+    ]
+    for wrong, param in mistakes:
         response = await http.get(listing, params=wrong)
         assert (response.status_code, error_of(response)["param"]) == (400, param)
 

@@ -262,7 +262,7 @@ async def test_every_kind_of_item_comes_back_as_its_turn(
         {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}},
         {"id": "b", "type": "function", "function": {"name": "shell", "arguments": {"input": "ls\n"}}},
     ]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "First."},
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "Weather?"},
@@ -274,6 +274,13 @@ async def test_every_kind_of_item_comes_back_as_its_turn(
         {"role": "user", "content": "And?"},
     ]
     assert engine.seen[-1].prompt_ids == fmt.render(messages, DIRECT)
+
+
+def grammar_of(engine: FakeEngine) -> str:
+    """Of the last generation."""
+    grammar = engine.seen[-1].sampling.grammar
+    assert grammar is not None
+    return grammar
 
 
 async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngine, fmt: ChatFormat) -> None:
@@ -290,15 +297,33 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     assert len(body["tools"]) == 2
     assert body["tool_choice"] == allowed
     await post(http, tools=[SHELL, WEATHER], tool_choice={**allowed, "mode": "required"})
-    assert "get_weather" in (engine.seen[-1].sampling.grammar or "")
-    assert "shell" not in (engine.seen[-1].sampling.grammar or "")
+    assert "get_weather" in grammar_of(engine)
+    assert "shell" not in grammar_of(engine)
     await post(http, tools=[SHELL, WEATHER], tool_choice={"type": "custom", "name": "shell"})
-    assert "get_weather" not in (engine.seen[-1].sampling.grammar or "")
+    assert "get_weather" not in grammar_of(engine)
     form = {"type": "grammar", "syntax": "regex", "definition": "a|bc"}
     await post(http, tools=[{**SHELL, "format": form}], tool_choice="required")
-    assert "^(?:a|bc)$" in (engine.seen[-1].sampling.grammar or "")
+    assert "^(?:a|bc)$" in grammar_of(engine)
     await post(http, tools=[WEATHER], tool_choice="none")
     assert engine.seen[-1].sampling.logit_bias
+
+
+async def test_tools_in_a_namespace(client: Client, fmt: ChatFormat) -> None:
+    called = [*call_of(fmt, "sky.get_weather", '{"city": "Rome"}'), *call_of(fmt, "sky.shell", '{"input": "ls"}')]
+    engine = FakeEngine(always([*called, fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    tools = [{"type": "namespace", "name": "sky", "description": "Of the sky", "tools": [WEATHER, SHELL]}, SHELL]
+    async with client(engine) as http:
+        body, events = await post(http, tools=tools), await stream(http, tools=tools)
+        assert unnamed(events[-1]["response"]) == unnamed(body)
+        function, custom = body["output"]
+        assert (function["name"], function["namespace"]) == ("get_weather", "sky")
+        assert (custom["name"], custom["namespace"], custom["input"]) == ("shell", "sky", "ls")
+        assert body["tools"][0]["tools"][0]["name"] == "get_weather"
+        await post(http, input=[*HELLO, function, custom], tools=tools)
+        assert engine.seen[-1].prompt_ids[: len(engine.seen[0].prompt_ids)] == engine.seen[0].prompt_ids
+        assert "sky.get_weather" in fmt.decode(engine.seen[-1].prompt_ids[len(engine.seen[0].prompt_ids) :])
+        wrong = [{"type": "namespace", "name": "sky", "tools": [{**WEATHER, "name": "a b"}]}]
+        assert error_of(await http.post(URL, json=asked(tools=wrong)))["param"] == "tools[0].tools[0].name"
 
 
 async def test_a_form_binds_the_answer(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -310,7 +335,7 @@ async def test_a_form_binds_the_answer(http: httpx.AsyncClient, engine: FakeEngi
     body = await post(http, text={"format": form, "verbosity": "low"}, reasoning_mode="reasoning")
     assert body["text"] == {"format": {**form, "description": None, "strict": None}, "verbosity": "low"}
     assert engine.seen[-2].sampling.grammar is None
-    assert "far" in (engine.seen[-1].sampling.grammar or "")
+    assert "far" in grammar_of(engine)
     await post(http, text={"format": {"type": "json_object"}})
     assert engine.seen[-1].sampling.grammar
 
@@ -383,7 +408,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
             "structured_outputs",
             "both bind the answer",
         ),
-        ({"tools": [{"type": "teleport"}]}, "tools[0]", "must be an object whose type is function or custom"),
+        ({"tools": [{"type": "teleport"}]}, "tools[0]", "must be an object whose type is one of function, custom"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
         ({"tools": [{"type": "mcp"}, {**WEATHER, "name": "a b"}]}, "tools[1].name", "up to 64 letters"),
         ({"tools": [{**WEATHER, "parameters": "x"}]}, "tools[0].parameters", "must be"),
