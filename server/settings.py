@@ -42,7 +42,10 @@ class Settings:
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0
-    """How long running requests may go on after a termination signal."""
+    """How long running requests may go on after a termination signal; thinking is closed after half of it."""
+    engine_timeout: float = 300.0
+    """How long one step of the engine may take at most, or its start without a sign of life, before it is killed and
+    started again. Where its own steps are short, less is enough (`server.step_watch`)."""
 
     @property
     def model_name(self) -> str:

@@ -7,6 +7,7 @@ The prose around them is written by hand; a test holds both against the code.
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
+from server.api.messages.body import MessagesRequest
+from server.api.messages.errors import TYPES
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
 from server.api.responses.body import ResponseRequest
 from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
-from server.api.service.schema import Models, Unhealthy, Versions
+from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
@@ -201,6 +205,12 @@ def _errors() -> str:
     return _table(["status", "type", "when"], rows)
 
 
+def _anthropic_errors() -> str:
+    types = {**TYPES, HTTPStatus.INTERNAL_SERVER_ERROR: "api_error"}
+    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
+    return _table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
+
+
 def _options() -> str:
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
@@ -248,6 +258,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "control fields": lambda: _fields(ControlRequest),
     "chat response": lambda: _answer(ChatCompletion),
     "chat event": lambda: _answer(ChatCompletionChunk),
+    "messages fields": lambda: _fields(MessagesRequest),
+    "messages response": lambda: _answer(AnthropicMessage),
+    "messages event": lambda: _answer(MessageEvent),
+    "count tokens response": lambda: _answer(TokensCount),
+    "anthropic models response": lambda: _answer(AnthropicModels),
+    "anthropic error response": lambda: _answer(AnthropicError),
+    "anthropic errors": _anthropic_errors,
     "responses fields": lambda: _fields(ResponseRequest, DrawingFields),
     "responses response": lambda: _answer(ResponseObject),
     "responses event": lambda: _answer(ResponseEvent),

@@ -1,6 +1,7 @@
 """`twogear serve`: its arguments, and the checks that need no engine; `server.launch` runs the server."""
 
 import argparse
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what these may take in all; those used longest ago leave first",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    faults = parser.add_argument_group("faults and the end")
+    faults.add_argument(
+        "--engine-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.engine_timeout,
+        help="the longest that a step may take before the engine is killed and started again (default %(default)g)",
+    )
+    faults.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.drain_seconds,
+        help="how long running requests may go on after SIGTERM (default %(default)g)",
+    )
     parser.set_defaults(engine_options=[])
 
 
@@ -81,3 +97,13 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0 is")
+    return seconds

@@ -35,6 +35,8 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions", 30),
     ("POST", "/v1/chat/completions/{completion_id}/control", 10),
     ("POST", "/v1/completions", 40),
+    ("POST", "/v1/messages", 30),
+    ("POST", "/v1/messages/count_tokens", 15),
     ("POST", "/v1/responses", 40),
     ("POST", "/v1/responses/input_tokens", 20),
     ("GET", "/v1/responses/{response_id}", 4),
