@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT
-from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore
+from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore, StoredInput
 from server.app import create_app
 from server.errors import UnknownResponseError
 from server.modes.profile import Profile
@@ -22,6 +22,7 @@ from tests.server.test_http import error_of
 from tests.server.test_responses import URL, WEATHER, asked, call_of, post, stream
 
 LISTED: TypeAdapter[list[ResponseItem]] = TypeAdapter(list[ResponseItem])
+EMPTY = StoredInput.of([])
 NEXT = {"role": "user", "content": "And?"}
 
 
@@ -176,9 +177,9 @@ def response_of(name: str, previous: str | None = None, size: int = 0) -> dict[s
 def test_what_was_used_longest_ago_leaves_first() -> None:
     store = ResponseStore(3, 1_000_000)
     for name in "abc":
-        store.put(response_of(name), [], "")
+        store.put(response_of(name), EMPTY, "")
     store.get("a", "")
-    store.put(response_of("d"), [], "")
+    store.put(response_of("d"), EMPTY, "")
     assert len(store) == 3
     with pytest.raises(UnknownResponseError, match="has left the store, which keeps the 3 used last"):
         store.get("b", "")
@@ -190,11 +191,11 @@ def test_what_was_used_longest_ago_leaves_first() -> None:
 
 def test_going_on_counts_as_a_use_of_all_before() -> None:
     store = ResponseStore(3, 1_000_000)
-    store.put(response_of("a"), [], "")
-    store.put(response_of("b", "a"), [], "")
-    store.put(response_of("c"), [], "")
+    store.put(response_of("a"), EMPTY, "")
+    store.put(response_of("b", "a"), EMPTY, "")
+    store.put(response_of("c"), EMPTY, "")
     assert [orjson.loads(stored.response)["id"] for stored in store.conversation("b", "")] == ["a", "b"]
-    store.put(response_of("d"), [], "")
+    store.put(response_of("d"), EMPTY, "")
     with pytest.raises(UnknownResponseError):
         store.get("c", "")
     assert len(store.conversation("b", "")) == 2
@@ -203,10 +204,10 @@ def test_going_on_counts_as_a_use_of_all_before() -> None:
 def test_the_bytes_are_bounded() -> None:
     store = ResponseStore(100, 10 * (ENTRY_BYTES + ITEM_BYTES + 200))
     for number in range(50):
-        store.put(response_of(str(number), size=100), [], "")
+        store.put(response_of(str(number), size=100), EMPTY, "")
     assert len(store) == 10
     assert store.size <= 10 * (ENTRY_BYTES + ITEM_BYTES + 200)
-    store.put(response_of("large", size=100_000), [], "")
+    store.put(response_of("large", size=100_000), EMPTY, "")
     assert len(store) == 10
     with pytest.raises(UnknownResponseError, match="has left the store"):
         store.get("large", "")
@@ -217,8 +218,8 @@ def test_the_bytes_are_bounded() -> None:
 
 def test_a_client_has_its_own_only() -> None:
     store = ResponseStore(10, 1_000_000)
-    store.put(response_of("a"), [], "one")
-    store.put({**response_of("b"), "output": [{"id": "item_a"}]}, [], "other")
+    store.put(response_of("a"), EMPTY, "one")
+    store.put({**response_of("b"), "output": [{"id": "item_a"}]}, EMPTY, "other")
     for forbidden in (store.get, store.delete, store.conversation):
         with pytest.raises(UnknownResponseError, match="was not stored here"):
             forbidden("a", "other")

@@ -19,6 +19,7 @@ from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always
 from tests.server.test_http import error_of
 from tests.server.test_launch import Running
+from tests.server.test_openapi import Document
 
 URL = "/v1/responses"
 OF_SDK: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
@@ -28,6 +29,7 @@ WEATHER = {
     "description": "Get the weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+SKY = {"type": "namespace", "name": "sky", "description": "Of the sky"}
 SHELL = {"type": "custom", "name": "shell", "description": "Runs a command"}
 
 
@@ -163,6 +165,34 @@ async def test_a_stream_is_the_response_in_parts(
         assert (own[0]["type"], own[-1]["type"]) == ("response.output_item.added", "response.output_item.done")
         assert {event["item_id"] for event in own[1:-1]} <= {item["id"]}
         check_texts(item, own)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [WEATHER, SHELL, {**SKY, "tools": [WEATHER]}], "tool_choice": "auto"},
+        {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"], "user": "a"},
+        {"top_logprobs": 1, "max_output_tokens": 3, "metadata": {"a": "b"}, "text": {"format": {"type": "text"}}},
+        {"max_output_tokens": 0},
+    ],
+)
+async def test_they_are_as_the_openapi_document_says(http: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    document = Document((await http.get("/openapi.json")).json())
+    whole = await http.post(URL, json=asked(**fields))
+    document.check(URL, "post", whole.status_code, "application/json", whole.json())
+    if whole.status_code != 200:
+        return
+    for event in await stream(http, **fields):
+        document.check(URL, "post", 200, "text/event-stream", event)
+    path, one = f"{URL}/{{response_id}}", f"{URL}/{whole.json()['id']}"
+    document.check(path, "get", 200, "application/json", (await http.get(one)).json())
+    listed = (await http.get(f"{one}/input_items")).json()
+    document.check(f"{path}/input_items", "get", 200, "application/json", listed)
+    document.check(path, "delete", 200, "application/json", (await http.delete(one)).json())
+    document.check(path, "get", 404, "application/json", (await http.get(one)).json())
+    counted = (await http.post(f"{URL}/input_tokens", json=asked(**fields))).json()
+    document.check(f"{URL}/input_tokens", "post", 200, "application/json", counted)
 
 
 def check_texts(item: dict[str, Any], events: list[dict[str, Any]]) -> None:
@@ -311,7 +341,7 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
 async def test_tools_in_a_namespace(client: Client, fmt: ChatFormat) -> None:
     called = [*call_of(fmt, "sky.get_weather", '{"city": "Rome"}'), *call_of(fmt, "sky.shell", '{"input": "ls"}')]
     engine = FakeEngine(always([*called, fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
-    tools = [{"type": "namespace", "name": "sky", "description": "Of the sky", "tools": [WEATHER, SHELL]}, SHELL]
+    tools = [{**SKY, "tools": [WEATHER, SHELL]}, SHELL]
     async with client(engine) as http:
         body, events = await post(http, tools=tools), await stream(http, tools=tools)
         assert unnamed(events[-1]["response"]) == unnamed(body)
@@ -322,7 +352,7 @@ async def test_tools_in_a_namespace(client: Client, fmt: ChatFormat) -> None:
         await post(http, input=[*HELLO, function, custom], tools=tools)
         assert engine.seen[-1].prompt_ids[: len(engine.seen[0].prompt_ids)] == engine.seen[0].prompt_ids
         assert "sky.get_weather" in fmt.decode(engine.seen[-1].prompt_ids[len(engine.seen[0].prompt_ids) :])
-        wrong = [{"type": "namespace", "name": "sky", "tools": [{**WEATHER, "name": "a b"}]}]
+        wrong = [{**SKY, "tools": [{**WEATHER, "name": "a b"}]}]
         assert error_of(await http.post(URL, json=asked(tools=wrong)))["param"] == "tools[0].tools[0].name"
 
 

@@ -84,7 +84,7 @@ class Namespace(Fields):
     """The kind of the tool."""
     name: str
     """Comes back as a call's `namespace`."""
-    description: str | None = None
+    description: str
     """Means nothing here: each tool has its own."""
     tools: Annotated[list[Own], Field(max_length=MAX_TOOLS)]
     """Functions and custom tools."""
