@@ -154,11 +154,13 @@ async def test_a_budget_is_exact(client: Client, fmt: ChatFormat, how: dict[str,
     assert (message["reasoning_finish_reason"], message["stop_reason"]) == ("budget", "max_tokens")
 
 
-async def test_an_effort_is_a_share_of_the_limit(client: Client, fmt: ChatFormat) -> None:
+@pytest.mark.parametrize(("effort", "tokens"), [("low", 20), ("medium", 50), ("max", 73)])
+async def test_an_effort_is_a_share_of_the_limit(client: Client, fmt: ChatFormat, effort: str, tokens: int) -> None:
+    """Of 100 tokens a quarter is kept for the answer, and two close the thinking."""
     script = script_of(fmt.encode_text("on and on " * 90), len(fmt.render(HELLO, THINKING)))
     engine = FakeEngine(script, (fmt.end_of_turn_id,))
-    message = await post(client, engine, **ADAPTIVE, output_config={"effort": "low"}, max_tokens=100)
-    assert message["usage"]["output_tokens_details"]["thinking_tokens"] == 20
+    message = await post(client, engine, **ADAPTIVE, output_config={"effort": effort}, max_tokens=100)
+    assert message["usage"]["output_tokens_details"]["thinking_tokens"] == tokens
 
 
 async def test_calls(client: Client, caller: FakeEngine, fmt: ChatFormat) -> None:
