@@ -5,6 +5,7 @@ ApiError
 │   └── ContextLengthError 400, code context_length_exceeded
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
+├── UnknownResponseError   404
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
@@ -82,6 +83,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class UnknownResponseError(ApiError):
+    """A stored response is asked for that is not there, or not any more."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="response_id", code="response_not_found")
 
 
 class BodyTooLargeError(ApiError):

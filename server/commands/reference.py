@@ -17,10 +17,10 @@ from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
 from server.api.chat.body import ChatRequest
-from server.api.chat.control_body import ControlRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
-from server.api.common.sampling import SamplingFields
+from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
@@ -28,6 +28,8 @@ from server.api.completions.schema import TextCompletion
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import TYPES
 from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
+from server.api.responses.body import ResponseRequest
+from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
 from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
@@ -42,6 +44,7 @@ SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",
+    "max_output_tokens": "default_max_tokens",
     "thinking_token_budget": "thinking_budget",
 }
 Schema = dict[str, Any]
@@ -262,6 +265,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "anthropic models response": lambda: _answer(AnthropicModels),
     "anthropic error response": lambda: _answer(AnthropicError),
     "anthropic errors": _anthropic_errors,
+    "responses fields": lambda: _fields(ResponseRequest, DrawingFields),
+    "responses response": lambda: _answer(ResponseObject),
+    "responses event": lambda: _answer(ResponseEvent),
+    "responses items": lambda: _answer(ResponseItems),
     "completion response": lambda: _answer(TextCompletion),
     "control response": lambda: _answer(ControlResult),
     "tokenize response": lambda: _answer(Tokenized),

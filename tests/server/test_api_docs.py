@@ -10,6 +10,7 @@ from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
+from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
 from server.commands.reference import FILES, SHOWN_PROFILE, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
@@ -26,7 +27,8 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ChatRequest, CompletionRequest, MessagesRequest, TokenizeChatRequest, DetokenizeRequest]
+    "kind",
+    [ChatRequest, CompletionRequest, MessagesRequest, ResponseRequest, TokenizeChatRequest, DetokenizeRequest],
 )
 def test_every_field_has_a_meaning(kind: type[Fields]) -> None:
     assert not [name for name, field in kind.model_fields.items() if not field.description]

@@ -18,7 +18,7 @@ from server.errors import ErrorShape
 SCHEMAS = "#/components/schemas/"
 SERVED_MODES = "x-served-modes"
 """Marks a string of a body that is the name of a mode: the document of a running server lists those that it has."""
-METHODS = ("get", "post")
+METHODS = ("get", "post", "delete")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
 _ERRORS = {
     400: "A field is wrong, and `param` names it, or the body is no JSON object",
