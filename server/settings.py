@@ -33,6 +33,10 @@ class Settings:
     """How long a client may leave its stream unread before its request is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    max_stored_responses: int = 10_000
+    """How many responses of `/v1/responses` are kept for clients to come back to; 0: none."""
+    max_stored_bytes: int = 256 * 1024 * 1024
+    """What they may take in all, with their inputs."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
     verbose: bool = False
