@@ -49,7 +49,11 @@ def _chat(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-_NOT_TRIED = {"/v1/models", "/v1/models/{name}", "/v1/chat/completions/{completion_id}/control"}
+_NOT_TRIED = {  # they run nothing in the engine, or act on what runs
+    *("/v1/models", "/v1/models/{name}", "/v1/chat/completions/{completion_id}/control"),
+    *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items", "/v1/responses/{response_id}/cancel"),
+    *("/v1/responses/{response_id}/control", "/v1/responses/input_tokens", "/v1/messages/count_tokens"),
+}
 _THINK: dict[str, Any] = {"reasoning_mode": "reasoning", "reasoning_logprobs": True, "max_tokens": 48}
 _KINDS = [
     Kind("short", CHAT, _chat("What is 17 + 25 + 9?", max_tokens=16, **GREEDY), greedy=True),

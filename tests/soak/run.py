@@ -108,14 +108,14 @@ class Soak:
             until = time.monotonic() + self._size.seconds / 2
             await asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
         self._memory.append(
-            {"front end": _resident(self._server.process.pid), "engine": _resident(engine_pid(self._server))}
+            {"front end": _resident(self._server.process.pid), "engine": _resident(self._server.engine_pid)}
         )
 
     async def _inject(self, fault: signal.Signals) -> None:
-        pid = engine_pid(self._server)
+        pid = self._server.engine_pid
         began = time.monotonic()
         os.kill(pid, fault)
-        await _until(lambda: engine_pid(self._server) not in {pid, 0} and self._is_ready(), BACK_SECONDS)
+        await _until(lambda: self._server.engine_pid not in {pid, 0} and self._is_ready(), BACK_SECONDS)
         ended = time.monotonic()
         self._explained.append((began - GRACE, ended + GRACE))
         self._faults.append((fault.name, round(ended - began, 1)))
@@ -175,23 +175,6 @@ _EMPTY = (
     *("twogear_requests_running{", "twogear_requests_waiting{", "twogear_engine_places{", "twogear_kv_pages{"),
     *("vllm:num_requests_running ", "vllm:num_requests_waiting "),
 )
-
-
-def engine_pid(server: RealServer) -> int:
-    """The engine process among the server's children; 0 where there is none now."""
-    pid = server.process.pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        words = _command(child)
-        if words[1:3] == ["-m", "engine"]:
-            return int(child)
-    return 0
-
-
-def _command(pid: str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
 
 
 def _resident(pid: int) -> int:
