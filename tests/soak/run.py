@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import httpx
 
 from tests.real_server import RealServer
 from tests.soak.clients import Client, Seen, Token, hold
-from tests.soak.kinds import Kind, kinds
+from tests.soak.kinds import REFUSED, Kind, kinds
 
 ENGINE_TIMEOUT = 20
 OPTIONS = (
@@ -57,7 +57,9 @@ class Report:
 
     def text(self) -> str:
         """As JSON, on one line for each part."""
-        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in asdict(self).items())
+        parts = {**vars(self), **vars(self.seen)}
+        del parts["seen"]
+        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in parts.items())
 
 
 class Soak:
@@ -134,8 +136,10 @@ class Soak:
             if not any(begin <= when <= end for begin, end in self._explained)
         ]
         wrong = [f"{status} for {name!r}" for _, status, name in seen.server_errors if status not in {200, 503}]
+        refused = {how for how in seen.outcomes if how.endswith(": refused")} - {f"{REFUSED}: refused"}
         answered = sum(number for how, number in seen.outcomes.items() if how.endswith(": answer"))
         return [
+            *(f"a request that nothing is wrong with: {one}" for one in sorted(refused)),
             *unexplained,
             *wrong,
             *(f"neither answer nor error: {one}" for one in seen.broken),
