@@ -14,6 +14,7 @@ from jinja2 import Template, TemplateSyntaxError, meta
 from chat_templates.client_text import protect, protect_all
 from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
+from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import not_a_template, rendered
@@ -103,6 +104,28 @@ class CheckpointTemplate:
         """
         if tools and not self.takes_tools:
             raise FormatError("this model's chat template has no place for tools", "tools")
+        options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "is_open": is_open}
+        try:
+            return self._rendered(turns, style, tools, **options)
+        except TooSlowError:
+            raise
+        except FormatError:
+            objects_only = [
+                _with_objects(turn) for turn in turns
+            ]  # some templates want a call's arguments as an object
+            if objects_only == list(turns):
+                raise
+            return self._rendered(objects_only, style, tools, **options)
+
+    def _rendered(
+        self,
+        turns: Sequence[Turn],
+        style: PromptStyle,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        is_open: bool,
+    ) -> str:
         messages = [_message(turn) for turn in turns]
         if is_open:
             field = "content" if turns[-1]["content"] or not turns[-1]["reasoning_content"] else "reasoning_content"
@@ -159,6 +182,15 @@ def _message(turn: Turn) -> dict[str, Any]:
     if turn["tool_calls"]:
         message["tool_calls"] = list(map(_call, turn["tool_calls"]))
     return message
+
+
+def _with_objects(turn: Turn) -> Turn:
+    """The turn with no arguments instead of such as are only text."""
+    calls: list[Call] = [
+        {**call, "arguments": {} if isinstance(call["arguments"], str) else call["arguments"]}
+        for call in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": calls}
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Settings:
     """What clients are told to wait when the server cannot take a request now."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
+    reasoning_fields: tuple[str, ...] = ("reasoning_content", "reasoning")
+    """The names under which chat completions show the thinking."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0

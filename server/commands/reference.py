@@ -33,7 +33,7 @@ from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load
 
 FILE = Path(__file__).parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
+SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",

@@ -11,6 +11,11 @@ from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
+REASONING_FIELDS = {
+    "both": DEFAULTS.reasoning_fields,
+    **{name: (name,) for name in DEFAULTS.reasoning_fields},
+}
+"""From each choice of `--reasoning-field` to the names that it stands for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    parser.add_argument(
+        "--reasoning-field",
+        choices=tuple(REASONING_FIELDS),
+        default="both",
+        help="under which name chat completions show the thinking",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
     parser.set_defaults(engine_options=[])
 
@@ -43,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    given = {name: value for name, value in vars(args).items() if name in names}
+    settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
     try:
         check_model(settings.model)
     except ModelError as error:

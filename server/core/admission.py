@@ -34,12 +34,14 @@ async def admit(request: Request, serving: Serving) -> Plan:
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
-        stops=request.stop.texts,
+        stop=request.stop,
         priority=request.priority or mode.profile.priority,
         is_conversation=isinstance(request.prompt, Conversation),
         shows_thinking=mode.thinks and request.shown.thinking,
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
+        shows_control_tokens=request.shown.control_tokens,
+        logprobs_as_ids=request.shown.tokens_as_ids,
         answer_format=form,
     )
 

@@ -17,6 +17,7 @@ from server.errors import BadRequestError
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 NamedSchema = tuple[str, Any]
 """A tool's name and the schema of its arguments."""
 
@@ -39,6 +40,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
         calls_in_thinking=may_call and not forced,
         parallel=parallel,
         forbids_calls=bool(tools) and not may_call,
+        is_named=isinstance(choice, NamedTool),
     )
 
 
@@ -117,7 +119,7 @@ def _name_and_schema(request: Request, tool: Mapping[str, Any], path: str) -> Na
     schema = function.get("parameters")
     if schema is not None and not isinstance(schema, dict):
         raise request.refusal(f"{path}.function.parameters", "{field} must be a JSON schema.")
-    return function["name"], {**ANY_OBJECT, **(schema or {})}
+    return function["name"], {**ANY_OBJECT, **schema} if schema else NO_PARAMETERS
 
 
 def _rule(forms: Sequence[Form]) -> RuleJob:

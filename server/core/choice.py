@@ -69,6 +69,8 @@ class Choice:
         self.token_ids: list[int] = []
         self.reasoning_tokens = 0
         self.finish: Finish | None = None
+        self.stop_reason: str | int | None = None
+        """The client's stop string or stop token that ended the answer."""
         self.thinking_finish: ThinkingFinish | None = None
         self.thinking = thinking is not None
         self.prompt_ids = prompt_ids
@@ -103,9 +105,10 @@ class Choice:
             return advance
         return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
 
-    def stop(self) -> None:
-        """Ends the choice after the tokens fed so far."""
+    def stop(self, reason: str | None = None) -> None:
+        """Ends the choice after the tokens fed so far; `reason`: the stop string that they reached."""
         self.finish = "stop"
+        self.stop_reason = reason
 
     @property
     def can_set_back(self) -> bool:
@@ -181,6 +184,8 @@ class Choice:
         self.token_ids += ids
         if delta.stop_token_id is not None:
             self.token_ids.append(delta.stop_token_id)
+            if delta.stop_token_id in self._sampling.stop_token_ids:
+                self.stop_reason = delta.stop_token_id
         if delta.finish is not None:
             self.finish = "length" if delta.finish == "length" else "stop"
         return ids

@@ -65,7 +65,7 @@ class Run:
             reader.choice,
             f"{plan.id}-{reader.index}",
             priority=plan.priority,
-            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+            one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
 

@@ -5,11 +5,31 @@ from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, error_body
 
 logger = logging.getLogger(__name__)
+
+
+class HeadAsGet:
+    """Answers HEAD as GET, without the body: `wget --spider` and health checks ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
@@ -38,13 +58,19 @@ async def _own(_request: Request, error: Exception) -> Response:
 async def _of_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path} here; /docs lists what there is."
+        message = f"There is no {request.method} {request.url.path} here. There are {_listed(request)}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"{request.url.path} does not take {request.method}."
     else:
         message = str(error.detail)
     headers = dict(error.headers) if error.headers else {}
     return json_response(error_body(message, "invalid_request_error"), error.status_code, headers)
+
+
+def _listed(request: Request) -> str:
+    """The paths of the APIs, with their methods."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    return ", ".join(f"{' '.join(sorted(route.methods))} {route.path.replace(':path', '')}" for route in routes)
 
 
 async def _unforeseen(_request: Request, error: Exception) -> Response:

@@ -163,7 +163,8 @@ async def test_what_a_model_cannot_do_is_refused_with_the_field(fields: dict[str
 
 
 def test_the_profile_is_that_of_the_family() -> None:
-    assert shipped_profile("exaone4", "").name == "exaone4.toml"
+    assert shipped_profile("exaone4", "").name == "twogear_tiny.toml"
+    assert shipped_profile("exaone4", "{{ messages }}").name == "exaone4.toml"
     assert shipped_profile("qwen3_moe", "enable_thinking").name == "qwen3.toml"
     assert shipped_profile("deepseek_v3", "{% if thinking %}").name == "deepseek_v3_1.toml"
     assert shipped_profile("deepseek_v3", "<think>") == GENERAL  # R1

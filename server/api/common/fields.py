@@ -91,9 +91,12 @@ def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: It
 
 
 def refuse_retired(fields: dict[str, Any]) -> None:
-    """Raises BadRequestError for a field of RETIRED that asks for something."""
+    """Raises BadRequestError for a field of RETIRED that asks for something, unless the newer one asks for the same."""
+    newer_form = fields.get("structured_outputs")
+    same = newer_form if isinstance(newer_form, dict) else {}
     for name, newer in RETIRED.items():
-        if fields.get(name) not in (None, [], "none", "auto"):
+        value = fields.get(name)
+        if value not in (None, [], "none", "auto") and same.get(name.removeprefix("guided_")) != value:
             raise BadRequestError(f"{name} is not supported: use {newer}.", param=name)
 
 
