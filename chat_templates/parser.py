@@ -4,8 +4,8 @@ Only control tokens are tags: text that spells one is text, and no control token
 a tag of the format as ordinary text, that text is the tag. The rules:
 
 - `<think>` opens reasoning, `</think>` ends it; a second `<think>` is ignored. So is a `</think>` with nothing open
-  before the answer's first word; later it is text. The newline after `<think>`, the one before `</think>` and up to
-  two after it belong to the tags.
+  before the answer's first word, and the first after a thinking that was closed for the model; else it is text. The
+  newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
 - `<tool_call>` opens a call, in the answer as well as within the thinking, which then goes on; `</tool_call>`, the
   tags above, another call or the end of the turn end it. One newline before a call belongs to the call. Within a string
   of a call's arguments all tags are text, but for the `</think>` that ends a thinking and the end of the turn.
@@ -67,6 +67,7 @@ class OutputParser:
         self._may_call = {False: calls, True: calls_in_thinking}
         self._reopens = reopens
         self._has_answered = False
+        self._owes_end = False  # the model did not end its thinking itself, and may do so late
         self._events: list[Event] = []
         self._call: ToolCallReader | None = None
         self._calls = 0
@@ -119,6 +120,7 @@ class OutputParser:
         events = self.finish()
         self.is_thinking = False
         self._skip = 0
+        self._owes_end = True
         return events
 
     def _take(self) -> list[Event]:
@@ -210,7 +212,9 @@ class OutputParser:
 
     def _close_thinking(self) -> None:
         if not self.is_thinking:
-            self._text_in_answer(self._fmt.settings.think_end)
+            if not self._owes_end:
+                self._text_in_answer(self._fmt.settings.think_end)
+            self._owes_end = False
             return
         self._end_call()
         self._newline = ""

@@ -5,6 +5,7 @@ The prose around them is written by hand; a test holds both against the code.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from server.api.service.schema import Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
+from server.commands.dialects import DIALECTS
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
 
@@ -231,6 +233,21 @@ def _metrics() -> str:
     return _table(["metric", "type", "labels", "meaning"], rows)
 
 
+def _dialects() -> str:
+    def shown(fields: Any) -> str:
+        return f"`{json.dumps(fields)}`"
+
+    rows = (
+        [
+            one.peers,
+            shown(one.sent),
+            f"400 that names `{one.means}`" if isinstance(one.means, str) else shown(one.means),
+        ]
+        for one in DIALECTS
+    )
+    return _table(["of", "sent", "means"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "shared fields": lambda: _fields(SamplingFields),
     "chat fields": lambda: _fields(ChatRequest, SamplingFields),
@@ -249,6 +266,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "health response": lambda: _answer(Unhealthy),
     "version response": lambda: _answer(Versions),
     "error response": lambda: _answer(ErrorResponse),
+    "dialects": _dialects,
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,

@@ -31,7 +31,7 @@ def choice_plans(
     sampling = _with_format(_sampling(request, mode.profile, len(prompt_ids), serving), form, serving)
     thinking = _thinking(request, mode, prompt_ids, sampling.max_tokens, serving)
     return [
-        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one))
+        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form))
         for one in _seeded(sampling, request.n)
     ]
 
@@ -105,8 +105,11 @@ def _thinking(
     return plan_thinking(max_tokens, most, mode.profile, mode.closing)
 
 
-def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling) -> Sampling:
-    """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
+def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling, form: AnswerFormat) -> Sampling:
+    """How the answer is drawn, after a thinking if there is any: as the profile says, unless the client does."""
+    if form.banned:
+        bias = {**(thinking.logit_bias or {}), **dict.fromkeys(form.banned, NEVER)}
+        thinking = msgspec.structs.replace(thinking, logit_bias=bias)
     if not isinstance(profile, ThinkingMode) or not isinstance(request.prompt, Conversation):
         return thinking
     own = {name: value for name, value in profile.answer.items() if name not in request.sampling}

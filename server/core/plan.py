@@ -12,7 +12,7 @@ from server.modes.thinking import ThinkingPlan
 class AnswerFormat:
     """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
     thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
-    `is_named`: the client named the tool that is called.
+    `is_named`: the client named the tool that is called. `banned`: tokens that the answer must not have.
     """
 
     grammar: str | None = None
@@ -21,6 +21,7 @@ class AnswerFormat:
     parallel: bool = True
     forbids_calls: bool = False
     is_named: bool = False
+    banned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

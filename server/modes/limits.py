@@ -44,7 +44,9 @@ def token_limit(
     left = context - prompt_tokens
     needed = 1 if asked is None else asked
     if needed > left:
-        raise ContextLengthError(context, prompt_tokens, needed, prompt, blamed=param if needed > context else prompt)
+        raise ContextLengthError(
+            context, prompt_tokens, needed, prompt, blamed=param if needed > profile.max_tokens_limit else prompt
+        )
     if asked is None:
         return min(profile.default_max_tokens or profile.max_tokens_limit, left)
     if asked > profile.max_tokens_limit:
