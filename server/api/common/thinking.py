@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from server.api.common.fields import INT64, Fields, tag_of
 from server.api.common.openapi import SERVED_MODES
@@ -130,16 +130,23 @@ class ThinkingFields(Fields):
 
     Differs: not in OpenAI's API; vLLM's and OpenRouter's.
     """
-    separate_reasoning: Literal[True] | None = None
+    separate_reasoning: bool | None = None
     """The thinking never stands in the answer; false is refused.
 
     Differs: not in OpenAI's API; SGLang's.
     """
-    stream_reasoning: Literal[True] | None = None
+    stream_reasoning: bool | None = None
     """A stream has the thinking as it comes; false is refused.
 
     Differs: not in OpenAI's API; SGLang's.
     """
+
+    @field_validator("separate_reasoning", "stream_reasoning")
+    @classmethod
+    def _not_false(cls, value: bool | None) -> bool | None:
+        if value is False:
+            raise ValueError("false is not supported; include_reasoning leaves the thinking out")
+        return value
 
 
 def _thinks(effort: str) -> bool:
