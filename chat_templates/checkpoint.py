@@ -44,7 +44,7 @@ def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | N
     named = {name: spelling for name in NAMED_TOKENS if (spelling := _spelling(config.get(name)))}
     file = chosen or folder / "chat_template.jinja"
     if chosen is not None or file.is_file():
-        return TemplateFiles(file.read_text(encoding="utf-8"), None, named)
+        return TemplateFiles(_text(file), None, named)
     found = config.get("chat_template") or _json_object(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):  # several, each with a name
         by_name = {entry["name"]: entry["template"] for entry in found}
@@ -52,6 +52,13 @@ def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | N
             raise ValueError("the checkpoint has several chat templates and none is named default")
         return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
     return TemplateFiles(found, None, named) if found else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the chat template {path} is no text in UTF-8") from error
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -80,6 +87,8 @@ class CheckpointTemplate:
         self._environment = Environment(trim_blocks=True, lstrip_blocks=True)
         self._template = self._compile(files.source)
         self._tool_template = self._compile(files.tool_source) if files.tool_source else self._template
+        if "messages" not in self._variables(files.source):
+            raise FormatError("this is no chat template: it has no place for `messages`", "chat_template")
         sources = {path: path.read_text(encoding="utf-8") for path in _files_of(styles)}
         self._of_file = {path: self._compile(source) for path, source in sources.items()}
         self._named = files.named_tokens

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
+from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
 from server.settings import Settings
 
@@ -48,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="under which name chat completions show the thinking",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    parser.add_argument(
+        "--show-defaults",
+        action="store_true",
+        help="print the engine options chosen for this machine, and why; start nothing",
+    )
     parser.set_defaults(engine_options=[])
 
 
@@ -60,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
+    if args.show_defaults:
+        for choice in engine_defaults(settings.model, args.engine_options):
+            print(f"{choice.name} {choice.value}: {choice.reason}")
+        return 0
     if (folder := bytecode_folder()) is not None:
         keep_bytecode(folder)
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need

@@ -33,6 +33,8 @@ class ChoiceReader:
             calls_in_thinking=self._form.calls_in_thinking,
             reopens=False,
         )
+        if plan.choices[index].thinking is not None and not choice.thinking:
+            self._parser.end_thinking()  # closed before it began
         top = plan.choices[index].sampling.logprobs
         self._logprobs = (
             None

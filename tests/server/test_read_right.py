@@ -153,7 +153,7 @@ async def test_a_conversation_goes_on_after_unsound_arguments(
 ) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages: list[dict[str, Any]] = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
-    messages += [{"role": "tool", "tool_call_id": "1", "content": None}, *HELLO]
+    messages.append({"role": "tool", "tool_call_id": "1", "content": None})
     async with client(engine) as http:
         response = await http.post(CHAT, json=body(messages=messages))
     assert response.status_code == 200, response.text
@@ -181,6 +181,6 @@ async def test_content_parts_of_peers_are_read(client: Client, engine: FakeEngin
             assert (await http.post(CHAT, json=body(messages=messages))).status_code == 200
     assert engine.seen[0].prompt_ids == engine.seen[1].prompt_ids
     async with client(engine) as http:
-        messages = [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]
-        error = (await http.post(CHAT, json=body(messages=messages))).json()["error"]
+        unread = [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]
+        error = (await http.post(CHAT, json=body(messages=unread))).json()["error"]
     assert error["param"] == "messages[0].content[0].type"

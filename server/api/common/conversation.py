@@ -94,8 +94,8 @@ TOOL_SCHEMA = {
                 "parameters": {"type": ["object", "null"], "description": "A JSON schema of the arguments."},
                 "strict": {
                     "description": "True, under `auto`: from where the model opens a call, a grammar binds it to the "
-                    "tools' names and to the schemas of the strict ones; the text around it stays free. Calls that must "
-                    "be made fit their schemas anyway.",
+                    "tools' names and to the schemas of the strict ones; text around it stays free. Calls that must be "
+                    "made fit their schemas anyway.",
                 },
             },
         },
