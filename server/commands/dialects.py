@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 Fields = Mapping[str, Any]
 
-SCHEMA: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+SCHEMA: dict[str, Any] = {"enum": ["a", "b"]}
 _ON, _OFF = {"reasoning_mode": "reasoning"}, {"reasoning_mode": "standard"}
 _HIDDEN = {"reasoning": {"enabled": True, "exclude": True}}
 _JSON = {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}

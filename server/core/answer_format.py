@@ -15,7 +15,8 @@ from server.core.request import ChoiceForm, Conversation, Form, GrammarForm, Jso
 from server.core.serving import Serving
 from server.errors import BadRequestError
 
-UNFORCED = '%llguidance {"no_forcing": true}\n'
+DIRECTIVE = "%llguidance"
+UNFORCED = f'{DIRECTIVE} {{"no_forcing": true}}\n'
 """Before a grammar: text that can come in one way only may be any tokens. Else the library tokenizes it, and takes
 spellings of control tokens in it for those.
 """
@@ -65,7 +66,7 @@ async def _grammar(
     if rule is not None:
         answer = await _written(rule, request, serving)
         if rule.kind == "grammar":
-            return UNFORCED + answer
+            return answer if DIRECTIVE in answer else UNFORCED + answer
     if tools:
         calls = await _written(_calls(tools, request, serving, parallel=parallel, is_free=is_free), request, serving)
     whole = _whole(answer, calls)

@@ -94,7 +94,10 @@ class Choice:
         """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
         if delta.cached_tokens is not None and self.cached_tokens is None:
             self.cached_tokens = delta.cached_tokens
-            self.prompt_logprobs = delta.prompt_logprobs
+            if (
+                delta.prompt_logprobs is not None
+            ):  # where thinking is closed at once, the closing is in the engine's prompt
+                self.prompt_logprobs = delta.prompt_logprobs[: len(self.prompt_ids)]
         ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
         if self.thinking:
             assert self._plan is not None

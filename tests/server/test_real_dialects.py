@@ -1,6 +1,8 @@
 """What only the engine can show of dialects and of inputs that were misread, with the embedded checkpoint."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -110,3 +112,19 @@ def test_prompt_logprobs_of_a_real_prompt(real_server: RealServer) -> None:
     assert choice["prompt_logprobs"][0] is None
     assert len(choice["prompt_logprobs"]) == len(lists["tokens"])
     assert all(len(place) in (2, 3) for place in choice["prompt_logprobs"][1:])
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}},
+    "required": ["name", "age", "city"],
+}
+
+
+@pytest.mark.parametrize("mode", ["standard", "reasoning"])
+def test_the_example_of_the_clients_page_is_right(real_server: RealServer, mode: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    (question,) = set(re.findall(r'"content": "(Extract [^"]*)"', page))
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    choice = choice_of(real_server, question, response_format=form, reasoning_mode=mode)
+    assert json.loads(choice["message"]["content"]) == {"name": "Paul", "age": 27, "city": "Lisbon"}
