@@ -38,6 +38,6 @@ def create_app(
     for api in apis:
         app.include_router(api.router)
     app.add_middleware(HeadAsGet)
-    install_error_handlers(app)
+    install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, list(serving.modes.by_name))
     return app

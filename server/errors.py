@@ -1,15 +1,19 @@
-"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
+"""The errors that clients see, in OpenAI's shape or in an API's own; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
-│   └── ContextLengthError 400, code context_length_exceeded
+│   ├── ContextLengthError 400, code context_length_exceeded
+│   └── QuarantinedError   400, code request_quarantined
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
+├── UnknownResponseError   404
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
 """
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
@@ -59,6 +63,8 @@ class ContextLengthError(BadRequestError):
         blamed: str | None = None,
     ) -> None:
         least = "at least " if is_least else ""
+        self.context = context
+        self.prompt = prompt
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
@@ -66,6 +72,13 @@ class ContextLengthError(BadRequestError):
             param=blamed or param,
             code="context_length_exceeded",
         )
+
+
+class QuarantinedError(BadRequestError):
+    """The engine fails on this request, so that it is not run again for a while."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_quarantined")
 
 
 class UnknownModelError(ApiError):
@@ -90,6 +103,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class UnknownResponseError(ApiError):
+    """A stored response is asked for that is not there, or not any more."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="response_id", code="response_not_found")
 
 
 class BodyTooLargeError(ApiError):
@@ -122,3 +145,18 @@ class UnavailableError(ApiError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How an API tells errors that does not tell them as OpenAI does. Its requests are those whose path begins with
+    `prefix`, and those that have `header`, by which its clients say on any path whose API they speak.
+    """
+
+    prefix: str
+    header: str
+    body: Callable[[ApiError], JsonObject]
+
+    def is_spoken(self, path: str, headers: Container[str]) -> bool:
+        """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""
+        return path.startswith(self.prefix) or self.header in headers

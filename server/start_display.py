@@ -30,7 +30,7 @@ class StartDisplay:
 
     def show(self, status: EngineStatus) -> None:
         """Shows how far the start is."""
-        stage = status.detail if status.state == "loading" else f"{status.state}: {status.detail}"
+        stage = status.detail if status.state == "loading" else f"{status.state}: {status.reason or status.detail}"
         self._progress.update(self._task, description=stage, completed=status.fraction)
         far = status.fraction >= self._told + LEAST_PROGRESS or status.state != "loading"
         if stage != self._stage and far and not self._console.is_terminal:

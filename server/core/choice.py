@@ -47,7 +47,8 @@ class Generation(NamedTuple):
 class Choice:
     """The state of one choice, moved on by the engine's deltas; `generation` is what it has to run.
 
-    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
+    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it. `stop_reason`
+    is the stop string that ended the choice, if one did.
 
     `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
     The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end

@@ -9,8 +9,10 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
-from server.core.scheduler import Scheduler
+from server.core.quarantine import Quarantine
+from server.core.scheduler import Lane, Scheduler
 from server.engine_client import EngineClient
+from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Modes
@@ -23,6 +25,10 @@ class RunningChoice(Protocol):
 
     def end_thinking(self) -> bool:
         """Has the thinking closed; whether it was thinking."""
+        ...
+
+    def stop(self) -> None:
+        """Ends the choice after its next tokens."""
         ...
 
 
@@ -42,6 +48,7 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -51,10 +58,16 @@ class Serving:
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
         return self.engine.ready.max_num_seqs if self.engine.ready is not None else 1
+
+    def _lanes(self) -> dict[str, tuple[int, int]]:
+        """Places held and waited for, by lane."""
+        scheduler = self.scheduler
+        return {lane.name.lower(): (scheduler.running(lane), scheduler.waiting(lane)) for lane in Lane}
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""
@@ -81,10 +94,22 @@ class Serving:
 
     def end_thinking(self, request_id: str) -> list[int]:
         """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+        return [index for index, choice in enumerate(self._choices_of(request_id)) if choice.end_thinking()]
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a running request after its next tokens. Raises UnknownRequestError."""
+        for choice in self._choices_of(request_id):
+            choice.stop()
+
+    def _choices_of(self, request_id: str) -> Sequence[RunningChoice]:
         choices = self.choices.get(request_id)
         if choices is None:
             raise UnknownRequestError(request_id)
-        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
+        return choices
+
+    def end_all_thinking(self) -> int:
+        """Has the thinking of all running requests closed; of how many choices."""
+        return sum(choice.end_thinking() for choices in self.choices.values() for choice in choices)
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

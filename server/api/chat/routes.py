@@ -5,14 +5,14 @@ from fastapi import APIRouter, Request, Response
 from server.api.chat.admission import chat_request
 from server.api.chat.answer import ChatResponse, ChunkWriter
 from server.api.chat.body import ChatRequest, read_chat_request
-from server.api.chat.control_body import (
+from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.answering import complete, rejections, stream
+from server.api.common.control_body import (
     ControlRequest,
     NamedControlRequest,
     read_control_request,
     read_named_control_request,
 )
-from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
-from server.api.common.answering import complete, rejections, stream
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.common.sampling import has_continuous_usage, includes_usage
 from server.core.admission import admit

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -95,14 +95,14 @@ def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: It
             raise BadRequestError(f'There is no field "{name}". Did you mean "{meant}"?', param=name)
 
 
-def refuse_retired(fields: dict[str, Any]) -> None:
-    """Raises BadRequestError for a field of RETIRED or UNSUPPORTED that asks for something.
+def refuse_retired(fields: dict[str, Any], retired: Mapping[str, str] = RETIRED) -> None:
+    """Raises BadRequestError for a field of `retired` or UNSUPPORTED that asks for something.
 
     Beside a newer one that asks for the same a retired one is nothing to complain of.
     """
     newer_form = fields.get("structured_outputs")
     same = newer_form if isinstance(newer_form, dict) else {}
-    for name, newer in RETIRED.items():
+    for name, newer in retired.items():
         value = fields.get(name)
         if value not in (None, [], "none", "auto") and same.get(name.removeprefix("guided_")) != value:
             raise BadRequestError(f"{name} is not supported: use {newer}.", param=name)

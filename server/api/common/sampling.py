@@ -57,8 +57,8 @@ class StreamOptions(Fields):
     """
 
 
-class SamplingFields(FormFields):
-    """Sampling fields that are absent or null take the mode's defaults."""
+class DrawingFields(Fields):
+    """How tokens are drawn and what ends an answer. Fields that are absent or null take the mode's defaults."""
 
     model: str | None = None
     """A listed model: its own name, or an alias that names the mode too (`NAME:standard`, `NAME:reasoning`).
@@ -108,6 +108,11 @@ class SamplingFields(FormFields):
 
     Differs: not in OpenAI's API; vLLM ends the thinking at them too.
     """
+    include_stop_str_in_output: bool | None = None
+    """True: the stop string or stop token that ended the answer stands at its end.
+
+    Differs: not in OpenAI's API.
+    """
     min_tokens: TokenCount | None = None
     """No end of the turn and no stop token before so many tokens, the thinking counted. Not with a grammar.
 
@@ -125,6 +130,11 @@ class SamplingFields(FormFields):
 
     Differs: not in OpenAI's API; vLLM takes it where it schedules by priority.
     """
+
+
+class SamplingFields(DrawingFields, FormFields):
+    """The same with what else chat and text completions share."""
+
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     """How many choices; 1 if absent."""
     allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=MAX_ALLOWED)] | None = None
@@ -140,11 +150,6 @@ class SamplingFields(FormFields):
     """
     skip_special_tokens: bool | None = None
     """False: control tokens that say nothing to the server are shown as text instead of left out.
-
-    Differs: not in OpenAI's API.
-    """
-    include_stop_str_in_output: bool | None = None
-    """True: the stop string or stop token that ended the answer stands at its end.
 
     Differs: not in OpenAI's API.
     """
@@ -190,7 +195,7 @@ def prompt_logprobs_of(asked: SamplingFields) -> int | None:
     return asked.prompt_logprobs
 
 
-def sampling_of(body: SamplingFields) -> dict[str, float]:
+def sampling_of(body: DrawingFields) -> dict[str, float]:
     """The fields of engine.sampling that the client set."""
     asked = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if asked.get("top_k") == -1:  # no limit, as 0
@@ -201,7 +206,7 @@ def sampling_of(body: SamplingFields) -> dict[str, float]:
     return asked
 
 
-def stop_of(body: SamplingFields) -> Stop:
+def stop_of(body: DrawingFields) -> Stop:
     """What ends the answer."""
     return Stop(
         texts=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
@@ -212,7 +217,7 @@ def stop_of(body: SamplingFields) -> Stop:
     )
 
 
-def logit_bias_of(body: SamplingFields) -> dict[int, float]:
+def logit_bias_of(body: DrawingFields) -> dict[int, float]:
     """By token id; raises BadRequestError for a key that is none."""
     biases = body.logit_bias
     if not biases:
