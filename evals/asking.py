@@ -73,7 +73,7 @@ class Server:
         choice, usage = reply["choices"][0], reply["usage"]
         return Reply(
             answer=choice["message"]["content"] or "",
-            reasoning=choice["message"].get("reasoning_content") or "",
+            reasoning=choice["message"].get("reasoning_content") or choice["message"].get("reasoning") or "",
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             reasoning_tokens=usage["completion_tokens_details"]["reasoning_tokens"],

@@ -140,7 +140,11 @@ class Chat:
                 if "error" in chunk:
                     raise ChatError(_reason(data.encode()))
                 delta = chunk["choices"][0]["delta"]
-                yield from ((kind, delta[kind]) for kind in ("reasoning", "content") if delta.get(kind))
+                thinking = delta.get("reasoning") or delta.get("reasoning_content")  # the server may show either
+                if thinking:
+                    yield "reasoning", thinking
+                if delta.get("content"):
+                    yield "content", delta["content"]
 
     def _say(self, text: str, style: str | None = None, end: str = "") -> None:
         # A model's control characters could do anything to a terminal.
