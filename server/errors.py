@@ -48,9 +48,21 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
 
-    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
+    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        prompt: int,
+        completion: int,
+        param: str,
+        *,
+        is_least: bool = False,
+        blamed: str | None = None,
+    ) -> None:
         least = "at least " if is_least else ""
         self.context = context
         self.prompt = prompt
@@ -58,7 +70,7 @@ class ContextLengthError(BadRequestError):
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=param,
+            param=blamed or param,
             code="context_length_exceeded",
         )
 

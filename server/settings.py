@@ -55,6 +55,8 @@ class Settings:
     """What they may take in all, with their inputs."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
+    reasoning_fields: tuple[str, ...] = ("reasoning_content", "reasoning")
+    """The names under which chat completions show the thinking."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0

@@ -7,12 +7,18 @@ from pathlib import Path
 
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
+from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
 MOST_DIGITS = 16  # of a count
+REASONING_FIELDS = {
+    "both": DEFAULTS.reasoning_fields,
+    **{name: (name,) for name in DEFAULTS.reasoning_fields},
+}
+"""From each choice of `--reasoning-field` to the names that it stands for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    parser.add_argument(
+        "--reasoning-field",
+        choices=tuple(REASONING_FIELDS),
+        default="both",
+        help="under which name chat completions show the thinking",
+    )
+    parser.add_argument(
+        "--show-defaults",
+        action="store_true",
+        help="print the engine options chosen for this machine, and why; start nothing",
+    )
     stored = parser.add_argument_group("stored responses")
     stored.add_argument(
         "--max-stored-responses",
@@ -116,11 +133,16 @@ def _add_connections(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    given = {name: value for name, value in vars(args).items() if name in names}
+    settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
     try:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
+    if args.show_defaults:
+        for choice in engine_defaults(settings.model, args.engine_options):
+            print(f"{choice.name} {choice.value}: {choice.reason}")
+        return 0
     if (folder := bytecode_folder()) is not None:
         keep_bytecode(folder)
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need

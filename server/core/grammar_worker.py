@@ -69,9 +69,9 @@ def _rule(job: RuleJob) -> str:
 
 
 def _calls(job: CallsJob) -> str:
-    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most)
+    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most, is_free=job.is_free)
     grammars.check(f"start: calls\n{calls}")
-    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside)
+    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside, is_free=job.is_free)
 
 
 def _send(reply: bytes) -> None:

@@ -63,12 +63,16 @@ Prompt = Conversation | Texts | TokenPrompts
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end."""
+    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end.
+
+    `is_shown`: the text or token of the client's that ended the answer stands at its end.
+    """
 
     texts: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    is_shown: bool = False
 
 
 class JsonForm(msgspec.Struct, frozen=True):
@@ -123,7 +127,8 @@ class Shown(msgspec.Struct, frozen=True):
     """What the response shows beside the text.
 
     `logprobs`: with each token of the answer its log-probability, and so many of the likeliest; `prompt_logprobs` the
-    same of the prompt, and `reasoning_logprobs` of the thinking too. `thinking`: the thinking, if there is any.
+    same of the prompt, and `reasoning_logprobs` of the thinking too; `tokens_as_ids`: these name tokens by their ids.
+    `thinking`: the thinking, if there is any. `control_tokens`: those that say nothing to the parser, as text.
     """
 
     logprobs: int | None = None
@@ -131,6 +136,8 @@ class Shown(msgspec.Struct, frozen=True):
     reasoning_logprobs: bool = False
     token_ids: bool = False
     thinking: bool = True
+    tokens_as_ids: bool = False
+    control_tokens: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,9 +145,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
-    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `forms`: what binds the answer;
-    more than one is an error. `streamed`: the response is sent as it comes. `cache_salt`: what is remembered of the
-    request's text is for requests of the same salt.
+    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
+    drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
+    response is sent as it comes. `cache_salt`: what is remembered of the request's text is for requests of the same
+    salt.
     """
 
     id: str
@@ -154,6 +162,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Mapping[str, float] = msgspec.field(default_factory=dict)
     seed: int | None = None
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
     stop: Stop = Stop()
     n: int = 1
     forms: Sequence[Form] = ()

@@ -85,7 +85,7 @@ class Run:
             f"{plan.id}-{reader.index}",
             priority=plan.priority,
             cache_salt=plan.cache_salt,
-            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+            one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
 

@@ -14,6 +14,8 @@ from server.http.responses import error_response
 
 T = TypeVar("T")
 
+LINE_ENDS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
+"""From each character beyond ASCII at which Python's `str.splitlines` splits to its escape in JSON."""
 DONE = b"data: [DONE]\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -25,7 +27,16 @@ HEADERS = [
 def encode_event(body: object, name: str = "") -> bytes:
     """One event; with a `name` where the API names its events."""
     head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + orjson.dumps(body) + b"\n\n"
+    return head + b"data: " + encode_json(body) + b"\n\n"
+
+
+def encode_json(body: object) -> bytes:
+    """JSON on one line also for clients that take more characters than HTML's standard does for the end of one."""
+    data = orjson.dumps(body)
+    if not data.isascii():
+        for character, escape in LINE_ENDS.items():
+            data = data.replace(character, escape)
+    return data
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

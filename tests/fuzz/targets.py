@@ -26,7 +26,7 @@ from chat_templates.settings import DIRECT, FormatSettings
 from chat_templates.tokens import Vocabulary
 from server.api.chat.admission import chat_request
 from server.api.chat.body import read_chat_request
-from server.api.chat.control_body import read_control_request
+from server.api.common.control_body import read_control_request
 from server.api.completions.admission import completion_request
 from server.api.completions.body import read_completion_request
 from server.api.tokens.admission import tokenize_request

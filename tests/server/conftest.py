@@ -28,7 +28,7 @@ def fmt() -> ChatFormat:
 
 @pytest.fixture(scope="session")
 def profile() -> Profile:
-    return load_profile(PROFILE_FOLDER / "exaone4.toml")
+    return load_profile(PROFILE_FOLDER / "twogear_tiny.toml")
 
 
 @pytest.fixture(scope="session")

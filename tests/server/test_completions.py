@@ -34,7 +34,9 @@ async def test_a_text_goes_on(client: Client, engine: FakeEngine, fmt: ChatForma
     result = await post(client, engine)
     assert result["object"] == "text_completion"
     (choice,) = result["choices"]
-    assert choice == {"index": 0, "text": " né\nend", "logprobs": None, "finish_reason": "stop"}
+    assert choice == {
+        "index": 0, "text": " né\nend", "logprobs": None, "finish_reason": "stop", "stop_reason": None
+    }  # fmt: skip
     (request,) = engine.seen
     assert request.prompt_ids == fmt.encode_text("Once")
     assert request.sampling.max_tokens == 16
