@@ -31,6 +31,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
     return Plan(
         id=request.id,
         arrived=request.received.arrived,
+        client=request.received.client,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),

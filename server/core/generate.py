@@ -29,7 +29,6 @@ class ChoiceRun:
         choice: Choice,
         request_id: str,
         *,
-        priority: int = 0,
         one_by_one: bool = False,
     ) -> None:
         self._engine = engine
@@ -37,7 +36,6 @@ class ChoiceRun:
         self._claim = claim
         self._choice = choice
         self._request_id = request_id
-        self._priority = priority
         self._one_by_one = one_by_one
         self._numbers = count()
 
@@ -48,12 +46,13 @@ class ChoiceRun:
         """
         choice = self._choice
         while choice.finish is None:
-            lane = Lane.THINK if choice.thinking else Lane.ANSWER
-            async with self._scheduler.place(self._claim, lane, can_set_back=choice.can_set_back) as place:
+            place_for = self._scheduler.place
+            async with place_for(self._claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
                 while self._may_stay(place):
                     generation = choice.generation
                     async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
                         async for delta in deltas:
+                            self._scheduler.count(place, len(delta.token_ids))
                             for one in self._parts_of(delta):
                                 yield read(choice.feed(one))
                                 if one.goes_on:
@@ -68,7 +67,7 @@ class ChoiceRun:
 
     def _request(self, generation: Generation, place: Place) -> Generate:
         """Where pages run out, the engine takes those of thinkers first."""
-        priority = 2 * self._priority + place.lane
+        priority = len(Lane) * self._claim.priority + place.lane
         request_id = f"{self._request_id}-{next(self._numbers)}"
         return Generate(request_id, generation.prompt_ids, generation.sampling, priority, generation.then)
 
@@ -81,7 +80,7 @@ class ChoiceRun:
         """Whether another generation takes the place of this one, or the place itself is to be left."""
         choice = self._choice
         if place.lane is Lane.THINK and not choice.thinking:
-            self._scheduler.answers(place)
+            self._scheduler.answers(place, can_set_back=choice.can_set_back)
         return choice.generation is not generation or not self._may_stay(place)
 
     def _may_stay(self, place: Place) -> bool:

@@ -26,7 +26,9 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
-        self._claim = serving.scheduler.claim()
+        self._claim = serving.scheduler.claim(
+            plan.mode, plan.client, priority=plan.priority, prompt_tokens=plan.prompt_tokens
+        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
@@ -64,7 +66,6 @@ class Run:
             self._claim,
             reader.choice,
             f"{plan.id}-{reader.index}",
-            priority=plan.priority,
             one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)

@@ -9,7 +9,7 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
-from server.core.scheduler import Scheduler
+from server.core.scheduler import ModeLoad, Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
@@ -50,7 +50,9 @@ class Serving:
         self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
-        self.scheduler = Scheduler(self._places)
+        self.scheduler = Scheduler(
+            self._places, {name: ModeLoad(mode.thinks) for name, mode in self.modes.by_name.items()}
+        )
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
