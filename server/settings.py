@@ -33,6 +33,16 @@ class Settings:
     """How long a client may leave its stream unread before its request is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    max_waiting: int = 2048
+    """How many choices may wait for a place in the engine."""
+    max_in_flight: int | None = None
+    """How many choices may run and wait, if that is bounded apart from what may wait."""
+    max_waiting_tokens: int | None = None
+    """How many tokens the prompts of requests that wait may have before no more is taken; None: any number."""
+    max_committed: float | None = None
+    """How many times the KV cache may be promised to what runs and waits; None: any number of times."""
+    max_wait_seconds: float = 300.0
+    """How long a request may wait for its first place."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
     verbose: bool = False

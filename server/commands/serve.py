@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from server.cli_errors import UsageError
+from server.commands import limits
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
@@ -37,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    limits.add_arguments(parser)
     parser.set_defaults(engine_options=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    chosen = {name: value for name, value in vars(args).items() if name in names}
+    settings = Settings(**chosen | limits.of_engine_options(args.engine_options))
     try:
         check_model(settings.model)
     except ModelError as error:

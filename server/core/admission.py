@@ -9,7 +9,7 @@ from server.core.answer_format import answer_format
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
-from server.core.request import Conversation, Request
+from server.core.request import Conversation, Request, Texts, TokenPrompts
 from server.core.response_size import check_size
 from server.core.serving import Serving
 from server.modes.mode import Mode
@@ -20,6 +20,23 @@ from server.modes.thinking import ModeRequest
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    count = request.n * _prompts(request)
+    if count > serving.intake.most_choices:
+        most = serving.intake.most_choices
+        raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} that are taken at once here.")
+    with serving.intake.preparing(mode.name, count):
+        return await _plan(request, mode, serving)
+
+
+def find_mode(
+    model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
+) -> Mode:
+    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
+    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
+    return resolve_mode([named, *requests], serving.modes)
+
+
+async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
     if not all(prompts):
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
@@ -45,9 +62,11 @@ async def admit(request: Request, serving: Serving) -> Plan:
     )
 
 
-def find_mode(
-    model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
-) -> Mode:
-    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
-    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
-    return resolve_mode([named, *requests], serving.modes)
+def _prompts(request: Request) -> int:
+    """How many prompts there are."""
+    match request.prompt:
+        case Texts(texts):
+            return len(texts)
+        case TokenPrompts(prompts):
+            return len(prompts)
+    return 1

@@ -10,9 +10,10 @@ from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
 from server.core.reader import ChoiceReader
+from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
 from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError
+from server.errors import BadRequestError, OverloadedError
 from server.metrics import RequestWatch
 
 
@@ -26,9 +27,6 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
-        self._claim = serving.scheduler.claim(
-            plan.mode, plan.client, priority=plan.priority, prompt_tokens=plan.prompt_tokens
-        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
@@ -36,10 +34,11 @@ class Run:
         with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
-                    async for piece in pieces:
-                        watch.advance(answering=readers[piece.choice].answering)
-                        yield piece
+                with serving.intake.claim(plan, watch.start) as claim:
+                    async with aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces:
+                        async for piece in pieces:
+                            watch.advance(answering=readers[piece.choice].answering)
+                            yield piece
                 for reader in readers:
                     piece = reader.finish()
                     watch.advance(answering=reader.answering)
@@ -47,6 +46,12 @@ class Run:
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
+            except OverloadedError:
+                watch.outcome = "rejected"
+                raise
+            except Overdue as error:
+                watch.outcome = "rejected"
+                raise serving.intake.overdue(plan.mode) from error
             except EngineUnavailable as error:
                 raise serving.unavailable(str(error) or serving.describe_engine()) from error
             except RequestFailed as error:
@@ -58,12 +63,12 @@ class Run:
                 self._count(watch)
         self._remember()
 
-    def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
+    def _pieces(self, reader: ChoiceReader, claim: Claim) -> AsyncGenerator[Piece, None]:
         plan = self.plan
         run = ChoiceRun(
             self._serving.engine,
             self._serving.scheduler,
-            self._claim,
+            claim,
             reader.choice,
             f"{plan.id}-{reader.index}",
             one_by_one=bool(plan.stops) or not plan.answer_format.parallel,

@@ -59,12 +59,18 @@ class Overdue(Exception):  # noqa: N818 - reads as what it says
 
 @dataclass(eq=False)
 class ModeLoad:
-    """How many choices of one mode, which `thinks` or does not, run and wait; at most `most` may run."""
+    """How many choices of one mode, which `thinks` or does not, run, wait and are yet to come; `most` may run."""
 
     thinks: bool
     most: float = math.inf
     running: int = 0
     waiting: int = 0
+    coming: int = 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait, or will as soon as they come."""
+        return self.waiting + self.coming
 
     @property
     def is_full(self) -> bool:
@@ -99,7 +105,8 @@ class Share:
 class Claim:
     """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests.
 
-    `started`: it has or had a place; `on_start` is called when it gets the first.
+    `coming`: how many of its choices were announced and have not asked for a place yet. `started`: it has or had a
+    place; `on_start` is called when it gets the first.
     """
 
     arrived: int
@@ -107,6 +114,7 @@ class Claim:
     priority: int
     prompt_tokens: int
     on_start: Callable[[], None] | None = None
+    coming: int = 0
     started: bool = False
     held: int = 0
     waiting: dict[Lane, "deque[_Waiter]"] = field(default_factory=lambda: {lane: deque() for lane in Lane})
@@ -192,13 +200,20 @@ class Scheduler:
         mode: str,
         client: str = "",
         *,
+        choices: int = 0,
         priority: int = 0,
         prompt_tokens: int = 0,
         on_start: Callable[[], None] | None = None,
     ) -> Claim:
-        """A new request's of a client."""
+        """A new request's of a client; so many choices are announced, until `close`."""
         share = self._shares.setdefault((mode, client), Share(self.modes[mode]))
-        return Claim(next(self._arrivals), share, priority, prompt_tokens, on_start)
+        share.mode.coming += choices
+        return Claim(next(self._arrivals), share, priority, prompt_tokens, on_start, choices)
+
+    def close(self, claim: Claim) -> None:
+        """No more choices of the request come."""
+        claim.share.mode.coming -= claim.coming
+        claim.coming = 0
 
     def running(self, lane: Lane) -> int:
         """How many places a lane holds."""
@@ -209,9 +224,18 @@ class Scheduler:
         return self._waiting[lane]
 
     @property
-    def free(self) -> int:
-        """How many places nobody holds."""
-        return self._places() - sum(map(len, self._running.values()))
+    def places(self) -> int:
+        """How many there are."""
+        return self._places()
+
+    def free_for(self, *, thinks: bool) -> int:
+        """How many places are free for one kind of modes, whoever it be of them."""
+        places, thinkers = self._places(), self._thinkers
+        free = places - sum(map(len, self._running.values()))
+        if thinks:
+            return min(free, max(1, places - places // FREE_SHARE) - thinkers)
+        owed = min(self._kept - thinkers, sum(mode.startable for mode in self.modes.values() if mode.thinks))
+        return free - max(0, int(owed))
 
     @asynccontextmanager
     async def place(self, claim: Claim, *, thinking: bool, can_set_back: bool) -> AsyncIterator[Place]:
@@ -262,6 +286,9 @@ class Scheduler:
         share = claim.share
         if share.waiting == 0:
             share.tokens = max(share.tokens, self._last_served[share.mode.thinks])
+        if claim.coming:
+            claim.coming -= 1
+            share.mode.coming -= 1
         claim.waiting[lane].append(waiter)
         self._waiting[lane] += 1
         share.waiting += 1
@@ -311,23 +338,14 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Gives out what is free, and takes back what is lacking."""
-        if self.free > 0:
-            for key in list(self._order):
-                while (line := self._lines.get(key)) is not None and self._has_room(line.lane):
-                    claim = next((one for one in line.firsts() if not one.share.mode.is_full), None)
-                    if claim is None:
-                        break
-                    self._grant(claim, line.lane)
+        for key in list(self._order):
+            while (line := self._lines.get(key)) is not None and self.free_for(thinks=line.lane.thinks) > 0:
+                claim = next((one for one in line.firsts() if not one.share.mode.is_full), None)
+                if claim is None:
+                    break
+                self._grant(claim, line.lane)
         if self._order:
             self._set_back()
-
-    def _has_room(self, lane: Lane) -> bool:
-        """Whether there is a place for one more of the lane, whoever it be."""
-        thinkers = self._thinkers
-        if lane.thinks:
-            return self.free > 0 and thinkers < max(1, self._places() - self._places() // FREE_SHARE)
-        owed = min(self._kept - thinkers, sum(mode.startable for mode in self.modes.values() if mode.thinks))
-        return self.free > max(0, owed)
 
     def _all_running(self) -> Iterator[Place]:
         return chain.from_iterable(self._running.values())
@@ -422,7 +440,7 @@ class Scheduler:
             for place in (self._all_running() if rivals else ())
             if place.claim.share in rivals
             and place.can_set_back
-            and place.claim.priority >= claim.priority
+            and (place.claim.priority, place.lane) >= (line.priority, line.lane)  # else it would be the next again
             and _lead(place.claim.share, place.claim.held, claim) >= 2
         ]
         if able:

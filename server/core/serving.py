@@ -9,11 +9,12 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
+from server.core.intake import Intake
 from server.core.scheduler import ModeLoad, Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
-from server.modes.mode import Modes
+from server.modes.mode import Mode, Modes
 from server.modes.profile import Profile
 from server.settings import Settings
 
@@ -42,6 +43,7 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    intake: Intake = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -50,9 +52,9 @@ class Serving:
         self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
-        self.scheduler = Scheduler(
-            self._places, {name: ModeLoad(mode.thinks) for name, mode in self.modes.by_name.items()}
-        )
+        self.scheduler = Scheduler(self._places, {name: _load(mode) for name, mode in self.modes.by_name.items()})
+        limits = {name: mode.profile.limits for name, mode in self.modes.by_name.items()}
+        self.intake = Intake(self.settings, limits, self.scheduler, self.metrics, lambda: self.engine.ready)
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
@@ -104,3 +106,9 @@ class Serving:
         """The engine's last report; before the first one nothing runs, and pages are as they were when it got ready."""
         ready = self.engine.ready
         return self.engine.stats or Stats(0, 0, () if ready is None else ready.page_groups)
+
+
+def _load(mode: Mode) -> ModeLoad:
+    """What the scheduler knows of a mode."""
+    most = mode.profile.limits.running
+    return ModeLoad(mode.thinks) if most is None else ModeLoad(mode.thinks, most)
