@@ -37,6 +37,6 @@ def create_app(
     app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
-    install_error_handlers(app)
+    install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, list(serving.modes.by_name))
     return app

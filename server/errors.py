@@ -1,16 +1,19 @@
-"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
+"""The errors that clients see, in OpenAI's shape or in an API's own; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
 │   └── ContextLengthError 400, code context_length_exceeded
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
+├── UnknownResponseError   404
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
     └── OverloadedError    503, code overloaded: more is asked than the server takes on
 """
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
@@ -48,6 +51,8 @@ class ContextLengthError(BadRequestError):
 
     def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
         least = "at least " if is_least else ""
+        self.context = context
+        self.prompt = prompt
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
@@ -79,6 +84,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class UnknownResponseError(ApiError):
+    """A stored response is asked for that is not there, or not any more."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="response_id", code="response_not_found")
 
 
 class BodyTooLargeError(ApiError):
@@ -120,3 +135,18 @@ class OverloadedError(UnavailableError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How an API tells errors that does not tell them as OpenAI does. Its requests are those whose path begins with
+    `prefix`, and those that have `header`, by which its clients say on any path whose API they speak.
+    """
+
+    prefix: str
+    header: str
+    body: Callable[[ApiError], JsonObject]
+
+    def is_spoken(self, path: str, headers: Container[str]) -> bool:
+        """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""
+        return path.startswith(self.prefix) or self.header in headers

@@ -43,6 +43,10 @@ class Settings:
     """How many times the KV cache may be promised to what runs and waits; None: any number of times."""
     max_wait_seconds: float = 300.0
     """How long a request may wait for its first place."""
+    max_stored_responses: int = 10_000
+    """How many responses of `/v1/responses` are kept for clients to come back to; 0: none."""
+    max_stored_bytes: int = 256 * 1024 * 1024
+    """What they may take in all, with their inputs."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
     verbose: bool = False

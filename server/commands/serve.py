@@ -37,6 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    stored = parser.add_argument_group("stored responses")
+    stored.add_argument(
+        "--max-stored-responses",
+        type=_count,
+        default=DEFAULTS.max_stored_responses,
+        metavar="N",
+        help="how many responses of /v1/responses are kept for previous_response_id; 0 keeps none",
+    )
+    stored.add_argument(
+        "--max-stored-bytes",
+        type=_count,
+        default=DEFAULTS.max_stored_bytes,
+        metavar="BYTES",
+        help="what these may take in all; those used longest ago leave first",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
     limits.add_arguments(parser)
     parser.set_defaults(engine_options=[])
@@ -63,3 +78,9 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535 is")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)

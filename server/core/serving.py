@@ -26,6 +26,10 @@ class RunningChoice(Protocol):
         """Has the thinking closed; whether it was thinking."""
         ...
 
+    def stop(self) -> None:
+        """Ends the choice after its next tokens."""
+        ...
+
 
 @dataclass(kw_only=True)
 class Serving:
@@ -85,10 +89,18 @@ class Serving:
 
     def end_thinking(self, request_id: str) -> list[int]:
         """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+        return [index for index, choice in enumerate(self._choices_of(request_id)) if choice.end_thinking()]
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a running request after its next tokens. Raises UnknownRequestError."""
+        for choice in self._choices_of(request_id):
+            choice.stop()
+
+    def _choices_of(self, request_id: str) -> Sequence[RunningChoice]:
         choices = self.choices.get(request_id)
         if choices is None:
             raise UnknownRequestError(request_id)
-        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
+        return choices
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

@@ -1,13 +1,16 @@
-"""JSON responses, and the handlers that give every failure OpenAI's shape."""
+"""JSON responses, and the handlers that give every failure the shape of the API that it happened in."""
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from server.errors import ApiError, error_body
+from server.errors import ApiError, ErrorShape
 
 logger = logging.getLogger(__name__)
 
@@ -17,22 +20,26 @@ def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, 
     return Response(orjson.dumps(body), status, headers, media_type="application/json")
 
 
-def error_response(error: ApiError) -> Response:
-    """The whole HTTP response that tells of `error`."""
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """The whole HTTP response that tells the request of `scope` of `error`, in its API's shape."""
+    shapes: Sequence[ErrorShape] = scope["app"].state.error_shapes
+    headers_in = Headers(scope=scope)
+    own = next((shape for shape in shapes if shape.is_spoken(scope["path"], headers_in)), None)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return json_response(error.body(), error.status, headers)
+    return json_response(error.body() if own is None else own.body(error), error.status, headers)
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Gives every error of `app` OpenAI's shape: our own, the router's (404, 405) and unforeseen ones."""
+def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
+    """Gives all errors of `app` OpenAI's shape or one of `shapes`: our own, the router's, and unforeseen ones."""
+    app.state.error_shapes = shapes
     app.add_exception_handler(ApiError, _own)
     app.add_exception_handler(HTTPException, _of_router)
     app.add_exception_handler(Exception, _unforeseen)
 
 
-async def _own(_request: Request, error: Exception) -> Response:
+async def _own(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _of_router(request: Request, error: Exception) -> Response:
@@ -43,11 +50,13 @@ async def _of_router(request: Request, error: Exception) -> Response:
         message = f"{request.url.path} does not take {request.method}."
     else:
         message = str(error.detail)
-    headers = dict(error.headers) if error.headers else {}
-    return json_response(error_body(message, "invalid_request_error"), error.status_code, headers)
+    told = ApiError(message)
+    told.status, told.kind = HTTPStatus(error.status_code), "invalid_request_error"
+    response = error_response(told, request.scope)
+    response.headers.update(error.headers or {})
+    return response
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
+async def _unforeseen(request: Request, error: Exception) -> Response:
     logger.error("a request failed unexpectedly", exc_info=error)
-    message = "The server failed on this request; its log says why."
-    return json_response(error_body(message, "server_error"), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return error_response(ApiError("The server failed on this request; its log says why."), request.scope)

@@ -26,7 +26,9 @@ class ErrorDetails(Answer):
     param: str | None
     """The field at fault, as in `messages[0].content`."""
     code: str | None
-    """`context_length_exceeded`, `model_not_found`, `request_not_found`, `request_too_large`, or null."""
+    """`context_length_exceeded`, `invalid_encrypted_content`, `model_not_found`, `previous_response_not_found`,
+    `request_not_found`, `request_too_large`, `response_not_found`, or null.
+    """
 
 
 class ErrorResponse(Answer):
