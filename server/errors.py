@@ -11,6 +11,7 @@ ApiError
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
+    └── OverloadedError    503, code overloaded: more is asked than the server takes on
 """
 
 from collections.abc import Callable, Container
@@ -151,6 +152,15 @@ class UnavailableError(ApiError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "service_unavailable_error"
+
+
+class OverloadedError(UnavailableError):
+    """The server takes no more now: too much waits, or is in work. `pause` in seconds."""
+
+    def __init__(self, why: str, pause: int) -> None:
+        super().__init__(
+            f"The server is overloaded: {why}. Try again in {pause} s.", code="overloaded", retry_after=pause
+        )
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
