@@ -334,6 +334,9 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     form = {"type": "grammar", "syntax": "regex", "definition": "a|bc"}
     await post(http, tools=[{**SHELL, "format": form}], tool_choice="required")
     assert "^(?:a|bc)$" in grammar_of(engine)
+    await post(http, tools=[{**WEATHER, "strict": True}])
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    assert engine.seen[-1].prompt_ids == fmt.render(HELLO, DIRECT, [strict])
     await post(http, tools=[WEATHER], tool_choice="none")
     assert engine.seen[-1].sampling.logit_bias
 
