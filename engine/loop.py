@@ -132,7 +132,7 @@ class EngineLoop:
             self._check(request)
             own_id = self._engine.add_request(
                 request.request_id,
-                tokens_input(request.prompt_ids),
+                tokens_input(request.prompt_ids, cache_salt=request.cache_salt or None),
                 sampling_params(request.sampling, self._eos_token_ids),
                 arrival_time=arrived,
                 priority=request.priority,
@@ -360,7 +360,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
     stop_token_ids = set(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         stop_token_ids.update(eos_token_ids)
-    return SamplingParams(
+    params = SamplingParams(
         **{name: getattr(sampling, name) for name in SAMPLING_FIELDS},
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
@@ -369,9 +369,13 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         stop_token_ids=sorted(stop_token_ids),
         skip_clone=True,
         logit_bias=sampling.logit_bias,
+        allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
         structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
     )
+    if sampling.bad_words:  # vLLM makes them of texts, for which it has no tokenizer here
+        params._bad_words_token_ids = [list(ids) for ids in sampling.bad_words]
+    return params

@@ -7,6 +7,7 @@ ApiError
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── UnknownResponseError   404
+├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
@@ -47,9 +48,21 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
 
-    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
+    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        prompt: int,
+        completion: int,
+        param: str,
+        *,
+        is_least: bool = False,
+        blamed: str | None = None,
+    ) -> None:
         least = "at least " if is_least else ""
         self.context = context
         self.prompt = prompt
@@ -57,7 +70,7 @@ class ContextLengthError(BadRequestError):
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=param,
+            param=blamed or param,
             code="context_length_exceeded",
         )
 
@@ -91,6 +104,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class SlowReaderError(ApiError):
+    """The client reads its stream so slowly that too much waits for it."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("This stream is read too slowly for its log-probabilities. Ask for fewer, or read faster.")
 
 
 class UnknownResponseError(ApiError):

@@ -28,7 +28,8 @@ from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.protocol import Protocol
+from server.http.connections import Connections
+from server.http.protocol import protocol_of
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
@@ -53,8 +54,9 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
         app = create_app(engine, settings, profile, fmt)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
+    choices = engine_defaults(settings.model, engine_options)
     server = DrainingServer(app.state.serving, server_config(app, settings))
-    display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    display = StartDisplay(console, choices if settings.verbose else ())
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
@@ -63,9 +65,12 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
+    connections = Connections(settings)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,
@@ -173,15 +178,13 @@ def bind(host: str, port: int) -> socket.socket:
 def tokenizer_folder(model: str) -> Path:
     """Where tokenizer and chat template of a model are; fetches those of a hub id. Raises UsageError."""
     path = Path(model).expanduser()
-    if path.is_file():
-        return path.parent
     return path if path.is_dir() else _fetch_tokenizer(model)
 
 
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        file = folder / "config.json"  # beside a single GGUF file there may be none
+        file = folder / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:

@@ -64,6 +64,7 @@ def _asked(
         forms=_forms(asked),
         shown=Shown(logprobs=_logprobs(asked), thinking=asked.reasoning is None or not asked.reasoning.exclude),
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         names={**NAMES, **tools.names, **turns.names},
     )
     kept = [] if asked.store is False else [stored_form(item) for item in inputs]

@@ -16,6 +16,8 @@ class Model(Answer):
     """The kind of the object."""
     created: int
     """When the server was started, in Unix time."""
+    root: str
+    """The model's own name, of which the others are aliases."""
     owned_by: Literal["twogear"]
     """Who serves it."""
     max_model_len: Count | None
