@@ -17,9 +17,13 @@ def test_the_ai_sdk(url: str, node: Callable[..., str]) -> None:
     assert answers["thought"]["text"]
     assert answers["thought"]["thinking"]
     assert answers["thought"]["usage"]["outputTokens"] > answers["stream"]["usage"]["outputTokens"]
-    assert answers["loop"] == {"text": REPLY, "steps": [[["get_weather", {"city": "Rome"}]], []]}
-    assert answers["thinkingLoop"]["steps"][0] == [["get_weather", {"city": "Rome"}]]
     Forecast.model_validate(answers["object"])
     status, message = answers["error"]
     assert status == 404
     assert "another-model" in message
+
+
+def test_its_tool_loop(scripted: str, node: Callable[..., str]) -> None:
+    answers: dict[str, Any] = json.loads(node("ai_sdk_anthropic_loop.mjs", scripted, MODEL))
+    for thinking in ("disabled", "enabled"):
+        assert answers[thinking] == {"text": REPLY, "steps": [[["get_weather", {"city": "Rome"}]], []]}

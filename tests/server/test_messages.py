@@ -85,7 +85,7 @@ async def test_a_message(client: Client, talker: FakeEngine, fmt: ChatFormat) ->
         "type": "message",
         "role": "assistant",
         "model": MODEL,
-        "content": [{"type": "text", "text": "83 é", "citations": None}],
+        "content": [{"type": "text", "text": "83 é", "citations": []}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "stop_details": None,

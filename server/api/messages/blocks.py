@@ -53,7 +53,7 @@ class Block:
 
 
 def _text_block() -> Block:
-    return Block({"type": "text", "text": "", "citations": None}, ("text_delta", "text"))
+    return Block({"type": "text", "text": "", "citations": []}, ("text_delta", "text"))
 
 
 def _thinking_block(*, is_shown: bool) -> Block:

@@ -14,8 +14,8 @@ class TextBlock(Answer):
     """The kind of the block."""
     text: str
     """The text."""
-    citations: None
-    """Never any."""
+    citations: Annotated[list[Any], Field(max_length=0)]
+    """Never any: an empty list, which clients take that know no null here."""
 
 
 class ThinkingBlock(Answer):

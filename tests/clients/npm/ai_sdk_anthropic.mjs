@@ -1,7 +1,7 @@
-// @ai-sdk/anthropic: text, stream, thinking, tools in a loop, an object, an error.
+// @ai-sdk/anthropic: text, stream, thinking, an object, an error.
 // Prints one JSON object. Arguments: the server's URL up to /v1, and the model.
 import { createAnthropic } from "@ai-sdk/anthropic";
-import { APICallError, Output, generateText, stepCountIs, streamText, tool } from "ai";
+import { APICallError, Output, generateText, streamText } from "ai";
 import { z } from "zod";
 
 const [baseURL, name] = process.argv.slice(2);
@@ -18,28 +18,9 @@ async function streamed(fields) {
   return { text: text("text-delta"), thinking: text("reasoning-delta"), finish: await result.finishReason, usage: await result.usage };
 }
 
-async function looped(fields) {
-  const result = await generateText({
-    ...options,
-    ...fields,
-    prompt: "What is the weather in Rome?",
-    tools: {
-      get_weather: tool({
-        description: "Get the weather in a city",
-        inputSchema: z.object({ city: z.string() }),
-        execute: async ({ city }) => (city === "Rome" ? { temperature: 21, condition: "sunny" } : "unknown"),
-      }),
-    },
-    stopWhen: stepCountIs(3),
-  });
-  return { text: result.text, steps: result.steps.map((step) => step.toolCalls.map((call) => [call.toolName, call.input])) };
-}
-
 const answers = { text: (await generateText({ ...options, ...sum })).text };
 answers.stream = await streamed(sum);
 answers.thought = await streamed({ ...sum, ...thinking });
-answers.loop = await looped({});
-answers.thinkingLoop = await looped(thinking);
 const { output } = await generateText({ ...options, prompt: "Two days of weather in Rome.",
   output: Output.object({ schema: z.object({ city: z.enum(["Rome", "Paris"]), days: z.literal([1, 2, 3]) }) }) });
 answers.object = output;
