@@ -12,6 +12,7 @@ from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
+MOST_DIGITS = 16  # of a count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.drain_seconds,
         help="how long running requests may go on after SIGTERM (default %(default)g)",
     )
+    _add_connections(parser)
     parser.set_defaults(engine_options=[])
+
+
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
+    group.add_argument(
+        "--max-connections", type=_positive, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+    )
+    group.add_argument(
+        "--max-connections-per-address",
+        type=_positive,
+        metavar="N",
+        default=DEFAULTS.max_connections_per_address,
+        help="the most of one address; from this machine, where proxies are, there may be any number",
+    )
+    for flag, text in (
+        ("header-timeout", "for a request's head, and for a new connection's first byte"),
+        ("body-timeout", "for a request's body, and one more for each 64 KiB of it"),
+        ("stall-seconds", "for a client to read on in its answer"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_seconds, metavar="SECONDS", default=default, help=f"the longest {text}")
+    for flag, text in (
+        ("max-body-bytes", "of one request"),
+        ("max-bodies-bytes", "of all long requests that are coming in"),
+        ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
+        ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_positive, metavar="N", default=default, help=f"the most bytes {text}")
+    group.add_argument(
+        "--isolate-keys",
+        action="store_true",
+        help="keep the prefix cache apart for each API key: cached_tokens then tells nothing of others' texts",
+    )
+    group.add_argument(
+        "--no-remember-generated",
+        dest="remember_generated",
+        action="store_false",
+        help="tokenize answers that come back afresh, however the model wrote them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,11 +128,24 @@ def run(args: argparse.Namespace) -> int:
     return launch(settings, args.engine_options)
 
 
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
+
+
 def _port(text: str) -> int:
     port = int(text) if text.isdecimal() else -1
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535 is")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -101,9 +156,3 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0 is")
     return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
-    return int(text)
