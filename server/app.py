@@ -34,7 +34,6 @@ def create_app(
         lifespan=lifespan,
     )
     serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
-    app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
     app.add_middleware(HeadAsGet)

@@ -28,7 +28,8 @@ from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.protocol import Protocol
+from server.http.connections import Connections
+from server.http.protocol import protocol_of
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
@@ -64,9 +65,12 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
+    connections = Connections(settings)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,

@@ -18,6 +18,7 @@ REASONING_FIELDS = {
     **{name: (name,) for name in DEFAULTS.reasoning_fields},
 }
 """From each choice of `--reasoning-field` to the names that it stands for."""
+MOST_DIGITS = 16  # of a count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.drain_seconds,
         help="how long running requests may go on after SIGTERM (default %(default)g)",
     )
+    _add_connections(parser)
     parser.set_defaults(engine_options=[])
+
+
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
+    group.add_argument(
+        "--max-connections", type=_positive, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+    )
+    group.add_argument(
+        "--max-connections-per-address",
+        type=_positive,
+        metavar="N",
+        default=DEFAULTS.max_connections_per_address,
+        help="the most of one address; from this machine, where proxies are, there may be any number",
+    )
+    for flag, text in (
+        ("header-timeout", "for a request's head, and for a new connection's first byte"),
+        ("body-timeout", "for a request's body, and one more for each 64 KiB of it"),
+        ("stall-seconds", "for a client to read on in its answer"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_seconds, metavar="SECONDS", default=default, help=f"the longest {text}")
+    for flag, text in (
+        ("max-body-bytes", "of one request"),
+        ("max-bodies-bytes", "of all long requests that are coming in"),
+        ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
+        ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_positive, metavar="N", default=default, help=f"the most bytes {text}")
+    group.add_argument(
+        "--isolate-keys",
+        action="store_true",
+        help="keep the prefix cache apart for each API key: cached_tokens then tells nothing of others' texts",
+    )
+    group.add_argument(
+        "--no-remember-generated",
+        dest="remember_generated",
+        action="store_false",
+        help="tokenize answers that come back afresh, however the model wrote them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,6 +148,13 @@ def run(args: argparse.Namespace) -> int:
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
 
     return launch(settings, args.engine_options)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
 
 
 def _port(text: str) -> int:

@@ -42,7 +42,8 @@ class Plan:
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
     `shows_control_tokens`: whether it spells those that say nothing; `logprobs_as_ids`: whether log-probabilities name
     tokens by their ids.
-    `is_conversation`: the answer may come back with the next request.
+    `is_conversation`: the answer may come back with the next request, for the same `owner` (Request). `cache_salt`: of
+    the engine's pages.
     """
 
     id: str
@@ -59,4 +60,6 @@ class Plan:
     shows_control_tokens: bool = False
     logprobs_as_ids: bool = False
     answer_format: AnswerFormat
+    owner: tuple[str, str] = ("", "")
+    cache_salt: str = ""
     created: int = field(default_factory=lambda: int(time.time()))

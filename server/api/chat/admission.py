@@ -31,6 +31,7 @@ def chat_request(asked: ChatRequest, received: Received) -> Request:
         forms=forms_in(asked),
         shown=shown,
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
         names={**TOOL_NAMES, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
     )

@@ -14,6 +14,7 @@ EXTENSIONS = (
     "enable_thinking", "thinking_budget", "thinking_budget_tokens", "reasoning_budget", "include_reasoning",
     "separate_reasoning", "stream_reasoning", "allowed_token_ids", "bad_words", "skip_special_tokens",
     "include_stop_str_in_output", "prompt_logprobs", "return_tokens_as_token_ids", "json_schema",
+    "cache_salt",
 )  # fmt: skip
 
 

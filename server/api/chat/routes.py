@@ -38,9 +38,9 @@ async def chat_completions(request: Request) -> Response:
         asked, received = await read(request, read_chat_request)
         include_usage = includes_usage(asked)
         plan = await admit(chat_request(asked, received), serving)
-    run = Run(plan, serving)
-    if asked.stream:
-        continuous = has_continuous_usage(asked)
+    run, streams, continuous = Run(plan, serving), asked.stream, has_continuous_usage(asked)
+    del asked  # which may take much, while the answer may take long
+    if streams:
         writer = ChunkWriter(plan, run.choices, serving, include_usage=include_usage, continuous_usage=continuous)
         return EventStream(stream(run.pieces(), writer))
     work = complete(run.pieces(), ChatResponse(plan, run.choices, serving))

@@ -38,6 +38,7 @@ def completion_request(asked: CompletionRequest, received: Received) -> Request:
             control_tokens=asked.skip_special_tokens is False,
         ),
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
     )
 

@@ -13,6 +13,7 @@ EXTENSIONS = (
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
     "priority", "return_token_ids", "allowed_token_ids", "bad_words", "skip_special_tokens",
     "include_stop_str_in_output", "prompt_logprobs", "return_tokens_as_token_ids",
+    "cache_salt",
 )  # fmt: skip
 # Asked for in vain: there is no template here to think with, nothing to put after the completion, no tools.
 CHAT_ONLY = (

@@ -34,8 +34,9 @@ async def completions(request: Request) -> Response:
     run = Run(plan, serving)
     told = Told(asked.logprobs, asked.prompt_logprobs, bool(asked.return_tokens_as_token_ids))
     texts = Texts(plan, run.choices, serving, echoes=bool(asked.echo), generates=asked.max_tokens != 0, told=told)
-    if asked.stream:
-        continuous = has_continuous_usage(asked)
+    streams, continuous = asked.stream, has_continuous_usage(asked)
+    del asked  # which may take much, while the answer may take long
+    if streams:
         events = TextEvents(texts, include_usage=include_usage, continuous_usage=continuous)
         return EventStream(stream(run.pieces(), events))
     work = complete(run.pieces(), TextResponse(texts))
