@@ -21,6 +21,10 @@ from http import HTTPStatus
 JsonObject = dict[str, object]
 
 
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""The code of what does not fit into the model's context."""
+
+
 class ApiError(Exception):
     """A failure that is told to the client; `retry_after` in seconds."""
 
@@ -49,21 +53,9 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
 
-    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
-    """
-
-    def __init__(
-        self,
-        context: int,
-        prompt: int,
-        completion: int,
-        param: str,
-        *,
-        is_least: bool = False,
-        blamed: str | None = None,
-    ) -> None:
+    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
         least = "at least " if is_least else ""
         self.context = context
         self.prompt = prompt
@@ -71,8 +63,8 @@ class ContextLengthError(BadRequestError):
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=blamed or param,
-            code="context_length_exceeded",
+            param=param,
+            code=CONTEXT_EXCEEDED,
         )
 
 
