@@ -180,7 +180,7 @@ def test_the_profile_is_that_of_the_family() -> None:
 def test_no_two_profiles_ask_for_the_same() -> None:
     """Else which of them is taken were a matter of their names."""
     matches = [load_profile(path).match for path in PROFILE_FOLDER.glob("*.toml")]
-    asked = [(kind, len(match.template_has)) for match in matches if match for kind in match.model_types]
+    asked = [(kind, match.strictness) for match in matches if match for kind in match.model_types]
     assert len(asked) == len(set(asked))
 
 
