@@ -120,7 +120,10 @@ class ChatFormat:
         pieces = self._pieces(
             turns, style, tools, add_generation_prompt=add_generation_prompt, is_open=continue_final_message
         )
-        return [token_id for piece in pieces if piece is not None for token_id in piece]
+        try:
+            return [token_id for piece in pieces if piece is not None for token_id in piece]
+        except UnicodeEncodeError as error:
+            raise FormatError("this model's chat template writes what is no Unicode text", "messages") from error
 
     def render_conversation(
         self, messages: Sequence[Message], style: PromptStyle, tools: Sequence[Tool] = ()

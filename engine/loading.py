@@ -86,6 +86,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         eos_token_ids=eos_token_ids(engine),
         page_groups=internals.pages.count(),
         fast_paths=internals.fast_paths,
+        page_needs=internals.pages.needs(),
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -112,11 +112,19 @@ class FastPathStatus(msgspec.Struct, frozen=True):
     unexpected: bool = False
 
 
+class PageNeed(msgspec.Struct, frozen=True):
+    """What a request takes of one group of layers: a page for each `page_size` tokens, but never more than `most`."""
+
+    page_size: int
+    most: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
     generations run at once.
 
-    `page_groups` is empty where pages cannot be counted.
+    `page_groups` and `page_needs` (one for each group of layers; there may be several of a kind) are empty where pages
+    cannot be counted.
     """
 
     protocol: int
@@ -127,6 +135,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     eos_token_ids: tuple[int, ...]
     page_groups: tuple[PageGroup, ...]
     fast_paths: tuple[FastPathStatus, ...] = ()
+    page_needs: tuple[PageNeed, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

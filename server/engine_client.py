@@ -56,6 +56,8 @@ _STABLE_SECONDS = 60.0
 """An engine that served this long starts again after the first pause; one that keeps dying waits ever longer."""
 _MOST_STARTS = 3
 """Attempts for an engine that was never ready."""
+_LONG_SILENCE = 1.0
+"""Seconds, more than the engine lets pass between two reports: a step that takes longer is reported at its end."""
 _SHOWN_REQUESTS = 20
 """Ids that the log names of the requests that ran when the engine ended."""
 
@@ -217,6 +219,7 @@ class ProcessEngineClient:
         self._ended = asyncio.Event()
         self._ready_since: float | None = None
         self._steps = StepWatch(self._most_seconds)
+        self._owes_report = False  # of a step whose clients have left
         self._load = LoadWatch(self._most_seconds)
 
     @property
@@ -280,6 +283,8 @@ class ProcessEngineClient:
         finally:
             if self._streams.get(request.request_id) is stream:
                 self._drop(request.request_id)
+                # It is in a step, at whose end there is a report whoever still listens.
+                self._owes_report |= self._steps.silence >= _LONG_SILENCE
                 self._send(Abort(request.request_id))
 
     async def reload(self, folder: Path) -> None:
@@ -327,6 +332,7 @@ class ProcessEngineClient:
         """Called by the connection for each message of the engine. What comes after its end is of no use."""
         if self._ending is not None:
             return
+        self._owes_report = False
         match message:
             case Step(deltas):
                 for delta in deltas:
@@ -479,7 +485,7 @@ class ProcessEngineClient:
             text = f"no sign of life for {watch.silence:.0f} s while {self._stage}"
         else:
             due = sum(self._prefilling.values())
-            hung = self._steps.tick(seconds, works=bool(self._streams), due=due)
+            hung = self._steps.tick(seconds, works=bool(self._streams) or self._owes_report, due=due)
             text = f"no step for {self._steps.silence:.0f} s with {len(self._streams)} generations under way"
         if hung and not self._ended.is_set():
             self._end(_Ending("hang", "the engine hung", text))

@@ -11,6 +11,7 @@ ApiError
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
+    └── OverloadedError    503, code overloaded: more is asked than the server takes on
 """
 
 from collections.abc import Callable, Container
@@ -18,6 +19,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
+
+
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""The code of what does not fit into the model's context."""
 
 
 class ApiError(Exception):
@@ -48,21 +53,9 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
 
-    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
-    """
-
-    def __init__(
-        self,
-        context: int,
-        prompt: int,
-        completion: int,
-        param: str,
-        *,
-        is_least: bool = False,
-        blamed: str | None = None,
-    ) -> None:
+    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
         least = "at least " if is_least else ""
         self.context = context
         self.prompt = prompt
@@ -70,8 +63,8 @@ class ContextLengthError(BadRequestError):
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=blamed or param,
-            code="context_length_exceeded",
+            param=param,
+            code=CONTEXT_EXCEEDED,
         )
 
 
@@ -151,6 +144,15 @@ class UnavailableError(ApiError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "service_unavailable_error"
+
+
+class OverloadedError(UnavailableError):
+    """The server takes no more now: too much waits, or is in work. `pause` in seconds."""
+
+    def __init__(self, why: str, pause: int) -> None:
+        super().__init__(
+            f"The server is overloaded: {why}. Try again in {pause} s.", code="overloaded", retry_after=pause
+        )
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:

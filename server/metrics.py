@@ -30,8 +30,9 @@ class Metrics:
         self.first_answer_token = self._seconds("time_to_first_answer_token", "Until the first token of the answer")
         self.per_token = self._seconds("time_per_output_token", "Between tokens, mean of a request", TOKEN_SECONDS)
         self.request = self._seconds("request", "Whole requests")
-        self.running = self._gauge("requests_running", "Requests that are generating")
-        self.waiting = self._gauge("requests_waiting", "Requests without a first token yet")
+        self.refused = self._counter("requests_rejected", "Requests refused for the server's load", "reason")
+        self.running = self._gauge("requests_running", "Requests that have or had a place in the engine")
+        self.waiting = self._gauge("requests_waiting", "Requests that wait for their first place in the engine")
         self.registry.register(_EngineLoad(engine_load))
 
     def text(self) -> bytes:
@@ -71,17 +72,22 @@ class RequestWatch:
         self._started = arrived
         self._first: float | None = None
         self._last = arrived
+        self._has_started = False
         self._answered = False
         self._generated = 0
         metrics.waiting.labels(mode).inc()
+
+    def start(self) -> None:
+        """The request has its first place in the engine."""
+        self._has_started = True
+        self._metrics.waiting.labels(self._mode).dec()
+        self._metrics.running.labels(self._mode).inc()
 
     def advance(self, *, answering: bool) -> None:
         """Tokens came; `answering` once one of them belongs to the answer."""
         self._last = perf_counter()
         if self._first is None:
             self._first = self._last
-            self._metrics.waiting.labels(self._mode).dec()
-            self._metrics.running.labels(self._mode).inc()
             self._metrics.first_token.labels(self._mode).observe(self._last - self._started)
         if answering and not self._answered:
             self._answered = True
@@ -96,12 +102,9 @@ class RequestWatch:
     def close(self) -> None:
         """Ends the request's time."""
         metrics, mode = self._metrics, self._mode
-        if self._first is None:
-            metrics.waiting.labels(mode).dec()
-        else:
-            metrics.running.labels(mode).dec()
-            if self._generated > 1:
-                metrics.per_token.labels(mode).observe((self._last - self._first) / (self._generated - 1))
+        (metrics.running if self._has_started else metrics.waiting).labels(mode).dec()
+        if self._first is not None and self._generated > 1:
+            metrics.per_token.labels(mode).observe((self._last - self._first) / (self._generated - 1))
         metrics.request.labels(mode).observe(perf_counter() - self._started)
         metrics.requests.labels(mode, self.outcome).inc()
 

@@ -49,6 +49,16 @@ class Settings:
     """Whether an answer that comes back in a conversation keeps the tokens that the model wrote."""
     isolate_keys: bool = False
     """Whether the prefix cache is apart for each API key."""
+    max_waiting: int = 2048
+    """How many choices may wait for a place in the engine."""
+    max_in_flight: int | None = None
+    """How many choices may run and wait, if that is bounded apart from what may wait."""
+    max_waiting_tokens: int | None = None
+    """How many tokens the prompts of requests that wait may have before no more is taken; None: any number."""
+    max_committed: float | None = None
+    """How many times the KV cache may be promised to what runs and waits; None: any number of times."""
+    max_wait_seconds: float = 300.0
+    """How long a request may wait for its first place."""
     max_stored_responses: int = 10_000
     """How many responses of `/v1/responses` are kept for clients to come back to; 0: none."""
     max_stored_bytes: int = 256 * 1024 * 1024

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from engine import DUMP_SIGNAL
-from engine.messages import Continuation, FastPathStatus, PageGroup, Sampling
+from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling
 from engine.vllm_internals.contract import (
     EXTENSION,
     FAST_PATHS,
@@ -37,6 +37,9 @@ class Pages(Protocol):
 
     def count(self) -> tuple[PageGroup, ...]:
         """Pages by kind; nothing where they cannot be counted."""
+
+    def needs(self) -> tuple[PageNeed, ...]:
+        """What a request takes of each group of layers; nothing where that cannot be told."""
 
 
 class Extends(Protocol):
@@ -198,6 +201,9 @@ class _NoPages:
         return self._engine.get_num_unfinished_requests(), 0
 
     def count(self) -> tuple[PageGroup, ...]:
+        return ()
+
+    def needs(self) -> tuple[PageNeed, ...]:
         return ()
 
 

@@ -15,6 +15,7 @@ CPU_RUNNER = "vllm.v1.worker.cpu_model_runner:CPUModelRunner"
 _CPU_WORKER = "vllm.v1.worker.cpu_worker:CPUWorker"
 _SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 _PAGES = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_PAGE_KIND = "vllm.v1.kv_cache_interface:KVCacheSpec"
 _REQUEST = "vllm.v1.request:Request"
 _SAMPLER = "vllm.v1.sample.sampler:Sampler"
 _INPUTS = "vllm.v1.worker.gpu_input_batch:InputBatch"
@@ -193,9 +194,11 @@ PAGE_COUNTS = FastPath(
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager")),
+        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "vllm_config")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),
+        PrivateName(_PAGE_KIND, ("page_size_bytes",)),
+        PrivateName(f"{_PAGE_KIND}.max_memory_usage_bytes", parameters=("self", "vllm_config")),
         PrivateName("vllm.v1.kv_cache_interface:get_kv_cache_spec_sliding_window", parameters=("kv_cache_spec",)),
     ),
 )

@@ -11,7 +11,7 @@ from typing import Any
 from vllm.v1.core.kv_cache_utils import get_group_id
 from vllm.v1.kv_cache_interface import get_kv_cache_spec_sliding_window
 
-from engine.messages import PageGroup
+from engine.messages import PageGroup, PageNeed
 
 SLIDING, GLOBAL = "sliding", "global"
 
@@ -62,6 +62,16 @@ class PageCounter:
             )
             for kind in (SLIDING, GLOBAL)
             if kind in self._kinds
+        )
+
+    def needs(self) -> tuple[PageNeed, ...]:
+        """By vLLM's own figure for a request of the longest context; a window's does not grow with the request."""
+        config = self._scheduler.vllm_config
+        specs = [manager.kv_cache_spec for manager in self._managers]
+        most = [int(spec.max_memory_usage_bytes(config) // spec.page_size_bytes) for spec in specs]
+        return tuple(
+            PageNeed(page_size=int(manager.block_size), most=number)
+            for manager, number in zip(self._managers, most, strict=True)
         )
 
     def _page_size(self, kind: str) -> int:

@@ -9,6 +9,7 @@ from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
+from server.commands import limits
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
@@ -71,20 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what these may take in all; those used longest ago leave first",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    limits.add_arguments(parser)
     faults = parser.add_argument_group("faults and the end")
     faults.add_argument(
         "--engine-timeout",
         type=_seconds,
         metavar="SECONDS",
         default=DEFAULTS.engine_timeout,
-        help="the longest that a step may take before the engine is killed and started again (default %(default)g)",
+        help="the longest that a step may take before the engine is killed and started again",
     )
     faults.add_argument(
         "--drain-seconds",
         type=_seconds,
         metavar="SECONDS",
         default=DEFAULTS.drain_seconds,
-        help="how long running requests may go on after SIGTERM (default %(default)g)",
+        help="how long running requests may go on after SIGTERM",
     )
     _add_connections(parser)
     parser.set_defaults(engine_options=[])
@@ -134,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names}
+    given |= limits.of_engine_options(args.engine_options)
     settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
     try:
         check_model(settings.model)

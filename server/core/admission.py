@@ -11,7 +11,7 @@ from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
-from server.core.request import Conversation, Request
+from server.core.request import Conversation, Request, Texts, TokenPrompts
 from server.core.response_size import check_size
 from server.core.serving import Serving
 from server.modes.limits import the_budget
@@ -23,13 +23,26 @@ from server.modes.thinking import ModeRequest
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
     try:
-        return await _plan(request, serving)
+        mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+        count = request.n * _prompts(request)
+        most = serving.intake.most_choices
+        if count > most:
+            raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} taken at once here.")
+        with serving.intake.preparing(mode.name, count):
+            return await _plan(request, mode, serving)
     finally:
         request.received.planned()
 
 
-async def _plan(request: Request, serving: Serving) -> Plan:
-    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+def find_mode(
+    model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
+) -> Mode:
+    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
+    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
+    return resolve_mode([named, *requests], serving.modes)
+
+
+async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
     if not all(prompts):
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
@@ -41,6 +54,7 @@ async def _plan(request: Request, serving: Serving) -> Plan:
     return Plan(
         id=request.id,
         arrived=request.received.arrived,
+        client=request.received.client,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
@@ -75,9 +89,11 @@ async def prompt_ids(request: Request, serving: Serving) -> list[int]:
     return ids
 
 
-def find_mode(
-    model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
-) -> Mode:
-    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
-    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
-    return resolve_mode([named, *requests], serving.modes)
+def _prompts(request: Request) -> int:
+    """How many prompts there are."""
+    match request.prompt:
+        case Texts(texts):
+            return len(texts)
+        case TokenPrompts(prompts):
+            return len(prompts)
+    return 1

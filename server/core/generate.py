@@ -30,7 +30,6 @@ class ChoiceRun:
         choice: Choice,
         request_id: str,
         *,
-        priority: int = 0,
         cache_salt: str = "",
         one_by_one: bool = False,
     ) -> None:
@@ -39,7 +38,6 @@ class ChoiceRun:
         self._claim = claim
         self._choice = choice
         self._request_id = request_id
-        self._priority = priority
         self._cache_salt = cache_salt
         self._one_by_one = one_by_one
         self._numbers = count()
@@ -52,8 +50,8 @@ class ChoiceRun:
         """
         choice = self._choice
         while choice.finish is None:
-            lane = Lane.THINK if choice.thinking else Lane.ANSWER
-            async with self._scheduler.place(self._claim, lane, can_set_back=choice.can_set_back) as place:
+            place_for = self._scheduler.place
+            async with place_for(self._claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
                 while self._may_stay(place):
                     async with aclosing(self._read_generation(place, read)) as pieces:
                         async for piece in pieces:
@@ -67,6 +65,7 @@ class ChoiceRun:
         async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
             try:
                 async for delta in deltas:
+                    self._scheduler.count(place, len(delta.token_ids))
                     for one in self._parts_of(delta):
                         yield read(choice.feed(one))
                         if one.goes_on:
@@ -84,7 +83,7 @@ class ChoiceRun:
 
     def _request(self, generation: Generation, place: Place) -> Generate:
         """Where pages run out, the engine takes those of thinkers first."""
-        priority = 2 * self._priority + place.lane
+        priority = len(Lane) * self._claim.priority + place.lane
         request_id = f"{self._request_id}-{next(self._numbers)}"
         return Generate(
             request_id, generation.prompt_ids, generation.sampling, priority, generation.then, self._cache_salt
@@ -99,7 +98,7 @@ class ChoiceRun:
         """Whether another generation takes the place of this one, or the place itself is to be left."""
         choice = self._choice
         if place.lane is Lane.THINK and not choice.thinking:
-            self._scheduler.answers(place)
+            self._scheduler.answers(place, can_set_back=choice.can_set_back)
         return choice.generation is not generation or not self._may_stay(place)
 
     def _may_stay(self, place: Place) -> bool:

@@ -36,7 +36,8 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter; `client`
+    as in `server.core.request.Received`.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
@@ -47,6 +48,7 @@ class Plan:
 
     id: str
     arrived: float
+    client: str
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int

@@ -11,10 +11,11 @@ from server.core.merge import merged
 from server.core.plan import Plan
 from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
+from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
 from server.delta_stream import ReaderBehind
 from server.engine_client import EngineError, RequestBroke, RequestFailed
-from server.errors import ApiError, BadRequestError, QuarantinedError, SlowReaderError
+from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, SlowReaderError
 from server.metrics import RequestWatch
 
 
@@ -28,7 +29,6 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
-        self._claim = serving.scheduler.claim()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
@@ -36,13 +36,12 @@ class Run:
         with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with (
-                    serving.quarantine.watch(plan),
-                    aclosing(merged([self._pieces(reader) for reader in readers])) as pieces,
-                ):
-                    async for piece in pieces:
-                        watch.advance(answering=readers[piece.choice].answering)
-                        yield piece
+                async with serving.quarantine.watch(plan):
+                    with serving.intake.claim(plan, watch.start) as claim:
+                        async with aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces:
+                            async for piece in pieces:
+                                watch.advance(answering=readers[piece.choice].answering)
+                                yield piece
                 for reader in readers:
                     piece = reader.finish()
                     watch.advance(answering=reader.answering)
@@ -52,7 +51,10 @@ class Run:
                 raise
             except ReaderBehind as error:
                 raise SlowReaderError from error
-            except QuarantinedError:
+            except Overdue as error:
+                watch.outcome = "rejected"
+                raise serving.intake.overdue(plan.mode) from error
+            except (OverloadedError, QuarantinedError):
                 watch.outcome = "rejected"
                 raise
             except EngineError as error:
@@ -75,15 +77,14 @@ class Run:
             case _:
                 return self._serving.unavailable(str(error) or self._serving.describe_engine())
 
-    def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
+    def _pieces(self, reader: ChoiceReader, claim: Claim) -> AsyncGenerator[Piece, None]:
         plan = self.plan
         run = ChoiceRun(
             self._serving.engine,
             self._serving.scheduler,
-            self._claim,
+            claim,
             reader.choice,
             f"{plan.id}-{reader.index}",
-            priority=plan.priority,
             cache_salt=plan.cache_salt,
             one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )

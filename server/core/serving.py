@@ -10,13 +10,14 @@ from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.bytes_budget import BytesBudget
 from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
+from server.core.intake import Intake
 from server.core.quarantine import Quarantine
-from server.core.scheduler import Lane, Scheduler
+from server.core.scheduler import Lane, ModeLoad, Scheduler
 from server.engine_client import EngineClient
 from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
-from server.modes.mode import Modes
+from server.modes.mode import Mode, Modes
 from server.modes.profile import Profile
 from server.settings import Settings
 
@@ -53,6 +54,7 @@ class Serving:
     bodies: BytesBudget = field(init=False)
     parsed: BytesBudget = field(init=False)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    intake: Intake = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
@@ -61,9 +63,11 @@ class Serving:
         self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
-        self.scheduler = Scheduler(self._places)
         self.bodies = BytesBudget(self.settings.max_bodies_bytes)
         self.parsed = BytesBudget(self.settings.max_parsed_bytes)
+        self.scheduler = Scheduler(self._places, {name: _load(mode) for name, mode in self.modes.by_name.items()})
+        limits = {name: mode.profile.limits for name, mode in self.modes.by_name.items()}
+        self.intake = Intake(self.settings, limits, self.scheduler, self.metrics, lambda: self.engine.ready)
         self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def _places(self) -> int:
@@ -133,3 +137,9 @@ class Serving:
         """The engine's last report; before the first one nothing runs, and pages are as they were when it got ready."""
         ready = self.engine.ready
         return self.engine.stats or Stats(0, 0, () if ready is None else ready.page_groups)
+
+
+def _load(mode: Mode) -> ModeLoad:
+    """What the scheduler knows of a mode."""
+    most = mode.profile.limits.running
+    return ModeLoad(mode.thinks) if most is None else ModeLoad(mode.thinks, most)

@@ -5,7 +5,7 @@ Numbers only; `server.core.generate` spends them.
 
 from collections.abc import Sequence
 
-from server.errors import BadRequestError, ContextLengthError
+from server.errors import CONTEXT_EXCEEDED, BadRequestError, ContextLengthError
 from server.modes.mode import ThinkClosing
 from server.modes.profile import ModeProfile, ThinkingMode
 from server.modes.thinking import UNBOUND, Budget, ThinkingPlan
@@ -43,17 +43,15 @@ def token_limit(
     """
     left = context - prompt_tokens
     needed = 1 if asked is None else asked
-    if needed > left:
-        raise ContextLengthError(
-            context, prompt_tokens, needed, prompt, blamed=param if needed > profile.max_tokens_limit else prompt
-        )
-    if asked is None:
-        return min(profile.default_max_tokens or profile.max_tokens_limit, left)
-    if asked > profile.max_tokens_limit:
+    if asked is not None and asked > profile.max_tokens_limit:
         raise BadRequestError(
-            f"{param} is {asked}, but this mode allows at most {profile.max_tokens_limit}.", param=param
+            f"{param} is {asked}, but this mode allows at most {profile.max_tokens_limit}.",
+            param=param,
+            code=CONTEXT_EXCEEDED if asked > left else None,
         )
-    return asked
+    if needed > left:
+        raise ContextLengthError(context, prompt_tokens, needed, prompt)
+    return min(profile.default_max_tokens or profile.max_tokens_limit, left) if asked is None else asked
 
 
 def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: ThinkClosing) -> ThinkingPlan:

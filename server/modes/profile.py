@@ -23,6 +23,14 @@ Tokens = Annotated[int, msgspec.Meta(ge=1)]
 ModeName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,31}$")]
 
 
+class ModeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many of a mode's choices may run, and how many may wait and how long; None: as the server says."""
+
+    running: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    waiting: Count | None = None
+    wait_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
 class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """What all kinds of modes have. The sampling is that of requests that name none.
 
@@ -37,6 +45,7 @@ class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_field
     default_max_tokens: Tokens | None = None
     max_tokens_limit: Tokens
     priority: int = 0
+    limits: ModeLimits = ModeLimits()
 
     @property
     def thinks(self) -> bool:

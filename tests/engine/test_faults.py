@@ -91,6 +91,18 @@ async def test_a_hung_step_is_noticed_shown_and_ended(
     assert any(text.startswith("The engine is back") for _, text in records)
 
 
+async def test_a_hang_is_noticed_though_the_client_has_left(start: Start) -> None:
+    async with start("deadlock", most_seconds=3.0) as client:
+        await ready(client)
+        for _ in range(2):
+            await token_ids(client, request([5]))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(collect(client, request([5])), 2.0)
+        await until(lambda: client.restarts == {"hang": 1})
+        await ready(client)
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+
+
 async def test_a_start_without_a_sign_of_life_is_ended(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     async with start("load", most_seconds=1.0) as client:
         await until(lambda: client.status.final)

@@ -153,3 +153,18 @@ def test_a_page_room_ends_with_its_request(vllm_ignoring_warnings: None) -> None
         request.append_output_token_ids(1)
         assert manager.allocate_slots(request, 1).get_block_ids(allow_none=True) is None
         manager.free(request)
+
+
+def test_a_sliding_window_needs_no_more_pages_however_long_the_request(manager: Any) -> None:
+    """What vLLM itself reckons for the longest request; a batch of 64 tokens beside the window's 127."""
+    from engine.messages import PageNeed
+    from engine.vllm_internals.page_counter import PageCounter
+
+    parallel = SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1)
+    longest = SimpleNamespace(max_model_len=4096)
+    config = SimpleNamespace(max_in_flight_tokens=64, model_config=longest, parallel_config=parallel)
+    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager, vllm_config=config))
+    assert PageCounter(core).needs() == (
+        PageNeed(PAGE, most=-(-(127 + 64) // PAGE) + 1),
+        PageNeed(PAGE, most=4096 // PAGE),
+    )

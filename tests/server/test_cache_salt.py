@@ -11,7 +11,7 @@ from server.core.serving import Serving
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import HELLO, Client, always, body
+from tests.server.conftest import HELLO, MODEL, Client, always, body
 
 
 async def test_every_generation_has_the_salt(client: Client, fmt: ChatFormat) -> None:
@@ -24,8 +24,8 @@ async def test_every_generation_has_the_salt(client: Client, fmt: ChatFormat) ->
             assert answer.status_code == 200, answer.text
         text = await http.post("/v1/completions", json={"prompt": "a", "cache_salt": "salt"})
         assert text.status_code == 200
-        response = await http.post("/v1/responses", json={"input": "a", "store": False, "cache_salt": "salt"})
-        assert response.status_code == 200
+        response = await http.post("/v1/responses", json={"model": MODEL, "input": "a", "cache_salt": "salt"})
+        assert response.status_code == 200, response.text
         assert len(engine.seen) >= 10
         assert {request.cache_salt for request in engine.seen} == {"salt"}
         refused = await http.post("/v1/chat/completions", json=body(cache_salt=""))

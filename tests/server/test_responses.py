@@ -334,6 +334,9 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     form = {"type": "grammar", "syntax": "regex", "definition": "a|bc"}
     await post(http, tools=[{**SHELL, "format": form}], tool_choice="required")
     assert "^(?:a|bc)$" in grammar_of(engine)
+    await post(http, tools=[{**WEATHER, "strict": True}])
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    assert engine.seen[-1].prompt_ids == fmt.render(HELLO, DIRECT, [strict])
     await post(http, tools=[WEATHER], tool_choice="none")
     assert engine.seen[-1].sampling.logit_bias
 
@@ -366,7 +369,8 @@ async def test_a_form_binds_the_answer(http: httpx.AsyncClient, engine: FakeEngi
     assert body["text"] == {"format": {**form, "description": None, "strict": None}, "verbosity": "low"}
     assert engine.seen[-2].sampling.grammar is None
     assert "far" in grammar_of(engine)
-    await post(http, text={"format": {"type": "json_object"}})
+    body = await post(http, text={"format": {"type": "json_object"}})
+    assert body["text"] == {"format": {"type": "json_object"}}
     assert engine.seen[-1].sampling.grammar
 
 
@@ -405,7 +409,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "cannot be continued"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
-        ({"max_output_tokens": 131073}, "max_output_tokens", "at most 131072"),
+        ({"max_output_tokens": 131073}, "max_output_tokens", "maximum context length"),
         ({"input": "x " * 50_000}, "input", "maximum context length"),
         ({"reasoning_mode": "deep"}, "reasoning_mode", "must be"),
         ({"reasonning_mode": "reasoning"}, "reasonning_mode", "Did you mean"),

@@ -10,7 +10,7 @@ from engine.messages import Delta, Generate, Sampling, TokenLogprob
 from server.core.choice import Advance, Choice
 from server.core.generate import ChoiceRun
 from server.core.merge import AHEAD, merged
-from server.core.scheduler import Lane, Scheduler
+from server.core.scheduler import Lane, ModeLoad, Scheduler
 from server.delta_stream import MOST_PENDING, DeltaStream, ReaderBehind, _size
 from tests.fake_engine import FakeEngine, script_of
 
@@ -42,7 +42,7 @@ def sampling(tokens: int, seed: int | None = None) -> Sampling:
 
 
 async def run(engine: FakeEngine, fmt: ChatFormat, how: Sampling) -> tuple[list[int], Scheduler]:
-    scheduler = Scheduler(lambda: 4)
+    scheduler = Scheduler(lambda: 4, {"mode": ModeLoad(thinks=False)})
     choice = Choice(PROMPT, how, fmt.think_end())
     ids: list[int] = []
 
@@ -50,7 +50,7 @@ async def run(engine: FakeEngine, fmt: ChatFormat, how: Sampling) -> tuple[list[
         assert len(advance.logprobs) == len(advance.token_ids)
         ids.extend(advance.token_ids)
 
-    async for _ in ChoiceRun(engine, scheduler, scheduler.claim(), choice, "id").read(read):
+    async for _ in ChoiceRun(engine, scheduler, scheduler.claim("mode"), choice, "id").read(read):
         pass
     return ids, scheduler
 
@@ -62,7 +62,7 @@ async def test_the_rest_is_generated_when_the_reader_has_caught_up(fmt: ChatForm
     assert ids == written
     assert len(engine.seen) > 2
     assert engine.pending <= MOST_PENDING + 20_000
-    assert scheduler.running(Lane.ANSWER) == 0
+    assert scheduler.running(Lane.DIRECT) == 0
 
 
 async def test_what_cannot_be_gone_on_with_ends(fmt: ChatFormat) -> None:

@@ -138,15 +138,18 @@ def _token(entry: dict[str, Any]) -> Token:
 
 
 async def hold(host: str, port: int, number: int, until: asyncio.Event) -> None:
-    """A connection that is idle, or that has sent a part of a head or of a body, until it is let go."""
+    """A connection that is idle, or that has sent a part of a head or of a body; another where the server ends it."""
     beginnings = (
         b"",
         b"POST /v1/chat/comp",
         f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode(),
     )
-    _, writer = await asyncio.open_connection(host, port)
-    try:
+    while not until.is_set():
+        reader, writer = await asyncio.open_connection(host, port)
         writer.write(beginnings[number % len(beginnings)])
-        await until.wait()
-    finally:
+        ends = [asyncio.create_task(reader.read()), asyncio.create_task(until.wait())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
         writer.close()

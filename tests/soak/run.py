@@ -20,7 +20,7 @@ from tests.soak.kinds import REFUSED, Kind, kinds
 
 ENGINE_TIMEOUT = 20
 OPTIONS = (
-    *("--engine-timeout", str(ENGINE_TIMEOUT), "--"),
+    *("--engine-timeout", str(ENGINE_TIMEOUT), "--max-connections-per-address", "8192", "--"),
     *(
         "--max-model-len",
         "4096",

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from server.api.common.formats import ANY_OBJECT, JsonObjectFormat, TextFormat, forms_of
+from server.api.common.formats import ANY_OBJECT, TextFormat, forms_of
 from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
-from server.api.common.thinking import mode_wish
+from server.api.common.thinking import mode_wish, shows_thinking
 from server.api.responses.body import ResponseRequest
 from server.api.responses.conversation import Turns
 from server.api.responses.items import Input, Item, ItemReference, Message, items_of, stored_form
@@ -62,7 +62,7 @@ def _asked(
         logit_bias=logit_bias_of(asked),
         stop=stop_of(asked),
         forms=_forms(asked),
-        shown=Shown(logprobs=_logprobs(asked), thinking=asked.reasoning is None or not asked.reasoning.exclude),
+        shown=Shown(logprobs=_logprobs(asked), thinking=shows_thinking(asked)),
         priority=asked.priority,
         cache_salt=asked.cache_salt or "",
         names={**NAMES, **tools.names, **turns.names},
@@ -148,7 +148,7 @@ def _forms(asked: ResponseRequest) -> tuple[Form, ...]:
     others = forms_of(None, asked.structured_outputs)
     if form is None or isinstance(form, TextFormat):
         return others
-    if isinstance(form, JsonObjectFormat):
+    if form.schema_ is None:
         return (JsonForm("text.format", ANY_OBJECT), *others)
     return (JsonForm("text.format.schema", form.schema_), *others)
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from time import time
 
+from pydantic import BaseModel
+
 from server.api.responses.admission import Asked
-from server.api.responses.body import ResponseRequest
+from server.api.responses.body import JsonSchemaText, ResponseRequest
 from server.api.responses.output import ItemStatus, Output, ThinkingShown
 from server.api.responses.tools import FunctionTool, HostedTool, Tool
 from server.core.choice import cached_tokens
@@ -158,10 +160,15 @@ def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
 
 def _text(body: ResponseRequest) -> JsonObject:
     form = None if body.text is None else body.text.format
-    text: JsonObject = {"format": {"type": "text"} if form is None else form.model_dump(by_alias=True)}
+    text: JsonObject = {"format": {"type": "text"} if form is None else _format(form)}
     if body.text is not None and body.text.verbosity is not None:
         text["verbosity"] = body.text.verbosity
     return text
+
+
+def _format(form: BaseModel) -> JsonObject:
+    """As it was asked for; of a schema, with all that OpenAI names."""
+    return form.model_dump(by_alias=True, exclude_none=not isinstance(form, JsonSchemaText))
 
 
 def _tool(tool: Tool) -> JsonObject:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Tag
 
 from server.api.common.fields import RETIRED, Fields, checked, read_object, refuse_misspelt, refuse_retired
-from server.api.common.formats import JsonObjectFormat, StructuredOutputs, TextFormat
+from server.api.common.formats import StructuredOutputs, TextFormat
 from server.api.common.sampling import MAX_TOP_LOGPROBS, DrawingFields, at_most
 from server.api.common.thinking import ReasoningOptions, ThinkingFields
 from server.api.responses.items import Input, one_of
@@ -64,6 +64,15 @@ class ResponseReasoning(ReasoningOptions):
     """The same under its older name."""
 
 
+class JsonObjectText(Fields):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+    """The kind of the format."""
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """As with `json_schema`, if it is there."""
+
+
 class JsonSchemaText(Fields):
     """JSON that fits a schema, always as if `strict`."""
 
@@ -84,7 +93,7 @@ class TextOptions(Fields):
 
     format: Annotated[
         Annotated[TextFormat, Tag("(text)")]
-        | Annotated[JsonObjectFormat, Tag("(json_object)")]
+        | Annotated[JsonObjectText, Tag("(json_object)")]
         | Annotated[JsonSchemaText, Tag("(json_schema)")],
         one_of("text", "json_object", "json_schema"),
     ] | None = None  # fmt: skip

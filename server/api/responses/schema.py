@@ -301,7 +301,7 @@ class ResponseControl(Answer):
     """The response."""
     object: Literal["response.control"]
     """The kind of the object."""
-    action: Literal["end_reasoning"]
+    action: Literal["end_reasoning", "reasoning_end"]
     """As asked for."""
     closed: bool
     """Whether it was thinking; its thinking is closed now."""

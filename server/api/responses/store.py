@@ -6,6 +6,7 @@ remembered, so that who asks for it learns what became of it. A client sees its 
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import RLock
 from typing import Literal, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -74,6 +75,7 @@ class ResponseStore:
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.size = 0
+        self._lock = RLock()  # a long response is put together, and kept, on another thread
         self._running: WeakValueDictionary[str, Running] = WeakValueDictionary()
         self._most = most
         self._most_bytes = most_bytes
@@ -100,37 +102,40 @@ class ResponseStore:
 
     def put(self, response: JsonObject, inputs: StoredInput, client: str) -> None:
         """Keeps a response and its input."""
-        output = response["output"]
-        assert isinstance(output, list)
-        stored = Stored(
-            client,
-            orjson.dumps(response),
-            inputs.json,
-            None if response["previous_response_id"] is None else str(response["previous_response_id"]),
-            (*inputs.ids, *(str(item["id"]) for item in output)),
-        )
-        response_id = str(response["id"])
-        if stored.size > self._most_bytes:
-            self._has_left(response_id, "evicted")
-            return
-        self._by_id[response_id] = stored
-        self.size += stored.size
-        self._of_item |= {(client, item): response_id for item in stored.item_ids}
-        while self.size > self._most_bytes or len(self._by_id) > self._most:
-            self._remove(next(iter(self._by_id)), "evicted")
+        with self._lock:
+            output = response["output"]
+            assert isinstance(output, list)
+            stored = Stored(
+                client,
+                orjson.dumps(response),
+                inputs.json,
+                None if response["previous_response_id"] is None else str(response["previous_response_id"]),
+                (*inputs.ids, *(str(item["id"]) for item in output)),
+            )
+            response_id = str(response["id"])
+            if stored.size > self._most_bytes:
+                self._has_left(response_id, "evicted")
+                return
+            self._by_id[response_id] = stored
+            self.size += stored.size
+            self._of_item |= {(client, item): response_id for item in stored.item_ids}
+            while self.size > self._most_bytes or len(self._by_id) > self._most:
+                self._remove(next(iter(self._by_id)), "evicted")
 
     def get(self, response_id: str, client: str) -> Stored:
         """Raises UnknownResponseError, which says whether it was there once."""
-        stored = self._by_id.get(response_id)
-        if stored is None or stored.client != client:
-            raise UnknownResponseError(f"There is no response {response_id[:64]!r}: {self._why_not(response_id)}.")
-        self._by_id.move_to_end(response_id)
-        return stored
+        with self._lock:
+            stored = self._by_id.get(response_id)
+            if stored is None or stored.client != client:
+                raise UnknownResponseError(f"There is no response {response_id[:64]!r}: {self._why_not(response_id)}.")
+            self._by_id.move_to_end(response_id)
+            return stored
 
     def delete(self, response_id: str, client: str) -> None:
         """Raises UnknownResponseError."""
-        self.get(response_id, client)
-        self._remove(response_id, "deleted")
+        with self._lock:
+            self.get(response_id, client)
+            self._remove(response_id, "deleted")
 
     def conversation(self, response_id: str, client: str) -> list[Stored]:
         """The response and all before it, the oldest first; raises UnknownResponseError."""
@@ -143,8 +148,9 @@ class ResponseStore:
 
     def holder(self, item_id: str, client: str) -> Stored | None:
         """The response that has the item of that id in its input or output; None where there is none."""
-        response_id = self._of_item.get((client, item_id))
-        return None if response_id is None else self._by_id[response_id]
+        with self._lock:
+            response_id = self._of_item.get((client, item_id))
+            return None if response_id is None else self._by_id[response_id]
 
     def _remove(self, response_id: str, how: Left) -> None:
         stored = self._by_id.pop(response_id)

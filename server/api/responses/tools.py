@@ -36,7 +36,7 @@ class FunctionTool(Fields):
     parameters: dict[str, Any] | None = None
     """A JSON schema of the arguments."""
     strict: bool | None = None
-    """Means nothing here: `tool_choice` says whether a grammar binds the call."""
+    """As of a chat completion's tools."""
 
 
 class TextInput(Fields):
@@ -54,7 +54,9 @@ class RegexInput(Fields):
     syntax: Literal["regex"]
     """Differs: `lark` is refused, since the model writes the input within JSON."""
     definition: str
-    """A regular expression that all of the input matches. It binds the input as schemas bind a function's arguments."""
+    """A regular expression that all of the input matches. It binds the input as the schema of a strict function binds
+    its arguments.
+    """
 
 
 class CustomTool(Fields):
@@ -224,18 +226,26 @@ def _check_named(named: NamedChoice, offered: Sequence[Offered], param: str) -> 
 
 def _as_function(offered: Offered) -> dict[str, Any]:
     tool = offered.tool
-    function: dict[str, Any] = {"name": offered.shown_name}
-    if tool.description is not None:
-        function["description"] = tool.description
+    function = {
+        "name": offered.shown_name,
+        "description": tool.description,
+        "parameters": _schema(tool),
+        "strict": _is_strict(tool) or None,
+    }
+    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _schema(tool: FunctionTool | CustomTool) -> dict[str, Any] | None:
     if isinstance(tool, FunctionTool):
-        if tool.parameters is not None:
-            function["parameters"] = tool.parameters
-    else:
-        text: dict[str, Any] = {"type": "string"}
-        if isinstance(tool.format, RegexInput):
-            text["pattern"] = f"^(?:{tool.format.definition})$"
-        function["parameters"] = {"type": "object", "properties": {"input": text}, "required": ["input"]}
-    return {"type": "function", "function": function}
+        return tool.parameters
+    text = {"type": "string"}
+    if isinstance(tool.format, RegexInput):
+        text["pattern"] = f"^(?:{tool.format.definition})$"
+    return {"type": "object", "properties": {"input": text}, "required": ["input"]}
+
+
+def _is_strict(tool: FunctionTool | CustomTool) -> bool:
+    return bool(tool.strict) if isinstance(tool, FunctionTool) else isinstance(tool.format, RegexInput)
 
 
 def as_arguments(text: str) -> str:
