@@ -232,6 +232,15 @@ async def test_a_call_that_the_limit_cuts_off(client: Client, fmt: ChatFormat) -
     assert "".join(parts) == arguments
 
 
+async def test_ends_of_lines_are_escaped_in_events(client: Client, fmt: ChatFormat) -> None:
+    text = "a\u2028b\u0085c\u2029"
+    engine = FakeEngine(always([*fmt.encode_text(text), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    async with client(engine) as http:
+        streamed = (await http.post(MESSAGES, json=asked(stream=True))).text
+    assert gathered(events_of(streamed))["content"][0]["text"] == text
+    assert len(streamed.splitlines()) == streamed.count("\n")
+
+
 async def test_input_that_is_no_json(client: Client, fmt: ChatFormat) -> None:
     ids = [fmt.tool_call_id, *fmt.encode_text('{"name": "weather", "arguments": {city: 5}}'), fmt.tool_call_end_id]
     engine = FakeEngine(always([*ids, fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
