@@ -11,7 +11,7 @@ from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
 from server.engine_client import EngineClient
-from server.http.responses import install_error_handlers
+from server.http.responses import HeadAsGet, install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
 
@@ -34,9 +34,9 @@ def create_app(
         lifespan=lifespan,
     )
     serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
-    app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
+    app.add_middleware(HeadAsGet)
     install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, list(serving.modes.by_name))
     return app

@@ -2,10 +2,12 @@
 
 ApiError
 ├── BadRequestError        400, `param` names the field
-│   └── ContextLengthError 400, code context_length_exceeded
+│   ├── ContextLengthError 400, code context_length_exceeded
+│   └── QuarantinedError   400, code request_quarantined
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── UnknownResponseError   404
+├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
@@ -47,9 +49,21 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
 
-    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
+    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        prompt: int,
+        completion: int,
+        param: str,
+        *,
+        is_least: bool = False,
+        blamed: str | None = None,
+    ) -> None:
         least = "at least " if is_least else ""
         self.context = context
         self.prompt = prompt
@@ -57,9 +71,16 @@ class ContextLengthError(BadRequestError):
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=param,
+            param=blamed or param,
             code="context_length_exceeded",
         )
+
+
+class QuarantinedError(BadRequestError):
+    """The engine fails on this request, so that it is not run again for a while."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_quarantined")
 
 
 class UnknownModelError(ApiError):
@@ -84,6 +105,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class SlowReaderError(ApiError):
+    """The client reads its stream so slowly that too much waits for it."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("This stream is read too slowly for its log-probabilities. Ask for fewer, or read faster.")
 
 
 class UnknownResponseError(ApiError):

@@ -5,6 +5,7 @@ The prose around them is written by hand; a test holds both against the code.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
@@ -27,20 +28,21 @@ from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import TYPES
-from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageControl, MessageEvent, TokensCount
 from server.api.responses.body import ResponseRequest
 from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
 from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
+from server.commands.dialects import DIALECTS
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
+SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",
@@ -248,6 +250,21 @@ def _metrics() -> str:
     return _table(["metric", "type", "labels", "meaning"], rows)
 
 
+def _dialects() -> str:
+    def shown(fields: Any) -> str:
+        return f"`{json.dumps(fields)}`"
+
+    rows = (
+        [
+            one.peers,
+            shown(one.sent),
+            f"400 that names `{one.means}`" if isinstance(one.means, str) else shown(one.means),
+        ]
+        for one in DIALECTS
+    )
+    return _table(["of", "sent", "means"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "shared fields": lambda: _fields(SamplingFields),
     "chat fields": lambda: _fields(ChatRequest, SamplingFields),
@@ -261,6 +278,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "messages fields": lambda: _fields(MessagesRequest),
     "messages response": lambda: _answer(AnthropicMessage),
     "messages event": lambda: _answer(MessageEvent),
+    "message control response": lambda: _answer(MessageControl),
     "count tokens response": lambda: _answer(TokensCount),
     "anthropic models response": lambda: _answer(AnthropicModels),
     "anthropic error response": lambda: _answer(AnthropicError),
@@ -277,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "health response": lambda: _answer(Unhealthy),
     "version response": lambda: _answer(Versions),
     "error response": lambda: _answer(ErrorResponse),
+    "dialects": _dialects,
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,

@@ -3,6 +3,8 @@
 Starts nothing; `server.core.run` runs the plan.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 from server.core.answer_format import answer_format, named_tools
@@ -20,13 +22,15 @@ from server.modes.thinking import ModeRequest
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
-    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
-    count = request.n * _prompts(request)
-    if count > serving.intake.most_choices:
-        most = serving.intake.most_choices
-        raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} that are taken at once here.")
-    with serving.intake.preparing(mode.name, count):
-        return await _plan(request, mode, serving)
+    try:
+        mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+        count, most = request.n * _prompts(request), serving.intake.most_choices
+        if count > most:
+            raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} that are taken at once.")
+        with serving.intake.preparing(mode.name, count):
+            return await _plan(request, mode, serving)
+    finally:
+        request.received.planned()
 
 
 def find_mode(
@@ -53,14 +57,26 @@ async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
-        stops=request.stop.texts,
+        stop=request.stop,
         priority=request.priority or mode.profile.priority,
         is_conversation=isinstance(request.prompt, Conversation),
         shows_thinking=mode.thinks and request.shown.thinking,
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
+        shows_control_tokens=request.shown.control_tokens,
+        logprobs_as_ids=request.shown.tokens_as_ids,
         answer_format=form,
+        owner=request.owner,
+        cache_salt=_salt(request, serving),
     )
+
+
+def _salt(request: Request, serving: Serving) -> str:
+    """Of the engine's pages: the client's own, and where keys are isolated, apart for each key."""
+    client = request.received.client
+    if not (client and serving.settings.isolate_keys):
+        return request.cache_salt
+    return hashlib.sha256(json.dumps([client, request.cache_salt]).encode()).hexdigest()
 
 
 async def prompt_ids(request: Request, serving: Serving) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.core.bytes_budget import BytesHeld
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 
@@ -20,12 +21,18 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `arrived`: on the clock of perf_counter.
+    keys. `arrived`: on the clock of perf_counter. `held`: the memory that a long body may take until it is planned.
     """
 
     size: int = 0
     client: str = ""
     arrived: float = msgspec.field(default_factory=time.perf_counter)
+    held: BytesHeld | None = None
+
+    def planned(self) -> None:
+        """The body is needed no more."""
+        if self.held is not None:
+            self.held.release()
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -56,12 +63,16 @@ Prompt = Conversation | Texts | TokenPrompts
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end."""
+    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end.
+
+    `is_shown`: the text or token of the client's that ended the answer stands at its end.
+    """
 
     texts: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    is_shown: bool = False
 
 
 class JsonForm(msgspec.Struct, frozen=True):
@@ -116,7 +127,8 @@ class Shown(msgspec.Struct, frozen=True):
     """What the response shows beside the text.
 
     `logprobs`: with each token of the answer its log-probability, and so many of the likeliest; `prompt_logprobs` the
-    same of the prompt, and `reasoning_logprobs` of the thinking too. `thinking`: the thinking, if there is any.
+    same of the prompt, and `reasoning_logprobs` of the thinking too; `tokens_as_ids`: these name tokens by their ids.
+    `thinking`: the thinking, if there is any. `control_tokens`: those that say nothing to the parser, as text.
     """
 
     logprobs: int | None = None
@@ -124,6 +136,8 @@ class Shown(msgspec.Struct, frozen=True):
     reasoning_logprobs: bool = False
     token_ids: bool = False
     thinking: bool = True
+    tokens_as_ids: bool = False
+    control_tokens: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,8 +145,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
-    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `forms`: what binds the answer;
-    more than one is an error. `streamed`: the response is sent as it comes.
+    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
+    drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
+    response is sent as it comes. `cache_salt`: what is remembered of the request's text is for requests of the same
+    salt.
     """
 
     id: str
@@ -146,6 +162,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Mapping[str, float] = msgspec.field(default_factory=dict)
     seed: int | None = None
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
     stop: Stop = Stop()
     n: int = 1
     forms: Sequence[Form] = ()
@@ -153,7 +171,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     shown: Shown = Shown()
     priority: int | None = None
     streamed: bool = False
+    cache_salt: str = ""
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Who shares with this request what is remembered of its text: those of the same key and salt."""
+        return self.received.client, self.cache_salt
 
     @property
     def prompt_path(self) -> str:

@@ -9,11 +9,13 @@ from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
+from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
 from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
-from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError, OverloadedError
+from server.delta_stream import ReaderBehind
+from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, SlowReaderError
 from server.metrics import RequestWatch
 
 
@@ -35,7 +37,10 @@ class Run:
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 with serving.intake.claim(plan, watch.start) as claim:
-                    async with aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces:
+                    async with (
+                        serving.quarantine.watch(plan),
+                        aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces,
+                    ):
                         async for piece in pieces:
                             watch.advance(answering=readers[piece.choice].answering)
                             yield piece
@@ -46,22 +51,33 @@ class Run:
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
-            except OverloadedError:
-                watch.outcome = "rejected"
-                raise
+            except ReaderBehind as error:
+                raise SlowReaderError from error
             except Overdue as error:
                 watch.outcome = "rejected"
                 raise serving.intake.overdue(plan.mode) from error
-            except EngineUnavailable as error:
-                raise serving.unavailable(str(error) or serving.describe_engine()) from error
-            except RequestFailed as error:
+            except (QuarantinedError, OverloadedError):
                 watch.outcome = "rejected"
-                raise BadRequestError(str(error)) from error
+                raise
+            except EngineError as error:
+                if isinstance(error, RequestFailed) and not isinstance(error, RequestBroke):
+                    watch.outcome = "rejected"
+                raise self._told(error) from error
             else:
                 watch.outcome = "completed"
             finally:
                 self._count(watch)
         self._remember()
+
+    def _told(self, error: EngineError) -> ApiError:
+        """What a client is told of an error of the engine's."""
+        match error:
+            case RequestBroke():
+                return self._serving.quarantine.refuse(self.plan, BROKE)
+            case RequestFailed():
+                return BadRequestError(str(error))
+            case _:
+                return self._serving.unavailable(str(error) or self._serving.describe_engine())
 
     def _pieces(self, reader: ChoiceReader, claim: Claim) -> AsyncGenerator[Piece, None]:
         plan = self.plan
@@ -71,7 +87,8 @@ class Run:
             claim,
             reader.choice,
             f"{plan.id}-{reader.index}",
-            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+            cache_salt=plan.cache_salt,
+            one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
 
@@ -93,4 +110,4 @@ class Run:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)

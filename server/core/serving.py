@@ -8,10 +8,13 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
-from server.core.generated_tokens import GeneratedTokens
+from server.core.bytes_budget import BytesBudget
+from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
 from server.core.intake import Intake
-from server.core.scheduler import ModeLoad, Scheduler
+from server.core.quarantine import Quarantine
+from server.core.scheduler import Lane, ModeLoad, Scheduler
 from server.engine_client import EngineClient
+from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Mode, Modes
@@ -35,6 +38,7 @@ class RunningChoice(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
+    `bodies` and `parsed`: the memory of long bodies that come in, and of those that are parsed and not yet planned.
     `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
     where the model has none of the profile's modes.
     """
@@ -48,21 +52,32 @@ class Serving:
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
     intake: Intake = field(init=False)
+    bodies: BytesBudget = field(init=False)
+    parsed: BytesBudget = field(init=False)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.generated = GeneratedTokens(self.fmt)
+        self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places, {name: _load(mode) for name, mode in self.modes.by_name.items()})
         limits = {name: mode.profile.limits for name, mode in self.modes.by_name.items()}
         self.intake = Intake(self.settings, limits, self.scheduler, self.metrics, lambda: self.engine.ready)
+        self.bodies = BytesBudget(self.settings.max_bodies_bytes)
+        self.parsed = BytesBudget(self.settings.max_parsed_bytes)
+        self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
         return self.engine.ready.max_num_seqs if self.engine.ready is not None else 1
+
+    def _lanes(self) -> dict[str, tuple[int, int]]:
+        """Places held and waited for, by lane."""
+        scheduler = self.scheduler
+        return {lane.name.lower(): (scheduler.running(lane), scheduler.waiting(lane)) for lane in Lane}
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""
@@ -101,6 +116,10 @@ class Serving:
         if choices is None:
             raise UnknownRequestError(request_id)
         return choices
+
+    def end_all_thinking(self) -> int:
+        """Has the thinking of all running requests closed; of how many choices."""
+        return sum(choice.end_thinking() for choices in self.choices.values() for choice in choices)
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

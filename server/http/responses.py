@@ -6,13 +6,42 @@ from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, ErrorShape
 
 logger = logging.getLogger(__name__)
+
+
+Encoded = orjson.Fragment
+"""JSON already."""
+
+
+def encoded(body: object) -> Encoded:
+    """What `json_response` has no more work with, for large ones."""
+    return Encoded(orjson.dumps(body))
+
+
+class HeadAsGet:
+    """Answers HEAD as GET, without the body: `wget --spider` and health checks ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
@@ -34,6 +63,7 @@ def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
     app.state.error_shapes = shapes
     app.add_exception_handler(ApiError, _own)
     app.add_exception_handler(HTTPException, _of_router)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -45,7 +75,7 @@ async def _own(request: Request, error: Exception) -> Response:
 async def _of_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path} here; /docs lists what there is."
+        message = f"There is no {request.method} {request.url.path} here. There are {_listed(request)}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"{request.url.path} does not take {request.method}."
     else:
@@ -55,6 +85,17 @@ async def _of_router(request: Request, error: Exception) -> Response:
     response = error_response(told, request.scope)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """The client left while it sent its request, which is its own affair: nobody gets this response."""
+    return Response()
+
+
+def _listed(request: Request) -> str:
+    """The paths of the APIs, with their methods."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    return ", ".join(f"{' '.join(sorted(route.methods))} {route.path.replace(':path', '')}" for route in routes)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

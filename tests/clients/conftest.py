@@ -54,7 +54,7 @@ def fmt() -> ChatFormat:
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return load_profile(PROFILE_FOLDER / "exaone4.toml")
+    return load_profile(PROFILE_FOLDER / "twogear_tiny.toml")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.fields import Fields
+from server.api.common.fields import UNSUPPORTED, Fields
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
@@ -53,7 +53,7 @@ def test_fields_that_the_prose_names_exist() -> None:
     """Words in code marks that look like fields are in the tables, the profile, or said to be refused or ignored."""
     known = "".join(TABLES[name]() for name in TABLES) + SHOWN_PROFILE.read_text()
     ignored = "".join(part.partition("\n\n")[0] for part in TEXT.split("ignored here:")[1:])
-    refused = ["functions", "function_call", "guided_json", "structural_tag", "reasonning_mode"]
+    refused = ["functions", "function_call", "guided_json", "structural_tag", "reasonning_mode", *UNSUPPORTED]
     words = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", TABLE.sub("", TRY.sub("", TEXT))))
     assert words
     assert not sorted(word for word in words if word not in known and word not in [*refused, *WORDS.findall(ignored)])

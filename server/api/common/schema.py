@@ -67,6 +67,17 @@ class Usage(Answer):
     """Of the generated tokens."""
 
 
+class PlaceLogprob(Answer):
+    """A token that could stand in a place of the prompt."""
+
+    logprob: float
+    """The natural logarithm of its probability by the model alone."""
+    rank: int | None
+    """1 for the likeliest; null for a token beyond those asked for."""
+    decoded_token: str
+    """Its text."""
+
+
 class TokenLogprob(Answer):
     """A token with its probability."""
 

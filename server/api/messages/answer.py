@@ -9,7 +9,7 @@ from server.core.choice import cached_tokens
 from server.core.events import Piece
 from server.core.run import Run
 from server.errors import ApiError, JsonObject
-from server.http.sse import encode_event
+from server.http.sse import encode_event, encode_json
 
 HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
 SILENT_PIECES = 64  # that show nothing, as hidden thinking does: after so many a ping says that the stream lives
@@ -132,7 +132,7 @@ class MessageEvents:
                 if begins:
                     events += self._next_block()
                 if text and self._around:
-                    events += orjson.dumps(text).join(self._around)
+                    events += encode_json(text).join(self._around)
         self._silent = 0 if events else self._silent + 1
         if self._silent == SILENT_PIECES:
             self._silent = 0

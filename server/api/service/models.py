@@ -24,6 +24,7 @@ def model_of(name: str, mode: Mode, serving: Serving) -> JsonObject:
         "object": "model",
         "created": serving.started,
         "owned_by": "twogear",
+        "root": serving.settings.model_name,
         "max_model_len": None if ready is None else ready.max_context,
         "reasoning_mode": mode.name,
         "kind": "thinking" if mode.thinks else "direct",

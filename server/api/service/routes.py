@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from server.api.common.openapi import Api, answers_of, text_answer
 from server.api.service.models import VERSION_HEADER, anthropic_model, anthropic_models, model_of, models_of
 from server.api.service.schema import (
+    Alive,
     AnthropicModel,
     AnthropicModels,
     Healthy,
@@ -56,6 +57,12 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
+@router.get("/live", response_class=Response, responses=answers_of(Alive))
+async def live(_request: Request) -> Response:
+    """200 as long as the process turns: also while the model loads, without an engine, and while the server ends."""
+    return json_response({"status": "alive"})
+
+
 @router.get("/metrics", response_class=Response, responses=text_answer("text/plain"))
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
@@ -69,4 +76,4 @@ async def versions(request: Request) -> Response:
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
 
 
-API = Api(router=router, answers=(Model, Models, AnthropicModel, AnthropicModels, Healthy, Unhealthy, Versions))
+API = Api(router=router, answers=(Model, Models, AnthropicModel, AnthropicModels, Alive, Healthy, Unhealthy, Versions))

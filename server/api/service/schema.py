@@ -16,6 +16,8 @@ class Model(Answer):
     """The kind of the object."""
     created: int
     """When the server was started, in Unix time."""
+    root: str
+    """The model's own name, of which the others are aliases."""
     owned_by: Literal["twogear"]
     """Who serves it."""
     max_model_len: Count | None
@@ -74,6 +76,13 @@ class Healthy(Answer):
 
     status: Literal["ok"]
     """That it does."""
+
+
+class Alive(Answer):
+    """The server's process is up and answers, whatever its engine does."""
+
+    status: Literal["alive"]
+    """That it is."""
 
 
 class Unhealthy(ErrorResponse):
