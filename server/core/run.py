@@ -36,12 +36,14 @@ class Run:
         with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with serving.quarantine.watch(plan):
-                    with serving.intake.claim(plan, watch.start) as claim:
-                        async with aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces:
-                            async for piece in pieces:
-                                watch.advance(answering=readers[piece.choice].answering)
-                                yield piece
+                with serving.intake.claim(plan, watch.start) as claim:
+                    async with (
+                        serving.quarantine.watch(plan),
+                        aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces,
+                    ):
+                        async for piece in pieces:
+                            watch.advance(answering=readers[piece.choice].answering)
+                            yield piece
                 for reader in readers:
                     piece = reader.finish()
                     watch.advance(answering=reader.answering)
