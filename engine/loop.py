@@ -5,6 +5,7 @@ Knows vLLM's request interface and the messages; the socket is `transport`'s, vL
 
 import math
 import time
+from bisect import bisect_left
 from typing import Literal, cast
 
 from vllm.exceptions import VLLMClientError
@@ -16,11 +17,11 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from engine.checkpoint import ModelError, check_model
 from engine.messages import (
+    STEP_TOKENS,
     Abort,
     Delta,
     Failed,
     Generate,
-    PageGroup,
     Reload,
     Reloaded,
     Sampling,
@@ -56,7 +57,9 @@ class EngineLoop:
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
         self._budgets: dict[str, TokenBudget] = {}  # of requests with a second part
         self._extender = internals.extender
-        self._stats = _StatsSender(self._pages, connection)
+        self._steps = StepCounts()
+        self._computed = 0  # prompt tokens in the step under way
+        self._stats = _StatsSender(self._pages, connection, self._steps)
 
     def run(self) -> None:
         """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
@@ -130,6 +133,7 @@ class EngineLoop:
 
     def _step(self) -> None:
         deltas: list[Delta] = []
+        self._computed = 0
         for output in self._engine.step():
             output = cast("RequestOutput", output)
             if output.outputs[0].finish_reason == "error":
@@ -139,6 +143,7 @@ class EngineLoop:
                 deltas.append(self._delta(output))
         if deltas:
             self._connection.send(Step(deltas))
+            self._steps.add(self._computed + sum(len(delta.token_ids) for delta in deltas))
             for delta in deltas:
                 if delta.goes_on:
                     self._begin_second_part(delta.request_id)
@@ -174,6 +179,7 @@ class EngineLoop:
             self._fresh[request_id] = False
             prompt_logprobs = _prompt_logprobs(output)
             cached_tokens = output.num_cached_tokens or 0
+            self._computed += len(output.prompt_token_ids or ()) - cached_tokens
         if finish is not None:
             self._forget(request_id)
         return Delta(
@@ -212,13 +218,27 @@ def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogpro
     return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
 
 
+class StepCounts:
+    """Steps by how many tokens they computed, as Stats has them."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(STEP_TOKENS) + 1)
+        self.sum = 0
+
+    def add(self, tokens: int) -> None:
+        """A step has computed so many tokens."""
+        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+        self.sum += tokens
+
+
 class _StatsSender:
     """Sends Stats after a change, not more often than a few times a second."""
 
-    def __init__(self, pages: Pages, connection: Connection) -> None:
+    def __init__(self, pages: Pages, connection: Connection, steps: StepCounts) -> None:
         self._pages = pages
         self._connection = connection
-        self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
+        self._steps = steps
+        self._last: Stats | None = None
         self._changed = False
         self._sent = -math.inf
         self._cost = 0.0  # seconds
@@ -238,10 +258,11 @@ class _StatsSender:
             return
         start = time.thread_time()
         running, waiting = self._pages.requests()
-        counts = (running, waiting, self._pages.count())
-        if counts != self._last:
-            self._connection.send(Stats(*counts))
-            self._last = counts
+        pages, steps = self._pages, self._steps
+        stats = Stats(running, waiting, pages.count(), pages.preemptions(), tuple(steps.counts), steps.sum)
+        if stats != self._last:
+            self._connection.send(stats)
+            self._last = stats
         self._changed = False
         self._sent = time.monotonic()
         self._cost = time.thread_time() - start

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -108,7 +108,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
     generations run at once.
 
-    `page_groups` is empty where pages cannot be counted.
+    `page_groups` is empty where pages cannot be counted. `cache_config`: the KV cache's configuration by vLLM's names.
     """
 
     protocol: int
@@ -119,6 +119,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     eos_token_ids: tuple[int, ...]
     page_groups: tuple[PageGroup, ...]
     fast_paths: tuple[FastPathStatus, ...] = ()
+    cache_config: dict[str, str] = {}
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -160,12 +161,23 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     deltas: list[Delta]
 
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper bounds by which steps are counted, as vLLM's `iteration_tokens`."""
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True):
-    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second."""
+    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second.
+
+    Since the engine's start: `preemptions` of generations for want of pages, and for each of STEP_TOKENS the steps that
+    computed so many tokens, but more than the bound before; then those that computed more; `step_tokens_sum` in all.
+    """
 
     running: int
     waiting: int
     page_groups: tuple[PageGroup, ...]
+    preemptions: int = 0
+    step_tokens: tuple[int, ...] = ()
+    step_tokens_sum: int = 0
 
 
 class Reloaded(msgspec.Struct, frozen=True, tag=True):

@@ -32,6 +32,7 @@ from server.http.protocol import Protocol
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
+from server.telemetry.observers import open_observers
 
 POLL_SECONDS = 0.1
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
@@ -44,10 +45,11 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
+    observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options)
     try:
-        app = create_app(engine, settings, profile, fmt)
+        app = create_app(engine, settings, profile, fmt, observers=observers)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
     server = DrainingServer(app.state.serving, server_config(app, settings))

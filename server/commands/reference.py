@@ -30,6 +30,7 @@ from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
+from server.telemetry.vllm_metrics import EngineView
 
 FILE = Path(__file__).parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -221,7 +222,13 @@ def _profiles() -> str:
 
 
 def _metrics() -> str:
-    registry = Metrics(lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),))).registry
+    view = EngineView(
+        model_name="",
+        load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
+        queued=lambda: 0,
+        cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
+    )
+    registry = Metrics(view).registry
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():

@@ -37,13 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    _add_observation(parser.add_argument_group("what is seen of requests"))
     parser.set_defaults(engine_options=[])
+
+
+def _add_observation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--request-log", metavar="FILE", help="write one JSON line for each request, without its text; - is stderr"
+    )
+    group.add_argument(
+        "--log-text", action="store_true", help="put what is asked and answered into the lines of --request-log"
+    )
+    group.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces there, as http://127.0.0.1:4318/v1/traces; needs twogear[otel]",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
     settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    if settings.log_text and settings.request_log is None:
+        raise UsageError("--log-text needs --request-log: it says where the lines go")
     try:
         check_model(settings.model)
     except ModelError as error:

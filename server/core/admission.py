@@ -19,7 +19,10 @@ from server.modes.thinking import ModeRequest
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
+    record = request.received.record
+    record.n, record.streamed = request.n, request.streamed
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    record.mode = mode.name
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
     if not all(prompts):
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
@@ -30,7 +33,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(
         id=request.id,
-        arrived=request.received.arrived,
+        record=record,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),

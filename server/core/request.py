@@ -14,18 +14,20 @@ import msgspec
 
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
+from server.telemetry.record import RequestRecord
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `arrived`: on the clock of perf_counter.
+    keys. `arrived`: on the clock of perf_counter. `record`: what the log will say of it, its id among that.
     """
 
     size: int = 0
     client: str = ""
     arrived: float = msgspec.field(default_factory=time.perf_counter)
+    record: RequestRecord = msgspec.field(default_factory=RequestRecord)
 
 
 class Conversation(msgspec.Struct, frozen=True):

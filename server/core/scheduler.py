@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import count
+from time import perf_counter
 
 FREE_SHARE = 8
 """THINK leaves one of so many places to answers."""
@@ -35,10 +36,14 @@ class Lane(IntEnum):
 
 @dataclass(eq=False)
 class Claim:
-    """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests."""
+    """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests.
+
+    `placed`: when it got its first place, on the clock of perf_counter.
+    """
 
     arrived: int
     held: int = 0
+    placed: float | None = None
     waiting: dict[Lane, "deque[_Waiter]"] = field(default_factory=lambda: {lane: deque() for lane in Lane})
 
 
@@ -168,6 +173,8 @@ class Scheduler:
             return
         place = Place(claim, lane, waiter.can_set_back)
         claim.held += 1
+        if claim.placed is None:
+            claim.placed = perf_counter()
         self._running[lane].add(place)
         waiter.place.set_result(place)
 

@@ -9,13 +9,14 @@ from typing import Protocol
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.core.generated_tokens import GeneratedTokens
-from server.core.scheduler import Scheduler
+from server.core.scheduler import Lane, Scheduler
 from server.engine_client import EngineClient
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Modes
 from server.modes.profile import Profile
 from server.settings import Settings
+from server.telemetry.vllm_metrics import EngineView
 
 
 class RunningChoice(Protocol):
@@ -47,10 +48,16 @@ class Serving:
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        view = EngineView(
+            model_name=self.settings.model_name,
+            load=self.engine_load,
+            queued=lambda: sum(self.scheduler.waiting(lane) for lane in Lane),
+            cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
+        )
+        self.metrics = Metrics(view)
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""

@@ -5,7 +5,6 @@ Which fields a body has is the part of the API that reads it.
 
 import gc
 from collections.abc import Callable
-from time import perf_counter
 from typing import TypeVar
 
 from fastapi import Request
@@ -14,6 +13,7 @@ from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
+from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
 JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
@@ -28,11 +28,13 @@ def serving_of(request: Request) -> Serving:
 
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
-    arrived = perf_counter()
+    record = record_of(request.scope)
     _check_type(request.headers.get("content-type"))
     content = await _content(request, serving_of(request).settings.max_body_bytes)
+    if record.texts is not None:
+        record.texts.body = content.decode(errors="replace")
     body = await read_long(lambda: _parsed(parse, content), len(content))
-    return body, Received(size=len(content), arrived=arrived)
+    return body, Received(size=len(content), arrived=record.arrived, record=record)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
