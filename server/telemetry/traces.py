@@ -105,10 +105,10 @@ def phases(generation: GenerationRecord | None) -> Iterator[Phase]:
     yield Phase("prefill", placed, end if first is None else first)
     if first is None:
         return
-    if any(how is not None for how in generation.reasoning_finish_reasons) or generation.reasoning_tokens:
+    if generation.reasoning_tokens:
         yield Phase("thinking", first, end if answer is None else answer)
-        first = end if answer is None else answer
-    if answer is not None:
+        first = answer
+    if first is not None:
         yield Phase("answer", first, end)
 
 
