@@ -1,19 +1,21 @@
 """The front end's Prometheus metrics under the contract's names; those under vLLM's are `telemetry.vllm_metrics`'."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.messages import Stats
 from server.telemetry.record import GenerationRecord, Outcome, RequestRecord
 from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
+KINDS = ("prompt", "cached", "reasoning", "answer")
+REASONING_FINISHES = ("natural", "budget", "length", "stopped")
 NO_ROUTE = "none"  # of requests for what is not here; vLLM's word
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -33,9 +35,11 @@ class Counted(Protocol):
 
 
 class Metrics:
-    """All metrics of one app, in a registry of their own."""
+    """All metrics of one app, in a registry of their own. Those of `modes` are there from the start, at zero: a rate
+    over the first failure needs the zero before it.
+    """
 
-    def __init__(self, engine: EngineView) -> None:
+    def __init__(self, engine: EngineView, modes: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
         self.tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
@@ -46,7 +50,7 @@ class Metrics:
         self.request = self._seconds("request", "Whole requests")
         self.running = self._gauge("requests_running", "Requests that are generating")
         self.waiting = self._gauge("requests_waiting", "Requests without a first token yet")
-        self.registry.register(_Pages(engine.load))
+        self.registry.register(_Engine(engine))
         self.vllm = VllmMetrics(self.registry, engine.model_name)
         self.registry.register(EngineMetrics(engine))
         self._http = Counter(
@@ -55,6 +59,7 @@ class Metrics:
             ("handler", "method", "status"),
             registry=self.registry,
         )
+        self._begin_at_zero(modes)
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -68,6 +73,19 @@ class Metrics:
         """Counts a response; vLLM has the same, by a library."""
         status = "none" if record.status is None else f"{record.status // 100}xx"
         self._http.labels(record.route or NO_ROUTE, record.method, status).inc()
+
+    def _begin_at_zero(self, modes: Sequence[str]) -> None:
+        for mode in modes:
+            for metric in (self.first_token, self.first_answer_token, self.per_token, self.request):
+                metric.labels(mode)
+            for gauge in (self.running, self.waiting):
+                gauge.labels(mode)
+            for kind in KINDS:
+                self.tokens.labels(mode, kind)
+        for mode, outcome in product((*modes, UNKNOWN_MODE), get_args(Outcome)):
+            self.requests.labels(mode, outcome)
+        for how in REASONING_FINISHES:
+            self.reasoning_finish.labels(how)
 
     @contextmanager
     def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
@@ -144,30 +162,29 @@ class RequestWatch:
 
     def _count_tokens(self) -> None:
         record = self._record
-        counts = {
-            "prompt": record.prompt_tokens,
-            "cached": record.cached_tokens,
-            "reasoning": record.reasoning_tokens,
-            "answer": record.completion_tokens - record.reasoning_tokens,
-        }
-        for kind, number in counts.items():
+        answer = record.completion_tokens - record.reasoning_tokens
+        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer)
+        for kind, number in zip(KINDS, counts, strict=True):
             self._metrics.tokens.labels(record.mode, kind).inc(number)
         for how in record.reasoning_finish_reasons:
             if how is not None:
                 self._metrics.reasoning_finish.labels(how).inc()
 
 
-class _Pages(Collector):
-    """The engine's pages by group, and what one holds."""
+class _Engine(Collector):
+    """Whether requests are taken, the engine's pages by group, and what one holds."""
 
-    def __init__(self, load: Callable[[], Stats]) -> None:
-        self._load = load
+    def __init__(self, engine: EngineView) -> None:
+        self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        """Gauges with a sample for each group."""
+        """Gauges, those of the pages with a sample for each group."""
+        yield GaugeMetricFamily(
+            "twogear_ready", "Whether requests are taken, as /health says", int(self._engine.ready())
+        )
         pages = GaugeMetricFamily("twogear_kv_pages", "KV cache pages of the engine", labels=["group", "state"])
         sizes = GaugeMetricFamily("twogear_kv_page_tokens", "Tokens that one KV cache page holds", labels=["group"])
-        for group in self._load().page_groups:
+        for group in self._engine.load().page_groups:
             pages.add_metric([group.group, "used"], group.used)
             pages.add_metric([group.group, "cached"], group.cached)
             pages.add_metric([group.group, "free"], group.free)

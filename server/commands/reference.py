@@ -224,11 +224,12 @@ def _profiles() -> str:
 def _metrics() -> str:
     view = EngineView(
         model_name="",
+        ready=lambda: True,
         load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
         queued=lambda: 0,
         cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
     )
-    registry = Metrics(view).registry
+    registry = Metrics(view, ()).registry
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():

@@ -53,11 +53,12 @@ class Serving:
         self.scheduler = Scheduler(self._places)
         view = EngineView(
             model_name=self.settings.model_name,
+            ready=lambda: self.engine.status.state == "ready" and not self.draining,
             load=self.engine_load,
             queued=lambda: sum(self.scheduler.waiting(lane) for lane in Lane),
             cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
         )
-        self.metrics = Metrics(view)
+        self.metrics = Metrics(view, list(self.modes.by_name))
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""

@@ -40,11 +40,12 @@ FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 class EngineView:
     """What is asked of the engine when the metrics are read.
 
-    `load`: its last report. `queued`: how many generations wait here for a place in it. `cache_config`: how its cache
-    is set up, empty until it is known.
+    `ready`: whether requests are taken now. `load`: its last report. `queued`: how many generations wait here for a
+    place in it. `cache_config`: how its cache is set up, empty until it is known.
     """
 
     model_name: str
+    ready: Callable[[], bool]
     load: Callable[[], Stats]
     queued: Callable[[], int]
     cache_config: Callable[[], dict[str, str]]
