@@ -1,7 +1,8 @@
 """The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
 
-`python -m server.commands.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`.
-The prose around them is written by hand; a test holds both against the code.
+That of vLLM's metrics is in docs/observability.md. `python -m server.commands.reference` renews those in the files,
+each between `<!-- table NAME -->` and `<!-- end -->`. The prose around them is written by hand; a test holds both
+against the code.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load
 from server.telemetry.vllm_metrics import EngineView
 
 FILE = Path(__file__).parents[2] / "docs" / "api.md"
+OBSERVABILITY = FILE.with_name("observability.md")
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
@@ -221,7 +223,7 @@ def _profiles() -> str:
     return _table(["profile", "`model_type`", "sampling of each mode"], rows)
 
 
-def _metrics() -> str:
+def _metrics(*, of_vllm: bool = False) -> str:
     view = EngineView(
         model_name="",
         ready=lambda: True,
@@ -233,9 +235,17 @@ def _metrics() -> str:
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
-            name = metric.name + ("_total" if metric.type == "counter" else "")
-            rows.append([f"`{name}`", metric.type, ", ".join(labels), metric.documentation])
+            if metric.name.startswith("vllm:") is of_vllm:
+                labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
+                name = metric.name + ("_total" if metric.type == "counter" else "")
+                rows.append(
+                    [
+                        f"`{name}`",
+                        metric.type,
+                        ", ".join(label for label in labels if label != "le"),
+                        metric.documentation,
+                    ]
+                )
     return _table(["metric", "type", "labels", "meaning"], rows)
 
 
@@ -261,7 +271,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": _options,
     "profiles": _profiles,
     "metrics": _metrics,
+    "vllm metrics": lambda: _metrics(of_vllm=True),
 }
 
 if __name__ == "__main__":
-    FILE.write_text(render(FILE.read_text()))
+    for file in (FILE, OBSERVABILITY):
+        file.write_text(render(file.read_text()))

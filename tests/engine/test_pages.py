@@ -74,7 +74,8 @@ def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     """Per group used, cached, free; the parts always make up the pool."""
     from engine.vllm_internals.page_counter import PageCounter
 
-    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager))
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *_: None)
+    core = SimpleNamespace(scheduler=scheduler)
     groups = PageCounter(core).count()
     assert all(group.page_size == PAGE for group in groups)
     assert len({group.free for group in groups}) == 1

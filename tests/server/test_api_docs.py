@@ -10,7 +10,7 @@ from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference import FILE, OBSERVABILITY, SHOWN_PROFILE, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
@@ -20,8 +20,10 @@ WORDS = re.compile(r"`(\w+)`")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert render(TEXT) == TEXT, "renew them: python -m server.commands.reference"
-    assert {found[1] for found in TABLE.findall(TEXT)} == set(TABLES)
+    texts = [TEXT, OBSERVABILITY.read_text()]
+    for text in texts:
+        assert render(text) == text, "renew them: python -m server.commands.reference"
+    assert {found[1] for text in texts for found in TABLE.findall(text)} == set(TABLES)
 
 
 @pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, TokenizeChatRequest, DetokenizeRequest])

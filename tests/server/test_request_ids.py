@@ -1,10 +1,14 @@
 """Every response tells the id of its request: the client's own, if it sent a sane one."""
 
+import asyncio
+import re
+
 import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
+from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
@@ -54,3 +58,18 @@ async def test_a_request_without_a_sane_id_gets_one(client: Client, engine: Fake
         ids = [(await http.get("/health", headers=headers)).headers["x-request-id"] for _ in range(2)]
     assert len(set(ids)) == 2
     assert all(one.startswith("req-") and len(one) == 28 for one in ids)
+
+
+async def test_what_is_no_request_has_one(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    listener = bind("127.0.0.1", 0)
+    app = create_app(engine, Settings(), profile, fmt)
+    server = DrainingServer(app.state.serving, server_config(app, Settings()))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"nonsense\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert re.search(rb"\r\nx-request-id: req-\w{24}\r\n\r\n\{", response)

@@ -178,3 +178,9 @@ async def test_responses_are_counted_by_route(client: Client, engine: FakeEngine
     assert value(found, "http_requests_total", handler=CHAT, status="4xx") == 1
     assert value(found, "http_requests_total", handler="/v1/models/{name:path}", status="2xx") == 1
     assert value(found, "http_requests_total", handler="none", status="4xx") == 1
+
+
+def test_the_page_names_what_is_left_out() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    table = page.partition("and we do not:")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(vllm:\w+)`", table)) - {"vllm:num_preemptions"} == set(LEFT_OUT)
