@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.errors import ApiError
 from server.telemetry.record import GenerationRecord, Outcome, RequestRecord
 from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
@@ -89,10 +90,13 @@ class Metrics:
 
     @contextmanager
     def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
-        """Times what is generated for a request, from its arrival to the end of the block."""
+        """Times what is generated for a request, from its arrival to the end of the block; notes the error that ends it."""
         watch = RequestWatch(self, record)
         try:
             yield watch
+        except ApiError as error:
+            record.error = error
+            raise
         finally:
             watch.close()
 
@@ -107,9 +111,13 @@ class Metrics:
 
 
 class RequestWatch:
-    """The clock of one request; it writes into the request's record."""
+    """The clock of one request; it writes into the request's record.
+
+    `outcome` stays "failed" unless the request is told to have ended otherwise.
+    """
 
     def __init__(self, metrics: Metrics, record: GenerationRecord) -> None:
+        self.outcome: Outcome = "failed"
         self._metrics = metrics
         self._record = record
         self._tokens = metrics.vllm.tokens
@@ -139,7 +147,7 @@ class RequestWatch:
     def close(self) -> None:
         """Ends the request's time, and counts what the record says."""
         metrics, record, mode = self._metrics, self._record, self._record.mode
-        record.ended = perf_counter()
+        record.ended, record.outcome = perf_counter(), self.outcome
         if record.first_token is None or record.last_token is None:
             metrics.waiting.labels(mode).dec()
         else:

@@ -59,17 +59,15 @@ class Run:
                         texts.add(piece.choice, piece.events)
                     yield piece
             except (asyncio.CancelledError, GeneratorExit):
-                record.outcome = "cancelled"
+                watch.outcome = "cancelled"
                 raise
             except EngineUnavailable as error:
-                plan.record.error = serving.unavailable(str(error) or serving.describe_engine())
-                raise plan.record.error from error
+                raise serving.unavailable(str(error) or serving.describe_engine()) from error
             except RequestFailed as error:
-                record.outcome = "rejected"
-                plan.record.error = BadRequestError(str(error))
-                raise plan.record.error from error
+                watch.outcome = "rejected"
+                raise BadRequestError(str(error)) from error
             else:
-                record.outcome = "completed"
+                watch.outcome = "completed"
             finally:
                 self._note_end(record)
         self._remember()

@@ -34,7 +34,9 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
     if record.texts is not None:
         record.texts.body = content.decode(errors="replace")
     body = await read_long(lambda: _parsed(parse, content), len(content))
-    return body, Received(size=len(content), arrived=record.arrived, record=record)
+    received = Received(size=len(content), arrived=record.arrived, record=record)
+    record.client = received.client
+    return body, received
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:

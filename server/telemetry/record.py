@@ -52,6 +52,7 @@ class GenerationRecord:
     finish_reasons: Sequence[str | None] = ()
     reasoning_finish_reasons: Sequence[str | None] = ()
     outcome: Outcome = "failed"
+    error: Exception | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -86,6 +87,11 @@ class RequestRecord:
     texts: Texts | None = None
     ended: float | None = None
     trace_id: str | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """What the client was told of in place of an answer, or of the rest of it."""
+        return self.error or (None if self.generation is None else self.generation.error)
 
     @property
     def is_probe(self) -> bool:

@@ -71,7 +71,7 @@ def line_of(record: RequestRecord, model: str) -> JsonObject:
 
 def _error(record: RequestRecord) -> JsonObject | None:
     """What was wrong, without the client's words: those are in the message, and may be in the rest of the field."""
-    error = record.error
+    error = record.failure
     if error is None:
         return None
     if not isinstance(error, ApiError):

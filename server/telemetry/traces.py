@@ -186,8 +186,8 @@ def _generated(generation: GenerationRecord, model: str) -> dict[str, Value | No
 
 
 def _error_type(record: RequestRecord) -> str | None:
-    if isinstance(record.error, ApiError):
-        return record.error.code or record.error.kind
-    if record.error is not None:
-        return type(record.error).__name__
+    if isinstance(record.failure, ApiError):
+        return record.failure.code or record.failure.kind
+    if record.failure is not None:
+        return type(record.failure).__name__
     return str(record.status) if record.outcome in ("failed", "rejected") and record.status is not None else None
