@@ -90,7 +90,7 @@ class Metrics:
 
     @contextmanager
     def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
-        """Times what is generated for a request, from its arrival to the end of the block; notes the error that ends it."""
+        """Times what is generated for a request, from its arrival to the end of the block; notes what error ended it."""
         watch = RequestWatch(self, record)
         try:
             yield watch
