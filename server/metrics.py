@@ -90,7 +90,7 @@ class Metrics:
 
     @contextmanager
     def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
-        """Times what is generated for a request, from its arrival to the end of the block; notes what error ended it."""
+        """Times what is generated for a request, from its arrival to the end of the block, and notes its error."""
         watch = RequestWatch(self, record)
         try:
             yield watch
@@ -120,25 +120,29 @@ class RequestWatch:
         self.outcome: Outcome = "failed"
         self._metrics = metrics
         self._record = record
-        self._tokens = metrics.vllm.tokens
+        self._generated = record.generated
         self._times: list[float | None] = [None] * len(record.generated)  # of each choice's last token
+        self._more = metrics.vllm.tokens.more
         metrics.waiting.labels(record.mode).inc()
 
     def advance(self, index: int, choice: Counted, *, answering: bool) -> None:
-        """Choice `index` has come further; `answering` once one of its tokens belongs to the answer."""
-        record, now = self._record, perf_counter()
-        record.last_token = now
+        """Choice `index` has come further; `answering` once one of its tokens belongs to the answer.
+
+        Called for every token: what it does with most of them is written to be cheap.
+        """
+        record = self._record
+        record.last_token = now = perf_counter()
         generated = choice.completion_tokens
-        more = generated - record.generated[index]
-        if more > 0:
-            record.generated[index] = generated
-            before, self._times[index] = self._times[index], now
+        more = generated - self._generated[index]
+        if more:
+            self._generated[index] = generated
+            before = self._times[index]
+            self._times[index] = now
             if before is None:
-                self._tokens.first(more)
-                self._metrics.vllm.prompt(record.prompts[index], choice.cached_tokens or 0)
+                self._begin_choice(index, choice, now)
             else:
-                self._tokens.more(more, now - before)
-        if record.first_token is None:
+                self._more(more, now - before)
+        elif record.first_token is None:
             self._begin(now)
         if answering and record.first_answer_token is None:
             record.first_answer_token = now
@@ -159,6 +163,13 @@ class RequestWatch:
         metrics.requests.labels(mode, record.outcome).inc()
         self._count_tokens()
         metrics.vllm.ended(record)
+
+    def _begin_choice(self, index: int, choice: Counted, now: float) -> None:
+        vllm = self._metrics.vllm
+        vllm.tokens.first(choice.completion_tokens)
+        vllm.prompt(self._record.prompts[index], choice.cached_tokens or 0)
+        if self._record.first_token is None:
+            self._begin(now)
 
     def _begin(self, now: float) -> None:
         metrics, record = self._metrics, self._record

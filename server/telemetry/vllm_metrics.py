@@ -162,8 +162,11 @@ class TokenClock(Collector):
     def more(self, tokens: int, seconds: float) -> None:
         """`tokens` more came, at once, `seconds` after those before: each after its share of them."""
         self._generated += tokens
-        self._counts[bisect_left(TOKEN_SECONDS, seconds / tokens)] += tokens
         self._sum += seconds
+        if seconds <= TOKEN_SECONDS[0] * tokens:  # most of them
+            self._counts[0] += tokens
+        else:
+            self._counts[bisect_left(TOKEN_SECONDS, seconds / tokens)] += tokens
 
     def collect(self) -> Iterable[Metric]:
         """A counter and a histogram."""

@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from chat_templates.format import ChatFormat
@@ -14,7 +12,7 @@ from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import HELLO, MODEL, Client, always, body
+from tests.server.conftest import Client, always, body
 
 CHAT = "/v1/chat/completions"
 
@@ -51,17 +49,6 @@ async def test_an_unforeseen_failure_has_it_too(
         response = await http.get("/metrics", headers={"X-Request-Id": "mine"})
     assert (response.status_code, response.headers["x-request-id"]) == (500, "mine")
     assert "request mine failed unexpectedly" in caplog.text
-
-
-async def test_openais_sdk_shows_it(client: Client, engine: FakeEngine) -> None:
-    async with client(engine) as http:
-        sdk = openai.AsyncOpenAI(base_url="http://twogear/v1", api_key="any", http_client=http, max_retries=0)
-        asked: Any = {"model": MODEL, "messages": HELLO, "extra_headers": {"X-Request-Id": "mine"}}
-        answered = await sdk.chat.completions.create(**asked)
-        assert answered._request_id == "mine"
-        with pytest.raises(openai.BadRequestError) as refused:
-            await sdk.chat.completions.create(**asked, temperature=9)
-        assert refused.value.request_id == "mine"
 
 
 @pytest.mark.parametrize("sent", [None, b"", b"a" * 129, b'say "hi"', b"new\tline", "é".encode()])
