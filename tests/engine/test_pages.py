@@ -83,6 +83,18 @@ def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     return {group.group: (group.used, group.cached, group.free) for group in groups}
 
 
+def test_preemptions_are_counted_and_happen(manager: Any) -> None:
+    from engine.vllm_internals.page_counter import PageCounter
+
+    happened: list[tuple[Any, ...]] = []
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *args: happened.append(args))
+    counter = PageCounter(SimpleNamespace(scheduler=scheduler))
+    assert counter.preemptions() == 0
+    scheduler._preempt_request("a", 1.0)
+    scheduler._preempt_request("b", 2.0)
+    assert counter.preemptions() == len(happened) == 2
+
+
 def test_a_window_gives_pages_back_and_global_pages_stay(manager: Any) -> None:
     assert counts(manager) == {"sliding": (0, 0, 100), "global": (0, 0, 100)}
     request = new_request("a", 640)

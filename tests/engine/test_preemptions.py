@@ -13,7 +13,7 @@ CONTEXT = 512
 
 
 async def test_preemptions_and_tokens_of_steps_are_counted() -> None:
-    pages = 2 * CONTEXT // 32 + 8  # for one long generation and a little more, in both groups
+    pages = 4 * CONTEXT // 32 + 8  # for one prompt of that length in all four groups of layers, and a little more
     options = (f"--max-model-len={CONTEXT}", f"--num-gpu-blocks-override={pages}", "--max-num-seqs=8")
     engine = ProcessEngineClient(str(MODEL), options)
     await engine.start()
