@@ -43,9 +43,10 @@ class Vocabulary:
     """One tokenizer.json, for a format whose `tags` it may have as tokens, and must have those that are `required`.
 
     `control` maps the spelling of every control token to its id: the special added tokens, and the tags also where the
-    tokenizer has them as ordinary added tokens (`<think>` in Qwen3). They are never shown. `written` has beside these
-    what a template may write as a token of its own: added tokens that `template`, its source, spells, and all with a
-    bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text (Llama's and Gemma's BOS).
+    tokenizer has them as ordinary added tokens (`<think>` in Qwen3): those are `plain_control_ids`. They are never
+    shown. `written` has beside these what a template may write as a token of its own: added tokens that `template`, its
+    source, spells, and all with a bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text
+    (Llama's and Gemma's BOS).
 
     Client text becomes none of the added tokens but white space and words. `eats_before` and `eats_after` are the
     spellings of tokens that take the white space next to them with them (Phi-3's roles).
@@ -63,6 +64,7 @@ class Vocabulary:
         control = sorted(special.union(required, added.keys() & set(tags)))
         self.control: dict[str, int] = {text: added[text] for text in control}
         self.control_ids = frozenset(self.control.values())
+        self.plain_control_ids = frozenset(added[text] for text in control if text not in special)
         self.written = {
             text: token_id
             for text, token_id in added.items()

@@ -15,15 +15,26 @@ class ModelError(ValueError):
 def check_model(model: str) -> None:
     """Raises ModelError if `model` is a local path that is no checkpoint. A hub id passes: vLLM fetches it."""
     folder = Path(model).expanduser()
-    if folder.is_file():  # a single GGUF file, which vLLM reads itself
-        return
+    if folder.is_file():
+        raise ModelError(_no_folder(folder))
     if not folder.is_dir():
         if _looks_like_a_path(model):
             raise ModelError(f"no model folder at {model}; name a folder with config.json and weights, or a hub id")
         return
+    if any(folder.glob("*.gguf")) and not weight_bytes(folder):
+        raise ModelError(f"{model} holds weights as GGUF, which the engine does not read; {_WANTED}")
     read_config(folder)
     if weight_bytes(folder) == 0:
         raise ModelError(f"{model} holds no weights (*.safetensors or *.bin); is the download complete?")
+
+
+_WANTED = "name the folder of a checkpoint in transformers' format (config.json, *.safetensors)"
+
+
+def _no_folder(file: Path) -> str:
+    if file.suffix == ".gguf":
+        return f"{file} is a GGUF file, which the engine does not read; {_WANTED}"
+    return f"{file} is a file; {_WANTED}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 9
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -26,6 +26,10 @@ class Sampling(TokenSampling, frozen=True, kw_only=True, omit_defaults=True):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    """None: all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Tokens of which the last is not drawn after the others."""
     grammar: str | None = None
     """What may be generated, in llguidance's Lark dialect; `<[n]>` in it is the token n."""
     logprobs: int | None = None
@@ -49,13 +53,17 @@ class Continuation(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself."""
+    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself.
+
+    `cache_salt`: pages are found again only by generations of the same salt.
+    """
 
     request_id: str
     prompt_ids: list[int]
     sampling: Sampling
     priority: int = 0
     then: Continuation | None = None
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -156,7 +164,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """All that one engine step produced, in one message."""
+    """All that one engine step produced, in one message. Empty ones tell, now and then, that steps end."""
 
     deltas: list[Delta]
 
@@ -186,11 +194,16 @@ class Reloaded(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """`request_id` set: that request could not be served; None: the engine is going down."""
+class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """`request_id` set: that request was refused, in words for its client; None: the engine is going down.
+
+    `is_broken`: it was not refused, but a step failed on it, and did not without it. What is said then, and of the
+    engine, is for the log.
+    """
 
     message: str
     request_id: str | None = None
+    is_broken: bool = False
 
 
 ToEngine = Generate | Abort | Reload | Shutdown

@@ -13,7 +13,7 @@ from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
 from server.engine_client import EngineClient
-from server.http.responses import install_error_handlers
+from server.http.responses import HeadAsGet, install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
 from server.telemetry.layer import RequestLayer, Watcher
@@ -59,9 +59,9 @@ def create_app(
     serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
     app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
     app.keeps_texts = settings.log_text
-    app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
-    install_error_handlers(app)
+    app.add_middleware(HeadAsGet)
+    install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, list(serving.modes.by_name))
     return app

@@ -1,15 +1,20 @@
-"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
+"""The errors that clients see, in OpenAI's shape or in an API's own; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
-│   └── ContextLengthError 400, code context_length_exceeded
+│   ├── ContextLengthError 400, code context_length_exceeded
+│   └── QuarantinedError   400, code request_quarantined
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
+├── UnknownResponseError   404
+├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 └── UnavailableError       503, with Retry-After
 """
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
@@ -43,17 +48,38 @@ class BadRequestError(ApiError):
 
 
 class ContextLengthError(BadRequestError):
-    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out."""
+    """Prompt and token limit are longer than the model's context. `is_least`: the prompt was not counted out.
 
-    def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
+    `param`: the field of the prompt; `blamed`: the one at fault, where that is another.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        prompt: int,
+        completion: int,
+        param: str,
+        *,
+        is_least: bool = False,
+        blamed: str | None = None,
+    ) -> None:
         least = "at least " if is_least else ""
+        self.context = context
+        self.prompt = prompt
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
             "Please shorten either.",
-            param=param,
+            param=blamed or param,
             code="context_length_exceeded",
         )
+
+
+class QuarantinedError(BadRequestError):
+    """The engine fails on this request, so that it is not run again for a while."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_quarantined")
 
 
 class UnknownModelError(ApiError):
@@ -78,6 +104,26 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class SlowReaderError(ApiError):
+    """The client reads its stream so slowly that too much waits for it."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("This stream is read too slowly for its log-probabilities. Ask for fewer, or read faster.")
+
+
+class UnknownResponseError(ApiError):
+    """A stored response is asked for that is not there, or not any more."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="response_id", code="response_not_found")
 
 
 class BodyTooLargeError(ApiError):
@@ -110,3 +156,18 @@ class UnavailableError(ApiError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How an API tells errors that does not tell them as OpenAI does. Its requests are those whose path begins with
+    `prefix`, and those that have `header`, by which its clients say on any path whose API they speak.
+    """
+
+    prefix: str
+    header: str
+    body: Callable[[ApiError], JsonObject]
+
+    def is_spoken(self, path: str, headers: Container[str]) -> bool:
+        """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""
+        return path.startswith(self.prefix) or self.header in headers

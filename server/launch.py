@@ -28,13 +28,17 @@ from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.protocol import Protocol
+from server.http.connections import Connections
+from server.http.protocol import protocol_of
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers
 
+logger = logging.getLogger("twogear.server")
+
 POLL_SECONDS = 0.1
+THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 
@@ -47,13 +51,14 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     _configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options)
+    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
         app = create_app(engine, settings, profile, fmt, observers=observers)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
+    choices = engine_defaults(settings.model, engine_options)
     server = DrainingServer(app.state.serving, server_config(app, settings))
-    display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    display = StartDisplay(console, choices if settings.verbose else ())
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
@@ -62,9 +67,12 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
+    connections = Connections(settings)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,
@@ -83,7 +91,7 @@ async def _serve(server: "DrainingServer", listener: socket.socket, display: Sta
         server.should_exit = True
     await serving
     if failure is not None:
-        raise UsageError(failure.detail)
+        raise UsageError(failure.reason or failure.detail)
 
 
 async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str) -> EngineStatus | None:
@@ -103,32 +111,50 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
 
 
 class DrainingServer(uvicorn.Server):
-    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not."""
+    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not.
+
+    After half of the time, thinking is closed for the model: a request that would have ended anyway is not cut, and
+    all others have as long for their answers. It listens until the end, so that probes and late clients get an answer.
+    """
 
     def __init__(self, serving: Serving, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.serving = serving
-        self._drain_until: float | None = None
+        self._drain_since: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Called by uvicorn for each signal."""
         if self.should_exit:
             self.force_exit = True
         elif sig == signal.SIGTERM and not self.serving.draining:
-            self._drain_until = monotonic() + self.serving.settings.drain_seconds
+            self._begin_drain()
         else:
             self.should_exit = True
         self.serving.draining = True
 
+    def _begin_drain(self) -> None:
+        seconds = self.serving.settings.drain_seconds
+        logger.warning("SIGTERM: %d requests have %g s to end; new ones are refused.", self.serving.running, seconds)
+        self._drain_since = monotonic()
+        # A client that went on using its connection would find it closed one day.
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn at the end: what still runs ends with an error of ours, before it would be cancelled."""
+        if self.serving.running:
+            logger.warning("%d requests did not end in time and get an error.", self.serving.running)
         await self.serving.engine.close()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to exit."""
-        if self._drain_until is not None and (self.serving.running == 0 or monotonic() > self._drain_until):
-            self.should_exit = True
+        if self._drain_since is not None:
+            share = (monotonic() - self._drain_since) / self.serving.settings.drain_seconds
+            if self.serving.running == 0 or share > 1:
+                self.should_exit = True
+            elif share > THINKING_SHARE and (closed := self.serving.end_all_thinking()):
+                logger.warning("The thinking of %d choices is closed, so that they answer in time.", closed)
         return await super().on_tick(counter)
 
 
@@ -154,15 +180,13 @@ def bind(host: str, port: int) -> socket.socket:
 def tokenizer_folder(model: str) -> Path:
     """Where tokenizer and chat template of a model are; fetches those of a hub id. Raises UsageError."""
     path = Path(model).expanduser()
-    if path.is_file():
-        return path.parent
     return path if path.is_dir() else _fetch_tokenizer(model)
 
 
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        file = folder / "config.json"  # beside a single GGUF file there may be none
+        file = folder / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:

@@ -1,16 +1,24 @@
 """`twogear serve`: its arguments, and the checks that need no engine; `server.launch` runs the server."""
 
 import argparse
+import math
 from dataclasses import fields
 from pathlib import Path
 
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
+from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
+MOST_DIGITS = 16  # of a count
+REASONING_FIELDS = {
+    "both": DEFAULTS.reasoning_fields,
+    **{name: (name,) for name in DEFAULTS.reasoning_fields},
+}
+"""From each choice of `--reasoning-field` to the names that it stands for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +44,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    parser.add_argument(
+        "--reasoning-field",
+        choices=tuple(REASONING_FIELDS),
+        default="both",
+        help="under which name chat completions show the thinking",
+    )
+    parser.add_argument(
+        "--show-defaults",
+        action="store_true",
+        help="print the engine options chosen for this machine, and why; start nothing",
+    )
+    stored = parser.add_argument_group("stored responses")
+    stored.add_argument(
+        "--max-stored-responses",
+        type=_count,
+        default=DEFAULTS.max_stored_responses,
+        metavar="N",
+        help="how many responses of /v1/responses are kept for previous_response_id; 0 keeps none",
+    )
+    stored.add_argument(
+        "--max-stored-bytes",
+        type=_count,
+        default=DEFAULTS.max_stored_bytes,
+        metavar="BYTES",
+        help="what these may take in all; those used longest ago leave first",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
+    faults = parser.add_argument_group("faults and the end")
+    faults.add_argument(
+        "--engine-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.engine_timeout,
+        help="the longest that a step may take before the engine is killed and started again (default %(default)g)",
+    )
+    faults.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.drain_seconds,
+        help="how long running requests may go on after SIGTERM (default %(default)g)",
+    )
+    _add_connections(parser)
     _add_observation(parser.add_argument_group("what is seen of requests"))
     parser.set_defaults(engine_options=[])
 
@@ -55,16 +105,61 @@ def _add_observation(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
+    group.add_argument(
+        "--max-connections", type=_positive, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+    )
+    group.add_argument(
+        "--max-connections-per-address",
+        type=_positive,
+        metavar="N",
+        default=DEFAULTS.max_connections_per_address,
+        help="the most of one address; from this machine, where proxies are, there may be any number",
+    )
+    for flag, text in (
+        ("header-timeout", "for a request's head, and for a new connection's first byte"),
+        ("body-timeout", "for a request's body, and one more for each 64 KiB of it"),
+        ("stall-seconds", "for a client to read on in its answer"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_seconds, metavar="SECONDS", default=default, help=f"the longest {text}")
+    for flag, text in (
+        ("max-body-bytes", "of one request"),
+        ("max-bodies-bytes", "of all long requests that are coming in"),
+        ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
+        ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_positive, metavar="N", default=default, help=f"the most bytes {text}")
+    group.add_argument(
+        "--isolate-keys",
+        action="store_true",
+        help="keep the prefix cache apart for each API key: cached_tokens then tells nothing of others' texts",
+    )
+    group.add_argument(
+        "--no-remember-generated",
+        dest="remember_generated",
+        action="store_false",
+        help="tokenize answers that come back afresh, however the model wrote them",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     names = {field.name for field in fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    given = {name: value for name, value in vars(args).items() if name in names}
+    settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
     if settings.log_text and settings.request_log is None:
         raise UsageError("--log-text needs --request-log: it says where the lines go")
     try:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
+    if args.show_defaults:
+        for choice in engine_defaults(settings.model, args.engine_options):
+            print(f"{choice.name} {choice.value}: {choice.reason}")
+        return 0
     if (folder := bytecode_folder()) is not None:
         keep_bytecode(folder)
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
@@ -72,8 +167,31 @@ def run(args: argparse.Namespace) -> int:
     return launch(settings, args.engine_options)
 
 
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
+
+
 def _port(text: str) -> int:
     port = int(text) if text.isdecimal() else -1
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535 is")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0 is")
+    return seconds

@@ -3,15 +3,18 @@
 Starts nothing; `server.core.run` runs the plan.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
-from server.core.answer_format import answer_format
+from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
+from server.modes.limits import the_budget
 from server.modes.mode import Mode
 from server.modes.resolve import mode_of_model, resolve_mode
 from server.modes.thinking import ModeRequest
@@ -19,8 +22,15 @@ from server.modes.thinking import ModeRequest
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
+    try:
+        return await _plan(request, serving)
+    finally:
+        request.received.planned()
+
+
+async def _plan(request: Request, serving: Serving) -> Plan:
     record = request.received.record
-    record.n, record.streamed = request.n, request.streamed
+    record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
     record.mode = mode.name
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
@@ -37,14 +47,35 @@ async def admit(request: Request, serving: Serving) -> Plan:
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
-        stops=request.stop.texts,
+        stop=request.stop,
         priority=request.priority or mode.profile.priority,
         is_conversation=isinstance(request.prompt, Conversation),
         shows_thinking=mode.thinks and request.shown.thinking,
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
+        shows_control_tokens=request.shown.control_tokens,
+        logprobs_as_ids=request.shown.tokens_as_ids,
         answer_format=form,
+        owner=request.owner,
+        cache_salt=_salt(request, serving),
     )
+
+
+def _salt(request: Request, serving: Serving) -> str:
+    """Of the engine's pages: the client's own, and where keys are isolated, apart for each key."""
+    client = request.received.client
+    if not (client and serving.settings.isolate_keys):
+        return request.cache_salt
+    return hashlib.sha256(json.dumps([client, request.cache_salt]).encode()).hexdigest()
+
+
+async def prompt_ids(request: Request, serving: Serving) -> list[int]:
+    """The prompt of a request that is only to be counted; raises ApiError for what `admit` would refuse in it, too."""
+    the_budget(request.mode.budgets)
+    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    (ids,) = await encoded(request, mode, serving)
+    named_tools(request)
+    return ids
 
 
 def find_mode(

@@ -9,10 +9,12 @@ from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
+from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
 from server.core.serving import Serving
-from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError
+from server.delta_stream import ReaderBehind
+from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.errors import ApiError, BadRequestError, QuarantinedError, SlowReaderError
 from server.telemetry.record import GenerationRecord
 
 
@@ -45,7 +47,10 @@ class Run:
         with serving.metrics.watch(record) as watch, serving.one_more(plan.id, choices):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
+                async with (
+                    serving.quarantine.watch(plan),
+                    aclosing(merged([self._pieces(reader) for reader in readers])) as pieces,
+                ):
                     async for piece in pieces:
                         reader = readers[piece.choice]
                         watch.advance(piece.choice, reader.choice, answering=reader.answering)
@@ -61,16 +66,30 @@ class Run:
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
-            except EngineUnavailable as error:
-                raise serving.unavailable(str(error) or serving.describe_engine()) from error
-            except RequestFailed as error:
+            except ReaderBehind as error:
+                raise SlowReaderError from error
+            except QuarantinedError:
                 watch.outcome = "rejected"
-                raise BadRequestError(str(error)) from error
+                raise
+            except EngineError as error:
+                if isinstance(error, RequestFailed) and not isinstance(error, RequestBroke):
+                    watch.outcome = "rejected"
+                raise self._told(error) from error
             else:
                 watch.outcome = "completed"
             finally:
                 self._note_end(record)
         self._remember()
+
+    def _told(self, error: EngineError) -> ApiError:
+        """What a client is told of an error of the engine's."""
+        match error:
+            case RequestBroke():
+                return self._serving.quarantine.refuse(self.plan, BROKE)
+            case RequestFailed():
+                return BadRequestError(str(error))
+            case _:
+                return self._serving.unavailable(str(error) or self._serving.describe_engine())
 
     def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
         plan = self.plan
@@ -81,7 +100,8 @@ class Run:
             reader.choice,
             f"{plan.id}-{reader.index}",
             priority=plan.priority,
-            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+            cache_salt=plan.cache_salt,
+            one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
 
@@ -100,4 +120,4 @@ class Run:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)

@@ -8,9 +8,12 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
-from server.core.generated_tokens import GeneratedTokens
+from server.core.bytes_budget import BytesBudget
+from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
+from server.core.quarantine import Quarantine
 from server.core.scheduler import Lane, Scheduler
 from server.engine_client import EngineClient
+from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Modes
@@ -26,11 +29,16 @@ class RunningChoice(Protocol):
         """Has the thinking closed; whether it was thinking."""
         ...
 
+    def stop(self) -> None:
+        """Ends the choice after its next tokens."""
+        ...
+
 
 @dataclass(kw_only=True)
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
+    `bodies` and `parsed`: the memory of long bodies that come in, and of those that are parsed and not yet planned.
     `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
     where the model has none of the profile's modes.
     """
@@ -43,14 +51,19 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    bodies: BytesBudget = field(init=False)
+    parsed: BytesBudget = field(init=False)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
-        self.generated = GeneratedTokens(self.fmt)
+        self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        self.bodies = BytesBudget(self.settings.max_bodies_bytes)
+        self.parsed = BytesBudget(self.settings.max_parsed_bytes)
         view = EngineView(
             model_name=self.settings.model_name,
             ready=lambda: self.engine.status.state == "ready" and not self.draining,
@@ -59,10 +72,16 @@ class Serving:
             cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
         )
         self.metrics = Metrics(view, list(self.modes.by_name))
+        self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
         return self.engine.ready.max_num_seqs if self.engine.ready is not None else 1
+
+    def _lanes(self) -> dict[str, tuple[int, int]]:
+        """Places held and waited for, by lane."""
+        scheduler = self.scheduler
+        return {lane.name.lower(): (scheduler.running(lane), scheduler.waiting(lane)) for lane in Lane}
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""
@@ -89,10 +108,22 @@ class Serving:
 
     def end_thinking(self, request_id: str) -> list[int]:
         """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+        return [index for index, choice in enumerate(self._choices_of(request_id)) if choice.end_thinking()]
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a running request after its next tokens. Raises UnknownRequestError."""
+        for choice in self._choices_of(request_id):
+            choice.stop()
+
+    def _choices_of(self, request_id: str) -> Sequence[RunningChoice]:
         choices = self.choices.get(request_id)
         if choices is None:
             raise UnknownRequestError(request_id)
-        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
+        return choices
+
+    def end_all_thinking(self) -> int:
+        """Has the thinking of all running requests closed; of how many choices."""
+        return sum(choice.end_thinking() for choices in self.choices.values() for choice in choices)
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

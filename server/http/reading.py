@@ -3,19 +3,24 @@
 Which fields a body has is the part of the API that reads it.
 """
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
 from fastapi import Request
 
+from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
-from server.errors import BodyTooLargeError, ContentTypeError
-from server.offload import LONG, read_long
+from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
+from server.offload import LONG, READING, offload, without_gc
 from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
+PARTS = (b"[", b"{", b":")
+MOST_PARTS = 200_000
+SLICE = 1 << 17
+PARSED_BYTES = 24
+"""What a byte of JSON becomes at most, about: lists of empty objects."""
 JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
 
 
@@ -29,28 +34,49 @@ def serving_of(request: Request) -> Serving:
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
     record = record_of(request.scope)
+    serving = serving_of(request)
     _check_type(request.headers.get("content-type"))
-    content = await _content(request, serving_of(request).settings.max_body_bytes)
-    if record.texts is not None:
-        record.texts.body = content.decode(errors="replace")
-    body = await read_long(lambda: _parsed(parse, content), len(content))
-    received = Received(size=len(content), arrived=record.arrived, record=record)
-    record.client = received.client
-    return body, received
+    coming, parsed = serving.bodies.holder(), serving.parsed.holder()
+    try:
+        content = await _content(request, serving.settings.max_body_bytes, coming)
+        if record.texts is not None:
+            record.texts.body = content.decode(errors="replace")
+        if len(content) < LONG:
+            return parse(content), Received(size=len(content), arrived=record.arrived, record=record)
+        await parsed.take(PARSED_BYTES * len(content))
+        body = await offload(READING, lambda: _parsed(parse, content))
+    except BudgetSpent:
+        raise serving.unavailable("too many long requests are coming in") from None
+    finally:
+        coming.release()
+    return body, Received(size=len(content), arrived=record.arrived, held=parsed, record=record)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
-    """A long one without garbage collection, which a million new objects would keep busy: JSON has no cycles."""
-    if len(content) < LONG:
+    _check_parts(content)
+    with without_gc():
         return parse(content)
-    gc.disable()
-    try:
-        return parse(content)
-    finally:
-        gc.enable()
 
 
-async def _content(request: Request, limit: int) -> bytes:
+def _check_parts(content: bytes) -> None:
+    """Raises BadRequestError for more lists, objects and members than any use needs: each takes much, in one go."""
+    if sum(map(content.count, PARTS)) > MOST_PARTS and _count_parts(content) > MOST_PARTS:  # the former counts text too
+        raise BadRequestError(f"The body has more than {MOST_PARTS} lists, objects and members.")
+
+
+def _count_parts(content: bytes) -> int:
+    """Of JSON, outside of its strings. In slices, so that others run between them."""
+    bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")  # then each quote begins or ends a string
+    count = is_inside = 0
+    for start in range(0, len(bare), SLICE):
+        pieces = bare[start : start + SLICE].split(b'"')
+        count += sum(map(b"".join(pieces[is_inside::2]).count, PARTS))
+        is_inside = (is_inside + len(pieces) - 1) % 2
+    return count
+
+
+async def _content(request: Request, limit: int, coming: BytesHeld) -> bytes:
+    """A short body does not wait for long ones."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
         raise BodyTooLargeError(limit)
@@ -59,6 +85,8 @@ async def _content(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise BodyTooLargeError(limit)
+        if size > LONG:
+            await coming.take(size - coming.size)
         chunks.append(chunk)
     return b"".join(chunks)
 

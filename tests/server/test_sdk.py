@@ -50,7 +50,7 @@ def test_both_modes(sdk: openai.OpenAI) -> None:
     assert direct.choices[0].message.content == reasoned.choices[0].message.content == "It is 4."
     assert not direct.choices[0].message.model_extra
     assert reasoned.choices[0].message.model_extra == {"reasoning_content": "2 and 2", "reasoning": "2 and 2"}
-    assert reasoned.choices[0].model_extra == {"reasoning_finish_reason": "natural"}
+    assert reasoned.choices[0].model_extra == {"reasoning_finish_reason": "natural", "stop_reason": None}
     assert reasoned.usage is not None
     assert reasoned.usage.completion_tokens_details is not None
     assert reasoned.usage.completion_tokens_details.reasoning_tokens

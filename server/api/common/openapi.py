@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server.api.common.schema import ErrorResponse
+from server.errors import ErrorShape
 
 SCHEMAS = "#/components/schemas/"
 SERVED_MODES = "x-served-modes"
 """Marks a string of a body that is the name of a mode: the document of a running server lists those that it has."""
-METHODS = ("get", "post")
+METHODS = ("get", "post", "delete")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
 _ERRORS = {
     400: "A field is wrong, and `param` names it, or the body is no JSON object",
@@ -31,11 +32,15 @@ Responses = dict[int | str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
-    """One API: its routes, and the models of the bodies and responses that they refer to in the OpenAPI document."""
+    """One API: its routes, and the models of the bodies and responses that they refer to in the OpenAPI document.
+
+    `errors`: how it tells errors, where that is not OpenAI's way.
+    """
 
     router: APIRouter
     bodies: tuple[type[BaseModel], ...] = ()
     answers: tuple[type[BaseModel], ...]
+    errors: ErrorShape | None = None
 
 
 def body_of(*kinds: type[BaseModel]) -> dict[str, Any]:
@@ -47,10 +52,13 @@ def answers_of(
     kind: type[BaseModel],
     *errors: int,
     event: type[BaseModel] | None = None,
+    other: type[BaseModel] | None = None,
     problem: type[BaseModel] = ErrorResponse,
 ) -> Responses:
-    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
-    content = {"application/json": _of(kind)}
+    """What a route says of its responses: `kind`, or for some clients `other`, or with `stream` a series of `event`;
+    errors with these statuses.
+    """
+    content = {"application/json": _of(kind) if other is None else _of(kind, other)}
     if event is not None:
         # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
         content["text/event-stream"] = {"x-event": _of(event)["schema"]}
@@ -69,14 +77,13 @@ def text_answer(media_type: str) -> Responses:
 
 def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Sequence[str]) -> None:
     """Adds the schemas that bodies and responses refer to; `modes` are the names of those that are served."""
-    bodies = [kind for api in apis for kind in api.bodies]
-    answers: list[type[BaseModel]] = [ErrorResponse]
-    answers += [kind for api in apis for kind in api.answers]
+    kinds: list[type[BaseModel]] = [ErrorResponse]
+    kinds += [kind for api in apis for kind in (*api.bodies, *api.answers)]
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            spec["components"] = {"schemas": _with_modes({**_schemas(bodies), **_schemas(answers)}, modes)}
+            spec["components"] = {"schemas": _with_modes(_schemas(kinds), modes)}
             for operations in spec["paths"].values():
                 for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
                     operations.get(method, {"responses": {}})["responses"].pop("422", None)
@@ -87,6 +94,7 @@ def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Sequence[str]) -> 
 
 
 def _schemas(kinds: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """By name. All at once, so that parts of the same name get other names; `kinds` themselves must have their own."""
     _, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=SCHEMAS + "{model}")
     definitions: dict[str, Any] = schemas["$defs"]
     return definitions
