@@ -7,6 +7,7 @@ import math
 import re
 import time
 import traceback
+from bisect import bisect_left
 from collections import deque
 from typing import Literal, cast
 
@@ -20,11 +21,11 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from engine.blame import Blame
 from engine.checkpoint import ModelError, check_model
 from engine.messages import (
+    STEP_TOKENS,
     Abort,
     Delta,
     Failed,
     Generate,
-    PageGroup,
     Reload,
     Reloaded,
     Sampling,
@@ -77,7 +78,9 @@ class EngineLoop:
         self._searching = False
         self._held: list[Generate] = []  # that came meanwhile
         self._unexplained: deque[float] = deque(maxlen=_MOST_UNEXPLAINED)  # when searches began that found nobody
-        self._stats = _StatsSender(self._pages, connection)
+        self._steps = StepCounts()
+        self._computed = 0  # prompt tokens in the step under way
+        self._stats = _StatsSender(self._pages, connection, self._steps)
         self._reported = -math.inf
 
     def run(self) -> None:
@@ -211,6 +214,7 @@ class EngineLoop:
 
     def _step(self) -> None:
         deltas: list[Delta] = []
+        self._computed = 0
         for output in self._engine.step():
             output = cast("RequestOutput", output)
             if output.outputs[0].finish_reason == "error":
@@ -218,6 +222,8 @@ class EngineLoop:
                 self._connection.send(Failed("vLLM reports an error", output.request_id, is_broken=True))
             elif output.request_id in self._fresh:
                 deltas.append(self._delta(output))
+        if deltas:
+            self._steps.add(self._computed + sum(len(delta.token_ids) for delta in deltas))
         self._report(deltas)
         if self._searching:
             for delta in deltas:
@@ -267,6 +273,7 @@ class EngineLoop:
             self._fresh[request_id] = False
             prompt_logprobs = _prompt_logprobs(output)
             cached_tokens = output.num_cached_tokens or 0
+            self._computed += len(output.prompt_token_ids or ()) - cached_tokens
         if finish is not None:
             self._forget(request_id)
         return Delta(
@@ -305,13 +312,27 @@ def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogpro
     return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
 
 
+class StepCounts:
+    """Steps by how many tokens they computed, as Stats has them."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(STEP_TOKENS) + 1)
+        self.sum = 0
+
+    def add(self, tokens: int) -> None:
+        """A step has computed so many tokens."""
+        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+        self.sum += tokens
+
+
 class _StatsSender:
     """Sends Stats after a change, not more often than a few times a second."""
 
-    def __init__(self, pages: Pages, connection: Connection) -> None:
+    def __init__(self, pages: Pages, connection: Connection, steps: StepCounts) -> None:
         self._pages = pages
         self._connection = connection
-        self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
+        self._steps = steps
+        self._last: Stats | None = None
         self._changed = False
         self._sent = -math.inf
         self._cost = 0.0  # seconds
@@ -331,10 +352,11 @@ class _StatsSender:
             return
         start = time.thread_time()
         running, waiting = self._pages.requests()
-        counts = (running, waiting, self._pages.count())
-        if counts != self._last:
-            self._connection.send(Stats(*counts))
-            self._last = counts
+        pages, steps = self._pages, self._steps
+        stats = Stats(running, waiting, pages.count(), pages.preemptions(), tuple(steps.counts), steps.sum)
+        if stats != self._last:
+            self._connection.send(stats)
+            self._last = stats
         self._changed = False
         self._sent = time.monotonic()
         self._cost = time.thread_time() - start

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -124,7 +124,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     generations run at once.
 
     `page_groups` and `page_needs` (one for each group of layers; there may be several of a kind) are empty where pages
-    cannot be counted.
+    cannot be counted. `cache_config`: the KV cache's configuration by vLLM's names.
     """
 
     protocol: int
@@ -136,6 +136,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     page_groups: tuple[PageGroup, ...]
     fast_paths: tuple[FastPathStatus, ...] = ()
     page_needs: tuple[PageNeed, ...] = ()
+    cache_config: dict[str, str] = {}
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -177,12 +178,23 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     deltas: list[Delta]
 
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper bounds by which steps are counted, as vLLM's `iteration_tokens`."""
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True):
-    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second."""
+    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second.
+
+    Since the engine's start: `preemptions` of generations for want of pages, and for each of STEP_TOKENS the steps that
+    computed so many tokens, but more than the bound before; then those that computed more; `step_tokens_sum` in all.
+    """
 
     running: int
     waiting: int
     page_groups: tuple[PageGroup, ...]
+    preemptions: int = 0
+    step_tokens: tuple[int, ...] = ()
+    step_tokens_sum: int = 0
 
 
 class Reloaded(msgspec.Struct, frozen=True, tag=True):

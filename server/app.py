@@ -1,10 +1,12 @@
 """Makes the FastAPI app around an engine client; the engine is an argument, so that tests need no model."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from chat_templates.format import ChatFormat
 from server.api.common.openapi import Api, install_openapi
@@ -14,26 +16,49 @@ from server.engine_client import EngineClient
 from server.http.responses import HeadAsGet, install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
+from server.telemetry.layer import RequestLayer, Watcher
+from server.telemetry.observers import Observer
+
+
+class App(FastAPI):
+    """With a layer around all others, so that no response is without an id, and none unseen."""
+
+    watchers: Sequence[Watcher] = ()
+    keeps_texts = False
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Called by Starlette before the first request."""
+        return RequestLayer(super().build_middleware_stack(), self.watchers, keeps_texts=self.keeps_texts)
 
 
 def create_app(
-    engine: EngineClient, settings: Settings, profile: Profile, fmt: ChatFormat, apis: Sequence[Api] = APIS
+    engine: EngineClient,
+    settings: Settings,
+    profile: Profile,
+    fmt: ChatFormat,
+    apis: Sequence[Api] = APIS,
+    *,
+    observers: Sequence[Observer] = (),
 ) -> FastAPI:
-    """The app; it starts the engine with itself and closes it at its end."""
+    """The app; it starts the engine with itself and closes it at its end, as it does `observers`."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         yield
         await engine.close()
+        for observer in observers:
+            await asyncio.to_thread(observer.close)
 
-    app = FastAPI(
+    app = App(
         title="Twogear",
         version=version("twogear"),
         description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
         lifespan=lifespan,
     )
     serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
+    app.keeps_texts = settings.log_text
     for api in apis:
         app.include_router(api.router)
     app.add_middleware(HeadAsGet)

@@ -33,6 +33,7 @@ from server.http.protocol import protocol_of
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
+from server.telemetry.observers import open_observers
 
 logger = logging.getLogger("twogear.server")
 
@@ -48,10 +49,11 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
+    observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
-        app = create_app(engine, settings, profile, fmt)
+        app = create_app(engine, settings, profile, fmt, observers=observers)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
     choices = engine_defaults(settings.model, engine_options)

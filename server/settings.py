@@ -69,6 +69,12 @@ class Settings:
     """The names under which chat completions show the thinking."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
+    request_log: str | None = None
+    """A file for one JSON line of each request; `-` is stderr, None is none."""
+    log_text: bool = False
+    """Whether these lines have what was asked and answered."""
+    otlp_traces_endpoint: str | None = None
+    """The URL that traces are sent to; None: there are none."""
     drain_seconds: float = 10.0
     """How long running requests may go on after a termination signal; thinking is closed after half of it."""
     engine_timeout: float = 300.0

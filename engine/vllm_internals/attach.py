@@ -35,6 +35,9 @@ class Pages(Protocol):
     def requests(self) -> tuple[int, int]:
         """How many requests run and how many wait."""
 
+    def preemptions(self) -> int:
+        """How often a request has lost its pages to others; 0 where that is not told."""
+
     def count(self) -> tuple[PageGroup, ...]:
         """Pages by kind; nothing where they cannot be counted."""
 
@@ -199,6 +202,9 @@ class _NoPages:
     def requests(self) -> tuple[int, int]:
         """Which of them wait is not told."""
         return self._engine.get_num_unfinished_requests(), 0
+
+    def preemptions(self) -> int:
+        return 0
 
     def count(self) -> tuple[PageGroup, ...]:
         return ()

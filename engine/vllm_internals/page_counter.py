@@ -1,4 +1,4 @@
-"""What the front end is told of vLLM's scheduler and KV cache: requests running and waiting, pages per kind.
+"""What the front end is told of vLLM's scheduler and KV cache: requests running, waiting, set back; pages per kind.
 
 vLLM's own statistics know one number for the whole cache. How much of it sliding windows and global layers hold is
 visible only in the block pool and the managers per KV cache group. Works with every executor, since the scheduler lives
@@ -26,6 +26,8 @@ class PageCounter:
         self._core = core
         self._scheduler = core.scheduler
         manager = core.scheduler.kv_cache_manager
+        self._preemptions = 0
+        self._count_preemptions()
         self._pool = manager.block_pool
         self._managers = manager.coordinator.single_type_managers
         self._kinds = [
@@ -45,6 +47,20 @@ class PageCounter:
         """How many requests run and how many wait."""
         running, waiting = self._scheduler.get_request_counts()
         return running, waiting
+
+    def preemptions(self) -> int:
+        """How often a request has lost its pages to others, since the engine's start."""
+        return self._preemptions
+
+    def _count_preemptions(self) -> None:
+        """Without vLLM's statistics, which cost time for every token, nothing else tells of them."""
+        preempt = self._scheduler._preempt_request
+
+        def counted(*args: Any, **kwargs: Any) -> None:
+            self._preemptions += 1
+            preempt(*args, **kwargs)
+
+        self._scheduler._preempt_request = counted
 
     def count(self) -> tuple[PageGroup, ...]:
         """Pages by kind.

@@ -1,7 +1,8 @@
 """The tables of docs/api.md and docs/api/, made from the fields, responses, errors, options, profiles and metrics.
 
-`python -m server.commands.reference` renews those in the files, each between `<!-- table NAME -->` and `<!-- end -->`.
-The prose around them is written by hand; a test holds both against the code.
+That of vLLM's metrics is in docs/observability.md. `python -m server.commands.reference` renews those in the files,
+each between `<!-- table NAME -->` and `<!-- end -->`. The prose around them is written by hand; a test holds both
+against the code.
 """
 
 import argparse
@@ -38,9 +39,11 @@ from server.commands import serve
 from server.commands.dialects import DIALECTS
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
+from server.telemetry.vllm_metrics import EngineView
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
+OBSERVABILITY = DOCS / "observability.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
@@ -239,14 +242,29 @@ def _profiles() -> str:
     return _table(["profile", "`model_type`", "sampling of each mode"], rows)
 
 
-def _metrics() -> str:
-    registry = Metrics(lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),))).registry
+def _metrics(*, of_vllm: bool = False) -> str:
+    view = EngineView(
+        model_name="",
+        ready=lambda: True,
+        load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
+        queued=lambda: 0,
+        cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
+    )
+    registry = Metrics(view, ()).registry
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
-            name = metric.name + ("_total" if metric.type == "counter" else "")
-            rows.append([f"`{name}`", metric.type, ", ".join(labels), metric.documentation])
+            if metric.name.startswith("vllm:") is of_vllm:
+                labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
+                name = metric.name + ("_total" if metric.type == "counter" else "")
+                rows.append(
+                    [
+                        f"`{name}`",
+                        metric.type,
+                        ", ".join(label for label in labels if label != "le"),
+                        metric.documentation,
+                    ]
+                )
     return _table(["metric", "type", "labels", "meaning"], rows)
 
 
@@ -300,8 +318,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": _options,
     "profiles": _profiles,
     "metrics": _metrics,
+    "vllm metrics": lambda: _metrics(of_vllm=True),
 }
 
 if __name__ == "__main__":
-    for file in FILES:
+    for file in (*FILES, OBSERVABILITY):
         file.write_text(render(file.read_text()))

@@ -89,7 +89,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long running requests may go on after SIGTERM",
     )
     _add_connections(parser)
+    _add_observation(parser.add_argument_group("what is seen of requests"))
     parser.set_defaults(engine_options=[])
+
+
+def _add_observation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--request-log", metavar="FILE", help="write one JSON line for each request, without its text; - is stderr"
+    )
+    group.add_argument(
+        "--log-text", action="store_true", help="put what is asked and answered into the lines of --request-log"
+    )
+    group.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces there, as http://127.0.0.1:4318/v1/traces; needs twogear[otel]",
+    )
 
 
 def _add_connections(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= limits.of_engine_options(args.engine_options)
     settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
+    if settings.log_text and settings.request_log is None:
+        raise UsageError("--log-text needs --request-log: it says where the lines go")
     try:
         check_model(settings.model)
     except ModelError as error:

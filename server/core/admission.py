@@ -23,7 +23,10 @@ from server.modes.thinking import ModeRequest
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
     try:
+        record = request.received.record
+        record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
         mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+        record.mode = mode.name
         count = request.n * _prompts(request)
         most = serving.intake.most_choices
         if count > most:
@@ -53,8 +56,7 @@ async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(
         id=request.id,
-        arrived=request.received.arrived,
-        client=request.received.client,
+        record=request.received.record,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),

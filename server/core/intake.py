@@ -79,14 +79,14 @@ class Intake:
             on_start()
 
         claim = self._scheduler.claim(
-            plan.mode, plan.client, choices=choices, priority=plan.priority, prompt_tokens=plan.prompt_tokens,
+            plan.mode, plan.record.client, choices=choices, priority=plan.priority, prompt_tokens=plan.prompt_tokens,
             on_start=started,
         )  # fmt: skip
         prompt = plan.prompt_tokens
         self._in_flight += choices
         self._committed += pages
         self._waiting_tokens += prompt
-        left = self._deadline(plan.mode) - (time.perf_counter() - plan.arrived)
+        left = self._deadline(plan.mode) - (time.perf_counter() - plan.record.arrived)
         timer = get_running_loop().call_later(max(0.0, left), self._scheduler.give_up, claim)
         try:
             yield claim
@@ -155,7 +155,7 @@ class Intake:
         return self._settings.max_wait_seconds if own is None else own
 
     def _refusal(self, reason: Reason, why: str) -> OverloadedError:
-        self._metrics.refused.labels(reason).inc()
+        self._metrics.overloads.labels(reason).inc()
         return OverloadedError(why, self._pause())
 
     def _pause(self) -> int:

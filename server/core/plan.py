@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from engine.messages import Sampling
 from server.core.request import Stop
 from server.modes.thinking import ThinkingPlan
+from server.telemetry.record import RequestRecord
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter; `client`
-    as in `server.core.request.Received`.
+    """A request, ready to run. `created` in Unix seconds; `record` is where its way is noted.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
@@ -47,8 +47,7 @@ class Plan:
     """
 
     id: str
-    arrived: float
-    client: str
+    record: RequestRecord
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int

@@ -1,6 +1,6 @@
 """Reads the tokens of one choice: events of thinking and answer, up to a stop string, with their log-probabilities."""
 
-from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
+from chat_templates.events import AnswerText, Event, ToolCallEnd, ToolCallStart, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
 from server.core.choice import Advance, Choice
@@ -114,6 +114,7 @@ class ChoiceReader:
         for event in events:
             if not isinstance(event, AnswerText):
                 shown.append(event)
+                self.answering |= isinstance(event, ToolCallStart) and not self._parser.is_thinking
                 if isinstance(event, ToolCallEnd) and not self._form.parallel:
                     if event.complete or self.choice.finish is None:  # else its limit cut the call off
                         self.choice.stop()

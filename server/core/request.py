@@ -15,6 +15,7 @@ import msgspec
 from server.core.bytes_budget import BytesHeld
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
+from server.telemetry.record import RequestRecord
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,12 +23,14 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
     keys. `arrived`: on the clock of perf_counter. `held`: the memory that a long body may take until it is planned.
+    `record`: what the log will say of it, its id among that.
     """
 
     size: int = 0
     client: str = ""
     arrived: float = msgspec.field(default_factory=time.perf_counter)
     held: BytesHeld | None = None
+    record: RequestRecord = msgspec.field(default_factory=RequestRecord)
 
     def planned(self) -> None:
         """The body is needed no more."""

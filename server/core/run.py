@@ -16,7 +16,7 @@ from server.core.serving import Serving
 from server.delta_stream import ReaderBehind
 from server.engine_client import EngineError, RequestBroke, RequestFailed
 from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, SlowReaderError
-from server.metrics import RequestWatch
+from server.telemetry.record import GenerationRecord
 
 
 class Run:
@@ -29,11 +29,22 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
+        self._record = GenerationRecord(
+            response_id=plan.id,
+            mode=plan.mode,
+            arrived=plan.record.arrived,
+            operation="chat" if plan.is_conversation else "text_completion",
+            max_tokens=max(one.sampling.max_tokens for one in plan.choices),
+            prompts=[len(one.prompt_ids) for one in plan.choices],
+            prompt_tokens=plan.prompt_tokens,
+            generated=[0] * len(plan.choices),
+        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
-        plan, choices, serving = self.plan, self.choices, self._serving
-        with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
+        plan, choices, serving, record = self.plan, self.choices, self._serving, self._record
+        plan.record.generation, texts = record, plan.record.texts
+        with serving.metrics.watch(record) as watch, serving.one_more(plan.id, choices):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 with serving.intake.claim(plan, watch.start) as claim:
@@ -42,11 +53,16 @@ class Run:
                         aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces,
                     ):
                         async for piece in pieces:
-                            watch.advance(answering=readers[piece.choice].answering)
+                            reader = readers[piece.choice]
+                            watch.advance(piece.choice, reader.choice, answering=reader.answering)
+                            if texts is not None:
+                                texts.add(piece.choice, piece.events)
                             yield piece
                 for reader in readers:
                     piece = reader.finish()
-                    watch.advance(answering=reader.answering)
+                    watch.advance(piece.choice, reader.choice, answering=reader.answering)
+                    if texts is not None:
+                        texts.add(piece.choice, piece.events)
                     yield piece
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
@@ -66,7 +82,7 @@ class Run:
             else:
                 watch.outcome = "completed"
             finally:
-                self._count(watch)
+                self._note_end(record)
         self._remember()
 
     def _told(self, error: EngineError) -> ApiError:
@@ -92,17 +108,13 @@ class Run:
         )
         return run.read(reader.read)
 
-    def _count(self, watch: RequestWatch) -> None:
-        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
-        watch.count(
-            prompt=self.plan.prompt_tokens,
-            cached=cached_tokens(self.choices),
-            reasoning=reasoning,
-            answer=sum(choice.completion_tokens for choice in self.choices) - reasoning,
-        )
-        for choice in self.choices:
-            if choice.thinking_finish is not None:
-                self._serving.metrics.reasoning_finish.labels(choice.thinking_finish).inc()
+    def _note_end(self, record: GenerationRecord) -> None:
+        choices = self.choices
+        record.cached_tokens = cached_tokens(choices)
+        record.reasoning_tokens = sum(choice.reasoning_tokens for choice in choices)
+        record.generated[:] = [choice.completion_tokens for choice in choices]
+        record.finish_reasons = [choice.finish for choice in choices]
+        record.reasoning_finish_reasons = [choice.thinking_finish for choice in choices]
 
     def _remember(self) -> None:
         """What answered a conversation comes back with its next request; but thinking does not, it is dropped."""

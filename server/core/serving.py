@@ -20,6 +20,7 @@ from server.metrics import Metrics
 from server.modes.mode import Mode, Modes
 from server.modes.profile import Profile
 from server.settings import Settings
+from server.telemetry.vllm_metrics import EngineView
 
 
 class RunningChoice(Protocol):
@@ -60,12 +61,19 @@ class Serving:
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.engine_load)
         self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
         self.bodies = BytesBudget(self.settings.max_bodies_bytes)
         self.parsed = BytesBudget(self.settings.max_parsed_bytes)
         self.scheduler = Scheduler(self._places, {name: _load(mode) for name, mode in self.modes.by_name.items()})
+        view = EngineView(
+            model_name=self.settings.model_name,
+            ready=lambda: self.engine.status.state == "ready" and not self.draining,
+            load=self.engine_load,
+            queued=lambda: sum(self.scheduler.waiting(lane) for lane in Lane),
+            cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
+        )
+        self.metrics = Metrics(view, list(self.modes.by_name))
         limits = {name: mode.profile.limits for name, mode in self.modes.by_name.items()}
         self.intake = Intake(self.settings, limits, self.scheduler, self.metrics, lambda: self.engine.ready)
         self.metrics.registry.register(EngineLife(self.engine, self._lanes))

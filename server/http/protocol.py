@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.errors import error_body
 from server.http.connections import LEAST_RATE, Connections
+from server.telemetry.record import new_request_id
 
 MAX_HEAD = 65_536  # bytes of request line and headers, as in uvicorn's other implementation
 MAX_HEADERS = 256
@@ -267,7 +268,9 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         body = orjson.dumps(error_body(message, "invalid_request_error"))
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        request_id = new_request_id().encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        head += b"x-request-id: %b\r\n\r\n" % request_id
         self.transport.write(STATUS_LINE[status] + head + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()

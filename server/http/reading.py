@@ -4,7 +4,6 @@ Which fields a body has is the part of the API that reads it.
 """
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import TypeVar
 
 from fastapi import Request
@@ -14,6 +13,7 @@ from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
 from server.offload import LONG, READING, offload, without_gc
+from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
 PARTS = (b"[", b"{", b":")
@@ -33,21 +33,23 @@ def serving_of(request: Request) -> Serving:
 
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
-    arrived = perf_counter()
+    record = record_of(request.scope)
     serving = serving_of(request)
     _check_type(request.headers.get("content-type"))
     coming, parsed = serving.bodies.holder(), serving.parsed.holder()
     try:
         content = await _content(request, serving.settings.max_body_bytes, coming)
+        if record.texts is not None:
+            record.texts.body = content.decode(errors="replace")
         if len(content) < LONG:
-            return parse(content), Received(size=len(content), arrived=arrived)
+            return parse(content), Received(size=len(content), arrived=record.arrived, record=record)
         await parsed.take(PARSED_BYTES * len(content))
         body = await offload(READING, lambda: _parsed(parse, content))
     except BudgetSpent:
         raise serving.unavailable("too many long requests are coming in") from None
     finally:
         coming.release()
-    return body, Received(size=len(content), arrived=arrived, held=parsed)
+    return body, Received(size=len(content), arrived=record.arrived, held=parsed, record=record)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, ErrorShape
+from server.telemetry.record import CLIENT_LEFT, record_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +64,20 @@ def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
     app.state.error_shapes = shapes
     app.add_exception_handler(ApiError, _own)
     app.add_exception_handler(HTTPException, _of_router)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unforeseen)
 
 
 async def _own(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    record_of(request.scope).error = error
     return error_response(error, request.scope)
+
+
+async def _client_left(request: Request, _error: Exception) -> Response:
+    """The client is gone before its body was read: nobody gets this response."""
+    record_of(request.scope).left = True
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _of_router(request: Request, error: Exception) -> Response:
@@ -87,11 +95,6 @@ async def _of_router(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _gone(_request: Request, _error: Exception) -> Response:
-    """The client left while it sent its request, which is its own affair: nobody gets this response."""
-    return Response()
-
-
 def _listed(request: Request) -> str:
     """The paths of the APIs, with their methods."""
     routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
@@ -99,5 +102,7 @@ def _listed(request: Request) -> str:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    logger.error("a request failed unexpectedly", exc_info=error)
+    record = record_of(request.scope)
+    record.error = error
+    logger.error("request %s failed unexpectedly", record.id, exc_info=error)
     return error_response(ApiError("The server failed on this request; its log says why."), request.scope)

@@ -74,12 +74,25 @@ def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     """Per group used, cached, free; the parts always make up the pool."""
     from engine.vllm_internals.page_counter import PageCounter
 
-    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager))
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *_: None)
+    core = SimpleNamespace(scheduler=scheduler)
     groups = PageCounter(core).count()
     assert all(group.page_size == PAGE for group in groups)
     assert len({group.free for group in groups}) == 1
     assert sum(group.used + group.cached for group in groups) + groups[0].free == POOL - 1
     return {group.group: (group.used, group.cached, group.free) for group in groups}
+
+
+def test_preemptions_are_counted_and_happen(manager: Any) -> None:
+    from engine.vllm_internals.page_counter import PageCounter
+
+    happened: list[tuple[Any, ...]] = []
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *args: happened.append(args))
+    counter = PageCounter(SimpleNamespace(scheduler=scheduler))
+    assert counter.preemptions() == 0
+    scheduler._preempt_request("a", 1.0)
+    scheduler._preempt_request("b", 2.0)
+    assert counter.preemptions() == len(happened) == 2
 
 
 def test_a_window_gives_pages_back_and_global_pages_stay(manager: Any) -> None:

@@ -365,9 +365,10 @@ async def test_metrics_tell_the_engines_load_as_vllm_does(client: Client, engine
         idle = set((await http.get("/metrics")).text.splitlines())
         engine.stats = Stats(2, 1, (PageGroup("sliding", 32, 3, 5, 8), PageGroup("global", 32, 7, 1, 8)))
         busy = set((await http.get("/metrics")).text.splitlines())
-    assert {"vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0"} <= idle
-    assert {"vllm:num_requests_running 2.0", "vllm:num_requests_waiting 1.0"} <= busy
-    assert f"vllm:kv_cache_usage_perc {10 / 24}" in busy
+    labels = f'{{engine="0",model_name="{MODEL}"}}'
+    assert {f"vllm:num_requests_running{labels} 0.0", f"vllm:num_requests_waiting{labels} 0.0"} <= idle
+    assert {f"vllm:num_requests_running{labels} 2.0", f"vllm:num_requests_waiting{labels} 1.0"} <= busy
+    assert f"vllm:kv_cache_usage_perc{labels} {10 / 24}" in busy
 
 
 async def test_metrics_tell_the_engines_state_and_restarts(client: Client, engine: FakeEngine) -> None:

@@ -78,6 +78,15 @@ async def test_async_and_side_by_side(url: str) -> None:
     assert {answer.choices[0].message.content for answer in answers} == {text} == {"It is 4."}
 
 
+def test_the_id_of_a_request(sdk: openai.OpenAI) -> None:
+    named = {"X-Request-Id": "mine"}
+    answer = sdk.chat.completions.create(model=MODEL, messages=QUESTION, extra_headers=named)
+    assert answer._request_id == "mine"
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(model=MODEL, messages=QUESTION, temperature=9, extra_headers=named)
+    assert refused.value.request_id == "mine"
+
+
 class Sum(BaseModel):
     """What the answer is parsed to."""
 

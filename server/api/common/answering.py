@@ -8,6 +8,8 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
+from starlette.requests import ClientDisconnect
+
 from server.core.events import Piece
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
@@ -99,9 +101,14 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
 
 @contextmanager
 def rejections(serving: Serving) -> Iterator[None]:
-    """Counts a request that an error ends within the block, before it reaches the engine."""
+    """Counts a request that ends within the block, before it reaches the engine: by an error, or because its client
+    left.
+    """
     try:
         yield
     except ApiError:
-        serving.metrics.rejected()
+        serving.metrics.refused("rejected")
+        raise
+    except ClientDisconnect:
+        serving.metrics.refused("cancelled")
         raise
