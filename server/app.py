@@ -5,21 +5,34 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import compile_path
 
 from chat_templates.format import ChatFormat
+from server.access.access import Access
+from server.access.gate import Gate, Routes
+from server.access.keys import KeyFile
+from server.access.origins import Origins, is_loopback
 from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
 from server.engine_client import EngineClient
+from server.errors import ApiError
 from server.http.responses import install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
 
 
 def create_app(
-    engine: EngineClient, settings: Settings, profile: Profile, fmt: ChatFormat, apis: Sequence[Api] = APIS
+    engine: EngineClient,
+    settings: Settings,
+    profile: Profile,
+    fmt: ChatFormat,
+    apis: Sequence[Api] = APIS,
+    *,
+    keys: KeyFile | None = None,
 ) -> FastAPI:
-    """The app; it starts the engine with itself and closes it at its end."""
+    """The app; it starts the engine with itself and closes it at its end. Without `keys`, requests need none."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -32,11 +45,33 @@ def create_app(
         version=version("twogear"),
         description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
         lifespan=lifespan,
+        root_path=settings.root_path,
+        openapi_url="/openapi.json" if settings.docs else None,
     )
-    serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    serving = app.state.serving = Serving(
+        settings=settings, profile=profile, fmt=fmt, engine=engine, access=Access(keys)
+    )
     app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
-    install_error_handlers(app)
-    install_openapi(app, apis, list(serving.modes.by_name))
+    own_shapes = [api for api in apis if api.error_shape is not ApiError.body]
+    install_error_handlers(
+        app,
+        [(compile_path(route.path)[0], api.error_shape) for api in own_shapes for route in _routes_of(api)],
+    )
+    install_openapi(app, apis, lambda: list(serving.modes.by_name))
+    app.add_middleware(Gate, access=serving.access, origins=origins_of(settings), routes=Routes(apis))
     return app
+
+
+def origins_of(settings: Settings) -> Origins:
+    """The web pages and hosts that the settings allow."""
+    return Origins(
+        allowed=frozenset(settings.allowed_origins),
+        hosts=frozenset(settings.allowed_hosts),
+        is_local=is_loopback(settings.host),
+    )
+
+
+def _routes_of(api: Api) -> list[APIRoute]:
+    return [route for route in api.router.routes if isinstance(route, APIRoute)]

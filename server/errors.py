@@ -3,16 +3,23 @@
 ApiError
 ├── BadRequestError        400, `param` names the field
 │   └── ContextLengthError 400, code context_length_exceeded
+├── AuthenticationError    401
+├── ForbiddenError         403
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
+├── RouteError             404 or 405, of the router
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
+├── RateLimitError         429, with Retry-After
 └── UnavailableError       503, with Retry-After
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
+ErrorShape = Callable[["ApiError"], JsonObject]
+"""How an API writes an error, as a response and as an event."""
 
 
 class ApiError(Exception):
@@ -56,6 +63,42 @@ class ContextLengthError(BadRequestError):
         )
 
 
+class AuthenticationError(ApiError):
+    """The request brings no API key, or none that the server knows."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    kind = "invalid_request_error"
+
+    def __init__(self, *, brought_one: bool) -> None:
+        super().__init__(
+            "The API key is not one of this server's."
+            if brought_one
+            else "This server needs an API key: send the header Authorization: Bearer KEY, or x-api-key: KEY.",
+            code="invalid_api_key",
+        )
+
+
+class ForbiddenError(ApiError):
+    """The API key, or the web page, that a request comes from may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="insufficient_permissions")
+
+
+class RateLimitError(ApiError):
+    """The API key has used what it may use; `kind` says whether of requests or of tokens."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "requests"
+
+    def __init__(self, message: str, *, kind: str, retry_after: int) -> None:
+        super().__init__(message, code="rate_limit_exceeded", retry_after=retry_after)
+        self.kind = kind
+
+
 class UnknownModelError(ApiError):
     """The request names a model that is not served here."""
 
@@ -78,6 +121,17 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class RouteError(ApiError):
+    """There is no such path, or it does not take this method."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = HTTPStatus(status)
 
 
 class BodyTooLargeError(ApiError):

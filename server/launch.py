@@ -8,6 +8,7 @@ import errno
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from rich.logging import RichHandler
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from engine.defaults import engine_defaults
+from server.access.keys import KeyFile, check_modes, keys_of
+from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
@@ -33,6 +36,7 @@ from server.modes.profile import Profile, load_profile, shipped_profile, styles_
 from server.settings import Settings
 from server.start_display import StartDisplay
 
+logger = logging.getLogger("twogear")
 POLL_SECONDS = 0.1
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
@@ -40,18 +44,19 @@ CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
     folder = tokenizer_folder(settings.model)
-    profile = load_profile(settings.profile or choose_profile(folder, settings))
-    fmt = load_format(folder, profile, settings)
+    profile, fmt, keys = load_files(folder, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options)
     try:
-        app = create_app(engine, settings, profile, fmt)
+        app = create_app(engine, settings, profile, fmt, keys=keys)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
-    server = DrainingServer(app.state.serving, server_config(app, settings))
+    server = DrainingServer(app.state.serving, loaded_config(app, settings))
     display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    if not app.state.serving.access.has_keys and not is_loopback(settings.host):
+        display.warn(f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE).")
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
@@ -67,14 +72,33 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=CLOSE_SECONDS,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile_password=settings.ssl_keyfile_password,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=settings.ssl_cert_reqs,
+        ssl_ciphers=settings.ssl_ciphers,
     )
 
 
+def loaded_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The same with its files read; raises UsageError where they are no certificate and its key."""
+    config = server_config(app, settings)
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UsageError(f"--ssl-…: the files cannot be used: {error}") from error
+    return config
+
+
 async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
+    reloading = Reloading(server)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     host, port = listener.getsockname()[:2]
     try:
-        failure = await _watch_start(server, display, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        scheme = "https" if server.config.is_ssl else "http"
+        failure = await _watch_start(server, display, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     finally:
         display.close()
     if failure is not None:
@@ -128,6 +152,75 @@ class DrainingServer(uvicorn.Server):
         if self._drain_until is not None and (self.serving.running == 0 or monotonic() > self._drain_until):
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+class Reloading:
+    """SIGHUP: profile and keys anew, as they are in their files now. What cannot be used leaves all as it is.
+
+    The files are read in a thread, so that streams go on meanwhile. Where the signal says that the terminal is gone,
+    the server ends as it would without this.
+    """
+
+    def __init__(self, server: DrainingServer) -> None:
+        self._server = server
+        self._has_terminal = _has_terminal()
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def begin(self) -> None:
+        """Called for each signal; what comes while files are read counts for another time."""
+        if self._has_terminal and not _has_terminal():
+            self._server.handle_exit(signal.SIGTERM, None)
+        elif self._task is not None:
+            self._again = True
+        else:
+            self._task = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        serving = self._server.serving
+        try:
+            await reload(serving)
+        except UsageError as error:
+            logger.error("not loaded anew, all stays as it was: %s", error)  # noqa: TRY400 - a line, no traceback
+        else:
+            logger.warning("loaded anew: the modes are %s; %s", ", ".join(serving.modes.by_name), _told_of(serving))
+        self._task = None
+        if self._again:
+            self._again = False
+            self.begin()
+
+
+async def reload(serving: Serving) -> None:
+    """Profile and keys as they are in their files now; raises UsageError, and changes nothing, where that fails."""
+    settings = serving.settings
+    folder = await asyncio.to_thread(tokenizer_folder, settings.model)
+    profile, fmt, keys = await asyncio.to_thread(load_files, folder, settings)
+    try:
+        serving.adopt(profile, fmt)
+    except ValueError as error:
+        raise UsageError(f"the profile cannot be used: {error}") from error
+    serving.access.replace(keys)
+
+
+def load_files(folder: Path, settings: Settings) -> tuple[Profile, ChatFormat, KeyFile | None]:
+    """What is read at the start, and anew on SIGHUP; raises UsageError."""
+    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    keys = keys_of(settings.api_keys, settings.api_key_hashes)
+    if keys is not None:
+        check_modes(keys, profile.modes)
+    return profile, load_format(folder, profile, settings), keys
+
+
+def _told_of(serving: Serving) -> str:
+    return f"the keys {', '.join(serving.access.names)}" if serving.access.has_keys else "no keys are needed"
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def bind(host: str, port: int) -> socket.socket:

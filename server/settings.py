@@ -35,6 +35,28 @@ class Settings:
     """What clients are told to wait when the server cannot take a request now."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
+    api_keys: Path | None = None
+    """The file of API keys; None: requests need no key, unless the command line or the environment has one."""
+    api_key_hashes: tuple[str, ...] = ()
+    """Of the keys that the command line or the environment has."""
+    allowed_origins: tuple[str, ...] = ()
+    """Of the web pages that may use the server, as browsers send them; `*` for all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """The names by which the server may be called, beside those of a loopback address."""
+    root_path: str = ""
+    """The path under which a proxy serves this server."""
+    docs: bool = True
+    """Whether there are /docs, /redoc and /openapi.json."""
+    ssl_keyfile: Path | None = None
+    ssl_certfile: Path | None = None
+    """With the key, TLS is spoken."""
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: Path | None = None
+    """Of the authorities whose clients are let in, where `ssl_cert_reqs` asks for certificates of theirs."""
+    ssl_cert_reqs: int = 0
+    """0: clients need no certificate; 1: they may have one; 2: they must."""
+    ssl_ciphers: str | None = None
+    """OpenSSL's names; None: its own choice."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0

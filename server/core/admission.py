@@ -20,17 +20,20 @@ from server.modes.thinking import ModeRequest
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    caller = request.received.caller
+    caller.check(mode.name, request.most_choices, request.name("n"))
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
     if not all(prompts):
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
     form = await answer_format(request, serving)
     choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
     check_size(request, choices, serving)
-    if request.priority and not serving.settings.allow_priority:
+    if request.priority and not (serving.settings.allow_priority or caller.may_set_priority):
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(
         id=request.id,
         arrived=request.received.arrived,
+        caller=caller,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),

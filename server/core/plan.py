@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from engine.messages import Sampling
+from server.access.quota import ANYONE, Caller
 from server.modes.thinking import ThinkingPlan
 
 
@@ -32,7 +33,7 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+    """A request of `caller`, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion.
@@ -41,6 +42,7 @@ class Plan:
 
     id: str
     arrived: float
+    caller: Caller = ANYONE
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int
@@ -52,3 +54,8 @@ class Plan:
     shows_token_ids: bool
     answer_format: AnswerFormat
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def most_tokens(self) -> int:
+        """What it may come to: the prompt, and all that its choices may generate."""
+        return self.prompt_tokens + sum(choice.sampling.max_tokens for choice in self.choices)

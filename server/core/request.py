@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.access.quota import ANYONE, Caller
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 
@@ -20,11 +21,12 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `arrived`: on the clock of perf_counter.
+    keys. `caller`: what that key may do and has used. `arrived`: on the clock of perf_counter.
     """
 
     size: int = 0
     client: str = ""
+    caller: Caller = ANYONE
     arrived: float = msgspec.field(default_factory=time.perf_counter)
 
 
@@ -149,6 +151,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     streamed: bool = False
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def most_choices(self) -> int:
+        """How many there will be: `n` for each prompt."""
+        prompt = self.prompt
+        if isinstance(prompt, Conversation):
+            return self.n
+        return self.n * len(prompt.texts if isinstance(prompt, Texts) else prompt.prompts)
 
     @property
     def prompt_path(self) -> str:

@@ -1,9 +1,10 @@
 """Runs a plan: its choices at once, each one's tokens to pieces of the answer, and the metrics of it all."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
+from server.access.quota import Spending
 from server.core.choice import Choice, cached_tokens
 from server.core.events import Piece
 from server.core.generate import ChoiceRun
@@ -12,7 +13,7 @@ from server.core.plan import Plan
 from server.core.reader import ChoiceReader
 from server.core.serving import Serving
 from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError
+from server.errors import BadRequestError, RateLimitError
 from server.metrics import RequestWatch
 
 
@@ -31,7 +32,11 @@ class Run:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
         plan, choices, serving = self.plan, self.choices, self._serving
-        with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
+        with (
+            serving.metrics.watch(plan.mode, plan.arrived) as watch,
+            _spending(plan, watch) as spent,
+            serving.one_more(plan.id, choices, plan.caller.name),
+        ):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
@@ -53,6 +58,7 @@ class Run:
             else:
                 watch.outcome = "completed"
             finally:
+                spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
                 self._count(watch)
         self._remember()
 
@@ -88,3 +94,14 @@ class Run:
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
                 self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+
+
+@contextmanager
+def _spending(plan: Plan, watch: RequestWatch) -> Iterator[Spending]:
+    """Counts the request against what its key may spend; raises RateLimitError."""
+    try:
+        with plan.caller.spending(plan.mode, plan.most_tokens) as spent:
+            yield spent
+    except RateLimitError:
+        watch.outcome = "rejected"
+        raise

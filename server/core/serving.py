@@ -8,6 +8,8 @@ from typing import Protocol
 
 from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
+from server.access.access import Access
+from server.access.quota import ANYONE, Caller
 from server.core.generated_tokens import GeneratedTokens
 from server.core.scheduler import Scheduler
 from server.engine_client import EngineClient
@@ -30,20 +32,22 @@ class RunningChoice(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
-    `choices` are those of the requests under way, by the requests' ids; `started` in Unix seconds. Raises ValueError
-    where the model has none of the profile's modes.
+    `choices` are those of the requests under way, by the requests' ids, and `owners` the names of the keys that these
+    came with; `started` in Unix seconds. Raises ValueError where the model has none of the profile's modes.
     """
 
     settings: Settings
     profile: Profile
     fmt: ChatFormat
     engine: EngineClient
+    access: Access = field(default_factory=Access)
     metrics: Metrics = field(init=False)
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -51,6 +55,17 @@ class Serving:
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+
+    def adopt(self, profile: Profile, fmt: ChatFormat) -> None:
+        """Serves by another profile from now on, for which `fmt` was made; what runs goes on as it was planned.
+
+        Raises ValueError, and changes nothing, where the model has none of its modes, or where its format is another:
+        answers under way are read by that.
+        """
+        if profile.format != self.profile.format:
+            raise ValueError("its [format] is not the one that is served; that needs a new start")
+        modes = Modes.of(profile, fmt)
+        self.profile, self.fmt, self.modes = profile, fmt, modes
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""
@@ -71,18 +86,21 @@ class Serving:
         return len(self.choices)
 
     @contextmanager
-    def one_more(self, request_id: str, choices: Sequence[RunningChoice]) -> Iterator[None]:
-        """Lists a request as running during the block."""
-        self.choices[request_id] = choices
+    def one_more(self, request_id: str, choices: Sequence[RunningChoice], client: str = "") -> Iterator[None]:
+        """Lists a request as running during the block, as one of the key with the name `client`."""
+        self.choices[request_id], self.owners[request_id] = choices, client
         try:
             yield
         finally:
-            del self.choices[request_id]
+            del self.choices[request_id], self.owners[request_id]
 
-    def end_thinking(self, request_id: str) -> list[int]:
-        """Has the thinking of a running request closed; the choices that were thinking. Raises UnknownRequestError."""
+    def end_thinking(self, request_id: str, caller: Caller = ANYONE) -> list[int]:
+        """Has the thinking of a running request closed; the choices that were thinking.
+
+        Raises UnknownRequestError, also for one of another key, unless the caller's is an operator's.
+        """
         choices = self.choices.get(request_id)
-        if choices is None:
+        if choices is None or not (caller.is_operator or self.owners[request_id] == caller.name):
             raise UnknownRequestError(request_id)
         return [index for index, choice in enumerate(choices) if choice.end_thinking()]
 

@@ -9,14 +9,21 @@ from time import perf_counter
 from typing import TypeVar
 
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
+from server.access.quota import ANYONE, Caller
 from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BodyTooLargeError, ContentTypeError
 from server.offload import LONG, read_long
 
 Body = TypeVar("Body")
-JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
+CALLER = "twogear.caller"
+"""Where the scope of a request has its Caller."""
+JSON_TYPE = "application/json"
+CURLS_TYPES = (None, "application/x-www-form-urlencoded")
+BROWSERS_HEADERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 
 
 def serving_of(request: Request) -> Serving:
@@ -26,13 +33,21 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request, as `server.access.gate` found out."""
+    caller = scope.get(CALLER, ANYONE)
+    assert isinstance(caller, Caller)
+    return caller
+
+
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
     arrived = perf_counter()
-    _check_type(request.headers.get("content-type"))
+    _check_type(request.headers)
     content = await _content(request, serving_of(request).settings.max_body_bytes)
     body = await read_long(lambda: _parsed(parse, content), len(content))
-    return body, Received(size=len(content), arrived=arrived)
+    caller = caller_of(request.scope)
+    return body, Received(size=len(content), client=caller.name, caller=caller, arrived=arrived)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
@@ -59,10 +74,15 @@ async def _content(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _check_type(content_type: str | None) -> None:
-    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM."""
-    if content_type is None:
+def _check_type(headers: Headers) -> None:
+    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM.
+
+    From a browser only what says that it is JSON: a page can send anything else anywhere, without being asked whether
+    it may.
+    """
+    content_type = headers.get("content-type")
+    kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
+    if kind == JSON_TYPE or (kind is not None and kind.startswith("application/") and kind.endswith("+json")):
         return
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in JSON_TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise ContentTypeError(content_type)
+    if kind not in CURLS_TYPES or any(name in headers for name in BROWSERS_HEADERS):
+        raise ContentTypeError(content_type or "")

@@ -86,7 +86,7 @@ class EventStream(Response):
             try:
                 first = await anext(self._events)
             except ApiError as error:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await send({"type": "http.response.body", "body": first, "more_body": True})

@@ -3,16 +3,18 @@
 The routes read their bodies and make their responses themselves, so that FastAPI has to be told what both look like.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from server.access.keys import RouteGroup
 from server.api.common.schema import ErrorResponse
+from server.errors import ApiError, ErrorShape
 
 SCHEMAS = "#/components/schemas/"
 SERVED_MODES = "x-served-modes"
@@ -21,9 +23,12 @@ METHODS = ("get", "post")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
 _ERRORS = {
     400: "A field is wrong, and `param` names it, or the body is no JSON object",
+    401: "There is no API key, or none that the server knows",
+    403: "The API key may not do this, or the request comes from a foreign web page",
     404: "There is no such model or request",
     413: "The body is larger than the server reads",
     415: "The body is not said to be JSON",
+    429: "The API key has used what it may use",
     503: "The engine is loading or lost, or the server shuts down",
 }
 Responses = dict[int | str, dict[str, Any]]
@@ -31,11 +36,17 @@ Responses = dict[int | str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
-    """One API: its routes, and the models of the bodies and responses that they refer to in the OpenAPI document."""
+    """One API: its routes, and the models of the bodies and responses that they refer to in the OpenAPI document.
+
+    `access`: which of its paths need no key (`open`), or a key that may use more than the models. `error_shape`: how
+    its errors look, those too that come before its routes (no key, a foreign page, no such method).
+    """
 
     router: APIRouter
     bodies: tuple[type[BaseModel], ...] = ()
     answers: tuple[type[BaseModel], ...]
+    access: Mapping[str, RouteGroup | Literal["open"]] = field(default_factory=dict)
+    error_shape: ErrorShape = ApiError.body
 
 
 def body_of(*kinds: type[BaseModel]) -> dict[str, Any]:
@@ -57,7 +68,7 @@ def answers_of(
     responses: Responses = {200: {"description": str(kind.__doc__), "content": content}}
     for status in errors:
         responses[status] = {"description": _ERRORS[status], "content": {"application/json": _of(problem)}}
-        if status == 503:
+        if status in (429, 503):
             responses[status]["headers"] = RETRY_AFTER
     return responses
 
@@ -67,16 +78,20 @@ def text_answer(media_type: str) -> Responses:
     return {200: {"description": "Text", "content": {media_type: {"schema": {"type": "string"}}}}}
 
 
-def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Sequence[str]) -> None:
-    """Adds the schemas that bodies and responses refer to; `modes` are the names of those that are served."""
+def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Callable[[], Sequence[str]]) -> None:
+    """Adds the schemas that bodies and responses refer to; `modes` gives the names of those that are served now."""
     bodies = [kind for api in apis for kind in api.bodies]
     answers: list[type[BaseModel]] = [ErrorResponse]
     answers += [kind for api in apis for kind in api.answers]
+    written_for: Sequence[str] = ()
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal written_for
+        served = modes()
+        if app.openapi_schema is None or served != written_for:
+            written_for = served
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            spec["components"] = {"schemas": _with_modes({**_schemas(bodies), **_schemas(answers)}, modes)}
+            spec["components"] = {"schemas": _with_modes({**_schemas(bodies), **_schemas(answers)}, served)}
             for operations in spec["paths"].values():
                 for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
                     operations.get(method, {"responses": {}})["responses"].pop("422", None)

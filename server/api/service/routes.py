@@ -19,7 +19,7 @@ from server.modes.resolve import model_names
 router = APIRouter()
 
 
-@router.get("/v1/models", response_class=Response, responses=answers_of(Models))
+@router.get("/v1/models", response_class=Response, responses=answers_of(Models, 401, 403))
 async def models(request: Request) -> Response:
     """The model under its own name and under one alias for each mode."""
     serving = serving_of(request)
@@ -27,7 +27,7 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
 
 
-@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404))
+@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 401, 403, 404))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
@@ -55,7 +55,7 @@ async def metrics(request: Request) -> Response:
     return Response(serving_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/version", response_class=Response, responses=answers_of(Versions))
+@router.get("/version", response_class=Response, responses=answers_of(Versions, 401, 403))
 async def versions(request: Request) -> Response:
     """The versions of this server and, once it is up, of the engine."""
     ready = serving_of(request).engine.ready
@@ -75,4 +75,8 @@ def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
     }
 
 
-API = Api(router=router, answers=(Model, Models, Healthy, Unhealthy, Versions))
+API = Api(
+    router=router,
+    answers=(Model, Models, Healthy, Unhealthy, Versions),
+    access={"/health": "open", "/live": "open", "/metrics": "metrics"},
+)
