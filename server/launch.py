@@ -6,13 +6,13 @@ The front end alone listens, from the first second on; the engine comes up behin
 import asyncio
 import errno
 import gc
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -24,6 +24,8 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
+from chat_templates.messages import Message
+from engine.checkpoint import read_config
 from engine.defaults import engine_defaults
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
@@ -32,19 +34,24 @@ from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.protocol import Protocol
+from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
 
 logger = logging.getLogger("twogear")
 POLL_SECONDS = 0.1
+TRY_SECONDS = 60
+TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
     folder = tokenizer_folder(settings.model)
-    profile, fmt, keys = load_files(folder, settings)
+    profile, keys = load_profile_and_keys(folder, settings)
+    try_format(folder, profile, settings)
+    fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
@@ -55,12 +62,19 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
         raise UsageError(f"{settings.model}: {error}") from error
     server = DrainingServer(app.state.serving, loaded_config(app, settings))
     display = StartDisplay(console, engine_defaults(settings.model, engine_options))
-    if not app.state.serving.access.has_keys and not is_loopback(settings.host):
-        display.warn(f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE).")
+    if warning := open_address_warning(settings, has_keys=keys is not None):
+        display.warn(warning)
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
     return 0
+
+
+def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
+    """What the user may not have meant: an address that others can reach, and no keys. Empty otherwise."""
+    if has_keys or is_loopback(settings.host):
+        return ""
+    return f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE)."
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -167,6 +181,11 @@ class Reloading:
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether files are being read."""
+        return self._task is not None
+
     def begin(self) -> None:
         """Called for each signal; what comes while files are read counts for another time."""
         if self._has_terminal and not _has_terminal():
@@ -184,7 +203,8 @@ class Reloading:
             logger.error("not loaded anew, all stays as it was: %s", error)  # noqa: TRY400 - a line, no traceback
         else:
             logger.warning("loaded anew: the modes are %s; %s", ", ".join(serving.modes.by_name), _told_of(serving))
-        self._task = None
+        finally:
+            self._task = None
         if self._again:
             self._again = False
             self.begin()
@@ -194,21 +214,23 @@ async def reload(serving: Serving) -> None:
     """Profile and keys as they are in their files now; raises UsageError, and changes nothing, where that fails."""
     settings = serving.settings
     folder = await asyncio.to_thread(tokenizer_folder, settings.model)
-    profile, fmt, keys = await asyncio.to_thread(load_files, folder, settings)
+    profile, keys = await asyncio.to_thread(load_profile_and_keys, folder, settings)
+    styles = styles_of(profile.modes)
     try:
+        fmt = await asyncio.to_thread(serving.fmt.restyled, folder, settings.chat_template, styles)
         serving.adopt(profile, fmt)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"the profile cannot be used: {error}") from error
     serving.access.replace(keys)
 
 
-def load_files(folder: Path, settings: Settings) -> tuple[Profile, ChatFormat, KeyFile | None]:
-    """What is read at the start, and anew on SIGHUP; raises UsageError."""
+def load_profile_and_keys(folder: Path, settings: Settings) -> tuple[Profile, KeyFile | None]:
+    """As they are in their files now; raises UsageError."""
     profile = load_profile(settings.profile or choose_profile(folder, settings))
     keys = keys_of(settings.api_keys, settings.api_key_hashes)
     if keys is not None:
         check_modes(keys, profile.modes)
-    return profile, load_format(folder, profile, settings), keys
+    return profile, keys
 
 
 def _told_of(serving: Serving) -> str:
@@ -253,12 +275,40 @@ def tokenizer_folder(model: str) -> Path:
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        file = folder / "config.json"  # beside a single GGUF file there may be none
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        has_config = (folder / "config.json").is_file()  # beside a single GGUF file there may be none
+        config = read_config(folder) if has_config else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:
         raise UsageError(f"{settings.model} cannot be read: {error}") from error
     return shipped_profile(config.get("model_type", ""), "" if files is None else files.source)
+
+
+def try_format(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Makes the chat format, and a prompt in each mode, in a process of its own; raises UsageError if that dies of it.
+
+    The tokenizers library ends the whole process on some files, in ways that no exception tells of.
+    """
+    child = os.fork()  # before there are threads
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(TRY_SECONDS)
+            _try(folder, profile, settings)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise UsageError(f"the tokenizer of {settings.model} cannot be used: the tokenizers library fails on its files")
+
+
+def _try(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Errors that can be told are told when the format is made for good."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust tells of its panics
+    with suppress(UsageError, ValueError):
+        fmt = load_format(folder, profile, settings)
+        for mode in Modes.of(profile, fmt).by_name.values():
+            fmt.decode(fmt.render(TRIED_MESSAGES, mode.style))
 
 
 def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:
