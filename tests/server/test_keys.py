@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,14 +11,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, Response
 
 from chat_templates.format import ChatFormat
 from server import cli
-from server.access.keys import Key, KeyFile, KeyRing, hash_of, keys_of, load_keys, new_secret
+from server.access.keys import Key, KeyFile, KeyRing, check_modes, hash_of, keys_of, load_keys, new_secret
+from server.api.common.openapi import Api
+from server.api.registry import APIS
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.commands import serve
 from server.commands.serve import settings_of
+from server.errors import ApiError, BadRequestError, JsonObject
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
@@ -425,3 +430,46 @@ def test_a_name_is_taken_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(["keys", "new", "anna", "--file", str(path)]) == 2
     assert "has a key anna already" in capsys.readouterr().err
     assert path.read_text() == before
+
+
+def test_the_file_that_the_docs_show_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
+    (shown,) = re.findall(r"<!-- keys file -->\n```toml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "keys.toml"
+    path.write_text(shown)
+    file = load_keys(path)
+    assert [key.name for key in file.keys] == ["anna", "prometheus"]
+    assert file.keys[0].routes == Key(name="a", hash=file.keys[0].hash).routes, "as the page says"
+    check_modes(file, ["standard", "reasoning"])
+
+
+# --- the shape of errors ------------------------------------------------------------------------------------------
+
+
+async def test_errors_before_the_routes_have_the_shape_of_the_api_too(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat, key_file: KeyFile
+) -> None:
+    router = APIRouter()
+
+    @router.post("/v2/{name}/ask")
+    async def ask(name: str) -> Response:
+        raise BadRequestError(f"no {name}", param="name")
+
+    def shape(error: ApiError) -> JsonObject:
+        return {"type": "error", "status": int(error.status), "said": error.message}
+
+    api = Api(router=router, answers=(), access={"/v2/{name}/ask": "control"}, error_shape=shape)
+    app = create_app(engine, Settings(), profile, fmt, (*APIS, api), keys=key_file)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:
+        for method, headers, status in (
+            ("POST", {}, 401),
+            ("POST", bearer("direct"), 403),
+            ("POST", bearer("anna"), 400),
+            ("GET", bearer("anna"), 405),
+        ):
+            response = await http.request(method, "/v2/x/ask", headers=headers)
+            assert response.status_code == status
+            assert response.json()["type"] == "error"
+            assert response.json()["status"] == status
+        assert error_of(await http.post(CHAT, json=body()))["code"] == "invalid_api_key"

@@ -23,7 +23,7 @@ router = APIRouter()
     "/v1/chat/completions",
     openapi_extra=body_of(ChatRequest),
     response_class=Response,
-    responses=answers_of(ChatCompletion, 400, 401, 403, 404, 413, 415, 429, 503, event=ChatCompletionChunk),
+    responses=answers_of(ChatCompletion, 400, 404, 413, 415, 503, event=ChatCompletionChunk),
 )
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, in the mode that the request asks for."""
@@ -44,7 +44,7 @@ async def chat_completions(request: Request) -> Response:
     "/v1/chat/completions/{completion_id}/control",
     openapi_extra=body_of(ControlRequest),
     response_class=Response,
-    responses=answers_of(ControlResult, 400, 401, 403, 404, 413, 415),
+    responses=answers_of(ControlResult, 400, 404, 413, 415),
 )
 async def control(request: Request, completion_id: str) -> Response:
     """Closes the thinking of a running completion; tells which of its choices were thinking."""

@@ -59,8 +59,14 @@ def answers_of(
     *errors: int,
     event: type[BaseModel] | None = None,
     problem: type[BaseModel] = ErrorResponse,
+    needs_key: bool = True,
 ) -> Responses:
-    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses."""
+    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses.
+
+    Those of keys are added: 401 and 403, and 429 where the engine has to do with it.
+    """
+    if needs_key:
+        errors = tuple(sorted({*errors, 401, 403, *([429] if 503 in errors else [])}))
     content = {"application/json": _of(kind)}
     if event is not None:
         # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.

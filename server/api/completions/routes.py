@@ -22,7 +22,7 @@ router = APIRouter()
     "/v1/completions",
     openapi_extra=body_of(CompletionRequest),
     response_class=Response,
-    responses=answers_of(TextCompletion, 400, 401, 403, 404, 413, 415, 429, 503, event=TextCompletion),
+    responses=answers_of(TextCompletion, 400, 404, 413, 415, 503, event=TextCompletion),
 )
 async def completions(request: Request) -> Response:
     """Goes on with a text or with token ids."""

@@ -19,7 +19,7 @@ from server.modes.resolve import model_names
 router = APIRouter()
 
 
-@router.get("/v1/models", response_class=Response, responses=answers_of(Models, 401, 403))
+@router.get("/v1/models", response_class=Response, responses=answers_of(Models))
 async def models(request: Request) -> Response:
     """The model under its own name and under one alias for each mode."""
     serving = serving_of(request)
@@ -27,7 +27,7 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
 
 
-@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 401, 403, 404))
+@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
@@ -35,7 +35,7 @@ async def model(request: Request, name: str) -> Response:
     return json_response(_model(name, mode, serving))
 
 
-@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy))
+@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy, needs_key=False))
 async def health(request: Request) -> Response:
     """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
     serving = serving_of(request)
@@ -55,7 +55,7 @@ async def metrics(request: Request) -> Response:
     return Response(serving_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/version", response_class=Response, responses=answers_of(Versions, 401, 403))
+@router.get("/version", response_class=Response, responses=answers_of(Versions))
 async def versions(request: Request) -> Response:
     """The versions of this server and, once it is up, of the engine."""
     ready = serving_of(request).engine.ready

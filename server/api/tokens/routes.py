@@ -23,7 +23,7 @@ router = APIRouter()
     "/tokenize",
     openapi_extra=body_of(TokenizeTextRequest, TokenizeChatRequest),
     response_class=Response,
-    responses=answers_of(Tokenized, 400, 401, 403, 404, 413, 415, 503),
+    responses=answers_of(Tokenized, 400, 404, 413, 415, 503),
 )
 async def tokenize_text(request: Request) -> Response:
     """The token ids of a text, or of the prompt that a conversation makes."""
@@ -37,7 +37,7 @@ async def tokenize_text(request: Request) -> Response:
     "/detokenize",
     openapi_extra=body_of(DetokenizeRequest),
     response_class=Response,
-    responses=answers_of(Detokenized, 400, 401, 403, 404, 413, 415),
+    responses=answers_of(Detokenized, 400, 404, 413, 415),
 )
 async def detokenize_ids(request: Request) -> Response:
     """The text of token ids."""
