@@ -127,8 +127,9 @@ class CheckpointTemplate:
             **self._named,
             **style.variables,
             "messages": messages,
-            self._settings.tools: protect_all(list(tools)) or None,
+            "tools": None,
             "documents": None,
+            **({self._settings.tools: protect_all(list(tools))} if tools else {}),
             "add_generation_prompt": add_generation_prompt,
         }
         text = rendered(self._template_for(style, has_tools=bool(tools)), context)

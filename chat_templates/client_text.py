@@ -45,7 +45,7 @@ def protect_all(value: Any) -> Any:
 
 def plain(text: str) -> str:
     """What the text says, whoever wrote it."""
-    return str(text) if text.isascii() else str(_STANDING.sub(_original, text))
+    return str(text) if str.isascii(text) else str(_STANDING.sub(_original, text))
 
 
 def plain_all(value: Any) -> Any:
@@ -96,6 +96,10 @@ class Text(str):
 
     def __rmod__(self, pattern: str) -> Self:
         return type(self)(str.__mod__(pattern, self))
+
+    def __repr__(self) -> str:
+        """Also within lists and dicts: all of it becomes a client's text."""
+        return _stand_in(repr(plain(self)))
 
     def __int__(self) -> int:
         return int(plain(self))
@@ -160,6 +164,17 @@ class Text(str):
         """The texts with this one between them."""
         return type(self)(super().join(iterable))
 
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> "Encoded":
+        """The plain text's bytes."""
+        return Encoded(plain(self).encode(encoding, errors))
+
+    def zfill(self, width: SupportsIndex) -> Self:
+        """With zeros after the sign."""
+        padded = plain(self).zfill(width)
+        zeros = "0" * (len(padded) - len(self))
+        signs = len(padded) - len(padded.lstrip("+-")) if zeros else 0
+        return self[:signs] + zeros + self[signs:]
+
     def _cut(self, parts: list[str], separator: str) -> list[Self]:
         """The pieces of this text at the places of `parts` in the plain one."""
         pieces, start = [], 0
@@ -167,6 +182,22 @@ class Text(str):
             pieces.append(self[start : start + len(part)])
             start += len(part) + len(separator)
         return pieces
+
+
+class Encoded(bytes):
+    """A client's text in bytes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _stand_in(super().__repr__())
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return Encoded(found) if isinstance(found, bytes) else found
 
 
 def _plain_argument(value: Any) -> Any:
@@ -211,6 +242,8 @@ for _name in (
     "isupper",
     "islower",
     "istitle",
+    "isascii",
+    "isprintable",
     "isidentifier",
 ):
     setattr(Text, _name, _asked_of_plain(_name))

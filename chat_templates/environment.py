@@ -19,7 +19,14 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from chat_templates import limits
-from chat_templates.client_text import Text, plain, plain_all, protect
+from chat_templates.client_text import Encoded, Text, plain, plain_all, protect
+
+_READING = ("int", "wordcount")
+_WRITING = (
+    *("capitalize", "lower", "title", "upper", "e", "escape", "forceescape", "striptags", "truncate", "urlencode"),
+    *("urlize", "wordwrap", "xmlattr"),
+)
+"""Filters that look at single characters: they get plain text, and what they write is all a client's."""
 
 
 class _Code(CodeGenerator):
@@ -56,7 +63,15 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(extensions=["jinja2.ext.loopcontrols", _Generation], auto_reload=False, **options)
-        self.filters = {name: _giving_text(filter_) for name, filter_ in self.filters.items()}
+        looking = (*_READING, *_WRITING)
+        self.filters = {
+            name: _of_plain(filter_) if name in looking else _giving_text(filter_)
+            for name, filter_ in self.filters.items()
+        }
+        self.tests |= {
+            "lower": _of_plain(lambda value: str(value).islower()),
+            "upper": _of_plain(lambda value: str(value).isupper()),
+        }
         self.filters |= {"tojson": _to_json, "replace": _replace}
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
 
@@ -77,7 +92,9 @@ class Environment(ImmutableSandboxedEnvironment):
         """Also joins, if the function is a string's method."""
         limits.check_time()
         limits.check_arguments(args)
-        return limits.check_size(_as_text(super().call(context, function, *args, **kwargs)))
+        value = super().call(context, function, *args, **kwargs)
+        of_bytes = isinstance(getattr(function, "__self__", None), bytes)
+        return limits.check_size(_of_client(value) if of_bytes else _as_text(value))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """What the sandbox lets through of `intercepted_binops`."""
@@ -87,6 +104,30 @@ class Environment(ImmutableSandboxedEnvironment):
 
 def _as_text(value: Any) -> Any:
     return Text(value) if isinstance(value, str) else value
+
+
+def _of_client(value: Any) -> Any:
+    """What a method made of a client's bytes."""
+    match value:
+        case str():
+            return protect(value)
+        case bytes():
+            return Encoded(value)
+        case list() | tuple():
+            return list(map(_of_client, value))
+    return value
+
+
+def _of_plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test that is given plain text."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        limits.check_arguments((*args, *kwargs.values()))
+        value = function(*map(plain_all, args), **{name: plain_all(value) for name, value in kwargs.items()})
+        return limits.check_size(protect(str(value)) if isinstance(value, str) else value)
+
+    return wrapped
 
 
 def _giving_text(filter_: Callable[..., Any]) -> Callable[..., Any]:

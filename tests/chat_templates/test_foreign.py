@@ -182,6 +182,12 @@ def test_which_models_think_and_take_tools() -> None:
         FORMATS["smol"].render([user("Hi")], DIRECT, [CLOCK])
 
 
+def test_of_the_names_for_tools_only_tools_is_none_where_there_are_none() -> None:
+    files = TemplateFiles("{{ [tools is none, documents is none, xml_tools is defined] }}", None, {})
+    template = CheckpointTemplate(files, FormatSettings(tools="xml_tools"))
+    assert template.render(check_messages([user("Hi")]), DIRECT) == "[True, True, False]"
+
+
 def test_what_a_template_refuses_is_told_in_its_words() -> None:
     with pytest.raises(FormatError, match="must alternate"):
         FORMATS["gemma"].render([user("a"), user("b")], DIRECT)
