@@ -5,6 +5,7 @@ The front end alone listens, from the first second on; the engine comes up behin
 
 import asyncio
 import errno
+import faulthandler
 import gc
 import logging
 import os
@@ -177,7 +178,8 @@ class Reloading:
 
     def __init__(self, server: DrainingServer) -> None:
         self._server = server
-        self._has_terminal = _has_terminal()
+        # Under nohup the signal is ignored, and a terminal that goes away is meant to change nothing.
+        self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -304,6 +306,7 @@ def try_format(folder: Path, profile: Profile, settings: Settings) -> None:
 
 def _try(folder: Path, profile: Profile, settings: Settings) -> None:
     """Errors that can be told are told when the format is made for good."""
+    faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust tells of its panics
     with suppress(UsageError, ValueError):
         fmt = load_format(folder, profile, settings)

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from server.launch import DrainingServer, Reloading, server_config
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
+from tests.real_server import RealServer
 from tests.server.conftest import always, body
 
 CHAT = "/v1/chat/completions"
@@ -186,32 +187,59 @@ async def test_a_terminal_that_is_gone_ends_the_server(server: Server, monkeypat
     assert server.serving.draining
 
 
-@pytest.mark.engine
-@pytest.mark.timeout(600)
-def test_a_real_server_loads_its_keys_anew(tmp_path: Path) -> None:
-    from tests.real_server import RealServer
+async def test_under_nohup_it_does_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.launch._has_terminal", lambda: True)
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)
+    server.reloading = Reloading(server.server)
+    monkeypatch.setattr("server.launch._has_terminal", lambda: False)
+    await server.hang_up()
+    assert not server.serving.draining
 
-    keys = tmp_path / "keys.toml"
-    keys.write_text(key_lines("anna"))
-    sent: dict[str, Any] = {"json": body(reasoning_mode="reasoning", stream=True, max_tokens=400, ignore_eos=True)}
-    with RealServer("--api-keys", str(keys)) as server:
-        assert httpx.get(f"{server.url}/v1/models").status_code == 401
-        with httpx.stream("POST", server.url + CHAT, headers=headers("anna"), timeout=120, **sent) as response:
-            lines = response.iter_lines()
-            assert next(lines).startswith("data: ")
-            keys.write_text(key_lines("ben"))
-            os.kill(server.process.pid, signal.SIGHUP)
-            while httpx.get(f"{server.url}/v1/models", headers=headers("ben")).status_code == 401:
-                pass
-            assert httpx.get(f"{server.url}/v1/models", headers=headers("anna")).status_code == 401
-            assert [line for line in lines if line][-1] == "data: [DONE]"
-        keys.write_text("[[keys]]")
-        os.kill(server.process.pid, signal.SIGHUP)
-        while not any("not loaded anew" in line for line in server.output):
-            pass
-        assert httpx.get(f"{server.url}/v1/models", headers=headers("ben")).status_code == 200
-        assert server.stop() == 0
-    told = "\n".join(server.output)
+
+SCRIPTED = (sys.executable, "-m", "tests.scripted_process")
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[RealServer]:
+    """`twogear serve` as a process of its own, with a scripted engine, and a file of keys in `tmp_path`."""
+    (tmp_path / "keys.toml").write_text(key_lines("anna"))
+    with RealServer("--api-keys", str(tmp_path / "keys.toml"), command=SCRIPTED) as server:
+        yield server
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """The test's own time limit ends it."""
+    while not condition():
+        time.sleep(0.02)
+
+
+def test_a_process_loads_its_keys_anew_without_dropping_a_stream(process: RealServer, tmp_path: Path) -> None:
+    keys, models = tmp_path / "keys.toml", f"{process.url}/v1/models"
+
+    def status(name: str) -> int:
+        return httpx.get(models, headers=headers(name)).status_code
+
+    assert (httpx.get(models).status_code, status("anna")) == (401, 200)
+    sent = {"json": body(stream=True), "headers": headers("anna"), "timeout": 120}
+    with httpx.stream("POST", process.url + CHAT, **sent) as response:  # type: ignore[arg-type]
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        keys.write_text(key_lines("ben"))
+        process.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: status("ben") == 200)
+        assert status("anna") == 401
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    keys.write_text("[[keys]]")
+    process.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: any("not loaded anew" in line for line in process.output))
+    assert status("ben") == 200
+    assert process.stop() == 0
+    told = "\n".join(process.output)
     assert "the keys ben" in told
-    assert "sk-" not in told
-    assert "Traceback" not in told
+    assert not [secret for secret in ("sk-", "sha256", "Traceback") if secret in told]
+
+
+def test_a_process_on_an_open_address_without_keys_says_so() -> None:
+    with RealServer("--host", "0.0.0.0", command=SCRIPTED) as server:
+        assert server.stop() == 0
+    assert [line for line in server.output if "Anyone who can reach 0.0.0.0" in line]

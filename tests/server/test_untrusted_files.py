@@ -15,6 +15,7 @@ import pytest
 
 from engine.checkpoint import check_model
 from engine.defaults import engine_defaults
+from server import cli
 from server.cli_errors import UsageError
 from server.launch import choose_profile, load_format, try_format
 from server.modes.mode import Modes
@@ -145,6 +146,48 @@ def test_the_folder_with_a_template_is_fine_too(with_template: Path) -> None:
 def test_what_a_start_says(model: Path, file: str, content: str, said: str) -> None:
     (model / file).write_bytes(content.encode("latin-1"))
     assert said in problem(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[" * DEEP),
+        ("tokenizer.json", "[" * DEEP),
+        ("chat_template.jinja", "{% if a %}" * DEEP),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"added_tokens": [{"id": 1099511627776, "content": "a"}]}'),
+        ("tokenizer_config.json", '{"chat_template": [{"template": "x"}]}'),
+        ("tokenizer_config.json", "[" * DEEP),
+    ],
+)
+def test_the_command_says_it_in_a_line(
+    model: Path, file: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / file).write_text(content)
+    assert cli.main(["serve", str(model), "--port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("twogear: error: ")
+    assert told.count("\n") == 1
+
+
+PLANNED: list[tuple[str, Any]] = [
+    *(("quantization_config", value) for value in VALUES),
+    *(("quantization_config", {"quant_method": "gptq", "bits": value}) for value in VALUES),
+    *(("quantization_config", {"quant_method": "compressed-tensors", "config_groups": value}) for value in VALUES),
+    ("quantization_config", {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": 5}}}),
+]
+
+
+def test_a_plan_of_any_config_is_made_or_refused_in_a_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = json.loads((model / "config.json").read_text())
+    spoilt_ones = [spoilt(original, path, value) for path in paths(original) for value in VALUES]
+    contents = [*map(json.dumps, spoilt_ones), "[" * DEEP]
+    contents += [json.dumps({**original, name: value}) for name, value in PLANNED]
+    for content in contents:
+        (model / "config.json").write_text(content)
+        code = cli.main(["plan", str(model), "--memory", "1GiB", "--context", "1024"])
+        told = capsys.readouterr().err
+        assert (code, told.count("\n")) in ((0, 0), (2, 1)), content[:200]
 
 
 @pytest.mark.parametrize("token_id", [2**40, 2**32, -1, 1.5, "5", None])
