@@ -10,7 +10,7 @@ VERSION ?= 0.31.0
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-vllm coverage check bench bench-peers train lock clean
+.PHONY: help setup serve soak test test-vllm coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,9 @@ coverage: setup ## the test suite with the coverage of lines and branches, engin
 	$(BIN)/coverage erase
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run -m pytest --timeout 1200 $(ARGS); status=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
+
+soak: setup ## an hour of mixed load and faults on a real server; what has to hold is checked (ARGS="--minutes 10")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -155,7 +155,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """All that one engine step produced, in one message."""
+    """All that one engine step produced, in one message. Empty ones tell, now and then, that steps end."""
 
     deltas: list[Delta]
 
@@ -174,11 +174,16 @@ class Reloaded(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """`request_id` set: that request could not be served; None: the engine is going down."""
+class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """`request_id` set: that request was refused, in words for its client; None: the engine is going down.
+
+    `is_broken`: it was not refused, but a step failed on it, and did not without it. What is said then, and of the
+    engine, is for the log.
+    """
 
     message: str
     request_id: str | None = None
+    is_broken: bool = False
 
 
 ToEngine = Generate | Abort | Reload | Shutdown

@@ -5,8 +5,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from starlette.routing import compile_path
 
 from chat_templates.format import ChatFormat
 from server.access.access import Access
@@ -17,7 +15,6 @@ from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
 from server.engine_client import EngineClient
-from server.errors import ApiError
 from server.http.responses import install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -54,11 +51,7 @@ def create_app(
     app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
-    own_shapes = [api for api in apis if api.error_shape is not ApiError.body]
-    install_error_handlers(
-        app,
-        [(compile_path(route.path)[0], api.error_shape) for api in own_shapes for route in _routes_of(api)],
-    )
+    install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, lambda: list(serving.modes.by_name))
     app.add_middleware(Gate, access=serving.access, origins=origins_of(settings), routes=Routes(apis))
     return app
@@ -71,7 +64,3 @@ def origins_of(settings: Settings) -> Origins:
         hosts=frozenset(settings.allowed_hosts),
         is_local=is_loopback(settings.host),
     )
-
-
-def _routes_of(api: Api) -> list[APIRoute]:
-    return [route for route in api.router.routes if isinstance(route, APIRoute)]

@@ -1,25 +1,25 @@
-"""The errors that clients see, in OpenAI's shape; `server.http.responses` sends them.
+"""The errors that clients see, in OpenAI's shape or in an API's own; `server.http.responses` sends them.
 
 ApiError
 ├── BadRequestError        400, `param` names the field
-│   └── ContextLengthError 400, code context_length_exceeded
+│   ├── ContextLengthError 400, code context_length_exceeded
+│   └── QuarantinedError   400, code request_quarantined
 ├── AuthenticationError    401
 ├── ForbiddenError         403
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
-├── RouteError             404 or 405, of the router
+├── UnknownResponseError   404
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 ├── RateLimitError         429, with Retry-After
 └── UnavailableError       503, with Retry-After
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from http import HTTPStatus
 
 JsonObject = dict[str, object]
-ErrorShape = Callable[["ApiError"], JsonObject]
-"""How an API writes an error, as a response and as an event."""
 
 
 class ApiError(Exception):
@@ -54,6 +54,8 @@ class ContextLengthError(BadRequestError):
 
     def __init__(self, context: int, prompt: int, completion: int, param: str, *, is_least: bool = False) -> None:
         least = "at least " if is_least else ""
+        self.context = context
+        self.prompt = prompt
         super().__init__(
             f"This model's maximum context length is {context} tokens. However, you requested {least}"
             f"{prompt + completion} tokens ({least}{prompt} in the {param}, {completion} in the completion). "
@@ -99,6 +101,13 @@ class RateLimitError(ApiError):
         self.kind = kind
 
 
+class QuarantinedError(BadRequestError):
+    """The engine fails on this request, so that it is not run again for a while."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_quarantined")
+
+
 class UnknownModelError(ApiError):
     """The request names a model that is not served here."""
 
@@ -123,15 +132,14 @@ class UnknownRequestError(ApiError):
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
 
 
-class RouteError(ApiError):
-    """There is no such path, or it does not take this method."""
+class UnknownResponseError(ApiError):
+    """A stored response is asked for that is not there, or not any more."""
 
     status = HTTPStatus.NOT_FOUND
     kind = "invalid_request_error"
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = HTTPStatus(status)
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="response_id", code="response_not_found")
 
 
 class BodyTooLargeError(ApiError):
@@ -164,3 +172,18 @@ class UnavailableError(ApiError):
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> JsonObject:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How an API tells errors that does not tell them as OpenAI does. Its requests are those whose path begins with
+    `prefix`, and those that have `header`, by which its clients say on any path whose API they speak.
+    """
+
+    prefix: str
+    header: str
+    body: Callable[[ApiError], JsonObject]
+
+    def is_spoken(self, path: str, headers: Container[str]) -> bool:
+        """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""
+        return path.startswith(self.prefix) or self.header in headers

@@ -40,10 +40,12 @@ from server.modes.profile import Profile, load_profile, shipped_profile, styles_
 from server.settings import Settings
 from server.start_display import StartDisplay
 
-logger = logging.getLogger("twogear")
+logger = logging.getLogger("twogear.server")
+
 POLL_SECONDS = 0.1
 TRY_SECONDS = 60
 TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
+THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 
@@ -56,7 +58,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options)
+    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys)
     except ValueError as error:
@@ -120,7 +122,7 @@ async def _serve(server: "DrainingServer", listener: socket.socket, display: Sta
         server.should_exit = True
     await serving
     if failure is not None:
-        raise UsageError(failure.detail)
+        raise UsageError(failure.reason or failure.detail)
 
 
 async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str) -> EngineStatus | None:
@@ -140,32 +142,50 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
 
 
 class DrainingServer(uvicorn.Server):
-    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not."""
+    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not.
+
+    After half of the time, thinking is closed for the model: a request that would have ended anyway is not cut, and
+    all others have as long for their answers. It listens until the end, so that probes and late clients get an answer.
+    """
 
     def __init__(self, serving: Serving, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.serving = serving
-        self._drain_until: float | None = None
+        self._drain_since: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Called by uvicorn for each signal."""
         if self.should_exit:
             self.force_exit = True
         elif sig == signal.SIGTERM and not self.serving.draining:
-            self._drain_until = monotonic() + self.serving.settings.drain_seconds
+            self._begin_drain()
         else:
             self.should_exit = True
         self.serving.draining = True
 
+    def _begin_drain(self) -> None:
+        seconds = self.serving.settings.drain_seconds
+        logger.warning("SIGTERM: %d requests have %g s to end; new ones are refused.", self.serving.running, seconds)
+        self._drain_since = monotonic()
+        # A client that went on using its connection would find it closed one day.
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn at the end: what still runs ends with an error of ours, before it would be cancelled."""
+        if self.serving.running:
+            logger.warning("%d requests did not end in time and get an error.", self.serving.running)
         await self.serving.engine.close()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to exit."""
-        if self._drain_until is not None and (self.serving.running == 0 or monotonic() > self._drain_until):
-            self.should_exit = True
+        if self._drain_since is not None:
+            share = (monotonic() - self._drain_since) / self.serving.settings.drain_seconds
+            if self.serving.running == 0 or share > 1:
+                self.should_exit = True
+            elif share > THINKING_SHARE and (closed := self.serving.end_all_thinking()):
+                logger.warning("The thinking of %d choices is closed, so that they answer in time.", closed)
         return await super().on_tick(counter)
 
 

@@ -33,6 +33,10 @@ class Settings:
     """How long a client may leave its stream unread before its request is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    max_stored_responses: int = 10_000
+    """How many responses of `/v1/responses` are kept for clients to come back to; 0: none."""
+    max_stored_bytes: int = 256 * 1024 * 1024
+    """What they may take in all, with their inputs."""
     allow_priority: bool = False
     """Whether clients may set the priority of their requests."""
     api_keys: Path | None = None
@@ -60,7 +64,10 @@ class Settings:
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     drain_seconds: float = 10.0
-    """How long running requests may go on after a termination signal."""
+    """How long running requests may go on after a termination signal; thinking is closed after half of it."""
+    engine_timeout: float = 300.0
+    """How long one step of the engine may take at most, or its start without a sign of life, before it is killed and
+    started again. Where its own steps are short, less is enough (`server.step_watch`)."""
 
     @property
     def model_name(self) -> str:

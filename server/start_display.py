@@ -26,7 +26,7 @@ class StartDisplay:
 
     def show(self, status: EngineStatus) -> None:
         """Shows how far the start is."""
-        stage = status.detail if status.state == "loading" else f"{status.state}: {status.detail}"
+        stage = status.detail if status.state == "loading" else f"{status.state}: {status.reason or status.detail}"
         self._progress.update(self._task, description=stage, completed=status.fraction)
         if stage != self._stage and not self._console.is_terminal:
             self._print(f"{status.fraction:4.0%} {stage}")

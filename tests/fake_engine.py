@@ -56,6 +56,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
+        self.restarts: dict[str, int] = {}
         groups = (PageGroup("sliding", 32, 1, 2, 3), PageGroup("global", 32, 4, 5, 6))
         self.ready: Ready | None = Ready(
             PROTOCOL_VERSION, "fake", "Fake", max_context, max_num_seqs, eos_token_ids, groups

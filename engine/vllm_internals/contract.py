@@ -160,6 +160,34 @@ EXTENSION = FastPath(
         ),
     ),
 )
+RECOVERY = FastPath(
+    "recovery from failed steps",
+    (
+        *_IN_PROCESS,
+        PrivateName(
+            _SCHEDULER,
+            (
+                *("connector", "ec_connector", "finished_req_ids", "kv_cache_manager", "kv_holding_waiting"),
+                *("requests", "running", "scheduler_config", "waiting"),
+            ),
+        ),
+        PrivateName(f"{_SCHEDULER}._enqueue_waiting_request", parameters=("self", "request")),
+        PrivateName(
+            f"{_SCHEDULER}.reset_prefix_cache", parameters=("self", "reset_running_requests", "reset_connector")
+        ),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.remove_requests", parameters=("self", "requests")),
+        PrivateName(_PAGES, ("free",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("drop_stale_output", "num_computed_tokens", "num_in_flight_tokens", "num_prompt_tokens"),
+                *("num_stale_output_tokens", "request_id", "status"),
+            ),
+        ),
+        PrivateName("vllm.v1.request:RequestStatus", ("PREEMPTED", "RUNNING", "WAITING")),
+        PrivateName("vllm.v1.worker.gpu_model_runner:GPUModelRunner", ("execute_model_state", "requests")),
+    ),
+)
 PAGE_COUNTS = FastPath(
     "page counts",
     (
@@ -189,7 +217,10 @@ TIED_HEADS = FastPath(
 
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
-FAST_PATHS = (SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, DEMAND_ZERO, TIED_HEADS, *cpu.FAST_PATHS)
+FAST_PATHS = (
+    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, DEMAND_ZERO, TIED_HEADS),
+    *cpu.FAST_PATHS,
+)
 """All, in the order in which they are reported."""
 
 WORKER = (

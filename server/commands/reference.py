@@ -1,12 +1,13 @@
-"""The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
+"""The tables of docs/api.md and docs/api/, made from the fields, responses, errors, options, profiles and metrics.
 
-`python -m server.commands.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`.
+`python -m server.commands.reference` renews those in the files, each between `<!-- table NAME -->` and `<!-- end -->`.
 The prose around them is written by hand; a test holds both against the code.
 """
 
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,34 @@ from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
 from server.api.chat.body import ChatRequest
-from server.api.chat.control_body import ControlRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
-from server.api.common.sampling import SamplingFields
+from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
-from server.api.service.schema import Models, Unhealthy, Versions
+from server.api.messages.body import MessagesRequest
+from server.api.messages.errors import TYPES
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
+from server.api.responses.body import ResponseRequest
+from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
+from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
 
-FILE = Path(__file__).parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).parents[2] / "docs"
+FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",
+    "max_output_tokens": "default_max_tokens",
     "thinking_token_budget": "thinking_budget",
 }
 Schema = dict[str, Any]
@@ -77,8 +85,9 @@ def _answer(kind: type[BaseModel]) -> str:
 def _by_path(schema: Schema) -> dict[str, tuple[list[Schema], bool]]:
     """For each field its schemas, of which objects of several kinds have several; and whether it is required."""
     found: dict[str, tuple[list[Schema], bool]] = {}
-    for path, field, required in _walk(schema, schema, ""):
-        found.setdefault(path, ([], required))[0].append(field)
+    for kind in _kinds(schema, schema):
+        for path, field, required in _walk(kind, schema, ""):
+            found.setdefault(path, ([], required))[0].append(field)
     return found
 
 
@@ -164,8 +173,10 @@ def _default(kind: type[BaseModel], path: str, required: bool) -> str:
     if (kind, path) == (CompletionRequest, "max_tokens"):
         return str(DEFAULT_MAX_TOKENS)
     name = LIMITS.get(path, path)
+    if required:
+        return "required"
     if name not in ThinkingMode.__struct_fields__:
-        return "required" if required else ""
+        return ""
     values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).modes.values()]
     if None in values:
         return "what the limit leaves"
@@ -192,6 +203,12 @@ def _errors() -> str:
         for kind in kinds(errors.ApiError)
     )
     return _table(["status", "type", "when"], rows)
+
+
+def _anthropic_errors() -> str:
+    types = {**TYPES, HTTPStatus.INTERNAL_SERVER_ERROR: "api_error"}
+    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
+    return _table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
 
 
 def _options() -> str:
@@ -241,6 +258,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "control fields": lambda: _fields(ControlRequest),
     "chat response": lambda: _answer(ChatCompletion),
     "chat event": lambda: _answer(ChatCompletionChunk),
+    "messages fields": lambda: _fields(MessagesRequest),
+    "messages response": lambda: _answer(AnthropicMessage),
+    "messages event": lambda: _answer(MessageEvent),
+    "count tokens response": lambda: _answer(TokensCount),
+    "anthropic models response": lambda: _answer(AnthropicModels),
+    "anthropic error response": lambda: _answer(AnthropicError),
+    "anthropic errors": _anthropic_errors,
+    "responses fields": lambda: _fields(ResponseRequest, DrawingFields),
+    "responses response": lambda: _answer(ResponseObject),
+    "responses event": lambda: _answer(ResponseEvent),
+    "responses items": lambda: _answer(ResponseItems),
     "completion response": lambda: _answer(TextCompletion),
     "control response": lambda: _answer(ControlResult),
     "tokenize response": lambda: _answer(Tokenized),
@@ -256,4 +284,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    FILE.write_text(render(FILE.read_text()))
+    for file in FILES:
+        file.write_text(render(file.read_text()))

@@ -1,6 +1,7 @@
 """`twogear serve`: its arguments, and the checks that need no engine; `server.launch` runs the server."""
 
 import argparse
+import math
 import os
 import re
 from collections.abc import MutableMapping
@@ -45,9 +46,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
+    stored = parser.add_argument_group("stored responses")
+    stored.add_argument(
+        "--max-stored-responses",
+        type=_count,
+        default=DEFAULTS.max_stored_responses,
+        metavar="N",
+        help="how many responses of /v1/responses are kept for previous_response_id; 0 keeps none",
+    )
+    stored.add_argument(
+        "--max-stored-bytes",
+        type=_count,
+        default=DEFAULTS.max_stored_bytes,
+        metavar="BYTES",
+        help="what these may take in all; those used longest ago leave first",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
     _add_access_arguments(parser.add_argument_group("who may use the server"))
     _add_tls_arguments(parser.add_argument_group("TLS, as uvicorn has it"))
+    faults = parser.add_argument_group("faults and the end")
+    faults.add_argument(
+        "--engine-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.engine_timeout,
+        help="the longest that a step may take before the engine is killed and started again (default %(default)g)",
+    )
+    faults.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULTS.drain_seconds,
+        help="how long running requests may go on after SIGTERM (default %(default)g)",
+    )
     parser.set_defaults(engine_options=[])
 
 
@@ -172,3 +203,19 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535 is")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0 is")
+    return seconds

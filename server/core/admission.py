@@ -5,13 +5,14 @@ Starts nothing; `server.core.run` runs the plan.
 
 from collections.abc import Sequence
 
-from server.core.answer_format import answer_format
+from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
+from server.modes.limits import the_budget
 from server.modes.mode import Mode
 from server.modes.resolve import mode_of_model, resolve_mode
 from server.modes.thinking import ModeRequest
@@ -45,6 +46,15 @@ async def admit(request: Request, serving: Serving) -> Plan:
         shows_token_ids=request.shown.token_ids,
         answer_format=form,
     )
+
+
+async def prompt_ids(request: Request, serving: Serving) -> list[int]:
+    """The prompt of a request that is only to be counted; raises ApiError for what `admit` would refuse in it, too."""
+    the_budget(request.mode.budgets)
+    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    (ids,) = await encoded(request, mode, serving)
+    named_tools(request)
+    return ids
 
 
 def find_mode(

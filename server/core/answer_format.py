@@ -15,7 +15,7 @@ from server.core.request import ChoiceForm, Conversation, Form, GrammarForm, Jso
 from server.core.serving import Serving
 from server.errors import BadRequestError
 
-NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 NamedSchema = tuple[str, Any]
 """A tool's name and the schema of its arguments."""
@@ -110,9 +110,11 @@ def named_tools(request: Request) -> list[NamedSchema]:
 def _name_and_schema(request: Request, tool: Mapping[str, Any], path: str) -> NamedSchema:
     """Of a tool that has a function with a name: the prompt is rendered already, and checked with that."""
     function = tool["function"]
-    if not NAME.fullmatch(function["name"]):
+    longest = request.tool_use.longest_name
+    if len(function["name"]) > longest or not NAME.fullmatch(function["name"]):
         raise request.refusal(
-            f"{path}.function.name", "a function's name has up to 64 letters, digits, dots, underscores and dashes."
+            f"{path}.function.name",
+            f"a function's name has up to {longest} letters, digits, dots, underscores and dashes.",
         )
     schema = function.get("parameters")
     if schema is not None and not isinstance(schema, dict):

@@ -47,7 +47,8 @@ class Generation(NamedTuple):
 class Choice:
     """The state of one choice, moved on by the engine's deltas; `generation` is what it has to run.
 
-    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
+    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it. `stop_reason`
+    is the stop string that ended the choice, if one did.
 
     `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
     The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
@@ -69,6 +70,7 @@ class Choice:
         self.token_ids: list[int] = []
         self.reasoning_tokens = 0
         self.finish: Finish | None = None
+        self.stop_reason: str | None = None
         self.thinking_finish: ThinkingFinish | None = None
         self.thinking = thinking is not None
         self.prompt_ids = prompt_ids
@@ -103,9 +105,10 @@ class Choice:
             return advance
         return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
 
-    def stop(self) -> None:
-        """Ends the choice after the tokens fed so far."""
+    def stop(self, text: str | None = None) -> None:
+        """Ends the choice after the tokens fed so far; `text`: at this stop string."""
         self.finish = "stop"
+        self.stop_reason = text
 
     @property
     def can_set_back(self) -> bool:

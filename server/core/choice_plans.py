@@ -60,7 +60,10 @@ def _limit(request: Request, profile: ModeProfile, prompt_tokens: int, serving: 
     """The most tokens to generate; 0 where the prompt is only to be read."""
     context = serving.admit().max_context
     field, prompt = request.name("max_tokens"), request.name(request.prompt_path)
-    limit = token_limit(request.max_tokens, field, profile, prompt_tokens, context, prompt=prompt)
+    asked = request.max_tokens
+    if asked is not None and request.fits_to_context:
+        asked = min(asked, max(1, context - prompt_tokens))
+    limit = token_limit(asked, field, profile, prompt_tokens, context, prompt=prompt)
     if request.max_tokens is None and request.default_max_tokens is not None:
         return min(limit, request.default_max_tokens)
     return limit

@@ -84,5 +84,5 @@ class ChoiceReader:
             if text:
                 shown.append(AnswerText(text))
             if self._stop.hit:
-                self.choice.stop()
+                self.choice.stop(self._stop.reached)
         return shown

@@ -105,10 +105,13 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """Whether tools may or must be called; `parallel`: more than one call in an answer."""
+    """Whether tools may or must be called; `parallel`: more than one call in an answer. `longest_name`: of a tool, in
+    characters.
+    """
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
+    longest_name: int = 64
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -130,7 +133,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
-    limit. `forms`: what binds the answer; more than one is an error. `streamed`: the response is sent as it comes.
+    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `forms`: what binds the answer;
+    more than one is an error. `streamed`: the response is sent as it comes.
     """
 
     id: str
@@ -140,6 +144,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeWish = ModeWish()
     max_tokens: int | None = None
     default_max_tokens: int | None = None
+    fits_to_context: bool = False
     sampling: Mapping[str, float] = msgspec.field(default_factory=dict)
     seed: int | None = None
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
@@ -180,6 +185,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return BadRequestError(message.replace("{field}", self.name(path)), param=self.name(path))
 
 
-def new_id(kind: str) -> str:
-    """An id such as `chatcmpl-…`."""
-    return f"{kind}-{secrets.token_hex(12)}"
+def new_id(kind: str, joint: str = "-") -> str:
+    """An id such as `chatcmpl-…` or `msg_…`."""
+    return f"{kind}{joint}{secrets.token_hex(12)}"

@@ -10,10 +10,11 @@ from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
+from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
 from server.core.serving import Serving
-from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError, RateLimitError
+from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.errors import ApiError, BadRequestError, QuarantinedError, RateLimitError
 from server.metrics import RequestWatch
 
 
@@ -39,7 +40,10 @@ class Run:
         ):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
+                async with (
+                    serving.quarantine.watch(plan),
+                    aclosing(merged([self._pieces(reader) for reader in readers])) as pieces,
+                ):
                     async for piece in pieces:
                         watch.advance(answering=readers[piece.choice].answering)
                         yield piece
@@ -50,17 +54,29 @@ class Run:
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
-            except EngineUnavailable as error:
-                raise serving.unavailable(str(error) or serving.describe_engine()) from error
-            except RequestFailed as error:
+            except QuarantinedError:
                 watch.outcome = "rejected"
-                raise BadRequestError(str(error)) from error
+                raise
+            except EngineError as error:
+                if isinstance(error, RequestFailed) and not isinstance(error, RequestBroke):
+                    watch.outcome = "rejected"
+                raise self._told(error) from error
             else:
                 watch.outcome = "completed"
             finally:
                 spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
                 self._count(watch)
         self._remember()
+
+    def _told(self, error: EngineError) -> ApiError:
+        """What a client is told of an error of the engine's."""
+        match error:
+            case RequestBroke():
+                return self._serving.quarantine.refuse(self.plan, BROKE)
+            case RequestFailed():
+                return BadRequestError(str(error))
+            case _:
+                return self._serving.unavailable(str(error) or self._serving.describe_engine())
 
     def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
         plan = self.plan

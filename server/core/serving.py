@@ -11,8 +11,10 @@ from engine.messages import Ready, Stats
 from server.access.access import Access
 from server.access.quota import ANYONE, Caller
 from server.core.generated_tokens import GeneratedTokens
-from server.core.scheduler import Scheduler
+from server.core.quarantine import Quarantine
+from server.core.scheduler import Lane, Scheduler
 from server.engine_client import EngineClient
+from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Modes
@@ -25,6 +27,10 @@ class RunningChoice(Protocol):
 
     def end_thinking(self) -> bool:
         """Has the thinking closed; whether it was thinking."""
+        ...
+
+    def stop(self) -> None:
+        """Ends the choice after its next tokens."""
         ...
 
 
@@ -45,6 +51,7 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
@@ -55,6 +62,7 @@ class Serving:
         self.generated = GeneratedTokens(self.fmt)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def adopt(self, profile: Profile, fmt: ChatFormat) -> None:
         """Serves by another profile from now on, for which `fmt` was made; what runs goes on as it was planned.
@@ -70,6 +78,11 @@ class Serving:
     def _places(self) -> int:
         """How many generations the engine runs at once."""
         return self.engine.ready.max_num_seqs if self.engine.ready is not None else 1
+
+    def _lanes(self) -> dict[str, tuple[int, int]]:
+        """Places held and waited for, by lane."""
+        scheduler = self.scheduler
+        return {lane.name.lower(): (scheduler.running(lane), scheduler.waiting(lane)) for lane in Lane}
 
     def admit(self) -> Ready:
         """The engine's facts, if it takes requests now; raises UnavailableError."""
@@ -99,10 +112,22 @@ class Serving:
 
         Raises UnknownRequestError, also for one of another key, unless the caller's is an operator's.
         """
+        return [index for index, choice in enumerate(self._choices_of(request_id, caller)) if choice.end_thinking()]
+
+    def cancel(self, request_id: str, caller: Caller = ANYONE) -> None:
+        """Ends a running request after its next tokens. Raises UnknownRequestError, as `end_thinking`."""
+        for choice in self._choices_of(request_id, caller):
+            choice.stop()
+
+    def _choices_of(self, request_id: str, caller: Caller) -> Sequence[RunningChoice]:
         choices = self.choices.get(request_id)
         if choices is None or not (caller.is_operator or self.owners[request_id] == caller.name):
             raise UnknownRequestError(request_id)
-        return [index for index, choice in enumerate(choices) if choice.end_thinking()]
+        return choices
+
+    def end_all_thinking(self) -> int:
+        """Has the thinking of all running requests closed; of how many choices."""
+        return sum(choice.end_thinking() for choices in self.choices.values() for choice in choices)
 
     def describe_engine(self) -> str:
         """What keeps the engine from taking requests, in words."""

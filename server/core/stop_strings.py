@@ -11,13 +11,14 @@ ROOT = 0
 
 
 class StopStrings:
-    """Passes text through until the first of `stops` is complete; `hit` tells that it was.
+    """Passes text through until the first of `stops` is complete; `hit` tells that it was, and `reached` which.
 
     The outcome is the same however the text is cut into pieces. Where several are complete at once, the longest counts.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.hit = False
+        self.reached: str | None = None
         self._held = ""
         self._state = ROOT
         self._automaton = _automaton(tuple(stops)) if stops else None
@@ -35,6 +36,7 @@ class StopStrings:
             self._state = automaton.next(self._state, text[end])
             if length := automaton.longest[self._state]:
                 self.hit, self._held = True, ""
+                self.reached = text[end + 1 - length : end + 1]
                 return text[: end + 1 - length]
         shown = len(text) - automaton.depth[self._state]
         self._held = text[shown:]

@@ -45,6 +45,8 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
     arrived = perf_counter()
     _check_type(request.headers)
     content = await _content(request, serving_of(request).settings.max_body_bytes)
+    if content and "content-type" not in request.headers and _is_of_browser(request.headers):
+        raise ContentTypeError("")
     body = await read_long(lambda: _parsed(parse, content), len(content))
     caller = caller_of(request.scope)
     return body, Received(size=len(content), client=caller.name, caller=caller, arrived=arrived)
@@ -77,12 +79,16 @@ async def _content(request: Request, limit: int) -> bytes:
 def _check_type(headers: Headers) -> None:
     """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM.
 
-    From a browser only what says that it is JSON: a page can send anything else anywhere, without being asked whether
-    it may.
+    From a browser only what says that it is JSON, if there is a body at all: a page can send anything else anywhere,
+    without being asked whether it may.
     """
     content_type = headers.get("content-type")
     kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
     if kind == JSON_TYPE or (kind is not None and kind.startswith("application/") and kind.endswith("+json")):
         return
-    if kind not in CURLS_TYPES or any(name in headers for name in BROWSERS_HEADERS):
+    if kind not in CURLS_TYPES or (kind is not None and _is_of_browser(headers)):
         raise ContentTypeError(content_type or "")
+
+
+def _is_of_browser(headers: Headers) -> bool:
+    return any(name in headers for name in BROWSERS_HEADERS)

@@ -1,16 +1,16 @@
-"""JSON responses, and the handlers that give every failure OpenAI's shape."""
+"""JSON responses, and the handlers that give every failure the shape of the API that it happened in."""
 
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from re import Pattern
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from server.errors import ApiError, ErrorShape, RouteError
+from server.errors import ApiError, ErrorShape
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +21,18 @@ def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, 
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
-    """The whole HTTP response that tells of `error`, in the shape of the API that the request is for."""
+    """The whole HTTP response that tells the request of `scope` of `error`, in its API's shape."""
+    shapes: Sequence[ErrorShape] = scope["app"].state.error_shapes
+    headers_in, path = Headers(scope=scope), route_path(scope)
+    own = next((shape for shape in shapes if shape.is_spoken(path, headers_in)), None)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(_shape_of(scope)(error), error.status, headers)
+    return json_response(error.body() if own is None else own.body(error), error.status, headers)
 
 
-def install_error_handlers(app: FastAPI, shapes: Sequence[tuple[Pattern[str], ErrorShape]] = ()) -> None:
-    """Gives every error of `app` its shape: our own, the router's (404, 405) and unforeseen ones.
-
-    `shapes` are those of paths whose API has one of its own; all others have OpenAI's.
-    """
+def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
+    """Gives all errors of `app` OpenAI's shape or one of `shapes`: our own, the router's, and unforeseen ones."""
     app.state.error_shapes = shapes
     app.add_exception_handler(ApiError, _own)
     app.add_exception_handler(HTTPException, _of_router)
@@ -43,12 +43,6 @@ def route_path(scope: Scope) -> str:
     """The path of a request as the routes know it: without the prefix under which a proxy serves the app."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
-
-
-def _shape_of(scope: Scope) -> ErrorShape:
-    path = route_path(scope)
-    shapes: Sequence[tuple[Pattern[str], ErrorShape]] = scope["app"].state.error_shapes
-    return next((shape for pattern, shape in shapes if pattern.match(path)), ApiError.body)
 
 
 async def _own(request: Request, error: Exception) -> Response:
@@ -64,7 +58,9 @@ async def _of_router(request: Request, error: Exception) -> Response:
         message = f"{request.url.path} does not take {request.method}."
     else:
         message = str(error.detail)
-    response = error_response(RouteError(message, error.status_code), request.scope)
+    told = ApiError(message)
+    told.status, told.kind = HTTPStatus(error.status_code), "invalid_request_error"
+    response = error_response(told, request.scope)
     response.headers.update(error.headers or {})
     return response
 

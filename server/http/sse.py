@@ -37,9 +37,10 @@ class Connection(Protocol):
         ...
 
 
-def encode_event(body: object) -> bytes:
-    """One event."""
-    return b"data: " + orjson.dumps(body) + b"\n\n"
+def encode_event(body: object, name: str = "") -> bytes:
+    """One event; with a `name` where the API names its events."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
@@ -65,7 +66,8 @@ class EventStream(Response):
     """Sends the events of a generator, and closes it when the client leaves, or has read nothing for `stall_seconds`
     of the app's state while events wait for it.
 
-    The response starts with the first event, so that an ApiError raised before it is an ordinary error response.
+    The response starts with the first event, so that an ApiError raised before it is an ordinary error response, in
+    its API's shape.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:

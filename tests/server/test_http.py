@@ -343,6 +343,7 @@ async def test_without_an_engine_requests_and_health_are_503(
             assert int(response.headers["retry-after"]) > 0
             assert told in error_of(response)["message"]
         assert response.json()["progress"] == status.fraction
+        assert (await http.get("/live")).status_code == 200
         engine.status = EngineStatus("ready", "", 1.0)
         assert (await http.get("/health")).json() == {"status": "ok"}
 
@@ -367,6 +368,17 @@ async def test_metrics_tell_the_engines_load_as_vllm_does(client: Client, engine
     assert {"vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0"} <= idle
     assert {"vllm:num_requests_running 2.0", "vllm:num_requests_waiting 1.0"} <= busy
     assert f"vllm:kv_cache_usage_perc {10 / 24}" in busy
+
+
+async def test_metrics_tell_the_engines_state_and_restarts(client: Client, engine: FakeEngine) -> None:
+    engine.restarts = {"hang": 2}
+    engine.status = EngineStatus("lost", "the engine hung", 0.0)
+    async with client(engine) as http:
+        lines = set((await http.get("/metrics")).text.splitlines())
+    assert {'twogear_engine_state{state="lost"} 1.0', 'twogear_engine_state{state="ready"} 0.0'} <= lines
+    causes = {"crash": 0, "killed": 0, "error": 0, "hang": 2, "protocol": 0}
+    assert {f'twogear_engine_restarts_total{{cause="{cause}"}} {n}.0' for cause, n in causes.items()} <= lines
+    assert {f'twogear_engine_places{{lane="{lane}",state="held"}} 0.0' for lane in ("answer", "think")} <= lines
 
 
 async def test_metrics_count_requests_and_tokens(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:

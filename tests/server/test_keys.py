@@ -22,7 +22,7 @@ from server.app import create_app
 from server.cli_errors import UsageError
 from server.commands import serve
 from server.commands.serve import settings_of
-from server.errors import ApiError, BadRequestError, JsonObject
+from server.errors import ApiError, BadRequestError, ErrorShape, JsonObject
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
@@ -455,10 +455,11 @@ async def test_errors_before_the_routes_have_the_shape_of_the_api_too(
     async def ask(name: str) -> Response:
         raise BadRequestError(f"no {name}", param="name")
 
-    def shape(error: ApiError) -> JsonObject:
+    def told(error: ApiError) -> JsonObject:
         return {"type": "error", "status": int(error.status), "said": error.message}
 
-    api = Api(router=router, answers=(), access={"/v2/{name}/ask": "control"}, error_shape=shape)
+    shape = ErrorShape("/v2/", "x-own-shape", told)
+    api = Api(router=router, answers=(), access={"/v2/{name}/ask": "control"}, errors=shape)
     app = create_app(engine, Settings(), profile, fmt, (*APIS, api), keys=key_file)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:

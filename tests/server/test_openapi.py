@@ -1,13 +1,17 @@
 """Responses and events agree with the OpenAPI document: they have the fields that it lists and no others."""
 
+import re
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import msgspec
+import orjson
 import pytest
+from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
+from server.api.registry import APIS
 from server.app import create_app
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
@@ -55,6 +59,25 @@ class Document:
         if media_type == "text/event-stream" and "error" in value:
             schema = {"$ref": "#/components/schemas/ErrorResponse"}
         jsonschema_rs.validate({**self._document, **schema}, value)
+
+
+async def test_the_document_has_all_that_it_refers_to(client: Client, engine: FakeEngine) -> None:
+    async with client(engine) as http:
+        text = (await http.get("/openapi.json")).text
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert names <= set(orjson.loads(text)["components"]["schemas"])
+
+
+def test_no_body_and_answer_have_one_name() -> None:
+    bodies, answers = (
+        {name for api in APIS for kind in getattr(api, field) for name in _names_in(kind)}
+        for field in ("bodies", "answers")
+    )
+    assert not bodies & answers
+
+
+def _names_in(kind: type[BaseModel]) -> set[str]:
+    return {kind.__name__, *kind.model_json_schema().get("$defs", {})}
 
 
 @pytest.mark.parametrize(("path", "fields"), REQUESTS)

@@ -220,6 +220,13 @@ async def test_a_page_has_to_say_that_it_sends_json(
     assert "application/json" in error_of(response)["message"]
 
 
+async def test_a_page_asks_for_what_has_no_body(with_page: httpx.AsyncClient) -> None:
+    made = (await with_page.post("/v1/responses", json={"input": "Hi"}, headers={"Origin": PAGE})).json()
+    for method in ("GET", "DELETE"):
+        response = await with_page.request(method, f"/v1/responses/{made['id']}", headers={"Origin": PAGE})
+        assert response.status_code == 200
+
+
 async def test_curl_need_not(http: httpx.AsyncClient) -> None:
     for headers in ({"Content-Type": FORM}, {}):
         content = b'{"messages": [{"role": "user", "content": "Hi"}]}'

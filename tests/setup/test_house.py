@@ -122,6 +122,7 @@ IMPORT_VLLM = {
     "engine/vllm_internals/kv_cache_manager.py",
     "engine/vllm_internals/model_runner.py",
     "engine/vllm_internals/page_counter.py",
+    "engine/vllm_internals/recovery.py",
     "engine/vllm_internals/sampler.py",
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),

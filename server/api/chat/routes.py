@@ -5,9 +5,9 @@ from fastapi import APIRouter, Request, Response
 from server.api.chat.admission import chat_request
 from server.api.chat.answer import ChatResponse, ChunkWriter
 from server.api.chat.body import ChatRequest, read_chat_request
-from server.api.chat.control_body import ControlRequest, read_control_request
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.answering import complete, rejections, stream
+from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.common.sampling import includes_usage
 from server.core.admission import admit

@@ -60,9 +60,8 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
     try:
         async with aclosing(pieces):
             async for piece in pieces:
-                events = writer.piece(piece)
-                if not started:
-                    events = writer.begin() + events
+                before = b"" if started else writer.begin()
+                events = before + writer.piece(piece)
                 if events:
                     started = True
                     yield events

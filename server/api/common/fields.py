@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -90,9 +90,9 @@ def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: It
             raise BadRequestError(f'There is no field "{name}". Did you mean "{meant}"?', param=name)
 
 
-def refuse_retired(fields: dict[str, Any]) -> None:
-    """Raises BadRequestError for a field of RETIRED that asks for something."""
-    for name, newer in RETIRED.items():
+def refuse_retired(fields: dict[str, Any], retired: Mapping[str, str] = RETIRED) -> None:
+    """Raises BadRequestError for a field of `retired` that asks for something."""
+    for name, newer in retired.items():
         if fields.get(name) not in (None, [], "none", "auto"):
             raise BadRequestError(f"{name} is not supported: use {newer}.", param=name)
 

@@ -14,12 +14,12 @@ from pydantic.json_schema import models_json_schema
 
 from server.access.keys import RouteGroup
 from server.api.common.schema import ErrorResponse
-from server.errors import ApiError, ErrorShape
+from server.errors import ErrorShape
 
 SCHEMAS = "#/components/schemas/"
 SERVED_MODES = "x-served-modes"
 """Marks a string of a body that is the name of a mode: the document of a running server lists those that it has."""
-METHODS = ("get", "post")
+METHODS = ("get", "post", "delete")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait", "required": True}}
 _ERRORS = {
     400: "A field is wrong, and `param` names it, or the body is no JSON object",
@@ -38,15 +38,15 @@ Responses = dict[int | str, dict[str, Any]]
 class Api:
     """One API: its routes, and the models of the bodies and responses that they refer to in the OpenAPI document.
 
-    `access`: which of its paths need no key (`open`), or a key that may use more than the models. `error_shape`: how
-    its errors look, those too that come before its routes (no key, a foreign page, no such method).
+    `errors`: how it tells errors, where that is not OpenAI's way. `access`: which of its paths need no key (`open`), or
+    a key that may use more than the models.
     """
 
     router: APIRouter
     bodies: tuple[type[BaseModel], ...] = ()
     answers: tuple[type[BaseModel], ...]
+    errors: ErrorShape | None = None
     access: Mapping[str, RouteGroup | Literal["open"]] = field(default_factory=dict)
-    error_shape: ErrorShape = ApiError.body
 
 
 def body_of(*kinds: type[BaseModel]) -> dict[str, Any]:
@@ -58,16 +58,16 @@ def answers_of(
     kind: type[BaseModel],
     *errors: int,
     event: type[BaseModel] | None = None,
+    other: type[BaseModel] | None = None,
     problem: type[BaseModel] = ErrorResponse,
     needs_key: bool = True,
 ) -> Responses:
-    """What a route says of its responses: `kind`, or with `stream` a series of `event`; errors with these statuses.
-
-    Those of keys are added: 401 and 403, and 429 where the engine has to do with it.
+    """What a route says of its responses: `kind`, or for some clients `other`, or with `stream` a series of `event`;
+    errors with these statuses. Those of keys are added: 401 and 403, and 429 where the engine has to do with it.
     """
     if needs_key:
         errors = tuple(sorted({*errors, 401, 403, *([429] if 503 in errors else [])}))
-    content = {"application/json": _of(kind)}
+    content = {"application/json": _of(kind) if other is None else _of(kind, other)}
     if event is not None:
         # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
         content["text/event-stream"] = {"x-event": _of(event)["schema"]}

@@ -51,8 +51,8 @@ class StreamOptions(Fields):
     """True: the last event before `[DONE]` has the token counts and no choices; `usage` is null in all before it."""
 
 
-class SamplingFields(Fields):
-    """Sampling fields that are absent or null take the mode's defaults."""
+class DrawingFields(Fields):
+    """How tokens are drawn and what ends an answer. Fields that are absent or null take the mode's defaults."""
 
     model: str | None = None
     """A listed model: its own name, or an alias that names the mode too (`NAME:standard`, `NAME:reasoning`).
@@ -116,6 +116,11 @@ class SamplingFields(Fields):
 
     Differs: not in OpenAI's API; vLLM takes it where it schedules by priority.
     """
+
+
+class SamplingFields(DrawingFields):
+    """The same with what else chat and text completions share."""
+
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     """How many choices; 1 if absent."""
     response_format: ResponseFormat | None = None
@@ -148,7 +153,7 @@ def includes_usage(asked: SamplingFields) -> bool:
     return bool(asked.stream_options.include_usage)
 
 
-def sampling_of(body: SamplingFields) -> dict[str, float]:
+def sampling_of(body: DrawingFields) -> dict[str, float]:
     """The fields of engine.sampling that the client set."""
     asked = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if asked.get("top_k") == -1:  # no limit, as 0
@@ -156,7 +161,7 @@ def sampling_of(body: SamplingFields) -> dict[str, float]:
     return asked
 
 
-def stop_of(body: SamplingFields) -> Stop:
+def stop_of(body: DrawingFields) -> Stop:
     """What ends the answer."""
     return Stop(
         texts=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
@@ -166,7 +171,7 @@ def stop_of(body: SamplingFields) -> Stop:
     )
 
 
-def logit_bias_of(body: SamplingFields) -> dict[int, float]:
+def logit_bias_of(body: DrawingFields) -> dict[int, float]:
     """By token id; raises BadRequestError for a key that is none."""
     biases = body.logit_bias
     if not biases:

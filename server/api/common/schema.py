@@ -26,8 +26,10 @@ class ErrorDetails(Answer):
     param: str | None
     """The field at fault, as in `messages[0].content`."""
     code: str | None
-    """`context_length_exceeded`, `invalid_api_key`, `insufficient_permissions`, `model_not_found`,
-    `rate_limit_exceeded`, `request_not_found`, `request_too_large`, or null."""
+    """`context_length_exceeded`, `insufficient_permissions`, `invalid_api_key`, `invalid_encrypted_content`,
+    `model_not_found`, `previous_response_not_found`, `rate_limit_exceeded`, `request_not_found`, `request_too_large`,
+    `response_not_found`, or null.
+    """
 
 
 class ErrorResponse(Answer):

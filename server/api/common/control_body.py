@@ -1,4 +1,4 @@
-"""The body of `POST /v1/chat/completions/{id}/control`."""
+"""The body of `POST …/control`, of a chat completion or a response that runs."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from server.api.common.fields import Fields, checked, read_object
 
 
 class ControlRequest(Fields):
-    """What a running completion shall do."""
+    """What a running request shall do."""
 
     action: Literal["end_reasoning"]
     """Closes the thinking, as a spent budget would; the answer follows."""

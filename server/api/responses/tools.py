@@ -1,0 +1,238 @@
+"""The tools of a response and their choice: flat functions, and custom tools, which take text instead of JSON.
+
+To the model a custom tool is a function whose one argument, `input`, is a string.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Discriminator, Field, Tag
+
+from server.api.common.conversation import MAX_TOOLS
+from server.api.common.fields import Fields
+from server.api.responses.items import one_of, tag_by_type
+from server.core.request import NamedTool, ToolUse
+from server.errors import BadRequestError
+
+Hosted = Literal[
+    "web_search", "web_search_preview", "web_search_2025_08_26", "web_search_preview_2025_03_11", "file_search",
+    "code_interpreter", "image_generation", "computer", "computer_use_preview", "mcp", "tool_search", "local_shell",
+    "shell", "apply_patch", "programmatic_tool_calling",
+]  # fmt: skip
+"""Tools of OpenAI's own, which a model may use or not: here it never does."""
+
+
+class FunctionTool(Fields):
+    """A function of the client's."""
+
+    type: Literal["function"]
+    """The kind of the tool."""
+    name: str
+    """Up to 64 letters, digits, dots, underscores and dashes."""
+    description: str | None = None
+    """What it does, for the model."""
+    parameters: dict[str, Any] | None = None
+    """A JSON schema of the arguments."""
+    strict: bool | None = None
+    """Means nothing here: `tool_choice` says whether a grammar binds the call."""
+
+
+class TextInput(Fields):
+    """Any text."""
+
+    type: Literal["text"]
+    """The kind of the input."""
+
+
+class RegexInput(Fields):
+    """Text in a form."""
+
+    type: Literal["grammar"]
+    """The kind of the input."""
+    syntax: Literal["regex"]
+    """Differs: `lark` is refused, since the model writes the input within JSON."""
+    definition: str
+    """A regular expression that all of the input matches. It binds the input as schemas bind a function's arguments."""
+
+
+class CustomTool(Fields):
+    """A tool of the client's that takes text."""
+
+    type: Literal["custom"]
+    """The kind of the tool."""
+    name: str
+    """As a function's."""
+    description: str | None = None
+    """What it does, for the model."""
+    format: Annotated[
+        Annotated[TextInput, Tag("(text)")] | Annotated[RegexInput, Tag("(grammar)")], one_of("text", "grammar")
+    ] | None = None  # fmt: skip
+    """The form of its input; absent: any text."""
+
+
+class HostedTool(Fields):
+    """A tool of OpenAI's own: skipped, and refused where `tool_choice` wants it."""
+
+    type: Hosted
+    """The kind of the tool."""
+
+
+def _tool_tag(value: object) -> str | None:
+    return "(hosted)" if tag_by_type(*get_args(Hosted))(value) else tag_by_type("function", "custom")(value)
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("(function)")]
+    | Annotated[CustomTool, Tag("(custom)")]
+    | Annotated[HostedTool, Tag("(hosted)")],
+    Discriminator(
+        _tool_tag, custom_error_type="tool", custom_error_message="must be an object whose type is function or custom"
+    ),
+]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+
+
+class NamedChoice(Fields):
+    """One tool."""
+
+    type: Literal["function", "custom"]
+    """The kind of the tool."""
+    name: str
+    """Its name."""
+
+
+class AllowedTools(Fields):
+    """Some of the tools: the model is shown these alone."""
+
+    type: Literal["allowed_tools"]
+    """The kind of the choice."""
+    mode: Literal["auto", "required"]
+    """As `tool_choice`, for these tools."""
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+    """The tools that may be called."""
+
+
+def _choice_tag(value: object) -> str | None:
+    if isinstance(value, str):
+        return "(text)"
+    return "(named)" if tag_by_type("function", "custom")(value) else tag_by_type("allowed_tools")(value)
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("(text)")]
+    | Annotated[NamedChoice, Tag("(named)")]
+    | Annotated[AllowedTools, Tag("(allowed_tools)")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type="tool_choice",
+        custom_error_message='must be "none", "auto", "required", a function or custom tool, or allowed_tools',
+    ),
+]
+
+
+class ToolSet:
+    """The tools that the model is shown, as the core takes them, and how they may be used.
+
+    `names`: what the core's fields are called here. `custom`: the names of custom tools.
+    Raises BadRequestError where `tool_choice` names a tool that is not there.
+    """
+
+    def __init__(self, tools: Sequence[Tool], choice: Any, *, parallel: bool) -> None:
+        own = [(index, tool) for index, tool in enumerate(tools) if not isinstance(tool, HostedTool)]
+        if isinstance(choice, AllowedTools):
+            allowed = _found(choice, [tool for _, tool in own])
+            own = [(index, tool) for index, tool in own if (tool.type, tool.name) in allowed]
+        elif isinstance(choice, NamedChoice):
+            _check_named(choice, [tool for _, tool in own], "tool_choice.name")
+        self.tools = [_as_function(tool) for _, tool in own]
+        self.custom = frozenset(tool.name for _, tool in own if isinstance(tool, CustomTool))
+        self.use = ToolUse(choice=_core_choice(choice), parallel=parallel)
+        self.names = {
+            name: path
+            for at, (index, _) in enumerate(own)
+            for name, path in ((f"tools[{at}].function", f"tools[{index}]"), (f"tools[{at}]", f"tools[{index}]"))
+        }
+
+
+def _core_choice(choice: Any) -> Any:
+    if isinstance(choice, AllowedTools):
+        return choice.mode
+    return NamedTool(choice.name) if isinstance(choice, NamedChoice) else choice or "auto"
+
+
+def _found(choice: AllowedTools, tools: Sequence[Any]) -> set[tuple[str, str]]:
+    for index, named in enumerate(choice.tools):
+        _check_named(named, tools, f"tool_choice.tools[{index}].name")
+    return {(named.type, named.name) for named in choice.tools}
+
+
+def _check_named(named: NamedChoice, tools: Sequence[Any], param: str) -> None:
+    if not any((tool.type, tool.name) == (named.type, named.name) for tool in tools):
+        raise BadRequestError(f"{param}: there is no {named.type} tool {named.name[:64]!r} in tools.", param=param)
+
+
+def _as_function(tool: Any) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if isinstance(tool, FunctionTool):
+        if tool.parameters is not None:
+            function["parameters"] = tool.parameters
+    else:
+        text: dict[str, Any] = {"type": "string"}
+        if isinstance(tool.format, RegexInput):
+            text["pattern"] = f"^(?:{tool.format.definition})$"
+        function["parameters"] = {"type": "object", "properties": {"input": text}, "required": ["input"]}
+    return {"type": "function", "function": function}
+
+
+def as_arguments(text: str) -> str:
+    """The arguments of a custom tool's call, as the model writes them."""
+    return json.dumps({"input": text}, ensure_ascii=False)
+
+
+_HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"  # the first half of a character that takes two escapes
+_CERTAIN = re.compile(
+    rf'(?:[^"\\]|\\["\\/bfnrt]|(?!{_HIGH})\\u[0-9a-fA-F]{{4}}|{_HIGH}\\u[0-9a-fA-F]{{4}}|{_HIGH}(?=[^\\]|\\[^u]))*'
+)
+
+
+class InputReader:
+    """Reads a custom tool's input out of the arguments of its call, `{"input": "…"}`, as they come."""
+
+    def __init__(self) -> None:
+        self._unread = ""
+        self._is_inside = False
+
+    def feed(self, arguments: str) -> str:
+        """More of the input, as far as it is certain."""
+        self._unread += arguments
+        if not self._is_inside:
+            head = _HEAD.match(self._unread)
+            if head is None:
+                return ""
+            self._is_inside = True
+            self._unread = self._unread[head.end() :]
+        certain = _CERTAIN.match(self._unread)
+        assert certain is not None
+        self._unread = self._unread[certain.end() :]
+        return _unescaped(certain[0])
+
+    def finish(self) -> str:
+        """The whole of it where the model wrote it otherwise: what it wrote, if that is no such argument at all."""
+        if self._is_inside:
+            return ""
+        try:
+            arguments = json.loads(self._unread)
+        except (ValueError, RecursionError):
+            return self._unread
+        text = arguments.get("input") if isinstance(arguments, Mapping) else None
+        return text if isinstance(text, str) else self._unread
+
+
+def _unescaped(text: str) -> str:
+    unescaped: str = json.loads(f'"{text}"', strict=False)
+    return unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
