@@ -132,7 +132,7 @@ class EngineLoop:
             self._check(request)
             own_id = self._engine.add_request(
                 request.request_id,
-                tokens_input(request.prompt_ids),
+                tokens_input(request.prompt_ids, cache_salt=request.cache_salt or None),
                 sampling_params(request.sampling, self._eos_token_ids),
                 arrival_time=arrived,
                 priority=request.priority,

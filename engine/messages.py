@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -49,13 +49,17 @@ class Continuation(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself."""
+    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself.
+
+    `cache_salt`: pages are found again only by generations of the same salt.
+    """
 
     request_id: str
     prompt_ids: list[int]
     sampling: Sampling
     priority: int = 0
     then: Continuation | None = None
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

@@ -48,7 +48,6 @@ def create_app(
     serving = app.state.serving = Serving(
         settings=settings, profile=profile, fmt=fmt, engine=engine, access=Access(keys)
     )
-    app.state.stall_seconds = settings.stall_seconds
     for api in apis:
         app.include_router(api.router)
     install_error_handlers(app, [api.errors for api in apis if api.errors is not None])

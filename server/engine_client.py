@@ -19,6 +19,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -45,6 +46,7 @@ from engine.messages import (
 from engine.transport import FrameBuffer, frame
 from server.delta_stream import DeltaStream
 from server.engine_process import GENTLE_SECONDS, EngineProcess, exit_words
+from server.offload import LONG, without_gc
 from server.step_watch import TICK, LoadWatch, StepWatch
 
 logger = logging.getLogger("twogear.engine")
@@ -144,7 +146,8 @@ class EngineClient(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
 
-        Raises EngineUnavailable, also in the middle, and RequestFailed.
+        Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind where deltas come faster than they
+        are asked for, by so much that the request was aborted.
         """
 
 
@@ -158,7 +161,9 @@ class _EngineSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for payload in self._frames.feed(data):
-                self._client.on_message(decode_from_engine(payload))
+                with without_gc() if len(payload) > LONG else nullcontext():
+                    message = decode_from_engine(payload)
+                self._client.on_message(message)
         except msgspec.MsgspecError as error:
             self._client.on_garbage(error)
 
@@ -350,11 +355,13 @@ class ProcessEngineClient:
         stream = self._streams.get(delta.request_id)
         if stream is None:  # aborted while the step ran
             return
-        if delta.finish is not None:
+        is_taken = stream.put(delta)
+        if not is_taken:
+            self._send(Abort(delta.request_id))
+        if delta.finish is not None or not is_taken:
             self._drop(delta.request_id)
         elif self._prefilling:
             self._prefilling.pop(delta.request_id, None)
-        stream.put(delta)
 
     def _on_ready(self, message: Ready) -> None:
         if message.protocol != PROTOCOL_VERSION:

@@ -9,6 +9,7 @@ ApiError
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── UnknownResponseError   404
+├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
 ├── RateLimitError         429, with Retry-After
@@ -130,6 +131,16 @@ class UnknownRequestError(ApiError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"No completion {name[:64]!r} is running here.", param="id", code="request_not_found")
+
+
+class SlowReaderError(ApiError):
+    """The client reads its stream so slowly that too much waits for it."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("This stream is read too slowly for its log-probabilities. Ask for fewer, or read faster.")
 
 
 class UnknownResponseError(ApiError):

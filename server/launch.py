@@ -34,7 +34,8 @@ from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.protocol import Protocol
+from server.http.connections import Connections
+from server.http.protocol import protocol_of
 from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
@@ -82,9 +83,12 @@ def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
+    connections = Connections(settings)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,

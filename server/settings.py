@@ -25,14 +25,30 @@ class Settings:
     """None: the checkpoint's own; ours if it has none."""
     max_body_bytes: int = 4 * 1024 * 1024
     """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
+    max_bodies_bytes: int = 64 * 1024 * 1024
+    """All bodies together that are long and still coming in."""
+    max_parsed_bytes: int = 256 * 1024 * 1024
+    """What the long bodies may take that are parsed and not yet planned, at PARSED_BYTES for each of theirs."""
     max_response_bytes: int = 256 * 1024 * 1024
     """What the log-probabilities of one response may take until it is whole."""
     keep_alive: int = 75
     """How long an idle connection stays open: longer than the usual client keeps it."""
+    header_timeout: float = 20.0
+    """How long the head of a request may take to come, and a new connection's first byte."""
+    body_timeout: float = 60.0
+    """How long the body may take, beside a second for each 64 KiB of it."""
+    max_connections: int = 16_384
+    """Open at once, fewer where the system allows fewer files."""
+    max_connections_per_address: int = 1024
+    """The same from one address, or one /64 of IPv6; this machine's own, where proxies are, may have all."""
     stall_seconds: float = 60.0
-    """How long a client may leave its stream unread before its request is ended."""
+    """How long a client may leave what waits for it unread before its connection is ended."""
     retry_after: int = 2
     """What clients are told to wait when the server cannot take a request now."""
+    remember_generated: bool = True
+    """Whether an answer that comes back in a conversation keeps the tokens that the model wrote."""
+    isolate_keys: bool = False
+    """Whether the prefix cache is apart for each API key."""
     max_stored_responses: int = 10_000
     """How many responses of `/v1/responses` are kept for clients to come back to; 0: none."""
     max_stored_bytes: int = 256 * 1024 * 1024

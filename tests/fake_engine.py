@@ -96,7 +96,9 @@ class FakeEngine:
         if then is not None and len(written) > then.after_tokens and then.unless_token_id not in first:
             yield from self._parts(request, first, sizes, goes_on=True)
             prompt_ids = [*request.prompt_ids, *ids[: then.after_tokens], *then.forced_token_ids]
-            following = Generate(request.request_id, prompt_ids, then.sampling, request.priority)
+            following = Generate(
+                request.request_id, prompt_ids, then.sampling, request.priority, cache_salt=request.cache_salt
+            )
             self.seen.append(following)
             yield from self._deltas(following)
         else:

@@ -46,9 +46,9 @@ class RealServer:
 
     @property
     def engine_pid(self) -> int:
-        """The engine process: the server's only child."""
-        (pid,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(pid)
+        """The engine process, which is a child of the server; 0 while there is none."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next((int(pid) for pid in children if _command(pid)[1:3] == ["-m", "engine"]), 0)
 
     def wait_until(self, status: int) -> httpx.Response:
         """The first answer of /health with this status."""
@@ -76,3 +76,10 @@ class RealServer:
                     self.url = found[1]
                     self._announced.set()
         self._announced.set()
+
+
+def _command(pid: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:  # it has ended meanwhile
+        return []

@@ -16,7 +16,7 @@ async def _step() -> None:
     await asyncio.sleep(0.02)
 
 
-def engine(_model: str, _options: object) -> FakeEngine:
+def engine(*_arguments: object, **_options: object) -> FakeEngine:
     """Writes 200 words to whatever it is asked, or as many as it may."""
     fmt = ChatFormat.from_folder(Path(EMBEDDED_MODEL))
     ids = [*fmt.encode_text("on and on " * 66), fmt.end_of_turn_id]

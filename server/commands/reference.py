@@ -27,7 +27,7 @@ from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import TYPES
-from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageControl, MessageEvent, TokensCount
 from server.api.responses.body import ResponseRequest
 from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
 from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
@@ -261,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "messages fields": lambda: _fields(MessagesRequest),
     "messages response": lambda: _answer(AnthropicMessage),
     "messages event": lambda: _answer(MessageEvent),
+    "message control response": lambda: _answer(MessageControl),
     "count tokens response": lambda: _answer(TokensCount),
     "anthropic models response": lambda: _answer(AnthropicModels),
     "anthropic error response": lambda: _answer(AnthropicError),

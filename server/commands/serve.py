@@ -21,6 +21,7 @@ DEFAULTS = Settings()
 KEY_VARIABLES = ("TWOGEAR_API_KEY", "VLLM_API_KEY")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*")
+MOST_DIGITS = 16  # of a count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.drain_seconds,
         help="how long running requests may go on after SIGTERM (default %(default)g)",
     )
+    _add_connections(parser)
     parser.set_defaults(engine_options=[])
 
 
@@ -163,6 +165,46 @@ def _parts(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON list of texts: {error}") from error
 
 
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connections", "what a client may take, of time, memory and other clients")
+    group.add_argument(
+        "--max-connections", type=_positive, metavar="N", default=DEFAULTS.max_connections, help="the most open at once"
+    )
+    group.add_argument(
+        "--max-connections-per-address",
+        type=_positive,
+        metavar="N",
+        default=DEFAULTS.max_connections_per_address,
+        help="the most of one address; from this machine, where proxies are, there may be any number",
+    )
+    for flag, text in (
+        ("header-timeout", "for a request's head, and for a new connection's first byte"),
+        ("body-timeout", "for a request's body, and one more for each 64 KiB of it"),
+        ("stall-seconds", "for a client to read on in its answer"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_seconds, metavar="SECONDS", default=default, help=f"the longest {text}")
+    for flag, text in (
+        ("max-body-bytes", "of one request"),
+        ("max-bodies-bytes", "of all long requests that are coming in"),
+        ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
+        ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        group.add_argument(f"--{flag}", type=_positive, metavar="N", default=default, help=f"the most bytes {text}")
+    group.add_argument(
+        "--isolate-keys",
+        action="store_true",
+        help="keep the prefix cache apart for each API key: cached_tokens then tells nothing of others' texts",
+    )
+    group.add_argument(
+        "--no-remember-generated",
+        dest="remember_generated",
+        action="store_false",
+        help="tokenize answers that come back afresh, however the model wrote them",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
     settings = settings_of(args, os.environ)
@@ -196,6 +238,13 @@ def settings_of(args: argparse.Namespace, environment: MutableMapping[str, str])
         given[name] = tuple(given[name] or ())
     hashes = tuple(dict.fromkeys(hash_of(os.fsencode(secret)) for secret in secrets))
     return Settings(**given, api_key_hashes=hashes)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
 
 
 def _port(text: str) -> int:

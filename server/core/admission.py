@@ -3,6 +3,8 @@
 Starts nothing; `server.core.run` runs the plan.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 from server.core.answer_format import answer_format, named_tools
@@ -20,6 +22,13 @@ from server.modes.thinking import ModeRequest
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
+    try:
+        return await _plan(request, serving)
+    finally:
+        request.received.planned()
+
+
+async def _plan(request: Request, serving: Serving) -> Plan:
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
     caller = request.received.caller
     caller.check(mode.name, request.most_choices, request.name("n"))
@@ -45,7 +54,17 @@ async def admit(request: Request, serving: Serving) -> Plan:
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
         answer_format=form,
+        owner=request.owner,
+        cache_salt=_salt(request, serving),
     )
+
+
+def _salt(request: Request, serving: Serving) -> str:
+    """Of the engine's pages: the client's own, and where keys are isolated, apart for each key."""
+    client = request.received.client
+    if not (client and serving.settings.isolate_keys):
+        return request.cache_salt
+    return hashlib.sha256(json.dumps([client, request.cache_salt]).encode()).hexdigest()
 
 
 async def prompt_ids(request: Request, serving: Serving) -> list[int]:

@@ -2,7 +2,7 @@
 
 They are compiled here once to be checked, so that what no grammar takes, or what would hold up the engine, is an error
 of the client's before the engine sees it. The library's own limits do not bound what some of them cost, so all of this
-runs in a process apart, within MOST_SECONDS and MOST_MEMORY (`grammar_worker`). JSON is written as Python writes it
+runs in a process apart, within limits of time and MOST_MEMORY (`grammar_worker`). JSON is written as Python writes it
 (`{"a": [1, 2]}`): one way to space it leaves a model no way to fill its limit with blanks. Which grammar a request
 needs is said elsewhere.
 """
@@ -21,7 +21,6 @@ from server.core import schema_limits, schemas
 LONGEST = 131_072  # characters of a grammar: the slowest of that length take a second to compile
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
 LONGEST_REASON = 300
-MOST_SECONDS = 2.0  # of computing, for all that is done with a part of a grammar
 MOST_COMPILE_SECONDS = 0.5  # the engine compiles it again, twice, between two steps of all requests
 MOST_MEMORY = 512 * 1024**2  # bytes of address space
 LIMITS = LLParserLimits(max_grammar_size=20_000, verbose_errors=False)

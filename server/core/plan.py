@@ -37,7 +37,8 @@ class Plan:
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion.
-    `is_conversation`: the answer may come back with the next request.
+    `is_conversation`: the answer may come back with the next request, for the same `owner` (Request). `cache_salt`: of
+    the engine's pages.
     """
 
     id: str
@@ -53,6 +54,8 @@ class Plan:
     reasoning_logprobs: bool
     shows_token_ids: bool
     answer_format: AnswerFormat
+    owner: tuple[str, str] = ("", "")
+    cache_salt: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

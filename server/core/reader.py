@@ -4,7 +4,7 @@ from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
 from server.core.choice import Advance, Choice
-from server.core.events import Piece
+from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import LogprobReader
 from server.core.plan import Plan
 from server.core.stop_strings import StopStrings
@@ -28,7 +28,9 @@ class ChoiceReader:
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
         )
+        self._has_told_prompt = False
         top = plan.choices[index].sampling.logprobs
+        self._top = top or plan.choices[index].sampling.prompt_logprobs or 0
         self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=choice.thinking)
         self._shown = ("content", "reasoning") if plan.reasoning_logprobs else ("content",)
 
@@ -67,7 +69,14 @@ class ChoiceReader:
         if self._shows_ids:
             token_ids = self.choice.token_ids[self._shown_ids :]
             self._shown_ids += len(token_ids)
-        return Piece(self.index, events, logprobs, token_ids)
+        return Piece(self.index, events, logprobs, token_ids, self._count_entries(logprobs))
+
+    def _count_entries(self, logprobs: dict[str, list[LogprobEntry]] | None) -> int:
+        entries = 0 if logprobs is None else (1 + self._top) * sum(map(len, logprobs.values()))
+        if not self._has_told_prompt and self.choice.prompt_logprobs is not None:
+            self._has_told_prompt = True
+            entries += (1 + self._top) * len(self.choice.prompt_logprobs)
+        return entries
 
     def _until_stop(self, events: list[Event]) -> list[Event]:
         shown: list[Event] = []

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from server.access.quota import ANYONE, Caller
+from server.core.bytes_budget import BytesHeld
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 
@@ -21,13 +22,20 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `caller`: what that key may do and has used. `arrived`: on the clock of perf_counter.
+    keys. `caller`: what that key may do and has used. `arrived`: on the clock of perf_counter. `held`: the memory that
+    a long body may take until it is planned.
     """
 
     size: int = 0
     client: str = ""
     caller: Caller = ANYONE
     arrived: float = msgspec.field(default_factory=time.perf_counter)
+    held: BytesHeld | None = None
+
+    def planned(self) -> None:
+        """The body is needed no more."""
+        if self.held is not None:
+            self.held.release()
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -134,7 +142,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
     limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `forms`: what binds the answer;
-    more than one is an error. `streamed`: the response is sent as it comes.
+    more than one is an error. `streamed`: the response is sent as it comes. `cache_salt`: what is remembered of the
+    request's text is for requests of the same salt.
     """
 
     id: str
@@ -155,6 +164,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     shown: Shown = Shown()
     priority: int | None = None
     streamed: bool = False
+    cache_salt: str = ""
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
@@ -164,6 +174,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(prompt, Conversation):
             return self.n
         return self.n * len(prompt.texts if isinstance(prompt, Texts) else prompt.prompts)
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Who shares with this request what is remembered of its text: those of the same key and salt."""
+        return self.received.client, self.cache_salt
 
     @property
     def prompt_path(self) -> str:

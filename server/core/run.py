@@ -13,8 +13,9 @@ from server.core.plan import Plan
 from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
 from server.core.serving import Serving
+from server.delta_stream import ReaderBehind
 from server.engine_client import EngineError, RequestBroke, RequestFailed
-from server.errors import ApiError, BadRequestError, QuarantinedError, RateLimitError
+from server.errors import ApiError, BadRequestError, QuarantinedError, RateLimitError, SlowReaderError
 from server.metrics import RequestWatch
 
 
@@ -54,6 +55,8 @@ class Run:
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
+            except ReaderBehind as error:
+                raise SlowReaderError from error
             except QuarantinedError:
                 watch.outcome = "rejected"
                 raise
@@ -87,6 +90,7 @@ class Run:
             reader.choice,
             f"{plan.id}-{reader.index}",
             priority=plan.priority,
+            cache_salt=plan.cache_salt,
             one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
@@ -109,7 +113,7 @@ class Run:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)
 
 
 @contextmanager

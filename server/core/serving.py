@@ -10,7 +10,8 @@ from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.access.access import Access
 from server.access.quota import ANYONE, Caller
-from server.core.generated_tokens import GeneratedTokens
+from server.core.bytes_budget import BytesBudget
+from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
 from server.core.quarantine import Quarantine
 from server.core.scheduler import Lane, Scheduler
 from server.engine_client import EngineClient
@@ -38,6 +39,7 @@ class RunningChoice(Protocol):
 class Serving:
     """One server. `draining` is set once it finishes what runs and takes nothing new.
 
+    `bodies` and `parsed`: the memory of long bodies that come in, and of those that are parsed and not yet planned.
     `choices` are those of the requests under way, by the requests' ids, and `owners` the names of the keys that these
     came with; `started` in Unix seconds. Raises ValueError where the model has none of the profile's modes.
     """
@@ -51,6 +53,8 @@ class Serving:
     generated: GeneratedTokens = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
+    bodies: BytesBudget = field(init=False)
+    parsed: BytesBudget = field(init=False)
     quarantine: Quarantine = field(default_factory=Quarantine)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
@@ -59,9 +63,11 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine_load)
-        self.generated = GeneratedTokens(self.fmt)
+        self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.modes = Modes.of(self.profile, self.fmt)
         self.scheduler = Scheduler(self._places)
+        self.bodies = BytesBudget(self.settings.max_bodies_bytes)
+        self.parsed = BytesBudget(self.settings.max_parsed_bytes)
         self.metrics.registry.register(EngineLife(self.engine, self._lanes))
 
     def adopt(self, profile: Profile, fmt: ChatFormat) -> None:

@@ -3,20 +3,21 @@
 Which fields a body has is the part of the API that reads it.
 """
 
-import gc
 from collections.abc import Callable
 from time import perf_counter
 from typing import TypeVar
 
+import msgspec
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.access.quota import ANYONE, Caller
+from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
-from server.errors import BodyTooLargeError, ContentTypeError
-from server.offload import LONG, read_long
+from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
+from server.offload import LONG, READING, offload, without_gc
 
 Body = TypeVar("Body")
 CALLER = "twogear.caller"
@@ -24,6 +25,11 @@ CALLER = "twogear.caller"
 JSON_TYPE = "application/json"
 CURLS_TYPES = (None, "application/x-www-form-urlencoded")
 BROWSERS_HEADERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
+PARTS = (b"[", b"{", b":")
+MOST_PARTS = 200_000
+SLICE = 1 << 17
+PARSED_BYTES = 24
+"""What a byte of JSON becomes at most, about: lists of empty objects."""
 
 
 def serving_of(request: Request) -> Serving:
@@ -43,27 +49,50 @@ def caller_of(scope: Scope) -> Caller:
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
     arrived = perf_counter()
+    serving, caller = serving_of(request), caller_of(request.scope)
     _check_type(request.headers)
-    content = await _content(request, serving_of(request).settings.max_body_bytes)
-    if content and "content-type" not in request.headers and _is_of_browser(request.headers):
-        raise ContentTypeError("")
-    body = await read_long(lambda: _parsed(parse, content), len(content))
-    caller = caller_of(request.scope)
-    return body, Received(size=len(content), client=caller.name, caller=caller, arrived=arrived)
+    coming, parsed = serving.bodies.holder(), serving.parsed.holder()
+    try:
+        content = await _content(request, serving.settings.max_body_bytes, coming)
+        if content and "content-type" not in request.headers and _is_of_browser(request.headers):
+            raise ContentTypeError("")
+        received = Received(size=len(content), client=caller.name, caller=caller, arrived=arrived)
+        if len(content) < LONG:
+            return parse(content), received
+        await parsed.take(PARSED_BYTES * len(content))
+        body = await offload(READING, lambda: _parsed(parse, content))
+    except BudgetSpent:
+        raise serving.unavailable("too many long requests are coming in") from None
+    finally:
+        coming.release()
+    return body, msgspec.structs.replace(received, held=parsed)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
-    """A long one without garbage collection, which a million new objects would keep busy: JSON has no cycles."""
-    if len(content) < LONG:
+    _check_parts(content)
+    with without_gc():
         return parse(content)
-    gc.disable()
-    try:
-        return parse(content)
-    finally:
-        gc.enable()
 
 
-async def _content(request: Request, limit: int) -> bytes:
+def _check_parts(content: bytes) -> None:
+    """Raises BadRequestError for more lists, objects and members than any use needs: each takes much, in one go."""
+    if sum(map(content.count, PARTS)) > MOST_PARTS and _count_parts(content) > MOST_PARTS:  # the former counts text too
+        raise BadRequestError(f"The body has more than {MOST_PARTS} lists, objects and members.")
+
+
+def _count_parts(content: bytes) -> int:
+    """Of JSON, outside of its strings. In slices, so that others run between them."""
+    bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")  # then each quote begins or ends a string
+    count = is_inside = 0
+    for start in range(0, len(bare), SLICE):
+        pieces = bare[start : start + SLICE].split(b'"')
+        count += sum(map(b"".join(pieces[is_inside::2]).count, PARTS))
+        is_inside = (is_inside + len(pieces) - 1) % 2
+    return count
+
+
+async def _content(request: Request, limit: int, coming: BytesHeld) -> bytes:
+    """A short body does not wait for long ones."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
         raise BodyTooLargeError(limit)
@@ -72,6 +101,8 @@ async def _content(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise BodyTooLargeError(limit)
+        if size > LONG:
+            await coming.take(size - coming.size)
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -67,11 +67,12 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     medium: Share
     high: Share
     xhigh: Share
+    max: Share = 1.0
 
     def __post_init__(self) -> None:
         shares = msgspec.structs.astuple(self)
         if list(shares) != sorted(set(shares)):
-            raise ValueError("the shares must grow from minimal to xhigh")
+            raise ValueError("the shares must grow from minimal to max")
 
 
 class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"):

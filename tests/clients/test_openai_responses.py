@@ -6,12 +6,12 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses import FunctionToolParam, Response
+from openai.types.responses import Response
 
 from tests.clients.scenarios import GET_WEATHER, MODEL, OBSERVED, REPLY, SUM, WEATHER, Forecast
 
 real = pytest.mark.engine
-TOOL: FunctionToolParam = {"type": "function", "strict": None, **GET_WEATHER["function"]}
+TOOL: dict[str, Any] = {"type": "function", **GET_WEATHER["function"]}
 REASONING: list[dict[str, Any]] = [
     {"extra_body": {"reasoning_mode": "reasoning"}},
     {"model": f"{MODEL}:reasoning"},
@@ -78,7 +78,7 @@ def test_a_stream_and_its_helper(sdk: openai.OpenAI, mode: str) -> None:
 @real
 @pytest.mark.parametrize("mode", ["standard", "reasoning"])
 def test_parsed_answers(sdk: openai.OpenAI, mode: str) -> None:
-    asked = {"model": f"{MODEL}:{mode}", "input": WEATHER, "text_format": Forecast, "max_output_tokens": 400}
+    asked: dict[str, Any] = {"model": f"{MODEL}:{mode}", "input": WEATHER, "text_format": Forecast}
     assert isinstance(sdk.responses.parse(**asked).output_parsed, Forecast)
     with sdk.responses.stream(**asked) as stream:
         list(stream)
@@ -113,7 +113,7 @@ def test_a_tool_loop(weather_server: str, mode: str, *, stored: bool) -> None:
         first = sdk.responses.create(input=conversation, **asked)
         (call,) = [item for item in first.output if item.type == "function_call"]
         assert json.loads(call.arguments) == {"city": "Rome"}
-        result = {"type": "function_call_output", "call_id": call.call_id, "output": json.dumps(OBSERVED)}
+        result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": json.dumps(OBSERVED)}
         if stored:
             second = sdk.responses.create(input=[result], previous_response_id=first.id, **asked)
         else:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -154,11 +156,13 @@ async def test_a_budget_is_exact(client: Client, fmt: ChatFormat, how: dict[str,
     assert (message["reasoning_finish_reason"], message["stop_reason"]) == ("budget", "max_tokens")
 
 
-async def test_an_effort_is_a_share_of_the_limit(client: Client, fmt: ChatFormat) -> None:
+@pytest.mark.parametrize(("effort", "tokens"), [("low", 20), ("medium", 50), ("max", 73)])
+async def test_an_effort_is_a_share_of_the_limit(client: Client, fmt: ChatFormat, effort: str, tokens: int) -> None:
+    """Of 100 tokens a quarter is kept for the answer, and two close the thinking."""
     script = script_of(fmt.encode_text("on and on " * 90), len(fmt.render(HELLO, THINKING)))
     engine = FakeEngine(script, (fmt.end_of_turn_id,))
-    message = await post(client, engine, **ADAPTIVE, output_config={"effort": "low"}, max_tokens=100)
-    assert message["usage"]["output_tokens_details"]["thinking_tokens"] == 20
+    message = await post(client, engine, **ADAPTIVE, output_config={"effort": effort}, max_tokens=100)
+    assert message["usage"]["output_tokens_details"]["thinking_tokens"] == tokens
 
 
 async def test_calls(client: Client, caller: FakeEngine, fmt: ChatFormat) -> None:
@@ -396,19 +400,31 @@ def test_a_client_ends_the_thinking(running: Running) -> None:
         parts = response.iter_text()
         text = next(parts)
         (start, *_) = events_of(text[: text.rindex("\n\n") + 2])
-        control = f"/v1/chat/completions/{start['message']['id']}/control"
-        assert http.post(control, json={"action": "end_reasoning"}).json()["choices"] == [0]
+        message_id = start["message"]["id"]
+        control = f"{MESSAGES}/{message_id}/control"
+        told = http.post(control, json={"action": "end_reasoning"}).json()
         message = gathered(events_of(text + "".join(parts)))
+        over = http.post(control, json={"action": "end_reasoning"})
+        unknown = http.post(control, json={"action": "stop"})
+    assert told == {"id": message_id, "type": "message_control", "action": "end_reasoning", "closed": True}
+    assert (over.status_code, over.json()["error"]["type"]) == (404, "not_found_error")
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (400, "invalid_request_error")
     assert message["content"][1]["text"] == "forty"
     assert message["reasoning_finish_reason"] == "stopped"
 
 
 def test_the_engine_stops_when_the_client_leaves(running: Running, thinker: FakeEngine) -> None:
-    with httpx.Client(base_url=running.url) as http:
-        with http.stream("POST", MESSAGES, json=asked(**ADAPTIVE, stream=True, max_tokens=50_000)) as response:
-            next(response.iter_text())
-        with pytest.raises(httpx.ReadTimeout):
-            http.post(MESSAGES, json=asked(**ADAPTIVE, max_tokens=50_000), timeout=0.2)
-        while 'twogear_requests_running{mode="reasoning"} 0.0' not in http.get("/metrics").text:
-            pass
+    for stream in (True, False):
+        body = json.dumps(asked(**ADAPTIVE, stream=stream, max_tokens=50_000))
+        client = HTTPConnection(running.url.removeprefix("http://"))
+        client.request("POST", MESSAGES, body, {"Content-Type": "application/json"})
+        _wait_for(running, 1)
+        client.close()
+        _wait_for(running, 0)
     assert len(thinker.aborted) == 2
+
+
+def _wait_for(running: Running, requests: int) -> None:
+    gauge = f'twogear_requests_running{{mode="reasoning"}} {requests}.0'
+    while gauge not in httpx.get(f"{running.url}/metrics").text:
+        time.sleep(0.01)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT
-from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore
+from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore, StoredInput
 from server.app import create_app
 from server.errors import UnknownResponseError
 from server.modes.profile import Profile
@@ -22,6 +22,7 @@ from tests.server.test_http import error_of
 from tests.server.test_responses import URL, WEATHER, asked, call_of, post, stream
 
 LISTED: TypeAdapter[list[ResponseItem]] = TypeAdapter(list[ResponseItem])
+EMPTY = StoredInput.of([])
 NEXT = {"role": "user", "content": "And?"}
 
 
@@ -129,7 +130,7 @@ async def test_a_deleted_response_is_gone(http: httpx.AsyncClient) -> None:
 
 
 async def test_the_items_of_an_input_are_listed(http: httpx.AsyncClient) -> None:
-    items = [
+    items: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "c"}]},
@@ -149,12 +150,13 @@ async def test_the_items_of_an_input_are_listed(http: httpx.AsyncClient) -> None
     assert (newest["has_more"], newest["first_id"]) == (False, oldest["last_id"])
     page = (await http.get(listing, params={"limit": 3, "after": newest["data"][1]["id"]})).json()
     assert (page["data"], page["has_more"]) == (newest["data"][2:5], True)
-    for wrong, param in [
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"limit": 0}, "limit"),
         ({"limit": "x"}, "limit"),
         ({"order": "up"}, "order"),
         ({"after": "x"}, "after"),
-    ]:
+    ]
+    for wrong, param in mistakes:
         response = await http.get(listing, params=wrong)
         assert (response.status_code, error_of(response)["param"]) == (400, param)
 
@@ -175,9 +177,9 @@ def response_of(name: str, previous: str | None = None, size: int = 0) -> dict[s
 def test_what_was_used_longest_ago_leaves_first() -> None:
     store = ResponseStore(3, 1_000_000)
     for name in "abc":
-        store.put(response_of(name), [], "")
+        store.put(response_of(name), EMPTY, "")
     store.get("a", "")
-    store.put(response_of("d"), [], "")
+    store.put(response_of("d"), EMPTY, "")
     assert len(store) == 3
     with pytest.raises(UnknownResponseError, match="has left the store, which keeps the 3 used last"):
         store.get("b", "")
@@ -189,11 +191,11 @@ def test_what_was_used_longest_ago_leaves_first() -> None:
 
 def test_going_on_counts_as_a_use_of_all_before() -> None:
     store = ResponseStore(3, 1_000_000)
-    store.put(response_of("a"), [], "")
-    store.put(response_of("b", "a"), [], "")
-    store.put(response_of("c"), [], "")
+    store.put(response_of("a"), EMPTY, "")
+    store.put(response_of("b", "a"), EMPTY, "")
+    store.put(response_of("c"), EMPTY, "")
     assert [orjson.loads(stored.response)["id"] for stored in store.conversation("b", "")] == ["a", "b"]
-    store.put(response_of("d"), [], "")
+    store.put(response_of("d"), EMPTY, "")
     with pytest.raises(UnknownResponseError):
         store.get("c", "")
     assert len(store.conversation("b", "")) == 2
@@ -202,10 +204,10 @@ def test_going_on_counts_as_a_use_of_all_before() -> None:
 def test_the_bytes_are_bounded() -> None:
     store = ResponseStore(100, 10 * (ENTRY_BYTES + ITEM_BYTES + 200))
     for number in range(50):
-        store.put(response_of(str(number), size=100), [], "")
+        store.put(response_of(str(number), size=100), EMPTY, "")
     assert len(store) == 10
     assert store.size <= 10 * (ENTRY_BYTES + ITEM_BYTES + 200)
-    store.put(response_of("large", size=100_000), [], "")
+    store.put(response_of("large", size=100_000), EMPTY, "")
     assert len(store) == 10
     with pytest.raises(UnknownResponseError, match="has left the store"):
         store.get("large", "")
@@ -216,8 +218,8 @@ def test_the_bytes_are_bounded() -> None:
 
 def test_a_client_has_its_own_only() -> None:
     store = ResponseStore(10, 1_000_000)
-    store.put(response_of("a"), [], "one")
-    store.put({**response_of("b"), "output": [{"id": "item_a"}]}, [], "other")
+    store.put(response_of("a"), EMPTY, "one")
+    store.put({**response_of("b"), "output": [{"id": "item_a"}]}, EMPTY, "other")
     for forbidden in (store.get, store.delete, store.conversation):
         with pytest.raises(UnknownResponseError, match="was not stored here"):
             forbidden("a", "other")

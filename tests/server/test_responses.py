@@ -19,6 +19,7 @@ from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always
 from tests.server.test_http import error_of
 from tests.server.test_launch import Running
+from tests.server.test_openapi import Document
 
 URL = "/v1/responses"
 OF_SDK: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
@@ -28,6 +29,7 @@ WEATHER = {
     "description": "Get the weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+SKY = {"type": "namespace", "name": "sky", "description": "Of the sky"}
 SHELL = {"type": "custom", "name": "shell", "description": "Runs a command"}
 
 
@@ -165,6 +167,34 @@ async def test_a_stream_is_the_response_in_parts(
         check_texts(item, own)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [WEATHER, SHELL, {**SKY, "tools": [WEATHER]}], "tool_choice": "auto"},
+        {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"], "user": "a"},
+        {"top_logprobs": 1, "max_output_tokens": 3, "metadata": {"a": "b"}, "text": {"format": {"type": "text"}}},
+        {"max_output_tokens": 0},
+    ],
+)
+async def test_they_are_as_the_openapi_document_says(http: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    document = Document((await http.get("/openapi.json")).json())
+    whole = await http.post(URL, json=asked(**fields))
+    document.check(URL, "post", whole.status_code, "application/json", whole.json())
+    if whole.status_code != 200:
+        return
+    for event in await stream(http, **fields):
+        document.check(URL, "post", 200, "text/event-stream", event)
+    path, one = f"{URL}/{{response_id}}", f"{URL}/{whole.json()['id']}"
+    document.check(path, "get", 200, "application/json", (await http.get(one)).json())
+    listed = (await http.get(f"{one}/input_items")).json()
+    document.check(f"{path}/input_items", "get", 200, "application/json", listed)
+    document.check(path, "delete", 200, "application/json", (await http.delete(one)).json())
+    document.check(path, "get", 404, "application/json", (await http.get(one)).json())
+    counted = (await http.post(f"{URL}/input_tokens", json=asked(**fields))).json()
+    document.check(f"{URL}/input_tokens", "post", 200, "application/json", counted)
+
+
 def check_texts(item: dict[str, Any], events: list[dict[str, Any]]) -> None:
     """The deltas of an item add up to the texts in its `done` events and in the item itself."""
 
@@ -262,7 +292,7 @@ async def test_every_kind_of_item_comes_back_as_its_turn(
         {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}},
         {"id": "b", "type": "function", "function": {"name": "shell", "arguments": {"input": "ls\n"}}},
     ]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "First."},
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "Weather?"},
@@ -274,6 +304,13 @@ async def test_every_kind_of_item_comes_back_as_its_turn(
         {"role": "user", "content": "And?"},
     ]
     assert engine.seen[-1].prompt_ids == fmt.render(messages, DIRECT)
+
+
+def grammar_of(engine: FakeEngine) -> str:
+    """Of the last generation."""
+    grammar = engine.seen[-1].sampling.grammar
+    assert grammar is not None
+    return grammar
 
 
 async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngine, fmt: ChatFormat) -> None:
@@ -290,15 +327,33 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     assert len(body["tools"]) == 2
     assert body["tool_choice"] == allowed
     await post(http, tools=[SHELL, WEATHER], tool_choice={**allowed, "mode": "required"})
-    assert "get_weather" in (engine.seen[-1].sampling.grammar or "")
-    assert "shell" not in (engine.seen[-1].sampling.grammar or "")
+    assert "get_weather" in grammar_of(engine)
+    assert "shell" not in grammar_of(engine)
     await post(http, tools=[SHELL, WEATHER], tool_choice={"type": "custom", "name": "shell"})
-    assert "get_weather" not in (engine.seen[-1].sampling.grammar or "")
+    assert "get_weather" not in grammar_of(engine)
     form = {"type": "grammar", "syntax": "regex", "definition": "a|bc"}
     await post(http, tools=[{**SHELL, "format": form}], tool_choice="required")
-    assert "^(?:a|bc)$" in (engine.seen[-1].sampling.grammar or "")
+    assert "^(?:a|bc)$" in grammar_of(engine)
     await post(http, tools=[WEATHER], tool_choice="none")
     assert engine.seen[-1].sampling.logit_bias
+
+
+async def test_tools_in_a_namespace(client: Client, fmt: ChatFormat) -> None:
+    called = [*call_of(fmt, "sky.get_weather", '{"city": "Rome"}'), *call_of(fmt, "sky.shell", '{"input": "ls"}')]
+    engine = FakeEngine(always([*called, fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
+    tools = [{**SKY, "tools": [WEATHER, SHELL]}, SHELL]
+    async with client(engine) as http:
+        body, events = await post(http, tools=tools), await stream(http, tools=tools)
+        assert unnamed(events[-1]["response"]) == unnamed(body)
+        function, custom = body["output"]
+        assert (function["name"], function["namespace"]) == ("get_weather", "sky")
+        assert (custom["name"], custom["namespace"], custom["input"]) == ("shell", "sky", "ls")
+        assert body["tools"][0]["tools"][0]["name"] == "get_weather"
+        await post(http, input=[*HELLO, function, custom], tools=tools)
+        assert engine.seen[-1].prompt_ids[: len(engine.seen[0].prompt_ids)] == engine.seen[0].prompt_ids
+        assert "sky.get_weather" in fmt.decode(engine.seen[-1].prompt_ids[len(engine.seen[0].prompt_ids) :])
+        wrong = [{**SKY, "tools": [{**WEATHER, "name": "a b"}]}]
+        assert error_of(await http.post(URL, json=asked(tools=wrong)))["param"] == "tools[0].tools[0].name"
 
 
 async def test_a_form_binds_the_answer(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -310,7 +365,7 @@ async def test_a_form_binds_the_answer(http: httpx.AsyncClient, engine: FakeEngi
     body = await post(http, text={"format": form, "verbosity": "low"}, reasoning_mode="reasoning")
     assert body["text"] == {"format": {**form, "description": None, "strict": None}, "verbosity": "low"}
     assert engine.seen[-2].sampling.grammar is None
-    assert "far" in (engine.seen[-1].sampling.grammar or "")
+    assert "far" in grammar_of(engine)
     await post(http, text={"format": {"type": "json_object"}})
     assert engine.seen[-1].sampling.grammar
 
@@ -383,7 +438,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
             "structured_outputs",
             "both bind the answer",
         ),
-        ({"tools": [{"type": "teleport"}]}, "tools[0]", "must be an object whose type is function or custom"),
+        ({"tools": [{"type": "teleport"}]}, "tools[0]", "must be an object whose type is one of function, custom"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
         ({"tools": [{"type": "mcp"}, {**WEATHER, "name": "a b"}]}, "tools[1].name", "up to 64 letters"),
         ({"tools": [{**WEATHER, "parameters": "x"}]}, "tools[0].parameters", "must be"),

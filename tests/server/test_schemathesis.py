@@ -37,6 +37,7 @@ OPERATIONS = [
     ("POST", "/v1/completions", 40),
     ("POST", "/v1/messages", 30),
     ("POST", "/v1/messages/count_tokens", 15),
+    ("POST", "/v1/messages/{message_id}/control", 6),
     ("POST", "/v1/responses", 40),
     ("POST", "/v1/responses/input_tokens", 20),
     ("GET", "/v1/responses/{response_id}", 4),

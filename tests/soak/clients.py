@@ -12,7 +12,7 @@ import httpx
 
 from tests.soak.kinds import CHAT, Kind
 
-LAST_EVENTS = ("[DONE]", '"type":"response.completed"', '"type":"message_stop"')
+LAST_EVENTS = ("[DONE]", '"type":"response.completed"', '"type":"response.incomplete"', '"type":"message_stop"')
 """One of these ends a stream that was answered."""
 NEAR = 0.2
 """Natural-logarithmic distance below which two tokens are a near-tie: rounding in bfloat16, which depends on what else

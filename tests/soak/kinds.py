@@ -6,6 +6,7 @@ from typing import Any
 
 CHAT = "/v1/chat/completions"
 GREEDY = {"temperature": 0, "logprobs": True, "top_logprobs": 5}
+REFUSED = "a mode that is not there"
 SCHEMA = {
     "type": "object",
     "properties": {"sum": {"type": "integer"}, "words": {"type": "array", "items": {"type": "string"}, "maxItems": 3}},
@@ -49,7 +50,11 @@ def _chat(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-_NOT_TRIED = {"/v1/models", "/v1/models/{name}", "/v1/chat/completions/{completion_id}/control"}
+_NOT_TRIED = {  # they run nothing in the engine, or act on what runs
+    *("/v1/models", "/v1/models/{name}", "/v1/chat/completions/{completion_id}/control"),
+    *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items", "/v1/responses/{response_id}/cancel"),
+    *("/v1/responses/{response_id}/control", "/v1/responses/input_tokens", "/v1/messages/count_tokens"),
+}
 _THINK: dict[str, Any] = {"reasoning_mode": "reasoning", "reasoning_logprobs": True, "max_tokens": 48}
 _KINDS = [
     Kind("short", CHAT, _chat("What is 17 + 25 + 9?", max_tokens=16, **GREEDY), greedy=True),
@@ -72,11 +77,15 @@ _KINDS = [
         "grammar", CHAT, _chat("Yes or no?", max_tokens=12, structured_outputs={"choice": ["yes", "no"]}, stream=True)
     ),
     Kind("tool", CHAT, _chat("Add 3 and 4.", max_tokens=40, tools=[TOOL], tool_choice="required")),
-    Kind("refused", CHAT, _chat("Hi", reasoning_mode="deep")),
+    Kind(REFUSED, CHAT, _chat("Hi", reasoning_mode="deep")),
     Kind("completion", "/v1/completions", {"prompt": "1, 2, 3,", "max_tokens": 16, "temperature": 0}),
     Kind("completions, streamed", "/v1/completions", {"prompt": ["a b", "c d"], "max_tokens": 16, "stream": True}),
-    Kind("responses", "/v1/responses", {"input": "What is 2 + 3?", "max_output_tokens": 24}),
-    Kind("responses, streamed", "/v1/responses", {"input": "What is 2 + 3?", "max_output_tokens": 24, "stream": True}),
+    Kind("responses", "/v1/responses", {"model": "twogear-tiny", "input": "What is 2 + 3?", "max_output_tokens": 24}),
+    Kind(
+        "responses, streamed",
+        "/v1/responses",
+        {"model": "twogear-tiny", "input": "What is 2 + 3?", "max_output_tokens": 24, "stream": True},
+    ),
     Kind("messages", "/v1/messages", _chat("What is 2 + 3?", max_tokens=24, model="twogear-tiny")),
     Kind("messages, streamed", "/v1/messages", _chat("Hi", max_tokens=24, model="twogear-tiny", stream=True)),
     Kind("tokenize", "/tokenize", {"prompt": "what is a token " * 50}),

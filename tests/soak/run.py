@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import httpx
 
 from tests.real_server import RealServer
 from tests.soak.clients import Client, Seen, Token, hold
-from tests.soak.kinds import Kind, kinds
+from tests.soak.kinds import REFUSED, Kind, kinds
 
 ENGINE_TIMEOUT = 20
 OPTIONS = (
@@ -57,7 +57,9 @@ class Report:
 
     def text(self) -> str:
         """As JSON, on one line for each part."""
-        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in asdict(self).items())
+        parts = {**vars(self), **vars(self.seen)}
+        del parts["seen"]
+        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in parts.items())
 
 
 class Soak:
@@ -108,14 +110,14 @@ class Soak:
             until = time.monotonic() + self._size.seconds / 2
             await asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
         self._memory.append(
-            {"front end": _resident(self._server.process.pid), "engine": _resident(engine_pid(self._server))}
+            {"front end": _resident(self._server.process.pid), "engine": _resident(self._server.engine_pid)}
         )
 
     async def _inject(self, fault: signal.Signals) -> None:
-        pid = engine_pid(self._server)
+        pid = self._server.engine_pid
         began = time.monotonic()
         os.kill(pid, fault)
-        await _until(lambda: engine_pid(self._server) not in {pid, 0} and self._is_ready(), BACK_SECONDS)
+        await _until(lambda: self._server.engine_pid not in {pid, 0} and self._is_ready(), BACK_SECONDS)
         ended = time.monotonic()
         self._explained.append((began - GRACE, ended + GRACE))
         self._faults.append((fault.name, round(ended - began, 1)))
@@ -134,8 +136,10 @@ class Soak:
             if not any(begin <= when <= end for begin, end in self._explained)
         ]
         wrong = [f"{status} for {name!r}" for _, status, name in seen.server_errors if status not in {200, 503}]
+        refused = {how for how in seen.outcomes if how.endswith(": refused")} - {f"{REFUSED}: refused"}
         answered = sum(number for how, number in seen.outcomes.items() if how.endswith(": answer"))
         return [
+            *(f"a request that nothing is wrong with: {one}" for one in sorted(refused)),
             *unexplained,
             *wrong,
             *(f"neither answer nor error: {one}" for one in seen.broken),
@@ -175,23 +179,6 @@ _EMPTY = (
     *("twogear_requests_running{", "twogear_requests_waiting{", "twogear_engine_places{", "twogear_kv_pages{"),
     *("vllm:num_requests_running ", "vllm:num_requests_waiting "),
 )
-
-
-def engine_pid(server: RealServer) -> int:
-    """The engine process among the server's children; 0 where there is none now."""
-    pid = server.process.pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        words = _command(child)
-        if words[1:3] == ["-m", "engine"]:
-            return int(child)
-    return 0
-
-
-def _command(pid: str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
 
 
 def _resident(pid: int) -> int:

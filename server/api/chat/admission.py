@@ -29,6 +29,7 @@ def chat_request(asked: ChatRequest, received: Received) -> Request:
         forms=forms_of(asked.response_format, asked.structured_outputs),
         shown=shown,
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
         names={**TOOL_NAMES, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
     )

@@ -11,6 +11,7 @@ EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
     "reasoning_logprobs", "continue_final_message", "add_generation_prompt", "priority", "return_token_ids",
+    "cache_salt",
 )  # fmt: skip
 
 

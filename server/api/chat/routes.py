@@ -32,8 +32,9 @@ async def chat_completions(request: Request) -> Response:
         asked, received = await read(request, read_chat_request)
         include_usage = includes_usage(asked)
         plan = await admit(chat_request(asked, received), serving)
-    run, model = Run(plan, serving), serving.settings.model_name
-    if asked.stream:
+    run, model, streams = Run(plan, serving), serving.settings.model_name, asked.stream
+    del asked  # which may take much, while the answer may take long
+    if streams:
         writer = ChunkWriter(plan, run.choices, model, include_usage=include_usage)
         return EventStream(stream(run.pieces(), writer))
     work = complete(run.pieces(), ChatResponse(plan, run.choices, model))

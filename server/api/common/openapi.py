@@ -86,9 +86,8 @@ def text_answer(media_type: str) -> Responses:
 
 def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Callable[[], Sequence[str]]) -> None:
     """Adds the schemas that bodies and responses refer to; `modes` gives the names of those that are served now."""
-    bodies = [kind for api in apis for kind in api.bodies]
-    answers: list[type[BaseModel]] = [ErrorResponse]
-    answers += [kind for api in apis for kind in api.answers]
+    kinds: list[type[BaseModel]] = [ErrorResponse]
+    kinds += [kind for api in apis for kind in (*api.bodies, *api.answers)]
     written_for: Sequence[str] = ()
 
     def document() -> dict[str, Any]:
@@ -97,7 +96,7 @@ def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Callable[[], Seque
         if app.openapi_schema is None or served != written_for:
             written_for = served
             spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            spec["components"] = {"schemas": _with_modes({**_schemas(bodies), **_schemas(answers)}, served)}
+            spec["components"] = {"schemas": _with_modes(_schemas(kinds), served)}
             for operations in spec["paths"].values():
                 for method in METHODS:  # FastAPI's own errors: our routes read and check by themselves
                     operations.get(method, {"responses": {}})["responses"].pop("422", None)
@@ -108,6 +107,7 @@ def install_openapi(app: FastAPI, apis: Sequence[Api], modes: Callable[[], Seque
 
 
 def _schemas(kinds: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """By name. All at once, so that parts of the same name get other names; `kinds` themselves must have their own."""
     _, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=SCHEMAS + "{model}")
     definitions: dict[str, Any] = schemas["$defs"]
     return definitions

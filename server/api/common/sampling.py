@@ -17,6 +17,7 @@ MAX_STOPS = 16
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_CHOICES = 128
+MAX_SALT = 1000
 MAX_TOP_LOGPROBS = 20  # of vLLM, unless its --max-logprobs says otherwise
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -115,6 +116,12 @@ class DrawingFields(Fields):
     """Instead of the mode's; lower runs first. Only where the server was started with `--allow-priority`.
 
     Differs: not in OpenAI's API; vLLM takes it where it schedules by priority.
+    """
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT)] | None = None
+    """What is in the prefix cache is found by requests of the same salt only, so that `cached_tokens` tells nobody else
+    whether this text was sent. Something that cannot be guessed.
+
+    Differs: not in OpenAI's API.
     """
 
 

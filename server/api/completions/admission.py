@@ -34,6 +34,7 @@ def completion_request(asked: CompletionRequest, received: Received) -> Request:
             token_ids=bool(asked.return_token_ids),
         ),
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
     )
 

@@ -12,6 +12,7 @@ MAX_PROMPTS = 256
 EXTENSIONS = (
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
     "priority", "return_token_ids",
+    "cache_salt",
 )  # fmt: skip
 # Asked for in vain: there is no template here to think with, nothing to put after the completion, no tools.
 CHAT_ONLY = (

@@ -33,7 +33,9 @@ async def completions(request: Request) -> Response:
         plan = await admit(completion_request(asked, received), serving)
     run = Run(plan, serving)
     texts = Texts(plan, run.choices, serving, echoes=bool(asked.echo), generates=asked.max_tokens != 0)
-    if asked.stream:
+    streams = asked.stream
+    del asked  # which may take much, while the answer may take long
+    if streams:
         return EventStream(stream(run.pieces(), TextEvents(texts, include_usage=include_usage)))
     work = complete(run.pieces(), TextResponse(texts))
     return json_response(await until_disconnect(request.receive, work))

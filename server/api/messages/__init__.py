@@ -1,4 +1,4 @@
-"""Anthropic's messages: `POST /v1/messages` and `POST /v1/messages/count_tokens`."""
+"""Anthropic's messages: `POST /v1/messages`, its `control`, and `POST /v1/messages/count_tokens`."""
 
 from server.api.messages.routes import API
 

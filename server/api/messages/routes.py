@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.api.common.answering import complete, rejections, stream
+from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.messages.admission import count_tokens_request, messages_request
 from server.api.messages.answer import MessageAnswer, MessageEvents, MessageResponse
@@ -13,7 +14,7 @@ from server.api.messages.body import (
     read_messages_request,
 )
 from server.api.messages.errors import ERRORS
-from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageEvent, TokensCount
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageControl, MessageEvent, TokensCount
 from server.core.admission import admit, prompt_ids
 from server.core.run import Run
 from server.http.reading import read, serving_of
@@ -58,9 +59,23 @@ async def count_tokens(request: Request) -> Response:
     return json_response({"input_tokens": len(await prompt_ids(counted, serving))})
 
 
+@router.post(
+    "/v1/messages/{message_id}/control",
+    openapi_extra=body_of(ControlRequest),
+    response_class=Response,
+    responses=answers_of(MessageControl, 400, 404, 413, 415, problem=AnthropicError),
+)
+async def control(request: Request, message_id: str) -> Response:
+    """Closes the thinking of a running message."""
+    asked, received = await read(request, read_control_request)
+    closed = bool(serving_of(request).end_thinking(message_id, received.caller))
+    return json_response({"id": message_id, "type": "message_control", "action": asked.action, "closed": closed})
+
+
 API = Api(
     router=router,
-    bodies=(MessagesRequest, CountTokensRequest),
-    answers=(AnthropicMessage, MessageEvent, TokensCount, AnthropicError),
+    bodies=(MessagesRequest, CountTokensRequest, ControlRequest),
+    answers=(AnthropicMessage, MessageEvent, TokensCount, MessageControl, AnthropicError),
     errors=ERRORS,
+    access={"/v1/messages/{message_id}/control": "control"},
 )

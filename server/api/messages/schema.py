@@ -133,7 +133,7 @@ class AnthropicMessage(MessageEnd):
     """An answer."""
 
     id: str
-    """The id of the answer. While it runs, `POST /v1/chat/completions/{id}/control` takes it too."""
+    """The id of the answer."""
     type: Literal["message"]
     """The kind of the object."""
     role: Literal["assistant"]
@@ -291,6 +291,19 @@ class MessageEvent(
     ]
 ):
     """One event of a stream."""
+
+
+class MessageControl(Answer):
+    """What was done."""
+
+    id: str
+    """The message."""
+    type: Literal["message_control"]
+    """The kind of the object."""
+    action: Literal["end_reasoning"]
+    """As asked for."""
+    closed: bool
+    """Whether it was thinking; its thinking is closed now."""
 
 
 class TokensCount(Answer):

@@ -10,8 +10,8 @@ from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
 from server.api.common.thinking import mode_wish
 from server.api.responses.body import ResponseRequest
 from server.api.responses.conversation import Turns
-from server.api.responses.items import Input, Item, ItemReference, Message, items_of
-from server.api.responses.store import ResponseStore, Stored
+from server.api.responses.items import Input, Item, ItemReference, Message, items_of, stored_form
+from server.api.responses.store import ResponseStore, Stored, StoredInput
 from server.api.responses.tools import ToolSet
 from server.core.admission import admit
 from server.core.plan import Plan
@@ -24,11 +24,11 @@ NAMES = {"messages": "input", "max_tokens": "max_output_tokens", "logprobs": "to
 
 
 class Asked(NamedTuple):
-    """A request for the core; the items of its input, references resolved; and its tools."""
+    """A request for the core, its tools, and its input, references resolved, as it may be stored."""
 
     request: Request
-    inputs: list[Item]
     tools: ToolSet
+    inputs: StoredInput
 
 
 async def response_request(asked: ResponseRequest, received: Received, store: ResponseStore) -> Asked:
@@ -64,9 +64,11 @@ def _asked(
         forms=_forms(asked),
         shown=Shown(logprobs=_logprobs(asked), thinking=asked.reasoning is None or not asked.reasoning.exclude),
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         names={**NAMES, **tools.names, **turns.names},
     )
-    return Asked(request, inputs, tools)
+    kept = [] if asked.store is False else [stored_form(item) for item in inputs]
+    return Asked(request, tools, StoredInput.of(kept))
 
 
 async def admit_response(request: Request, serving: Serving, *, truncates: bool) -> Plan:

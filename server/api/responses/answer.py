@@ -6,7 +6,7 @@ from time import time
 from server.api.responses.admission import Asked
 from server.api.responses.body import ResponseRequest
 from server.api.responses.output import ItemStatus, Output, ThinkingShown
-from server.api.responses.tools import CustomTool, FunctionTool
+from server.api.responses.tools import FunctionTool, HostedTool, Tool
 from server.core.choice import cached_tokens
 from server.core.events import Piece
 from server.core.run import Run
@@ -31,7 +31,7 @@ class ResponseAnswer:
         self._asked = asked
         self._run = run
         self._keep = keep
-        self._output = Output(_shown(body, run), asked.tools.custom)
+        self._output = Output(_shown(body, run), asked.tools.offered)
         self._head = {**_head(body, run, model), "store": keep is not None}
         self._number = 0
 
@@ -143,7 +143,7 @@ def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
             "summary": None if options is None else options.summary or options.generate_summary,
         },
         "text": _text(body),
-        "tools": [_tool(tool) for tool in body.tools or () if isinstance(tool, FunctionTool | CustomTool)],
+        "tools": [_tool(tool) for tool in body.tools or () if not isinstance(tool, HostedTool)],
         "tool_choice": _choice(body),
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "truncation": body.truncation or "disabled",
@@ -164,8 +164,9 @@ def _text(body: ResponseRequest) -> JsonObject:
     return text
 
 
-def _tool(tool: FunctionTool | CustomTool) -> JsonObject:
-    return tool.model_dump(exclude_none=isinstance(tool, CustomTool))
+def _tool(tool: Tool) -> JsonObject:
+    dumped: JsonObject = tool.model_dump(exclude_none=not isinstance(tool, FunctionTool))
+    return dumped
 
 
 def _choice(body: ResponseRequest) -> object:

@@ -18,7 +18,7 @@ MAX_METADATA = 16
 EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
-    "priority", "previous_response_id", "max_output_tokens",
+    "priority", "previous_response_id", "max_output_tokens", "cache_salt",
 )  # fmt: skip
 """Fields whose misspellings are refused: ignoring one would silently change what is asked."""
 MOVED = {

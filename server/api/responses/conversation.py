@@ -14,7 +14,7 @@ from server.api.responses.items import (
     Reasoning,
     text_of,
 )
-from server.api.responses.tools import as_arguments
+from server.api.responses.tools import as_arguments, shown_name
 from server.errors import BadRequestError
 
 SEALED = "reasoning"
@@ -51,9 +51,9 @@ class Turns:
                 turn = self._model_turn()
                 turn["reasoning_content"] = turn.get("reasoning_content", "") + thinking_of(item, path)
             case FunctionCall():
-                self._call(item.call_id, item.name, item.arguments, path)
+                self._call(item.call_id, shown_name(item.name, item.namespace), item.arguments, path)
             case CustomToolCall():
-                self._call(item.call_id, item.name, as_arguments(item.input), path)
+                self._call(item.call_id, shown_name(item.name, item.namespace), as_arguments(item.input), path)
             case Message():
                 self._other({"role": item.role, "content": text_of(item.content)})
             case FunctionCallOutput() | CustomToolCallOutput():

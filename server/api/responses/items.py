@@ -141,6 +141,8 @@ class FunctionCall(Fields):
     """What its output refers to."""
     name: str
     """The function."""
+    namespace: str | None = None
+    """As in the response."""
     arguments: str
     """JSON, as the model wrote it."""
 
@@ -169,6 +171,8 @@ class CustomToolCall(Fields):
     """What its output refers to."""
     name: str
     """The tool."""
+    namespace: str | None = None
+    """As in the response."""
     input: str
     """What the model wrote for it."""
 
@@ -246,11 +250,9 @@ def stored_form(item: Item) -> JsonObject:
                 made["content"] = _texts(item.content, "reasoning_text")
             return made if item.encrypted_content is None else {**made, "encrypted_content": item.encrypted_content}
         case FunctionCall():
-            called = {"call_id": item.call_id, "name": item.name, "arguments": item.arguments}
-            return {**_head(item, "fc"), "status": "completed", **called}
+            return {**_head(item, "fc"), "status": "completed", **_called(item), "arguments": item.arguments}
         case CustomToolCall():
-            called = {"call_id": item.call_id, "name": item.name, "input": item.input}
-            return {**_head(item, "ctc"), "status": "completed", **called}
+            return {**_head(item, "ctc"), "status": "completed", **_called(item), "input": item.input}
         case FunctionCallOutput() | CustomToolCallOutput():
             output = item.output if isinstance(item.output, str) else _parts(item.output, "input_text")
             prefix = "fco" if isinstance(item, FunctionCallOutput) else "ctco"
@@ -260,6 +262,11 @@ def stored_form(item: Item) -> JsonObject:
 
 def _head(item: Item, prefix: str) -> JsonObject:
     return {"id": item.id or new_id(prefix, "_"), "type": item.type}
+
+
+def _called(item: FunctionCall | CustomToolCall) -> JsonObject:
+    called: JsonObject = {"call_id": item.call_id, "name": item.name}
+    return called if item.namespace is None else {**called, "namespace": item.namespace}
 
 
 def _parts(content: str | list[Part], kind: Literal["input_text", "output_text"]) -> list[JsonObject]:

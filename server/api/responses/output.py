@@ -1,12 +1,12 @@
 """The output of a response: items, put together from the core's pieces, and the events that tell of each step."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
 from server.api.common.sealed import seal
 from server.api.responses.conversation import SEALED
-from server.api.responses.tools import InputReader
+from server.api.responses.tools import CustomTool, InputReader, Offered
 from server.core.events import LogprobEntry, Piece
 from server.core.request import new_id
 from server.errors import JsonObject
@@ -169,18 +169,19 @@ class FunctionCallItem(OutputItem):
 
     prefix = "fc"
 
-    def __init__(self, index: int, call: ToolCallStart) -> None:
+    def __init__(self, index: int, call: ToolCallStart, tool: Offered | None) -> None:
         super().__init__(index)
-        self._call = call
+        self._call_id = call.id
+        self._named = _named(call, tool)
 
     def item(self) -> JsonObject:
         """With all arguments so far."""
-        head = {"id": self.id, "type": "function_call", "status": self.status, "call_id": self._call.id}
-        return {**head, "name": self._call.name, "arguments": self.text}
+        head = {"id": self.id, "type": "function_call", "status": self.status, "call_id": self._call_id}
+        return {**head, **self._named, "arguments": self.text}
 
     def closing(self) -> list[JsonObject]:
         """The arguments, whole."""
-        return [self._event("function_call_arguments.done", name=self._call.name, arguments=self.text)]
+        return [self._event("function_call_arguments.done", name=self._named["name"], arguments=self.text)]
 
     def _deltas(self, text: str) -> list[JsonObject]:
         return [self._event("function_call_arguments.delta", delta=text)]
@@ -191,15 +192,16 @@ class CustomCallItem(OutputItem):
 
     prefix = "ctc"
 
-    def __init__(self, index: int, call: ToolCallStart) -> None:
+    def __init__(self, index: int, call: ToolCallStart, tool: Offered | None) -> None:
         super().__init__(index)
-        self._call = call
+        self._call_id = call.id
+        self._named = _named(call, tool)
         self._reader = InputReader()
 
     def item(self) -> JsonObject:
         """With all input so far."""
-        head = {"id": self.id, "type": "custom_tool_call", "status": self.status, "call_id": self._call.id}
-        return {**head, "name": self._call.name, "input": self.text}
+        head = {"id": self.id, "type": "custom_tool_call", "status": self.status, "call_id": self._call_id}
+        return {**head, **self._named, "input": self.text}
 
     def more(self, text: str) -> list[JsonObject]:
         """Of the arguments."""
@@ -219,12 +221,12 @@ class CustomCallItem(OutputItem):
 class Output:
     """The items of one response, in the order in which the model wrote them; at most the last is open.
 
-    `custom`: the names of custom tools.
+    `offered`: the tools, by the names that the model has for them.
     """
 
-    def __init__(self, thinking: ThinkingShown, custom: Collection[str]) -> None:
+    def __init__(self, thinking: ThinkingShown, offered: Mapping[str, Offered]) -> None:
         self._thinking = thinking
-        self._custom = custom
+        self._offered = offered
         self._items: list[OutputItem] = []
         self._open: OutputItem | None = None
         self._logprobs: list[LogprobEntry] = []
@@ -257,9 +259,10 @@ class Output:
                 assert isinstance(self._open, MessageItem)
                 return events + self._with_logprobs(self._open).more(text)
             case ToolCallStart():
-                kind = CustomCallItem if event.name in self._custom else FunctionCallItem
+                tool = self._offered.get(event.name)
+                kind = CustomCallItem if tool and isinstance(tool.tool, CustomTool) else FunctionCallItem
                 self._logprobs.clear()
-                return self._start(kind(len(self._items), event))
+                return self._start(kind(len(self._items), event, tool))
             case ToolCallArguments(_, text):
                 assert self._open is not None
                 return self._open.more(text)
@@ -298,6 +301,13 @@ class Output:
         events = item.closing()
         item.status = status
         return [*events, _item_event("done", item)]
+
+
+def _named(call: ToolCallStart, tool: Offered | None) -> JsonObject:
+    """The name that the client has for the tool, and its namespace."""
+    if tool is None or tool.namespace is None:
+        return {"name": call.name}
+    return {"name": tool.tool.name, "namespace": tool.namespace}
 
 
 def _item_event(what: Literal["added", "done"], item: OutputItem) -> JsonObject:

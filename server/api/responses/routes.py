@@ -12,7 +12,6 @@ from server.api.common.openapi import Api, answers_of, body_of
 from server.api.responses.admission import admit_response, response_request
 from server.api.responses.answer import ResponseAnswer
 from server.api.responses.body import ResponseRequest, read_response_request
-from server.api.responses.items import stored_form
 from server.api.responses.schema import (
     DeletedResponse,
     InputTokens,
@@ -61,7 +60,7 @@ async def responses(request: Request) -> Response:
     run = Run(plan, serving)
     keep = None
     if body.store is not False and store.is_on:
-        keep = partial(store.put, inputs=[stored_form(item) for item in asked.inputs], client=received.client)
+        keep = partial(store.put, inputs=asked.inputs, client=received.client)
     answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep)
     store.began(plan.id, answer)
     if body.stream:

@@ -93,6 +93,8 @@ class OutputFunctionCall(Answer):
     """What its output has as `call_id`."""
     name: str
     """The function."""
+    namespace: str | None = None
+    """That of the function, if it has one."""
     arguments: str
     """JSON. The model wrote it: it may be unsound unless a grammar bound it."""
 
@@ -110,6 +112,8 @@ class OutputCustomCall(Answer):
     """What its output has as `call_id`."""
     name: str
     """The tool."""
+    namespace: str | None = None
+    """That of the tool, if it has one."""
     input: str
     """What the model wrote for it."""
 

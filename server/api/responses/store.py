@@ -5,6 +5,7 @@ remembered, so that who asks for it learns what became of it. A client sees its 
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,18 @@ MOST_LEFT = 65_536
 ENTRY_BYTES = 2048
 ITEM_BYTES = 256
 """What an entry, and the id of an item in it, take beside their JSON, about."""
+
+
+class StoredInput(NamedTuple):
+    """The items of a response's own input as JSON, and their ids."""
+
+    json: bytes
+    ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, items: Sequence[JsonObject]) -> "StoredInput":
+        """Of items that have ids."""
+        return cls(orjson.dumps(items), tuple(str(item["id"]) for item in items))
 
 
 class Stored(NamedTuple):
@@ -85,16 +98,16 @@ class ResponseStore:
         running = self._running.get(response_id)
         return running if running is not None and running.client == client and not running.is_over else None
 
-    def put(self, response: JsonObject, inputs: list[JsonObject], client: str) -> None:
-        """Keeps a response and the items of its input, which have ids."""
+    def put(self, response: JsonObject, inputs: StoredInput, client: str) -> None:
+        """Keeps a response and its input."""
         output = response["output"]
         assert isinstance(output, list)
         stored = Stored(
             client,
             orjson.dumps(response),
-            orjson.dumps(inputs),
+            inputs.json,
             None if response["previous_response_id"] is None else str(response["previous_response_id"]),
-            tuple(str(item["id"]) for item in [*inputs, *output]),
+            (*inputs.ids, *(str(item["id"]) for item in output)),
         )
         response_id = str(response["id"])
         if stored.size > self._most_bytes:

@@ -5,8 +5,8 @@ To the model a custom tool is a function whose one argument, `input`, is a strin
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Discriminator, Field, Tag
 
@@ -72,6 +72,24 @@ class CustomTool(Fields):
     """The form of its input; absent: any text."""
 
 
+Own = Annotated[
+    Annotated[FunctionTool, Tag("(function)")] | Annotated[CustomTool, Tag("(custom)")], one_of("function", "custom")
+]
+
+
+class Namespace(Fields):
+    """Several tools under one name, as Codex sends them; the model sees each as `NAMESPACE.NAME`."""
+
+    type: Literal["namespace"]
+    """The kind of the tool."""
+    name: str
+    """Comes back as a call's `namespace`."""
+    description: str
+    """Means nothing here: each tool has its own."""
+    tools: Annotated[list[Own], Field(max_length=MAX_TOOLS)]
+    """Functions and custom tools."""
+
+
 class HostedTool(Fields):
     """A tool of OpenAI's own: skipped, and refused where `tool_choice` wants it."""
 
@@ -79,16 +97,22 @@ class HostedTool(Fields):
     """The kind of the tool."""
 
 
+TOOL_TYPES = ("function", "custom", "namespace")
+
+
 def _tool_tag(value: object) -> str | None:
-    return "(hosted)" if tag_by_type(*get_args(Hosted))(value) else tag_by_type("function", "custom")(value)
+    return "(hosted)" if tag_by_type(*get_args(Hosted))(value) else tag_by_type(*TOOL_TYPES)(value)
 
 
 Tool = Annotated[
     Annotated[FunctionTool, Tag("(function)")]
     | Annotated[CustomTool, Tag("(custom)")]
+    | Annotated[Namespace, Tag("(namespace)")]
     | Annotated[HostedTool, Tag("(hosted)")],
     Discriminator(
-        _tool_tag, custom_error_type="tool", custom_error_message="must be an object whose type is function or custom"
+        _tool_tag,
+        custom_error_type="tool",
+        custom_error_message=f"must be an object whose type is one of {', '.join(TOOL_TYPES)}",
     ),
 ]
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
@@ -132,28 +156,53 @@ ToolChoice = Annotated[
 ]
 
 
+class Offered(NamedTuple):
+    """A tool of the client's, the field that it came in, and its namespace."""
+
+    tool: FunctionTool | CustomTool
+    path: str
+    namespace: str | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """What the model calls it."""
+        return shown_name(self.tool.name, self.namespace)
+
+
+def shown_name(name: str, namespace: str | None) -> str:
+    """What the model calls a tool."""
+    return name if namespace is None else f"{namespace}.{name}"
+
+
 class ToolSet:
     """The tools that the model is shown, as the core takes them, and how they may be used.
 
-    `names`: what the core's fields are called here. `custom`: the names of custom tools.
+    `offered`: the same by the names that the model has for them. `names`: what the core's fields are called here.
     Raises BadRequestError where `tool_choice` names a tool that is not there.
     """
 
-    def __init__(self, tools: Sequence[Tool], choice: Any, *, parallel: bool) -> None:
-        own = [(index, tool) for index, tool in enumerate(tools) if not isinstance(tool, HostedTool)]
+    def __init__(self, tools: Sequence[Any], choice: Any, *, parallel: bool) -> None:
+        own = list(_offered(tools))
         if isinstance(choice, AllowedTools):
-            allowed = _found(choice, [tool for _, tool in own])
-            own = [(index, tool) for index, tool in own if (tool.type, tool.name) in allowed]
+            allowed = _found(choice, own)
+            own = [one for one in own if (one.tool.type, one.shown_name) in allowed]
         elif isinstance(choice, NamedChoice):
-            _check_named(choice, [tool for _, tool in own], "tool_choice.name")
-        self.tools = [_as_function(tool) for _, tool in own]
-        self.custom = frozenset(tool.name for _, tool in own if isinstance(tool, CustomTool))
+            _check_named(choice, own, "tool_choice.name")
+        self.tools = [_as_function(one) for one in own]
+        self.offered = {one.shown_name: one for one in own}
         self.use = ToolUse(choice=_core_choice(choice), parallel=parallel)
-        self.names = {
-            name: path
-            for at, (index, _) in enumerate(own)
-            for name, path in ((f"tools[{at}].function", f"tools[{index}]"), (f"tools[{at}]", f"tools[{index}]"))
-        }
+        self.names: dict[str, str] = {}
+        for at, one in enumerate(own):
+            self.names |= {f"tools[{at}].function": one.path, f"tools[{at}]": one.path}
+
+
+def _offered(tools: Sequence[Any]) -> Iterator[Offered]:
+    for index, tool in enumerate(tools):
+        path = f"tools[{index}]"
+        if isinstance(tool, Namespace):
+            yield from (Offered(one, f"{path}.tools[{at}]", tool.name) for at, one in enumerate(tool.tools))
+        elif not isinstance(tool, HostedTool):
+            yield Offered(tool, path)
 
 
 def _core_choice(choice: Any) -> Any:
@@ -162,19 +211,20 @@ def _core_choice(choice: Any) -> Any:
     return NamedTool(choice.name) if isinstance(choice, NamedChoice) else choice or "auto"
 
 
-def _found(choice: AllowedTools, tools: Sequence[Any]) -> set[tuple[str, str]]:
+def _found(choice: AllowedTools, offered: Sequence[Offered]) -> set[tuple[str, str]]:
     for index, named in enumerate(choice.tools):
-        _check_named(named, tools, f"tool_choice.tools[{index}].name")
+        _check_named(named, offered, f"tool_choice.tools[{index}].name")
     return {(named.type, named.name) for named in choice.tools}
 
 
-def _check_named(named: NamedChoice, tools: Sequence[Any], param: str) -> None:
-    if not any((tool.type, tool.name) == (named.type, named.name) for tool in tools):
+def _check_named(named: NamedChoice, offered: Sequence[Offered], param: str) -> None:
+    if not any((one.tool.type, one.shown_name) == (named.type, named.name) for one in offered):
         raise BadRequestError(f"{param}: there is no {named.type} tool {named.name[:64]!r} in tools.", param=param)
 
 
-def _as_function(tool: Any) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name}
+def _as_function(offered: Offered) -> dict[str, Any]:
+    tool = offered.tool
+    function: dict[str, Any] = {"name": offered.shown_name}
     if tool.description is not None:
         function["description"] = tool.description
     if isinstance(tool, FunctionTool):
