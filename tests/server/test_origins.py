@@ -221,7 +221,9 @@ async def test_a_page_has_to_say_that_it_sends_json(
 
 
 async def test_a_page_asks_for_what_has_no_body(with_page: httpx.AsyncClient) -> None:
-    made = (await with_page.post("/v1/responses", json={"input": "Hi"}, headers={"Origin": PAGE})).json()
+    made = (
+        await with_page.post("/v1/responses", json={"model": "twogear-tiny", "input": "Hi"}, headers={"Origin": PAGE})
+    ).json()
     for method in ("GET", "DELETE"):
         response = await with_page.request(method, f"/v1/responses/{made['id']}", headers={"Origin": PAGE})
         assert response.status_code == 200
