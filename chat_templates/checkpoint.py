@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateSyntaxError, meta
+import msgspec
+from jinja2 import Template, meta
 
 from chat_templates.client_text import protect, protect_all
 from chat_templates.environment import Environment
@@ -17,7 +18,7 @@ from chat_templates.errors import FormatError
 from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
-from chat_templates.templates import not_a_template, rendered
+from chat_templates.templates import compiling, rendered
 
 END = "\udc82"
 """Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
@@ -47,10 +48,15 @@ def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | N
         return TemplateFiles(_text(file), None, named)
     found = config.get("chat_template") or _json_object(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):  # several, each with a name
-        by_name = {entry["name"]: entry["template"] for entry in found}
+        try:
+            by_name = {entry.name: entry.template for entry in msgspec.convert(found, list[_NamedTemplate])}
+        except msgspec.ValidationError as error:
+            raise ValueError(f"chat_template: {error}") from error
         if "default" not in by_name:
             raise ValueError("the checkpoint has several chat templates and none is named default")
         return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
+    if found is not None and not isinstance(found, str):
+        raise ValueError("chat_template must be a text or a list")
     return TemplateFiles(found, None, named) if found else None
 
 
@@ -61,8 +67,18 @@ def _text(path: Path) -> str:
         raise ValueError(f"the chat template {path} is no text in UTF-8") from error
 
 
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
+
+
 def _json_object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} must be a JSON object")  # noqa: TRY004 - of a file, not of an argument
     return value
@@ -163,13 +179,12 @@ class CheckpointTemplate:
         return self._tool_template if has_tools else self._template
 
     def _compile(self, source: str) -> Template:
-        try:
+        with compiling():
             return self._environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise not_a_template(error) from error
 
     def _variables(self, source: str) -> set[str]:
-        return meta.find_undeclared_variables(self._environment.parse(source))
+        with compiling():
+            return meta.find_undeclared_variables(self._environment.parse(source))
 
     def _thinks(self, styles: Sequence[PromptStyle]) -> bool:
         """A template that knows the tags of thinking, or that one of the styles' variables changes."""

@@ -96,6 +96,22 @@ class ChatFormat:
         vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
         return cls(vocabulary, checkpoint, settings)
 
+    def restyled(
+        self, folder: Path, template: Path | None = None, styles: Sequence[PromptStyle] = (DIRECT, THINKING)
+    ) -> "ChatFormat":
+        """The same tokenizer with the templates as they are in their files now, for these `styles`.
+
+        Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
+        """
+        files = read_template(folder, template)
+        if (files is None) != self._is_own:
+            raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
+        if files is None:
+            OwnTemplates().check(styles)
+            return ChatFormat(self.vocabulary)
+        checkpoint = CheckpointTemplate(files, self.settings, styles)
+        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint, self.settings)
+
     def render(
         self,
         messages: Sequence[Message],

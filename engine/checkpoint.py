@@ -46,17 +46,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is nested too deeply") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} must be a JSON object")
     missing = [name for name in ("architectures", "model_type") if not config.get(name)]
     if missing:
         raise ModelError(f"{path} lacks {' and '.join(missing)}; add what the checkpoint's makers published")
+    architectures, model_type = config["architectures"], config["model_type"]
+    if not isinstance(model_type, str):
+        raise ModelError(f"{path}: model_type must be a text")
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise ModelError(f"{path}: architectures must be a list of texts")
     return config
 
 
 def weight_bytes(folder: Path) -> int:
     """The size of the weight files, 0 if there are none."""
-    return sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt") for path in folder.glob(pattern))
+    patterns = ("*.safetensors", "*.bin", "*.pt")
+    files = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())  # a link may lead nowhere
+    return sum(path.stat().st_size for path in files)
 
 
 def _looks_like_a_path(model: str) -> bool:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from server.access.keys import client_headers
 from server.cli_errors import UsageError
 
 _TIMEOUT_SECONDS = 3600.0  # eight prompts of 131,072 tokens, one after the other on a CPU
@@ -114,7 +115,8 @@ def with_server(url: str, at_once: int, work: Callable[[Server], Awaitable[T]]) 
 
     async def connected() -> T:
         limits = httpx.Limits(max_connections=at_once)
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=limits) as client:
+        headers = client_headers()
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=limits, headers=headers) as client:
             return await work(Server(client, at_once))
 
     try:

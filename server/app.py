@@ -9,6 +9,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from chat_templates.format import ChatFormat
+from server.access.access import Access
+from server.access.gate import Gate, Routes
+from server.access.keys import KeyFile
+from server.access.origins import Origins, is_loopback
 from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
@@ -38,9 +42,13 @@ def create_app(
     fmt: ChatFormat,
     apis: Sequence[Api] = APIS,
     *,
+    keys: KeyFile | None = None,
     observers: Sequence[Observer] = (),
 ) -> FastAPI:
-    """The app; it starts the engine with itself and closes it at its end, as it does `observers`."""
+    """The app; it starts the engine with itself and closes it at its end, as it does `observers`.
+
+    Without `keys`, requests need none.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -55,13 +63,27 @@ def create_app(
         version=version("twogear"),
         description="One model, two gears: `reasoning_mode` picks template, sampling and token budget.",
         lifespan=lifespan,
+        root_path=settings.root_path,
+        openapi_url="/openapi.json" if settings.docs else None,
     )
-    serving = app.state.serving = Serving(settings=settings, profile=profile, fmt=fmt, engine=engine)
+    serving = app.state.serving = Serving(
+        settings=settings, profile=profile, fmt=fmt, engine=engine, access=Access(keys)
+    )
     app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
     app.keeps_texts = settings.log_text
     for api in apis:
         app.include_router(api.router)
     app.add_middleware(HeadAsGet)
     install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
-    install_openapi(app, apis, list(serving.modes.by_name))
+    install_openapi(app, apis, lambda: list(serving.modes.by_name))
+    app.add_middleware(Gate, access=serving.access, origins=origins_of(settings), routes=Routes(apis))
     return app
+
+
+def origins_of(settings: Settings) -> Origins:
+    """The web pages and hosts that the settings allow."""
+    return Origins(
+        allowed=frozenset(settings.allowed_origins),
+        hosts=frozenset(settings.allowed_hosts),
+        is_local=is_loopback(settings.host),
+    )

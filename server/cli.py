@@ -18,6 +18,7 @@ from server.cli_errors import UsageError
 MODULES = {
     "serve": "server.commands.serve",
     "chat": "server.commands.chat",
+    "keys": "server.commands.keys",
     "plan": "server.commands.plan",
     "eval": "evals.command",
     "bench": "benchmarks.bench_command",

@@ -4,12 +4,15 @@ ApiError
 ├── BadRequestError        400, `param` names the field
 │   ├── ContextLengthError 400, code context_length_exceeded
 │   └── QuarantinedError   400, code request_quarantined
+├── AuthenticationError    401
+├── ForbiddenError         403
 ├── UnknownModelError      404
 ├── UnknownRequestError    404
 ├── UnknownResponseError   404
 ├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
+├── RateLimitError         429, with Retry-After
 └── UnavailableError       503, with Retry-After
     └── OverloadedError    503, code overloaded: more is asked than the server takes on
 """
@@ -66,6 +69,42 @@ class ContextLengthError(BadRequestError):
             param=param,
             code=CONTEXT_EXCEEDED,
         )
+
+
+class AuthenticationError(ApiError):
+    """The request brings no API key, or none that the server knows."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    kind = "invalid_request_error"
+
+    def __init__(self, *, brought_one: bool) -> None:
+        super().__init__(
+            "The API key is not one of this server's."
+            if brought_one
+            else "This server needs an API key: send the header Authorization: Bearer KEY, or x-api-key: KEY.",
+            code="invalid_api_key",
+        )
+
+
+class ForbiddenError(ApiError):
+    """The API key, or the web page, that a request comes from may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="insufficient_permissions")
+
+
+class RateLimitError(ApiError):
+    """The API key has used what it may use; `kind` says whether of requests or of tokens."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "requests"
+
+    def __init__(self, message: str, *, kind: str, retry_after: int) -> None:
+        super().__init__(message, code="rate_limit_exceeded", retry_after=retry_after)
+        self.kind = kind
 
 
 class QuarantinedError(BadRequestError):
@@ -168,7 +207,8 @@ class ErrorShape:
 
     prefix: str
     header: str
-    body: Callable[[ApiError], JsonObject]
+    body: Callable[[ApiError, str], JsonObject]
+    """Of an error and the id of the request that it ends."""
 
     def is_spoken(self, path: str, headers: Container[str]) -> bool:
         """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""

@@ -5,13 +5,15 @@ The front end alone listens, from the first second on; the engine comes up behin
 
 import asyncio
 import errno
+import faulthandler
 import gc
-import json
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -23,13 +25,18 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
+from chat_templates.messages import Message
+from engine.checkpoint import read_config
 from engine.defaults import engine_defaults
+from server.access.keys import KeyFile, check_modes, keys_of
+from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.connections import Connections
 from server.http.protocol import protocol_of
+from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
@@ -38,6 +45,8 @@ from server.telemetry.observers import open_observers
 logger = logging.getLogger("twogear.server")
 
 POLL_SECONDS = 0.1
+TRY_SECONDS = 60
+TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
 THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
@@ -45,7 +54,8 @@ CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
     folder = tokenizer_folder(settings.model)
-    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    profile, keys = load_profile_and_keys(folder, settings)
+    try_format(folder, profile, settings)
     fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
@@ -53,16 +63,25 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     listener = bind(settings.host, settings.port)
     engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
-        app = create_app(engine, settings, profile, fmt, observers=observers)
+        app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
     choices = engine_defaults(settings.model, engine_options)
-    server = DrainingServer(app.state.serving, server_config(app, settings))
+    server = DrainingServer(app.state.serving, loaded_config(app, settings))
     display = StartDisplay(console, choices if settings.verbose else ())
+    if warning := open_address_warning(settings, has_keys=keys is not None):
+        display.warn(warning)
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
     return 0
+
+
+def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
+    """What the user may not have meant: an address that others can reach, and no keys. Empty otherwise."""
+    if has_keys or is_loopback(settings.host):
+        return ""
+    return f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE)."
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -77,14 +96,33 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=CLOSE_SECONDS,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile_password=settings.ssl_keyfile_password,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=settings.ssl_cert_reqs,
+        ssl_ciphers=settings.ssl_ciphers,
     )
 
 
+def loaded_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The same with its files read; raises UsageError where they are no certificate and its key."""
+    config = server_config(app, settings)
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UsageError(f"--ssl-…: the files cannot be used: {error}") from error
+    return config
+
+
 async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
+    reloading = Reloading(server)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     host, port = listener.getsockname()[:2]
     try:
-        failure = await _watch_start(server, display, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        scheme = "https" if server.config.is_ssl else "http"
+        failure = await _watch_start(server, display, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     finally:
         display.close()
     if failure is not None:
@@ -158,6 +196,84 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class Reloading:
+    """SIGHUP: profile and keys anew, as they are in their files now. What cannot be used leaves all as it is.
+
+    The files are read in a thread, so that streams go on meanwhile. Where the signal says that the terminal is gone,
+    the server ends as it would without this.
+    """
+
+    def __init__(self, server: DrainingServer) -> None:
+        self._server = server
+        # Under nohup the signal is ignored, and a terminal that goes away is meant to change nothing.
+        self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether files are being read."""
+        return self._task is not None
+
+    def begin(self) -> None:
+        """Called for each signal; what comes while files are read counts for another time."""
+        if self._has_terminal and not _has_terminal():
+            self._server.handle_exit(signal.SIGTERM, None)
+        elif self._task is not None:
+            self._again = True
+        else:
+            self._task = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        serving = self._server.serving
+        try:
+            await reload(serving)
+        except UsageError as error:
+            logger.error("not loaded anew, all stays as it was: %s", error)  # noqa: TRY400 - a line, no traceback
+        else:
+            logger.warning("loaded anew: the modes are %s; %s", ", ".join(serving.modes.by_name), _told_of(serving))
+        finally:
+            self._task = None
+        if self._again:
+            self._again = False
+            self.begin()
+
+
+async def reload(serving: Serving) -> None:
+    """Profile and keys as they are in their files now; raises UsageError, and changes nothing, where that fails."""
+    settings = serving.settings
+    folder = await asyncio.to_thread(tokenizer_folder, settings.model)
+    profile, keys = await asyncio.to_thread(load_profile_and_keys, folder, settings)
+    styles = styles_of(profile.modes)
+    try:
+        fmt = await asyncio.to_thread(serving.fmt.restyled, folder, settings.chat_template, styles)
+        serving.adopt(profile, fmt)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the profile cannot be used: {error}") from error
+    serving.access.replace(keys)
+
+
+def load_profile_and_keys(folder: Path, settings: Settings) -> tuple[Profile, KeyFile | None]:
+    """As they are in their files now; raises UsageError."""
+    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    keys = keys_of(settings.api_keys, settings.api_key_hashes)
+    if keys is not None:
+        check_modes(keys, profile.modes)
+    return profile, keys
+
+
+def _told_of(serving: Serving) -> str:
+    return f"the keys {', '.join(serving.access.names)}" if serving.access.has_keys else "no keys are needed"
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to the address, so that nobody takes it while the model loads; raises UsageError."""
     try:
@@ -186,12 +302,41 @@ def tokenizer_folder(model: str) -> Path:
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        file = folder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        has_config = (folder / "config.json").is_file()  # beside a single GGUF file there may be none
+        config = read_config(folder) if has_config else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:
         raise UsageError(f"{settings.model} cannot be read: {error}") from error
     return shipped_profile(config.get("model_type", ""), "" if files is None else files.source)
+
+
+def try_format(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Makes the chat format, and a prompt in each mode, in a process of its own; raises UsageError if that dies of it.
+
+    The tokenizers library ends the whole process on some files, in ways that no exception tells of.
+    """
+    child = os.fork()  # before there are threads
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(TRY_SECONDS)
+            _try(folder, profile, settings)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise UsageError(f"the tokenizer of {settings.model} cannot be used: the tokenizers library fails on its files")
+
+
+def _try(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Errors that can be told are told when the format is made for good."""
+    faulthandler.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust tells of its panics
+    with suppress(UsageError, ValueError):
+        fmt = load_format(folder, profile, settings)
+        for mode in Modes.of(profile, fmt).by_name.values():
+            fmt.decode(fmt.render(TRIED_MESSAGES, mode.style))
 
 
 def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:

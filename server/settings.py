@@ -67,6 +67,28 @@ class Settings:
     """Whether clients may set the priority of their requests."""
     reasoning_fields: tuple[str, ...] = ("reasoning_content", "reasoning")
     """The names under which chat completions show the thinking."""
+    api_keys: Path | None = None
+    """The file of API keys; None: requests need no key, unless the command line or the environment has one."""
+    api_key_hashes: tuple[str, ...] = ()
+    """Of the keys that the command line or the environment has."""
+    allowed_origins: tuple[str, ...] = ()
+    """Of the web pages that may use the server, as browsers send them; `*` for all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """The names by which the server may be called, beside those of a loopback address."""
+    root_path: str = ""
+    """The path under which a proxy serves this server."""
+    docs: bool = True
+    """Whether there are /docs, /redoc and /openapi.json."""
+    ssl_keyfile: Path | None = None
+    ssl_certfile: Path | None = None
+    """With the key, TLS is spoken."""
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: Path | None = None
+    """Of the authorities whose clients are let in, where `ssl_cert_reqs` asks for certificates of theirs."""
+    ssl_cert_reqs: int = 0
+    """0: clients need no certificate; 1: they may have one; 2: they must."""
+    ssl_ciphers: str | None = None
+    """OpenSSL's names; None: its own choice."""
     verbose: bool = False
     """Whether the log of the engine and of every request is shown."""
     request_log: str | None = None

@@ -50,6 +50,10 @@ class StartDisplay:
             f"Ready after {seconds:.0f} s at {url} - try: curl {url}/v1/chat/completions -d '{json.dumps(body)}'"
         )
 
+    def warn(self, text: str) -> None:
+        """A line about what the user may not have meant."""
+        self._print(text, style="bold yellow")
+
     def close(self) -> None:
         """Takes the progress bar away."""
         self._progress.stop()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,14 +18,17 @@ START_SECONDS = 280  # on a busy machine; alone it takes a tenth
 
 
 class RealServer:
-    """Runs from `with` to its end; `url` is known, and `output` complete, once requests are taken."""
+    """Runs from `with` to its end; `url` is known, and `output` complete, once requests are taken.
 
-    def __init__(self, *arguments: str) -> None:
+    `command`: another than `twogear`.
+    """
+
+    def __init__(self, *arguments: str, command: Sequence[str | Path] = (TWOGEAR,)) -> None:
         self.url = ""
         self.output: list[str] = []
         self._announced = threading.Event()
         self.process = subprocess.Popen(
-            [TWOGEAR, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
+            [*command, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

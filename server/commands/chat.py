@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import httpx
 import orjson
 from rich.console import Console
 
+from server.access.keys import client_headers
 from server.cli_errors import UsageError
 from server.settings import Settings
 from server.urls import server_url
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
     try:
-        with httpx.Client(base_url=args.url, timeout=timeout) as http:
+        with httpx.Client(base_url=args.url, timeout=timeout, headers=client_headers()) as http:
             chat = _start(http, console, args.mode)
             console.print(f"{chat.model} in {chat.mode} mode; {chat.commands}.", style="dim", markup=False)
             chat.talk()
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _start(http: httpx.Client, console: Console, mode: str | None) -> "Chat":
     """A conversation in `mode`, or in the server's default; raises UsageError for a mode that the server has not."""
     response = http.get("/v1/models")
+    if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise UsageError(f"{http.base_url} wants another API key; the environment's TWOGEAR_API_KEY is what it gets")
     try:
         listed = [(str(model["id"]), str(model["reasoning_mode"])) for model in response.json()["data"]]
         name, default = listed[0]

@@ -112,6 +112,8 @@ def read_config(model: str) -> dict[str, Any]:
         raise UsageError(f"{model} has no config.json; name the folder of a model") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"cannot read {path}: it is nested too deeply") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path} is not a JSON object")
     return config

@@ -2,18 +2,27 @@
 
 import argparse
 import math
+import os
+import re
+from collections.abc import MutableMapping
 from dataclasses import fields
 from pathlib import Path
+
+import msgspec
 
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults
+from server.access.keys import hash_of
 from server.cli_errors import UsageError
 from server.commands import limits
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
 DEFAULTS = Settings()
+KEY_VARIABLES = ("TWOGEAR_API_KEY", "VLLM_API_KEY")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*")
 MOST_DIGITS = 16  # of a count
 REASONING_FIELDS = {
     "both": DEFAULTS.reasoning_fields,
@@ -73,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
     limits.add_arguments(parser)
+    _add_access_arguments(parser.add_argument_group("who may use the server"))
+    _add_tls_arguments(parser.add_argument_group("TLS, as uvicorn has it"))
     faults = parser.add_argument_group("faults and the end")
     faults.add_argument(
         "--engine-timeout",
@@ -105,6 +116,87 @@ def _add_observation(group: argparse._ArgumentGroup) -> None:
         metavar="URL",
         help="send OpenTelemetry traces there, as http://127.0.0.1:4318/v1/traces; needs twogear[otel]",
     )
+
+
+def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--api-keys", type=Path, metavar="FILE", help="the API keys and what each may use, as TOML (twogear keys)"
+    )
+    group.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="a key that may use everything; other users of the machine can see it in the list of processes, which is "
+        "why the environment's TWOGEAR_API_KEY or VLLM_API_KEY is better",
+    )
+    group.add_argument(
+        "--allowed-origins",
+        type=origins,
+        action="extend",
+        metavar="ORIGINS",
+        help="web pages that may use the server: origins with commas between them or as a JSON list; * for all",
+    )
+    group.add_argument(
+        "--allowed-hosts",
+        type=hosts,
+        action="extend",
+        metavar="NAMES",
+        help="names by which the server may be called beside localhost and its address, with commas between them",
+    )
+    group.add_argument(
+        "--root-path", default=DEFAULTS.root_path, metavar="PATH", help="where a proxy serves the server"
+    )
+    group.add_argument(
+        *("--no-docs", "--disable-fastapi-docs"),
+        dest="docs",
+        action="store_false",
+        help="switch /docs, /redoc and /openapi.json off",
+    )
+
+
+def _add_tls_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--ssl-keyfile", type=Path, metavar="FILE", help="the certificate's key, as PEM")
+    group.add_argument("--ssl-certfile", type=Path, metavar="FILE", help="the certificate, as PEM")
+    group.add_argument("--ssl-keyfile-password", metavar="TEXT", help="of an encrypted key")
+    group.add_argument("--ssl-ca-certs", type=Path, metavar="FILE", help="authorities of clients' certificates, as PEM")
+    group.add_argument(
+        "--ssl-cert-reqs",
+        type=int,
+        choices=(0, 1, 2),
+        default=DEFAULTS.ssl_cert_reqs,
+        help="whether clients need a certificate: 0 no, 1 they may have one, 2 yes",
+    )
+    group.add_argument("--ssl-ciphers", metavar="TEXT", help="in OpenSSL's notation")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """The origins in an argument, as vLLM takes them (a JSON list), or with commas between them."""
+    found = _parts(text)
+    for origin in found:
+        if origin not in ("*", "null") and not ORIGIN.fullmatch(origin):
+            raise argparse.ArgumentTypeError(
+                f"{origin!r} is no origin: https://example.com and http://localhost:3000 are"
+            )
+    return found
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """The host names in an argument, without ports."""
+    found = tuple(name.lower() for name in _parts(text))
+    for name in found:
+        if not HOST.fullmatch(name):
+            raise argparse.ArgumentTypeError(f"{name!r} is no name of a host: server.example is, without a port")
+    return found
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Of a JSON list of texts, or of a text with commas."""
+    if not text.lstrip().startswith("["):
+        return tuple(part.strip() for part in text.split(","))
+    try:
+        return msgspec.json.decode(text, type=tuple[str, ...])
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON list of texts: {error}") from error
 
 
 def _add_connections(parser: argparse.ArgumentParser) -> None:
@@ -149,12 +241,7 @@ def _add_connections(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
-    names = {field.name for field in fields(Settings)}
-    given = {name: value for name, value in vars(args).items() if name in names}
-    given |= limits.of_engine_options(args.engine_options)
-    settings = Settings(**given, reasoning_fields=REASONING_FIELDS[args.reasoning_field])
-    if settings.log_text and settings.request_log is None:
-        raise UsageError("--log-text needs --request-log: it says where the lines go")
+    settings = settings_of(args, os.environ)
     try:
         check_model(settings.model)
     except ModelError as error:
@@ -168,6 +255,32 @@ def run(args: argparse.Namespace) -> int:
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
 
     return launch(settings, args.engine_options)
+
+
+def settings_of(args: argparse.Namespace, environment: MutableMapping[str, str]) -> Settings:
+    """The settings that arguments and environment make. Of keys only hashes stay, in the environment neither.
+
+    Raises UsageError.
+    """
+    named = [environment.pop(name, "") for name in KEY_VARIABLES]  # so that no engine process gets them
+    secrets = getattr(args, "api_key", None) or [one for one in named if one]
+    if not all(secrets):
+        raise UsageError("--api-key is empty")
+    if (args.ssl_keyfile is None) != (args.ssl_certfile is None):
+        raise UsageError("TLS needs both --ssl-keyfile and --ssl-certfile")
+    if args.root_path and (not args.root_path.startswith("/") or args.root_path.endswith("/")):
+        raise UsageError(f"--root-path {args.root_path!r} is no path: /llm is")
+    names = {field.name for field in fields(Settings)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    for name in ("allowed_origins", "allowed_hosts"):
+        given[name] = tuple(given[name] or ())
+    given |= limits.of_engine_options(args.engine_options)
+    given["api_key_hashes"] = tuple(dict.fromkeys(hash_of(os.fsencode(secret)) for secret in secrets))
+    given["reasoning_fields"] = REASONING_FIELDS[args.reasoning_field]
+    settings = Settings(**given)
+    if settings.log_text and settings.request_log is None:
+        raise UsageError("--log-text needs --request-log: it says where the lines go")
+    return settings
 
 
 def _positive(text: str) -> int:

@@ -11,7 +11,7 @@ from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
-from server.core.request import Conversation, Request, Texts, TokenPrompts
+from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
 from server.modes.limits import the_budget
@@ -27,7 +27,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
         record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
         mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
         record.mode = mode.name
-        count = request.n * _prompts(request)
+        count = request.most_choices
         most = serving.intake.most_choices
         if count > most:
             raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} taken at once here.")
@@ -46,17 +46,20 @@ def find_mode(
 
 
 async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
+    caller = request.received.caller
+    caller.check(mode.name, request.most_choices, request.name("n"))
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
     if not all(prompts):
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
     form = await answer_format(request, serving)
     choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
     check_size(request, choices, serving)
-    if request.priority and not serving.settings.allow_priority:
+    if request.priority and not (serving.settings.allow_priority or caller.may_set_priority):
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
     return Plan(
         id=request.id,
         record=request.received.record,
+        caller=caller,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
@@ -89,13 +92,3 @@ async def prompt_ids(request: Request, serving: Serving) -> list[int]:
     (ids,) = await encoded(request, mode, serving)
     named_tools(request)
     return ids
-
-
-def _prompts(request: Request) -> int:
-    """How many prompts there are."""
-    match request.prompt:
-        case Texts(texts):
-            return len(texts)
-        case TokenPrompts(prompts):
-            return len(prompts)
-    return 1

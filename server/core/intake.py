@@ -42,7 +42,7 @@ class Intake:
         ready: Callable[[], Ready | None],
     ) -> None:
         self._settings = settings
-        self._limits = limits
+        self.limits = dict(limits)
         self._scheduler = scheduler
         self._metrics = metrics
         self._ready = ready
@@ -125,7 +125,7 @@ class Intake:
         self._check_mode(name, mode, choices - min(free, max(0, mode.most - mode.running)))
 
     def _check_mode(self, name: str, mode: ModeLoad, more: float) -> None:
-        most = self._limits[name].waiting
+        most = self.limits[name].waiting
         if most is not None and mode.queued + more > most:
             raise self._refusal("mode_waiting", f"{mode.queued} choices wait in mode {name!r}, and at most {most} may")
 
@@ -151,7 +151,7 @@ class Intake:
         )
 
     def _deadline(self, mode: str) -> float:
-        own = self._limits[mode].wait_seconds
+        own = self.limits[mode].wait_seconds
         return self._settings.max_wait_seconds if own is None else own
 
     def _refusal(self, reason: Reason, why: str) -> OverloadedError:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from engine.messages import Sampling
+from server.access.quota import ANYONE, Caller
 from server.core.request import Stop
 from server.modes.thinking import ThinkingPlan
 from server.telemetry.record import RequestRecord
@@ -37,7 +38,7 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, ready to run. `created` in Unix seconds; `record` is where its way is noted.
+    """A request of `caller`, ready to run. `created` in Unix seconds; `record` is where its way is noted.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
@@ -48,6 +49,7 @@ class Plan:
 
     id: str
     record: RequestRecord
+    caller: Caller = ANYONE
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int
@@ -63,3 +65,8 @@ class Plan:
     owner: tuple[str, str] = ("", "")
     cache_salt: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def most_tokens(self) -> int:
+        """What it may come to: the prompt, and all that its choices may generate."""
+        return self.prompt_tokens + sum(choice.sampling.max_tokens for choice in self.choices)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BytesHeld
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
@@ -22,12 +23,13 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `arrived`: on the clock of perf_counter. `held`: the memory that a long body may take until it is planned.
-    `record`: what the log will say of it, its id among that.
+    keys. `caller`: what that key may do and has used. `arrived`: on the clock of perf_counter. `held`: the memory that
+    a long body may take until it is planned. `record`: what the log will say of it, its id among that.
     """
 
     size: int = 0
     client: str = ""
+    caller: Caller = ANYONE
     arrived: float = msgspec.field(default_factory=time.perf_counter)
     held: BytesHeld | None = None
     record: RequestRecord = msgspec.field(default_factory=RequestRecord)
@@ -176,6 +178,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     streamed: bool = False
     cache_salt: str = ""
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def most_choices(self) -> int:
+        """How many there will be: `n` for each prompt."""
+        prompt = self.prompt
+        if isinstance(prompt, Conversation):
+            return self.n
+        return self.n * len(prompt.texts if isinstance(prompt, Texts) else prompt.prompts)
 
     @property
     def owner(self) -> tuple[str, str]:

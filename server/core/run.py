@@ -1,9 +1,10 @@
 """Runs a plan: its choices at once, each one's tokens to pieces of the answer, and the metrics of it all."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
+from server.access.quota import Spending
 from server.core.choice import Choice, cached_tokens
 from server.core.events import Piece
 from server.core.generate import ChoiceRun
@@ -15,7 +16,8 @@ from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
 from server.delta_stream import ReaderBehind
 from server.engine_client import EngineError, RequestBroke, RequestFailed
-from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, SlowReaderError
+from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, RateLimitError, SlowReaderError
+from server.metrics import RequestWatch
 from server.telemetry.record import GenerationRecord
 
 
@@ -44,7 +46,11 @@ class Run:
         """The pieces of all choices as they come; raises ApiError."""
         plan, choices, serving, record = self.plan, self.choices, self._serving, self._record
         plan.record.generation, texts = record, plan.record.texts
-        with serving.metrics.watch(record) as watch, serving.one_more(plan.id, choices):
+        with (
+            serving.metrics.watch(record) as watch,
+            _spending(plan, watch) as spent,
+            serving.one_more(plan.id, choices, plan.caller.name),
+        ):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 with serving.intake.claim(plan, watch.start) as claim:
@@ -82,6 +88,7 @@ class Run:
             else:
                 watch.outcome = "completed"
             finally:
+                spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
                 self._note_end(record)
         self._remember()
 
@@ -123,3 +130,14 @@ class Run:
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
                 self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)
+
+
+@contextmanager
+def _spending(plan: Plan, watch: RequestWatch) -> Iterator[Spending]:
+    """Counts the request against what its key may spend; raises RateLimitError."""
+    try:
+        with plan.caller.spending(plan.mode, plan.most_tokens) as spent:
+            yield spent
+    except RateLimitError:
+        watch.outcome = "rejected"
+        raise

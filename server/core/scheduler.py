@@ -185,7 +185,7 @@ class Scheduler:
     """Gives out the engine's places, of which there are `places()`, to the requests of `modes`."""
 
     def __init__(self, places: Callable[[], int], modes: Mapping[str, ModeLoad]) -> None:
-        self.modes = modes
+        self.modes = dict(modes)
         self._places = places
         self._arrivals = count()
         self._shares: dict[tuple[str, str], Share] = {}  # by mode and client
@@ -194,6 +194,16 @@ class Scheduler:
         self._lines: dict[tuple[int, Lane], _Line] = {}
         self._order: list[tuple[int, Lane]] = []  # of the lines
         self._last_served = {False: 0, True: 0}  # the counter of the client served last, by whether it thinks
+
+    def adopt(self, modes: Mapping[str, ModeLoad]) -> None:
+        """Has requests that come from now on be of `modes`. What runs and waits stays as it is, and counts on."""
+        for name, load in modes.items():
+            known = self.modes.get(name)
+            if known is not None and known.thinks is load.thinks:
+                known.most = load.most
+                continue
+            self.modes[name] = load
+            self._shares = {key: share for key, share in self._shares.items() if key[0] != name}
 
     def claim(
         self,

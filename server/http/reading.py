@@ -6,8 +6,12 @@ Which fields a body has is the part of the API that reads it.
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
+from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
@@ -16,12 +20,16 @@ from server.offload import LONG, READING, offload, without_gc
 from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
+CALLER = "twogear.caller"
+"""Where the scope of a request has its Caller."""
+JSON_TYPE = "application/json"
+CURLS_TYPES = (None, "application/x-www-form-urlencoded")
+BROWSERS_HEADERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 PARTS = (b"[", b"{", b":")
 MOST_PARTS = 200_000
 SLICE = 1 << 17
 PARSED_BYTES = 24
 """What a byte of JSON becomes at most, about: lists of empty objects."""
-JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
 
 
 def serving_of(request: Request) -> Serving:
@@ -31,25 +39,35 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request, as `server.access.gate` found out."""
+    caller = scope.get(CALLER, ANYONE)
+    assert isinstance(caller, Caller)
+    return caller
+
+
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
     record = record_of(request.scope)
-    serving = serving_of(request)
-    _check_type(request.headers.get("content-type"))
+    serving, caller = serving_of(request), caller_of(request.scope)
+    _check_type(request.headers)
     coming, parsed = serving.bodies.holder(), serving.parsed.holder()
     try:
         content = await _content(request, serving.settings.max_body_bytes, coming)
         if record.texts is not None:
             record.texts.body = content.decode(errors="replace")
+        if content and "content-type" not in request.headers and _is_of_browser(request.headers):
+            raise ContentTypeError("")
+        received = Received(size=len(content), client=caller.name, caller=caller, arrived=record.arrived, record=record)
         if len(content) < LONG:
-            return parse(content), Received(size=len(content), arrived=record.arrived, record=record)
+            return parse(content), received
         await parsed.take(PARSED_BYTES * len(content))
         body = await offload(READING, lambda: _parsed(parse, content))
     except BudgetSpent:
         raise serving.unavailable("too many long requests are coming in") from None
     finally:
         coming.release()
-    return body, Received(size=len(content), arrived=record.arrived, held=parsed, record=record)
+    return body, msgspec.structs.replace(received, held=parsed)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
@@ -91,10 +109,19 @@ async def _content(request: Request, limit: int, coming: BytesHeld) -> bytes:
     return b"".join(chunks)
 
 
-def _check_type(content_type: str | None) -> None:
-    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM."""
-    if content_type is None:
+def _check_type(headers: Headers) -> None:
+    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM.
+
+    From a browser only what says that it is JSON, if there is a body at all: a page can send anything else anywhere,
+    without being asked whether it may.
+    """
+    content_type = headers.get("content-type")
+    kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
+    if kind == JSON_TYPE or (kind is not None and kind.startswith("application/") and kind.endswith("+json")):
         return
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in JSON_TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise ContentTypeError(content_type)
+    if kind not in CURLS_TYPES or (kind is not None and _is_of_browser(headers)):
+        raise ContentTypeError(content_type or "")
+
+
+def _is_of_browser(headers: Headers) -> bool:
+    return any(name in headers for name in BROWSERS_HEADERS)

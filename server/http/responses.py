@@ -53,10 +53,12 @@ def json_response(body: object, status: int = HTTPStatus.OK, headers: dict[str, 
 def error_response(error: ApiError, scope: Scope) -> Response:
     """The whole HTTP response that tells the request of `scope` of `error`, in its API's shape."""
     shapes: Sequence[ErrorShape] = scope["app"].state.error_shapes
-    headers_in = Headers(scope=scope)
-    own = next((shape for shape in shapes if shape.is_spoken(scope["path"], headers_in)), None)
+    headers_in, path = Headers(scope=scope), route_path(scope)
+    own = next((shape for shape in shapes if shape.is_spoken(path, headers_in)), None)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return json_response(error.body() if own is None else own.body(error), error.status, headers)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return json_response(error.body() if own is None else own.body(error, record_of(scope).id), error.status, headers)
 
 
 def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
@@ -66,6 +68,12 @@ def install_error_handlers(app: FastAPI, shapes: Sequence[ErrorShape]) -> None:
     app.add_exception_handler(HTTPException, _of_router)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unforeseen)
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request as the routes know it: without the prefix under which a proxy serves the app."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
 
 
 async def _own(request: Request, error: Exception) -> Response:

@@ -19,7 +19,8 @@ GENERAL = PROFILE_FOLDER / "general.toml"
 TEMPLATE_FILE = ".jinja"
 """How the name of a mode's own template file ends."""
 
-Tokens = Annotated[int, msgspec.Meta(ge=1)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 ModeName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -44,7 +45,7 @@ class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_field
     template_variables: dict[str, Any] | None = None
     default_max_tokens: Tokens | None = None
     max_tokens_limit: Tokens
-    priority: int = 0
+    priority: Priority = 0
     limits: ModeLimits = ModeLimits()
 
     @property
@@ -184,6 +185,8 @@ def load_profile(path: Path) -> Profile:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"profile {path}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"profile {path}: nested too deeply") from error
     modes = {name: _with_file(mode, path.parent) for name, mode in profile.modes.items()}
     return msgspec.structs.replace(profile, modes=modes)
 

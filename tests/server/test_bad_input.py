@@ -373,7 +373,7 @@ async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: C
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         for sent, status in [
             (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
             (head + b"Content-Length: x\r\n\r\n", 400),

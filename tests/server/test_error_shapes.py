@@ -18,7 +18,7 @@ from tests.server.conftest import always
 from tests.server.example_api import API
 
 
-def shaped(error: ApiError) -> JsonObject:
+def shaped(error: ApiError, _request_id: str) -> JsonObject:
     return {"wrong": error.message, "status": int(error.status)}
 
 

@@ -78,6 +78,7 @@ LAYERS = (
     ("server/commands/", "server/cli.py"),
     ("server/launch.py", "server/start_display.py"),
     ("server/app.py",),
+    ("server/access/gate.py",),
     ("server/api/registry.py",),
     ("server/api/",),
     ("server/http/",),

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from server.access.quota import Caller
 from server.api.chat.admission import chat_request
 from server.api.chat.answer import ChatResponse, ChunkWriter
 from server.api.chat.body import ChatRequest, read_chat_request
@@ -57,8 +58,8 @@ async def chat_completions(request: Request) -> Response:
 async def named_control(request: Request) -> Response:
     """The same as the next, with the completion's id in the body: llama.cpp's way."""
     serving = serving_of(request)
-    asked, _ = await read(request, read_named_control_request)
-    return _end_thinking(asked.id, asked.action, serving)
+    asked, received = await read(request, read_named_control_request)
+    return _end_thinking(asked.id, asked.action, received.caller, serving)
 
 
 @router.post(
@@ -70,12 +71,12 @@ async def named_control(request: Request) -> Response:
 async def control(request: Request, completion_id: str) -> Response:
     """Closes the thinking of a running completion; tells which of its choices were thinking."""
     serving = serving_of(request)
-    asked, _ = await read(request, read_control_request)
-    return _end_thinking(completion_id, asked.action, serving)
+    asked, received = await read(request, read_control_request)
+    return _end_thinking(completion_id, asked.action, received.caller, serving)
 
 
-def _end_thinking(completion_id: str, action: str, serving: Serving) -> Response:
-    choices = serving.end_thinking(completion_id)
+def _end_thinking(completion_id: str, action: str, caller: Caller, serving: Serving) -> Response:
+    choices = serving.end_thinking(completion_id, caller)
     head = {"id": completion_id, "object": "chat.completion.control", "action": action}
     return json_response({**head, "choices": choices})
 
@@ -84,4 +85,8 @@ API = Api(
     router=router,
     bodies=(ChatRequest, ControlRequest, NamedControlRequest),
     answers=(ChatCompletion, ChatCompletionChunk, ControlResult),
+    access={
+        "/v1/chat/completions/control": "control",
+        "/v1/chat/completions/{completion_id}/control": "control",
+    },
 )

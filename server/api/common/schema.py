@@ -21,13 +21,14 @@ class ErrorDetails(Answer):
 
     message: str
     """One line, for a person."""
-    type: Literal["invalid_request_error", "service_unavailable_error", "server_error"]
-    """The kind of the error."""
+    type: Literal["invalid_request_error", "service_unavailable_error", "server_error", "requests", "tokens"]
+    """The kind of the error; of a 429, what there were too many of."""
     param: str | None
     """The field at fault, as in `messages[0].content`."""
     code: str | None
-    """`context_length_exceeded`, `invalid_encrypted_content`, `model_not_found`, `previous_response_not_found`,
-    `request_not_found`, `request_too_large`, `response_not_found`, or null.
+    """`context_length_exceeded`, `insufficient_permissions`, `invalid_api_key`, `invalid_encrypted_content`,
+    `model_not_found`, `previous_response_not_found`, `rate_limit_exceeded`, `request_not_found`, `request_too_large`,
+    `response_not_found`, or null.
     """
 
 

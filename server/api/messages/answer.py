@@ -29,6 +29,11 @@ class MessageAnswer:
         self._model = model
 
     @property
+    def request_id(self) -> str:
+        """Of the HTTP request."""
+        return self._plan.record.id
+
+    @property
     def is_generated(self) -> bool:
         """False where only the prompt is read: the one token that the engine must generate for that is dropped."""
         return self._asked.max_tokens > 0
@@ -147,7 +152,7 @@ class MessageEvents:
 
     def error(self, error: ApiError) -> bytes:
         """Anthropic's error as the last event."""
-        return _encoded(anthropic_error(error))
+        return _encoded(anthropic_error(error, self._answer.request_id))
 
     def _next_block(self) -> bytes:
         """The end of the block before the last, and the beginning of the last."""

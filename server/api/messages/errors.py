@@ -16,11 +16,11 @@ TYPES = {  # by status, as in Anthropic's documentation of errors; any other is 
 }
 
 
-def anthropic_error(error: ApiError) -> JsonObject:
+def anthropic_error(error: ApiError, request_id: str) -> JsonObject:
     """Anthropic's error object. It has no place for the field at fault, which the message names."""
     fault = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
     details = {"type": TYPES.get(error.status, fault), "message": _message(error)}
-    return {"type": "error", "error": details, "request_id": None}
+    return {"type": "error", "error": details, "request_id": request_id}
 
 
 def _message(error: ApiError) -> str:

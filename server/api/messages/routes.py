@@ -67,8 +67,8 @@ async def count_tokens(request: Request) -> Response:
 )
 async def control(request: Request, message_id: str) -> Response:
     """Closes the thinking of a running message."""
-    asked, _ = await read(request, read_control_request)
-    closed = bool(serving_of(request).end_thinking(message_id))
+    asked, received = await read(request, read_control_request)
+    closed = bool(serving_of(request).end_thinking(message_id, received.caller))
     return json_response({"id": message_id, "type": "message_control", "action": asked.action, "closed": closed})
 
 
@@ -77,4 +77,5 @@ API = Api(
     bodies=(MessagesRequest, CountTokensRequest, ControlRequest),
     answers=(AnthropicMessage, MessageEvent, TokensCount, MessageControl, AnthropicError),
     errors=ERRORS,
+    access={"/v1/messages/{message_id}/control": "control"},
 )

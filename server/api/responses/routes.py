@@ -24,7 +24,7 @@ from server.api.responses.store import ResponseStore
 from server.core.admission import prompt_ids
 from server.core.run import Run
 from server.errors import BadRequestError, UnknownRequestError
-from server.http.reading import read, serving_of
+from server.http.reading import caller_of, read, serving_of
 from server.http.responses import json_response
 from server.http.sse import EventStream, until_disconnect
 
@@ -155,7 +155,7 @@ async def cancel(request: Request, response_id: str) -> Response:
     if running is None:
         store.get(response_id, client)
         raise BadRequestError("Only a response that is still running can be cancelled.", param="response_id")
-    serving.cancel(response_id)
+    serving.cancel(response_id, caller_of(request.scope))
     return json_response(running.cancel())
 
 
@@ -170,7 +170,7 @@ async def control(request: Request, response_id: str) -> Response:
     asked, received = await read(request, read_control_request)
     if store_of(request).under_way(response_id, received.client) is None:
         raise UnknownRequestError(response_id)
-    closed = bool(serving_of(request).end_thinking(response_id))
+    closed = bool(serving_of(request).end_thinking(response_id, received.caller))
     return json_response({"id": response_id, "object": "response.control", "action": asked.action, "closed": closed})
 
 
@@ -184,4 +184,5 @@ API = Api(
     router=router,
     bodies=(ResponseRequest, ControlRequest),
     answers=(ResponseObject, ResponseEvent, ResponseItems, DeletedResponse, InputTokens, ResponseControl),
+    access={"/v1/responses/{response_id}/control": "control"},
 )

@@ -43,7 +43,7 @@ async def model(request: Request, name: str) -> Response:
     return json_response(shape(name, mode, serving))
 
 
-@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy))
+@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy, needs_key=False))
 async def health(request: Request) -> Response:
     """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
     serving = serving_of(request)
@@ -76,4 +76,8 @@ async def versions(request: Request) -> Response:
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
 
 
-API = Api(router=router, answers=(Model, Models, AnthropicModel, AnthropicModels, Alive, Healthy, Unhealthy, Versions))
+API = Api(
+    router=router,
+    answers=(Model, Models, AnthropicModel, AnthropicModels, Alive, Healthy, Unhealthy, Versions),
+    access={"/health": "open", "/live": "open", "/metrics": "metrics"},
+)
