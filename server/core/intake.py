@@ -12,7 +12,7 @@ from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.messages import Ready
 from server.core.plan import Plan
@@ -51,6 +51,8 @@ class Intake:
         self._waiting_tokens = 0
         self._committed = 0  # pages
         self._starts: deque[tuple[float, int]] = deque(maxlen=RECENT)  # when, and how many choices
+        for reason in get_args(Reason):
+            metrics.overloads.labels(reason)  # at zero: a rate over the first refusal needs the zero before it
 
     @contextmanager
     def preparing(self, mode: str, choices: int) -> Iterator[None]:

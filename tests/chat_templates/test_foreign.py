@@ -183,7 +183,7 @@ def test_which_models_think_and_take_tools() -> None:
 
 
 def test_of_the_names_for_tools_only_tools_is_none_where_there_are_none() -> None:
-    files = TemplateFiles("{{ [tools is none, documents is none, xml_tools is defined] }}", None, {})
+    files = TemplateFiles("{{ messages and [tools is none, documents is none, xml_tools is defined] }}", None, {})
     template = CheckpointTemplate(files, FormatSettings(tools="xml_tools"))
     assert template.render(check_messages([user("Hi")]), DIRECT) == "[True, True, False]"
 

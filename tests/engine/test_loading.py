@@ -71,10 +71,14 @@ def test_sampling_fields_all_reach_vllm() -> None:
         "max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.1,
         "frequency_penalty": 0.2, "repetition_penalty": 1.5, "seed": 3, "min_tokens": 4, "ignore_eos": True,
         "stop_token_ids": (7,), "logit_bias": {8: 0.5}, "logprobs": 3, "prompt_logprobs": 2, "grammar": 'start: "a"',
+        "allowed_token_ids": (1, 8), "bad_words": ((4, 5),),
     }  # fmt: skip
     assert set(values) == set(Sampling.__struct_fields__)
     params = sampling_params(Sampling(**values), eos_token_ids=(2,))
     assert isinstance(params, SamplingParams)
     assert params.structured_outputs is not None
     assert params.structured_outputs.grammar == values.pop("grammar")
-    assert {name: getattr(params, name) for name in values} == values | {"stop_token_ids": [7]}
+    assert params.bad_words_token_ids == [list(ids) for ids in values.pop("bad_words")]
+    assert {name: getattr(params, name) for name in values} == values | {
+        "stop_token_ids": [7], "allowed_token_ids": [1, 8],
+    }  # fmt: skip

@@ -87,7 +87,7 @@ async def test_sampling_limits_budget_and_priority_are_the_modes_own(
     body = await ask(http, reasoning_mode="deep")
     thinking, answer = engine.seen
     assert (thinking.sampling.temperature, thinking.sampling.top_p) == (0.8, 0.9)
-    assert thinking.priority == 2 * 5 + 1  # of requests with equal priority, those that think go last
+    assert thinking.priority == 3 * 5 + 2  # of requests with equal priority, those that think go last
     assert (answer.sampling.temperature, answer.sampling.top_p) == (0.0, 1.0)
     said = deep_fmt.decode(answer.prompt_ids, show_control=True)
     assert said.endswith("and\n\nThat is enough.\n</think>\n\n")

@@ -45,7 +45,7 @@ async def test_the_examples_run(client: Client, fmt: ChatFormat, example: tuple[
         lambda prompt: iter(thinking + ids if fmt.is_thinking_open(prompt) else ids), (fmt.end_of_turn_id,)
     )
     async with client(engine) as http:
-        response = await http.request(method, path, json=json.loads(asked))
+        response = await http.request(method, path, json=json.loads(asked), headers={"X-Request-Id": "req-1"})
     assert response.status_code == int(status), response.text
     if answer:
         assert response.json() == json.loads(answer)

@@ -19,9 +19,9 @@ from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import always, body, served
 
-HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SETTINGS = Settings(header_timeout=0.4, body_timeout=0.6, stall_seconds=0.5, max_connections=8)
 
 Served = tuple[DrainingServer, int]
@@ -151,7 +151,7 @@ async def test_a_wish_for_another_protocol_is_ignored(server: Served, upgrade: b
 
 
 async def test_this_is_no_proxy(server: Served) -> None:
-    assert (await exchange(server[1], b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+    assert (await exchange(server[1], b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_requests_sent_ahead_are_answered_up_to_a_number(server: Served) -> None:
@@ -178,7 +178,9 @@ async def test_an_answer_that_is_not_read_is_given_up(server: Served) -> None:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, ("127.0.0.1", server[1]))
-        head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(content)
+        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(
+            content
+        )
         await loop.sock_sendall(connection, head + content)
         async with asyncio.timeout(60):
             while server[0].server_state.connections:  # noqa: ASYNC110

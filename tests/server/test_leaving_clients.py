@@ -20,7 +20,7 @@ from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import always, body
 
-HEAD = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CONTENT = json.dumps(body(stream=True)).encode()
 WAYS = {
     "half a body": HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT[:20],

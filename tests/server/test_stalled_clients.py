@@ -35,7 +35,7 @@ async def stream(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> Async
     server = DrainingServer(app.state.serving, server_config(app, SETTINGS))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     content = json.dumps(body(stream=True, logprobs=True, top_logprobs=20, max_tokens=LONG)).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
