@@ -178,9 +178,8 @@ async def test_an_answer_that_is_not_read_is_given_up(server: Served) -> None:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, ("127.0.0.1", server[1]))
-        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(
-            content
-        )
+        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += b"Content-Length: %d\r\n\r\n" % len(content)
         await loop.sock_sendall(connection, head + content)
         async with asyncio.timeout(60):
             while server[0].server_state.connections:  # noqa: ASYNC110

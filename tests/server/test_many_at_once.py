@@ -32,8 +32,8 @@ def files() -> None:
 async def ask(address: tuple[str, int], content: bytes) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer, over a connection of its own."""
     reader, writer = await asyncio.open_connection(*address)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
     await writer.drain()
     answer, _, text = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()

@@ -24,7 +24,7 @@ from tests.real_server import RealServer
 from tests.server.conftest import always, body
 
 CHAT = "/v1/chat/completions"
-PROFILE = (PROFILE_FOLDER / "exaone4.toml").read_text()
+PROFILE = (PROFILE_FOLDER / "twogear_tiny.toml").read_text()
 KEY = '[[keys]]\nname = "{0}"\nhash = "{1}"\n'
 EXTRA = """
 [modes.brief]
@@ -127,7 +127,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "no mode": ("profile", PROFILE.replace('default_mode = "standard"', 'default_mode = "no"'), "default_mode"),
     "format": (
         "profile",
-        PROFILE.replace("[format]", '[format]\ntool_call = "<call>"'),
+        PROFILE + '\n[format]\ntool_call = "<call>"\n',
         "[format] is not the one that is served",
     ),
     "template": ("profile", PROFILE.replace('template = "thinking"', 'template = "none"'), "there is no template"),
@@ -181,6 +181,7 @@ async def test_a_signal_while_files_are_read_counts_for_another_time(server: Ser
 async def test_a_terminal_that_is_gone_ends_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would without a handler: nobody could end it any more."""
     monkeypatch.setattr("server.launch._has_terminal", lambda: True)
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_DFL)
     reloading = Reloading(server.server)
     monkeypatch.setattr("server.launch._has_terminal", lambda: False)
     reloading.begin()

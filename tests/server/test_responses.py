@@ -409,7 +409,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "cannot be continued"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
-        ({"max_output_tokens": 131073}, "max_output_tokens", "maximum context length"),
+        ({"max_output_tokens": 131073}, "max_output_tokens", "at most 131072"),
         ({"input": "x " * 50_000}, "input", "maximum context length"),
         ({"reasoning_mode": "deep"}, "reasoning_mode", "must be"),
         ({"reasonning_mode": "reasoning"}, "reasonning_mode", "Did you mean"),

@@ -33,6 +33,7 @@ CHECKS = [
 ]  # fmt: skip
 OPERATIONS = [
     ("POST", "/v1/chat/completions", 30),
+    ("POST", "/v1/chat/completions/control", 10),
     ("POST", "/v1/chat/completions/{completion_id}/control", 10),
     ("POST", "/v1/completions", 40),
     ("POST", "/v1/messages", 30),
@@ -50,6 +51,7 @@ OPERATIONS = [
     ("GET", "/v1/models", 2),
     ("GET", "/v1/models/{name}", 10),
     ("GET", "/health", 2),
+    ("GET", "/live", 2),
     ("GET", "/metrics", 2),
     ("GET", "/version", 2),
 ]
