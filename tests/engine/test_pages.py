@@ -176,7 +176,8 @@ def test_a_sliding_window_needs_no_more_pages_however_long_the_request(manager: 
     parallel = SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1)
     longest = SimpleNamespace(max_model_len=4096)
     config = SimpleNamespace(max_in_flight_tokens=64, model_config=longest, parallel_config=parallel)
-    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager, vllm_config=config))
+    scheduler = SimpleNamespace(kv_cache_manager=manager, vllm_config=config, _preempt_request=None)
+    core = SimpleNamespace(scheduler=scheduler)
     assert PageCounter(core).needs() == (
         PageNeed(PAGE, most=-(-(127 + 64) // PAGE) + 1),
         PageNeed(PAGE, most=4096 // PAGE),
