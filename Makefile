@@ -7,10 +7,11 @@ ARGS ?=
 STAGE ?= all
 RECIPE ?=
 VERSION ?= 0.31.0
+FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-vllm coverage check bench bench-peers train lock clean
+.PHONY: help setup serve soak test test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,10 +33,19 @@ test-vllm: setup ## the engine's tests on another release of vLLM, in an environ
 		requirements/cpu.txt requirements/dev.txt requirements/vllm-$(VERSION).txt
 	PYTHONDONTWRITEBYTECODE= nice .venv-vllm-$(VERSION)/bin/python -m pytest tests/engine tests/model_impl $(ARGS)
 
+fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of six)
+	@for target in bodies templates streams stops schemas grammars; do \
+		mkdir -p runs/fuzz/$$target && nice $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+			-artifact_prefix=runs/fuzz/$$target- runs/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
+
 coverage: setup ## the test suite with the coverage of lines and branches, engine processes counted too (ARGS= for pytest)
 	$(BIN)/coverage erase
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run -m pytest --timeout 1200 $(ARGS); status=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
+
+soak: setup ## an hour of mixed load and faults on a real server; what has to hold is checked (ARGS="--minutes 10")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateSyntaxError, meta
+import msgspec
+from jinja2 import Template, meta
 
 from chat_templates.client_text import protect, protect_all
 from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
+from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
-from chat_templates.templates import not_a_template, rendered
+from chat_templates.templates import compiling, rendered
 
 END = "\udc82"
 """Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
@@ -43,18 +45,40 @@ def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | N
     named = {name: spelling for name in NAMED_TOKENS if (spelling := _spelling(config.get(name)))}
     file = chosen or folder / "chat_template.jinja"
     if chosen is not None or file.is_file():
-        return TemplateFiles(file.read_text(encoding="utf-8"), None, named)
+        return TemplateFiles(_text(file), None, named)
     found = config.get("chat_template") or _json_object(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):  # several, each with a name
-        by_name = {entry["name"]: entry["template"] for entry in found}
+        try:
+            by_name = {entry.name: entry.template for entry in msgspec.convert(found, list[_NamedTemplate])}
+        except msgspec.ValidationError as error:
+            raise ValueError(f"chat_template: {error}") from error
         if "default" not in by_name:
             raise ValueError("the checkpoint has several chat templates and none is named default")
         return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
+    if found is not None and not isinstance(found, str):
+        raise ValueError("chat_template must be a text or a list")
     return TemplateFiles(found, None, named) if found else None
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the chat template {path} is no text in UTF-8") from error
+
+
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
+
+
 def _json_object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} must be a JSON object")  # noqa: TRY004 - of a file, not of an argument
     return value
@@ -79,6 +103,8 @@ class CheckpointTemplate:
         self._environment = Environment(trim_blocks=True, lstrip_blocks=True)
         self._template = self._compile(files.source)
         self._tool_template = self._compile(files.tool_source) if files.tool_source else self._template
+        if "messages" not in self._variables(files.source):
+            raise FormatError("this is no chat template: it has no place for `messages`", "chat_template")
         sources = {path: path.read_text(encoding="utf-8") for path in _files_of(styles)}
         self._of_file = {path: self._compile(source) for path, source in sources.items()}
         self._named = files.named_tokens
@@ -103,6 +129,28 @@ class CheckpointTemplate:
         """
         if tools and not self.takes_tools:
             raise FormatError("this model's chat template has no place for tools", "tools")
+        options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "is_open": is_open}
+        try:
+            return self._rendered(turns, style, tools, **options)
+        except TooSlowError:
+            raise
+        except FormatError:
+            objects_only = [
+                _with_objects(turn) for turn in turns
+            ]  # some templates want a call's arguments as an object
+            if objects_only == list(turns):
+                raise
+            return self._rendered(objects_only, style, tools, **options)
+
+    def _rendered(
+        self,
+        turns: Sequence[Turn],
+        style: PromptStyle,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        is_open: bool,
+    ) -> str:
         messages = [_message(turn) for turn in turns]
         if is_open:
             field = "content" if turns[-1]["content"] or not turns[-1]["reasoning_content"] else "reasoning_content"
@@ -131,13 +179,12 @@ class CheckpointTemplate:
         return self._tool_template if has_tools else self._template
 
     def _compile(self, source: str) -> Template:
-        try:
+        with compiling():
             return self._environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise not_a_template(error) from error
 
     def _variables(self, source: str) -> set[str]:
-        return meta.find_undeclared_variables(self._environment.parse(source))
+        with compiling():
+            return meta.find_undeclared_variables(self._environment.parse(source))
 
     def _thinks(self, styles: Sequence[PromptStyle]) -> bool:
         """A template that knows the tags of thinking, or that one of the styles' variables changes."""
@@ -160,6 +207,15 @@ def _message(turn: Turn) -> dict[str, Any]:
     if turn["tool_calls"]:
         message["tool_calls"] = list(map(_call, turn["tool_calls"]))
     return message
+
+
+def _with_objects(turn: Turn) -> Turn:
+    """The turn with no arguments instead of such as are only text."""
+    calls: list[Call] = [
+        {**call, "arguments": {} if isinstance(call["arguments"], str) else call["arguments"]}
+        for call in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": calls}
 
 
 def _call(call: Call) -> dict[str, Any]:

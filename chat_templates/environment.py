@@ -59,7 +59,7 @@ class Environment(ImmutableSandboxedEnvironment):
     """See above; `options` are jinja's."""
 
     code_generator_class = _Code
-    intercepted_binops = frozenset(("*", "**", "+"))
+    intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def __init__(self, **options: Any) -> None:
         super().__init__(extensions=["jinja2.ext.loopcontrols", _Generation], auto_reload=False, **options)
@@ -72,7 +72,7 @@ class Environment(ImmutableSandboxedEnvironment):
             "lower": _of_plain(lambda value: str(value).islower()),
             "upper": _of_plain(lambda value: str(value).isupper()),
         }
-        self.filters |= {"tojson": _to_json, "replace": _replace}
+        self.filters |= {"tojson": _to_json, "replace": _replace, "format": _format}
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
 
     @staticmethod
@@ -92,6 +92,7 @@ class Environment(ImmutableSandboxedEnvironment):
         """Also joins, if the function is a string's method."""
         limits.check_time()
         limits.check_arguments(args)
+        limits.check_form(_form_of(function))
         value = super().call(context, function, *args, **kwargs)
         of_bytes = isinstance(getattr(function, "__self__", None), bytes)
         return limits.check_size(_of_client(value) if of_bytes else _as_text(value))
@@ -100,6 +101,13 @@ class Environment(ImmutableSandboxedEnvironment):
         """What the sandbox lets through of `intercepted_binops`."""
         limits.check_product(operator, left, right)
         return limits.check_size(super().call_binop(context, operator, left, right))
+
+
+def _form_of(function: Any) -> str:
+    """The string whose `format` is called; empty for any other function. The sandbox wraps that method."""
+    method = getattr(function, "__wrapped__", function)
+    owner = getattr(method, "__self__", None)
+    return owner if isinstance(owner, str) and getattr(method, "__name__", "").startswith("format") else ""
 
 
 def _as_text(value: Any) -> Any:
@@ -137,6 +145,11 @@ def _giving_text(filter_: Callable[..., Any]) -> Callable[..., Any]:
         return limits.check_size(_as_text(filter_(*args, **kwargs)))
 
     return wrapped
+
+
+def _format(form: str, *values: Any, **named: Any) -> Text:
+    limits.check_form(form)
+    return Text(str(form) % (named or values))
 
 
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> Text:

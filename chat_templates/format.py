@@ -96,6 +96,22 @@ class ChatFormat:
         vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
         return cls(vocabulary, checkpoint, settings)
 
+    def restyled(
+        self, folder: Path, template: Path | None = None, styles: Sequence[PromptStyle] = (DIRECT, THINKING)
+    ) -> "ChatFormat":
+        """The same tokenizer with the templates as they are in their files now, for these `styles`.
+
+        Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
+        """
+        files = read_template(folder, template)
+        if (files is None) != self._is_own:
+            raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
+        if files is None:
+            OwnTemplates().check(styles)
+            return ChatFormat(self.vocabulary)
+        checkpoint = CheckpointTemplate(files, self.settings, styles)
+        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint, self.settings)
+
     def render(
         self,
         messages: Sequence[Message],
@@ -120,7 +136,10 @@ class ChatFormat:
         pieces = self._pieces(
             turns, style, tools, add_generation_prompt=add_generation_prompt, is_open=continue_final_message
         )
-        return [token_id for piece in pieces if piece is not None for token_id in piece]
+        try:
+            return [token_id for piece in pieces if piece is not None for token_id in piece]
+        except UnicodeEncodeError as error:
+            raise FormatError("this model's chat template writes what is no Unicode text", "messages") from error
 
     def render_conversation(
         self, messages: Sequence[Message], style: PromptStyle, tools: Sequence[Tool] = ()

@@ -3,6 +3,7 @@
 The sandbox (`environment`) asks at each turn of a loop, at each call and before it makes what could be large.
 """
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Sized
@@ -14,6 +15,8 @@ from chat_templates.errors import FormatError
 MOST_SECONDS = 2.0  # of computing; conversations of megabytes take a tenth
 MOST_CHARACTERS = 1 << 25
 MOST_BITS = 4096  # of whole numbers
+WIDE = re.compile(r"%[^a-zA-Z%]{0,99}(?:\d{5}|\*)|\{[^{}]{0,99}:[^{}]{0,99}(?:\d{5}|\{)")
+"""In a form: a width or a precision of five digits, or one that is an argument."""
 
 
 class TooSlowError(FormatError):
@@ -65,6 +68,9 @@ def check_size(value: Any) -> Any:
 
 def check_product(operator: str, left: Any, right: Any) -> None:
     """Raises OverflowError before `left * right` or `left ** right` would be too large."""
+    if operator == "%":
+        check_form(left if isinstance(left, str) else "")
+        return
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
         if operator in ("*", "**") and bits > MOST_BITS:
@@ -74,6 +80,12 @@ def check_product(operator: str, left: Any, right: Any) -> None:
         is_repeated = operator == "*" and isinstance(sized, Sized) and isinstance(number, int)
         if is_repeated and len(sized) * number > MOST_CHARACTERS:
             raise OverflowError("a value is too large")
+
+
+def check_form(form: str) -> None:
+    """Raises OverflowError where a form, as of `format` or `%`, asks for a width that is large or an argument."""
+    if WIDE.search(form):
+        raise OverflowError("a width is too large")
 
 
 def check_arguments(values: tuple[Any, ...]) -> None:

@@ -4,7 +4,7 @@ Knows nothing of templates or tokens. Whatever is wrong is a FormatError that na
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypedDict
 
 from chat_templates.errors import FormatError
@@ -22,15 +22,19 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""The types of content parts that are text, and where it stands in them."""
 _DEEPEST = 64  # levels of nested JSON; far above any schema, far below Python's recursion limit
 
 
 class Call(TypedDict):
-    """A tool call of a past assistant turn. `id` is "" where there is none."""
+    """A tool call of a past assistant turn. `id` is "" where there is none; `arguments` are text where they are no JSON
+    object, as when a limit cut the call off.
+    """
 
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] | str
 
 
 class Turn(TypedDict):
@@ -73,36 +77,57 @@ def _turn(message: Message, param: str) -> Turn:
         "role": _ROLES[role],
         "name": _optional_text(message, "name", param),
         "tool_call_id": _optional_text(message, "tool_call_id", param),
-        "content": _content(message.get("content"), f"{param}.content", nullable=role == "assistant"),
+        "content": _content(
+            message.get("content"),
+            f"{param}.content",
+            role,
+            nullable=role in ("assistant", "tool"),
+        ),
         "reasoning_content": _reasoning(message, param) if role == "assistant" else "",
         "tool_calls": _calls(calls, f"{param}.tool_calls"),
     }
 
 
-def _content(content: object, param: str, *, nullable: bool) -> str:
+def _content(content: object, param: str, role: str, *, nullable: bool) -> str:
     if isinstance(content, str):
         return content
     if content is None and nullable:
         return ""
     if not isinstance(content, list):
         raise FormatError("content must be a string or a list of text parts", param)
-    return "".join(_part(part, f"{param}[{index}]") for index, part in enumerate(content))
+    return "".join(_part(part, f"{param}[{index}]", role) for index, part in enumerate(content))
 
 
-def _part(part: object, param: str) -> str:
+def _part(part: object, param: str, role: str) -> str:
+    """The text of a part; of an assistant's thinking none, which is `_reasoning`'s."""
     if not isinstance(part, Mapping):
         raise FormatError("a content part must be an object", param)
-    if part.get("type") != "text":
-        raise FormatError(f"this model reads only parts of type 'text'; got {part.get('type')!r}", f"{param}.type")
-    text = part.get("text")
+    kind = part.get("type")
+    if kind == "thinking" and role == "assistant":
+        return ""
+    field = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if field is None:
+        raise FormatError(f"this model reads only parts of type 'text'; got {kind!r}", f"{param}.type")
+    text = part.get(field)
     if not isinstance(text, str):
-        raise FormatError("text must be a string", f"{param}.text")
+        raise FormatError(f"{field} must be a string", f"{param}.{field}")
     return text
 
 
 def _reasoning(message: Mapping[str, Any], param: str) -> str:
-    """Under either of the names that peers give it, and we ourselves in responses."""
-    return _optional_text(message, "reasoning_content", param) or _optional_text(message, "reasoning", param)
+    """Under any of the names that peers give it, and we ourselves in responses; or as parts of the content."""
+    named = _optional_text(message, "reasoning_content", param) or _optional_text(message, "reasoning", param)
+    return named or "".join(_thinking_parts(message.get("content"), f"{param}.content"))
+
+
+def _thinking_parts(content: object, param: str) -> Iterator[str]:
+    """As Anthropic has them, and as Mistral, whose thinking is a list of text parts."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, Mapping) and part.get("type") == "thinking":
+            inner = part.get("thinking")
+            if not isinstance(inner, str | list):
+                raise FormatError("thinking must be a string", f"{param}[{index}].thinking")
+            yield _content(inner, f"{param}[{index}].thinking", "", nullable=False)
 
 
 def _optional_text(value: Mapping[str, Any], field: str, param: str) -> str:
@@ -141,16 +166,22 @@ def _function(value: Mapping[str, Any], param: str) -> Mapping[str, Any]:
     return function
 
 
-def _arguments(function: Mapping[str, Any], param: str) -> dict[str, Any]:
-    """OpenAI sends them as JSON in a string, which would be encoded twice if it stayed one. Nothing means none."""
+def _arguments(function: Mapping[str, Any], param: str) -> dict[str, Any] | str:
+    """OpenAI sends them as JSON in a string, which would be encoded twice if it stayed one. Nothing means none.
+
+    Text that is no JSON object stays as it is: models write such, and a conversation must be able to go on after it.
+    """
     arguments = function.get("arguments")
-    if arguments is None or arguments == "":
-        return {}
     if isinstance(arguments, str):
+        written = arguments
         try:
-            arguments = json.loads(arguments, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"arguments must be JSON: {error}", param) from error
+            arguments = json.loads(written, parse_constant=_no_constant) if written.strip() else None
+        except (ValueError, RecursionError):
+            return written
+        if not isinstance(arguments, Mapping | None):
+            return written
+    if arguments is None:
+        return {}
     if not isinstance(arguments, Mapping):
         raise FormatError("arguments must be a JSON object", param)
     return {key: _json(item, param) for key, item in _string_keys(arguments, param)}

@@ -3,12 +3,14 @@ r"""Generated token ids, as they come, to reasoning, answer and tool calls; coun
 Only control tokens are tags: text that spells one is text, and no control token is ever shown. Where a checkpoint has
 a tag of the format as ordinary text, that text is the tag. The rules:
 
-- `<think>` opens reasoning, `</think>` ends it; a second `<think>`, or a `</think>` with nothing open, is ignored. The
+- `<think>` opens reasoning, `</think>` ends it; a second `<think>` is ignored. So is a `</think>` with nothing open
+  before the answer's first word, and the first after a thinking that was closed for the model; else it is text. The
   newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
 - `<tool_call>` opens a call, in the answer as well as within the thinking, which then goes on; `</tool_call>`, the
-  tags above, another call or the end of the turn end it. One newline before a call belongs to the call.
+  tags above, another call or the end of the turn end it. One newline before a call belongs to the call. Within a string
+  of a call's arguments all tags are text, but for the `</think>` that ends a thinking and the end of the turn.
 - What stands in a call's tags but is none comes back as text (of the reasoning, if within it), as does what follows
-  the call's JSON.
+  the call's JSON. Of a call that was cut off before its arguments nothing is shown.
 - Any other control token, the end of the turn among them, is left out.
 - Nothing that is text is lost: without `</think>` all is reasoning, and characters that the generation left
   unfinished end as U+FFFD.
@@ -41,6 +43,7 @@ class OutputParser:
     whether the prompt left a think block open. Ids that were put into
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
+    `reopens`: whether `<think>` in the answer opens reasoning again; else it is taken like a `</think>` there.
     `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls whose tags are
     ordinary text are read as such, or as text.
     """
@@ -53,13 +56,18 @@ class OutputParser:
         call_id: Callable[[], str] = new_call_id,
         calls: bool = True,
         calls_in_thinking: bool = True,
+        reopens: bool = True,
     ) -> None:
         self.is_thinking = thinking_open
         self._fmt = fmt
         self._call_id = call_id
         self._detokenizer = fmt.detokenizer()
+        self._tag_ids = {fmt.think_id, fmt.think_end_id, fmt.tool_call_id, fmt.tool_call_end_id, *fmt.hidden_ids}
         self._scanner = TagScanner(fmt.text_tags) if fmt.text_tags else None
         self._may_call = {False: calls, True: calls_in_thinking}
+        self._reopens = reopens
+        self._has_answered = False
+        self._owes_end = False  # the model did not end its thinking itself, and may do so late
         self._events: list[Event] = []
         self._call: ToolCallReader | None = None
         self._calls = 0
@@ -80,9 +88,28 @@ class OutputParser:
                 self._read(self._detokenizer.feed(list(run)))
         return self._take()
 
-    def finish(self) -> list[Event]:
-        """The rest, once the generation has ended."""
+    def show(self, token_id: int) -> list[Event]:
+        """What a control token adds that is to be shown as text."""
         self._flush()
+        self._text(self._fmt.vocabulary.token_text(token_id))
+        return self._take()
+
+    @property
+    def held(self) -> str:
+        """The newline at the end of the answer so far that is not told yet, since a tag may own it."""
+        return "" if self.is_thinking or self._call is not None else self._newline
+
+    def release(self) -> list[Event]:
+        """Tells what is `held`: no tag owns it."""
+        self._emit(self._newline)
+        self._newline = ""
+        return self._take()
+
+    def finish(self, *, is_cut: bool = False) -> list[Event]:
+        """The rest, once the generation has ended; `is_cut`: by a limit."""
+        self._flush()
+        if is_cut and self._call is not None and self._call.is_head:
+            self._call = None
         self._end_call()
         self._emit(self._newline)
         self._newline = ""
@@ -93,6 +120,7 @@ class OutputParser:
         events = self.finish()
         self.is_thinking = False
         self._skip = 0
+        self._owes_end = True
         return events
 
     def _take(self) -> list[Event]:
@@ -102,7 +130,9 @@ class OutputParser:
     def _control(self, token_id: int) -> None:
         fmt = self._fmt
         self._flush()
-        if token_id == fmt.think_id:
+        if self._is_quoted(token_id):
+            self._text(fmt.vocabulary.token_text(token_id))
+        elif token_id == fmt.think_id:
             self._open_thinking()
         elif token_id == fmt.think_end_id:
             self._close_thinking()
@@ -112,6 +142,14 @@ class OutputParser:
             self._end_call()
         elif token_id in fmt.hidden_ids:
             self._hide()
+
+    def _is_quoted(self, token_id: int) -> bool:
+        """Whether a tag stands within a string of a call's arguments, where it is text."""
+        fmt = self._fmt
+        if self._call is None or not self._call.is_in_string:
+            return False
+        ends_thinking = self.is_thinking and token_id == fmt.think_end_id
+        return token_id in self._tag_ids and not ends_thinking
 
     def _flush(self) -> None:
         self._read(self._detokenizer.flush())
@@ -130,6 +168,8 @@ class OutputParser:
     def _is_tag(self, spelling: str) -> bool:
         """Does what the tag says, if it says anything here; else it is text."""
         tags = self._fmt.settings
+        if self._call is not None and self._call.is_in_string:
+            return False
         if spelling == tags.tool_call_end and self._call is not None:
             self._end_call(spelling)
         elif self._call is not None or (spelling == tags.tool_call and not self._may_call[self.is_thinking]):
@@ -159,6 +199,10 @@ class OutputParser:
         self._skip = 1
 
     def _open_thinking(self) -> None:
+        if not self._reopens:
+            if not self.is_thinking:
+                self._text_in_answer(self._fmt.settings.think)
+            return
         self._end_call()
         if not self.is_thinking:
             self._emit(self._newline)
@@ -168,11 +212,19 @@ class OutputParser:
 
     def _close_thinking(self) -> None:
         if not self.is_thinking:
+            if not self._owes_end:
+                self._text_in_answer(self._fmt.settings.think_end)
+            self._owes_end = False
             return
         self._end_call()
         self._newline = ""
         self.is_thinking = False
         self._skip = 2
+
+    def _text_in_answer(self, spelling: str) -> None:
+        """A tag of thinking where there is none: models repeat one before they answer, after that it is text."""
+        if self._has_answered and self._call is None:
+            self._text(spelling)
 
     def _end_call(self, spelling: str = "") -> None:
         call, self._call = self._call, None
@@ -182,6 +234,7 @@ class OutputParser:
         self._events += events
         if call.has_started:
             self._calls += 1
+            self._has_answered = self._has_answered or not self.is_thinking
             self._text(rest)
         else:
             self._text(self._call_opening + rest + spelling)
@@ -203,4 +256,5 @@ class OutputParser:
 
     def _emit(self, text: str) -> None:
         if text:
+            self._has_answered = self._has_answered or not (self.is_thinking or text.isspace())
             self._events.append(ReasoningText(text) if self.is_thinking else AnswerText(text))

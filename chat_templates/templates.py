@@ -3,7 +3,8 @@
 The text comes out as the templates wrote it; which of it is a control token is `format`'s to find.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,11 +71,10 @@ class OwnTemplates:
         """Compiles what `styles` need. Raises FormatError for what is no template, OSError for what cannot be read."""
         for style in styles:
             try:
-                self._environment.get_template(_name(style))
+                with compiling():
+                    self._environment.get_template(_name(style))
             except TemplateNotFound as error:
                 raise FormatError(f"there is no template {error}; ours are direct and thinking", "template") from error
-            except TemplateSyntaxError as error:
-                raise not_a_template(error) from error
 
     def render(
         self,
@@ -109,9 +109,21 @@ def rendered(template: Template, context: Mapping[str, Any]) -> str:
     return text
 
 
-def not_a_template(error: TemplateSyntaxError) -> FormatError:
-    """The same in words for the one who wrote it."""
-    return FormatError(f"the chat template is no jinja template: line {error.lineno}: {error}", "chat_template")
+@contextmanager
+def compiling() -> Iterator[None]:
+    """For what compiles a template; raises FormatError, in words for the one who wrote it, for what is none.
+
+    Beside what jinja finds, some is too deep for its parser or for Python's, to which jinja's code goes.
+    """
+    try:
+        yield
+    except TemplateSyntaxError as error:
+        message = f"the chat template is no jinja template: line {error.lineno}: {error}"
+        raise FormatError(message, "chat_template") from error
+    except (RecursionError, MemoryError) as error:
+        raise FormatError("the chat template is nested too deeply", "chat_template") from error
+    except (SyntaxError, ValueError, OverflowError) as error:
+        raise FormatError(f"the chat template cannot be compiled: {error}", "chat_template") from error
 
 
 def _name(style: PromptStyle) -> str:

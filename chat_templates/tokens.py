@@ -5,10 +5,12 @@ Knows the spellings of the control tokens, not how turns are laid out (the templ
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from chat_templates.errors import FormatError
@@ -34,6 +36,9 @@ _TELLING = re.compile(r"[^\s\"\\\x00-\x1f\u0100-\U0010ffff]")  # what `client_te
 _ORDINARY = re.compile(r"\s+|▁+|\w+")  # of added tokens that text may become: white space and words
 
 
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
 def replace_surrogates(text: str) -> str:
     """Lone surrogates, which JSON can smuggle in and UTF-8 cannot hold, become U+FFFD."""
     return _SURROGATES.sub("\ufffd", text)
@@ -43,9 +48,10 @@ class Vocabulary:
     """One tokenizer.json, for a format whose `tags` it may have as tokens, and must have those that are `required`.
 
     `control` maps the spelling of every control token to its id: the special added tokens, and the tags also where the
-    tokenizer has them as ordinary added tokens (`<think>` in Qwen3). They are never shown. `written` has beside these
-    what a template may write as a token of its own: added tokens that `template`, its source, spells, and all with a
-    bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text (Llama's and Gemma's BOS).
+    tokenizer has them as ordinary added tokens (`<think>` in Qwen3): those are `plain_control_ids`. They are never
+    shown. `written` has beside these what a template may write as a token of its own: added tokens that `template`, its
+    source, spells, and all with a bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text
+    (Llama's and Gemma's BOS).
 
     Client text becomes none of the added tokens but white space and words. `eats_before` and `eats_after` are the
     spellings of tokens that take the white space next to them with them (Phi-3's roles).
@@ -54,7 +60,7 @@ class Vocabulary:
     def __init__(
         self, tokenizer_json: str, *, required: Sequence[str] = TAGS, tags: Sequence[str] = (), template: str = ""
     ) -> None:
-        spec = json.loads(tokenizer_json)
+        spec = _checked(tokenizer_json)
         added = {token["content"]: int(token["id"]) for token in spec["added_tokens"]}
         missing = [tag for tag in required if tag not in added]
         if missing:
@@ -63,33 +69,44 @@ class Vocabulary:
         control = sorted(special.union(required, added.keys() & set(tags)))
         self.control: dict[str, int] = {text: added[text] for text in control}
         self.control_ids = frozenset(self.control.values())
-        self.written = {
-            text: token_id
-            for text, token_id in added.items()
-            if _TELLING.search(text) and (text in self.control or _is_markup(text, template))
-        }
+        self.plain_control_ids = frozenset(added[text] for text in control if text not in special)
+        self.written = self._written(added, template)
         self.eats_before = {token["content"] for token in spec["added_tokens"] if token["lstrip"]}
         self.eats_after = {token["content"] for token in spec["added_tokens"] if token["rstrip"]}
         self.is_byte_level = _is_byte_level(spec.get("decoder"))
+        self._added = added
         self._added_texts = {token_id: text for text, token_id in added.items()}
         self._bytes: dict[int, bytes] = {}
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = _tokenizer(tokenizer_json)
         self.opening: list[int] = _opening(self._tokenizer)
         words = [
             token for token in spec["added_tokens"] if _ORDINARY.fullmatch(token["content"]) and not token["special"]
         ]
         plain = {**spec, "added_tokens": words, "post_processor": None, "truncation": None, "padding": None}
-        self._plain = Tokenizer.from_str(json.dumps(plain))
+        self._plain = _tokenizer(json.dumps(plain))
         self._plain_within = self._plain
-        if plain["pre_tokenizer"] is not None and _FIRST_ONLY in json.dumps(plain["pre_tokenizer"]):
+        if _FIRST_ONLY in json.dumps(plain.get("pre_tokenizer")):
             within = json.dumps(plain).replace(_FIRST_ONLY, _FIRST_ONLY.replace("first", "never"))
-            self._plain_within = Tokenizer.from_str(within)
+            self._plain_within = _tokenizer(within)
         # Without the tokens before them, those that are not in the model's vocabulary get other ids.
         ids = {self._plain.token_to_id(word["content"]): int(word["id"]) for word in words}
         self._moved = {wrong: right for wrong, right in ids.items() if wrong != right}
         # Added tokens may also be entries of the model's vocabulary, which some models match whole.
         harmless = {_unknown_id(spec["model"]), *(int(word["id"]) for word in words)}
         self._forbidden = frozenset(added.values()) - harmless
+
+    def for_template(self, template: str) -> "Vocabulary":
+        """The same for another `template`."""
+        made = copy(self)
+        made.written = self._written(self._added, template)
+        return made
+
+    def _written(self, added: Mapping[str, int], template: str) -> dict[str, int]:
+        return {
+            text: token_id
+            for text, token_id in added.items()
+            if _TELLING.search(text) and (text in self.control or _is_markup(text, template))
+        }
 
     def encode(self, text: str, *, is_start: bool = True) -> list[int]:
         """The ids of `text` as ordinary text; spellings of control tokens are cut into smaller tokens.
@@ -151,6 +168,53 @@ class Vocabulary:
         """The text of a few ids by the tokenizer's own decoder."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
         return text
+
+
+class _AddedToken(msgspec.Struct):
+    id: TokenId
+    content: str
+    lstrip: bool
+    rstrip: bool
+    special: bool
+
+
+class _Part(msgspec.Struct):
+    type: str
+
+
+class _Model(msgspec.Struct):
+    type: str
+    vocab: dict[str, TokenId] | list[tuple[str, float]]
+    unk_id: TokenId | None = None
+    unk_token: str | None = None
+
+
+class _File(msgspec.Struct):
+    """What is read here of a tokenizer.json; the rest is for the library to check."""
+
+    added_tokens: list[_AddedToken]
+    model: _Model
+    decoder: _Part | None = None
+
+
+def _checked(tokenizer_json: str) -> dict[str, Any]:
+    """The file's content; raises FormatError where it is not what it should be."""
+    try:
+        spec: dict[str, Any] = json.loads(tokenizer_json)
+        msgspec.convert(spec, _File)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise FormatError(f"tokenizer.json: {error}", "tokenizer") from error
+    except RecursionError as error:
+        raise FormatError("tokenizer.json: nested too deeply", "tokenizer") from error
+    return spec
+
+
+def _tokenizer(tokenizer_json: str) -> Tokenizer:
+    """Raises FormatError for what the library does not take, for which it has no exception of its own."""
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:
+        raise FormatError(f"tokenizer.json: {error}", "tokenizer") from error
 
 
 def _is_markup(text: str, template: str) -> bool:

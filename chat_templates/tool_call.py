@@ -33,6 +33,16 @@ class ToolCallReader:
         self._is_escaped = False
         self._is_complete = False
 
+    @property
+    def is_in_string(self) -> bool:
+        """Whether the arguments so far end within a string."""
+        return self._is_string and not self._is_complete
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the text so far may be the beginning of a call, before its arguments."""
+        return not self.has_started and self._text.strip()[:1] in ("", "{") and _object(self._text) is None
+
     def feed(self, text: str) -> list[Event]:
         """What this text adds to the call."""
         if self.has_started:

@@ -5,6 +5,7 @@ Exit status: 0 after Shutdown or when the front end is gone, USER_ERROR when the
 """
 
 import argparse
+import faulthandler
 import gc
 import os
 import socket
@@ -12,7 +13,7 @@ import sys
 import threading
 import traceback
 
-from engine import USER_ERROR
+from engine import DUMP_SIGNAL, USER_ERROR
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults, use_environment
 from engine.messages import Failed, Loading
@@ -23,6 +24,8 @@ from model_impl.cpu.native import compile_ahead
 def main() -> int:
     """Loads the engine and serves the connection until Shutdown."""
     arguments = _parse_arguments()
+    faulthandler.enable()  # a crash in native code names the Python line that led to it
+    faulthandler.register(DUMP_SIGNAL)
     connection = Connection(socket.socket(fileno=arguments.socket_fd))
     threading.Thread(target=_die_with_front_end, args=(connection,), daemon=True).start()
     try:

@@ -15,15 +15,26 @@ class ModelError(ValueError):
 def check_model(model: str) -> None:
     """Raises ModelError if `model` is a local path that is no checkpoint. A hub id passes: vLLM fetches it."""
     folder = Path(model).expanduser()
-    if folder.is_file():  # a single GGUF file, which vLLM reads itself
-        return
+    if folder.is_file():
+        raise ModelError(_no_folder(folder))
     if not folder.is_dir():
         if _looks_like_a_path(model):
             raise ModelError(f"no model folder at {model}; name a folder with config.json and weights, or a hub id")
         return
+    if any(folder.glob("*.gguf")) and not weight_bytes(folder):
+        raise ModelError(f"{model} holds weights as GGUF, which the engine does not read; {_WANTED}")
     read_config(folder)
     if weight_bytes(folder) == 0:
         raise ModelError(f"{model} holds no weights (*.safetensors or *.bin); is the download complete?")
+
+
+_WANTED = "name the folder of a checkpoint in transformers' format (config.json, *.safetensors)"
+
+
+def _no_folder(file: Path) -> str:
+    if file.suffix == ".gguf":
+        return f"{file} is a GGUF file, which the engine does not read; {_WANTED}"
+    return f"{file} is a file; {_WANTED}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -35,17 +46,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is nested too deeply") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} must be a JSON object")
     missing = [name for name in ("architectures", "model_type") if not config.get(name)]
     if missing:
         raise ModelError(f"{path} lacks {' and '.join(missing)}; add what the checkpoint's makers published")
+    architectures, model_type = config["architectures"], config["model_type"]
+    if not isinstance(model_type, str):
+        raise ModelError(f"{path}: model_type must be a text")
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise ModelError(f"{path}: architectures must be a list of texts")
     return config
 
 
 def weight_bytes(folder: Path) -> int:
     """The size of the weight files, 0 if there are none."""
-    return sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.pt") for path in folder.glob(pattern))
+    patterns = ("*.safetensors", "*.bin", "*.pt")
+    files = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())  # a link may lead nowhere
+    return sum(path.stat().st_size for path in files)
 
 
 def _looks_like_a_path(model: str) -> bool:

@@ -86,7 +86,15 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         eos_token_ids=eos_token_ids(engine),
         page_groups=internals.pages.count(),
         fast_paths=internals.fast_paths,
+        page_needs=internals.pages.needs(),
+        cache_config=cache_config(engine),
     )
+
+
+def cache_config(engine: LLMEngine) -> dict[str, str]:
+    """The KV cache's configuration, as vLLM's metrics tell it."""
+    told: dict[str, str] = engine.vllm_config.cache_config.metrics_info()  # type: ignore[no-untyped-call]
+    return {name: value for name, value in told.items() if not name.startswith("_")}
 
 
 def eos_token_ids(engine: LLMEngine) -> tuple[int, ...]:

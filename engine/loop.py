@@ -4,7 +4,11 @@ Knows vLLM's request interface and the messages; the socket is `transport`'s, vL
 """
 
 import math
+import re
 import time
+import traceback
+from bisect import bisect_left
+from collections import deque
 from typing import Literal, cast
 
 from vllm.exceptions import VLLMClientError
@@ -14,13 +18,14 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from engine.blame import Blame
 from engine.checkpoint import ModelError, check_model
 from engine.messages import (
+    STEP_TOKENS,
     Abort,
     Delta,
     Failed,
     Generate,
-    PageGroup,
     Reload,
     Reloaded,
     Sampling,
@@ -36,14 +41,25 @@ from engine.token_budget import TokenBudget
 from engine.transport import Connection
 from engine.vllm_internals.attach import Internals, Pages
 
+_REPORT_INTERVAL = 0.1
 _STATS_INTERVAL = 0.25
 _STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
 """Counting pages may take one 50th of the time, however large the cache; a tenth of that while requests run, since
 going through all pages also drives what a step needs out of the processor's cache."""
 
 
+_MOST_UNEXPLAINED, _UNEXPLAINED_SECONDS = 3, 60.0
+"""An engine whose steps fail more often in so many seconds, and do not when they are tried again, is given up."""
+_CANARY = "canary"
+_PATH = re.compile(r"(?:/[\w.-]+){2,}")
+
+
 class EngineLoop:
-    """Serves one connection until it is told to stop."""
+    """Serves one connection until it is told to stop.
+
+    After a step that failed, those that ran in it are let run in parts, until the one to blame is found or all have
+    gone on; new requests wait meanwhile.
+    """
 
     def __init__(
         self, engine: LLMEngine, internals: Internals, eos_token_ids: tuple[int, ...], connection: Connection
@@ -55,8 +71,17 @@ class EngineLoop:
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
         self._budgets: dict[str, TokenBudget] = {}  # of requests with a second part
+        self._own_ids: dict[str, str] = {}  # request id → vLLM's own
         self._extender = internals.extender
-        self._stats = _StatsSender(self._pages, connection)
+        self._recovery = internals.recovery
+        self._blame = Blame()
+        self._searching = False
+        self._held: list[Generate] = []  # that came meanwhile
+        self._unexplained: deque[float] = deque(maxlen=_MOST_UNEXPLAINED)  # when searches began that found nobody
+        self._steps = StepCounts()
+        self._computed = 0  # prompt tokens in the step under way
+        self._stats = _StatsSender(self._pages, connection, self._steps)
+        self._reported = -math.inf
 
     def run(self) -> None:
         """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
@@ -67,18 +92,23 @@ class EngineLoop:
                     return
                 self._handle(message)
             if self._pages.has_work():
-                self._step()
+                self._try_step()
+            if self._searching:
+                self._go_on_with_search()
             self._stats.send_if_due()
 
     def _handle(self, message: ToEngine | Unreadable) -> None:
         match message:
             case Unreadable(request_id, reason):
                 self._connection.send(Failed(reason, request_id))
+            case Generate() if self._searching:
+                self._held.append(message)
             case Generate():
                 self._add(message)
             case Abort(request_id):
-                if self._fresh.pop(request_id, None) is not None:
-                    self._budgets.pop(request_id, None)
+                self._held = [one for one in self._held if one.request_id != request_id]
+                if request_id in self._fresh:
+                    self._forget(request_id)
                     self._engine.abort_request([request_id])
                     self._stats.changed()
             case Reload(folder):
@@ -105,15 +135,16 @@ class EngineLoop:
             self._check(request)
             own_id = self._engine.add_request(
                 request.request_id,
-                tokens_input(request.prompt_ids),
+                tokens_input(request.prompt_ids, cache_salt=request.cache_salt or None),
                 sampling_params(request.sampling, self._eos_token_ids),
                 arrival_time=arrived,
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
-            self._connection.send(Failed(str(error), request.request_id))
+            self._connection.send(Failed(refusal(error), request.request_id))
         else:
             self._fresh[request.request_id] = True
+            self._own_ids[request.request_id] = own_id
             if request.then is not None:
                 self._budgets[request.request_id] = TokenBudget(request, request.then, own_id, arrived)
 
@@ -128,21 +159,86 @@ class EngineLoop:
         if not all(map(math.isfinite, bias.values())):
             raise ValueError("logit_bias must hold finite numbers")
 
+    def _try_step(self) -> None:
+        try:
+            self._step()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            if not self._recovery.can_recover(error):
+                raise
+            traceback.print_exc()
+            self._search(error)
+
+    def _search(self, error: Exception) -> None:
+        """Goes on after a step that failed, without the request that is to blame, or with a part of those that may be.
+
+        Raises the error where it comes again and again and none is to blame, and what vLLM raises where the engine does
+        not compute any other request either.
+        """
+        now = time.monotonic()
+        if not self._searching:
+            self._unexplained.append(now)
+        if len(self._unexplained) == _MOST_UNEXPLAINED and now - self._unexplained[0] < _UNEXPLAINED_SECONDS:
+            raise error
+        self._searching = True
+        names = {own_id: request_id for request_id, own_id in self._own_ids.items()}
+        suspects = [names[own_id] for own_id in self._recovery.recover(error) if own_id in names]
+        culprit = self._blame.failed(suspects)
+        if culprit is not None:
+            self._unexplained.clear()
+            self._forget(culprit)
+            self._engine.abort_request([culprit])
+            self._check_without_requests()
+            self._connection.send(Failed("".join(traceback.format_exception(error)), culprit, is_broken=True))
+
+    def _check_without_requests(self) -> None:
+        """Lets the engine compute a request of ours, while all others are parked. Raises what vLLM raises."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True, detokenize=False)
+        self._engine.add_request(_CANARY, tokens_input([0] * 8), sampling)
+        while not any(output.request_id == _CANARY and output.finished for output in self._engine.step()):
+            pass
+
+    def _go_on_with_search(self) -> None:
+        """Puts the next part on trial; after the last one, all that waited for the search goes on."""
+        group = self._blame.next_group()
+        if group:
+            self._recovery.release([self._own_ids[request_id] for request_id in group])
+        elif not self._blame.active:
+            self._searching = False
+            self._recovery.release(self._recovery.parked())
+            held, self._held = self._held, []
+            for request in held:
+                self._add(request)
+            self._stats.changed()
+
     def _step(self) -> None:
         deltas: list[Delta] = []
+        self._computed = 0
         for output in self._engine.step():
             output = cast("RequestOutput", output)
             if output.outputs[0].finish_reason == "error":
                 self._forget(output.request_id)
-                self._connection.send(Failed("the engine could not compute this request", output.request_id))
+                self._connection.send(Failed("vLLM reports an error", output.request_id, is_broken=True))
             elif output.request_id in self._fresh:
                 deltas.append(self._delta(output))
         if deltas:
-            self._connection.send(Step(deltas))
+            self._steps.add(self._computed + sum(len(delta.token_ids) for delta in deltas))
+        self._report(deltas)
+        if self._searching:
             for delta in deltas:
-                if delta.goes_on:
-                    self._begin_second_part(delta.request_id)
+                self._blame.drew(delta.request_id, len(delta.token_ids))
+        for delta in deltas:
+            if delta.goes_on:
+                self._begin_second_part(delta.request_id)
         self._stats.changed()
+
+    def _report(self, deltas: list[Delta]) -> None:
+        """Steps that bring no tokens, as those of a long prompt, are reported too, but not each of them."""
+        now = time.monotonic()
+        if deltas or now - self._reported > _REPORT_INTERVAL:
+            self._connection.send(Step(deltas))
+            self._reported = now
 
     def _begin_second_part(self, request_id: str) -> None:
         """The first part's pages are kept, or found in the prefix cache."""
@@ -156,6 +252,9 @@ class EngineLoop:
     def _forget(self, request_id: str) -> None:
         self._fresh.pop(request_id, None)
         self._budgets.pop(request_id, None)
+        self._own_ids.pop(request_id, None)
+        if self._searching:
+            self._blame.left(request_id)
 
     def _delta(self, output: RequestOutput) -> Delta:
         request_id = output.request_id
@@ -174,6 +273,7 @@ class EngineLoop:
             self._fresh[request_id] = False
             prompt_logprobs = _prompt_logprobs(output)
             cached_tokens = output.num_cached_tokens or 0
+            self._computed += len(output.prompt_token_ids or ()) - cached_tokens
         if finish is not None:
             self._forget(request_id)
         return Delta(
@@ -212,13 +312,27 @@ def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogpro
     return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
 
 
+class StepCounts:
+    """Steps by how many tokens they computed, as Stats has them."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(STEP_TOKENS) + 1)
+        self.sum = 0
+
+    def add(self, tokens: int) -> None:
+        """A step has computed so many tokens."""
+        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+        self.sum += tokens
+
+
 class _StatsSender:
     """Sends Stats after a change, not more often than a few times a second."""
 
-    def __init__(self, pages: Pages, connection: Connection) -> None:
+    def __init__(self, pages: Pages, connection: Connection, steps: StepCounts) -> None:
         self._pages = pages
         self._connection = connection
-        self._last: tuple[int, int, tuple[PageGroup, ...]] | None = None
+        self._steps = steps
+        self._last: Stats | None = None
         self._changed = False
         self._sent = -math.inf
         self._cost = 0.0  # seconds
@@ -238,16 +352,26 @@ class _StatsSender:
             return
         start = time.thread_time()
         running, waiting = self._pages.requests()
-        counts = (running, waiting, self._pages.count())
-        if counts != self._last:
-            self._connection.send(Stats(*counts))
-            self._last = counts
+        pages, steps = self._pages, self._steps
+        stats = Stats(running, waiting, pages.count(), pages.preemptions(), tuple(steps.counts), steps.sum)
+        if stats != self._last:
+            self._connection.send(stats)
+            self._last = stats
         self._changed = False
         self._sent = time.monotonic()
         self._cost = time.thread_time() - start
 
     def _seconds_left(self, share: int) -> float:
         return max(self._sent + max(_STATS_INTERVAL, share * self._cost) - time.monotonic(), 0.0)
+
+
+def refusal(error: Exception) -> str:
+    """Why vLLM refuses a request, in words for its client: what names files or code is for the log."""
+    text = str(error)
+    if isinstance(error, TypeError) or "Traceback" in text or _PATH.search(text):
+        traceback.print_exception(error)
+        return "the engine refuses this request; the server's log says why"
+    return text
 
 
 def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
@@ -258,7 +382,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
     stop_token_ids = set(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         stop_token_ids.update(eos_token_ids)
-    return SamplingParams(
+    params = SamplingParams(
         **{name: getattr(sampling, name) for name in SAMPLING_FIELDS},
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
@@ -267,9 +391,13 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         stop_token_ids=sorted(stop_token_ids),
         skip_clone=True,
         logit_bias=sampling.logit_bias,
+        allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
         structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
     )
+    if sampling.bad_words:  # vLLM makes them of texts, for which it has no tokenizer here
+        params._bad_words_token_ids = [list(ids) for ids in sampling.bad_words]
+    return params

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 10
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -26,6 +26,10 @@ class Sampling(TokenSampling, frozen=True, kw_only=True, omit_defaults=True):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    """None: all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Tokens of which the last is not drawn after the others."""
     grammar: str | None = None
     """What may be generated, in llguidance's Lark dialect; `<[n]>` in it is the token n."""
     logprobs: int | None = None
@@ -49,13 +53,17 @@ class Continuation(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself."""
+    """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself.
+
+    `cache_salt`: pages are found again only by generations of the same salt.
+    """
 
     request_id: str
     prompt_ids: list[int]
     sampling: Sampling
     priority: int = 0
     then: Continuation | None = None
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -104,11 +112,19 @@ class FastPathStatus(msgspec.Struct, frozen=True):
     unexpected: bool = False
 
 
+class PageNeed(msgspec.Struct, frozen=True):
+    """What a request takes of one group of layers: a page for each `page_size` tokens, but never more than `most`."""
+
+    page_size: int
+    most: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
     generations run at once.
 
-    `page_groups` is empty where pages cannot be counted.
+    `page_groups` and `page_needs` (one for each group of layers; there may be several of a kind) are empty where pages
+    cannot be counted. `cache_config`: the KV cache's configuration by vLLM's names.
     """
 
     protocol: int
@@ -119,6 +135,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     eos_token_ids: tuple[int, ...]
     page_groups: tuple[PageGroup, ...]
     fast_paths: tuple[FastPathStatus, ...] = ()
+    page_needs: tuple[PageNeed, ...] = ()
+    cache_config: dict[str, str] = {}
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -155,17 +173,28 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """All that one engine step produced, in one message."""
+    """All that one engine step produced, in one message. Empty ones tell, now and then, that steps end."""
 
     deltas: list[Delta]
 
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper bounds by which steps are counted, as vLLM's `iteration_tokens`."""
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True):
-    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second."""
+    """The engine's load: requests and KV pages; sent when it changed, at most a few times a second.
+
+    Since the engine's start: `preemptions` of generations for want of pages, and for each of STEP_TOKENS the steps that
+    computed so many tokens, but more than the bound before; then those that computed more; `step_tokens_sum` in all.
+    """
 
     running: int
     waiting: int
     page_groups: tuple[PageGroup, ...]
+    preemptions: int = 0
+    step_tokens: tuple[int, ...] = ()
+    step_tokens_sum: int = 0
 
 
 class Reloaded(msgspec.Struct, frozen=True, tag=True):
@@ -174,11 +203,16 @@ class Reloaded(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """`request_id` set: that request could not be served; None: the engine is going down."""
+class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """`request_id` set: that request was refused, in words for its client; None: the engine is going down.
+
+    `is_broken`: it was not refused, but a step failed on it, and did not without it. What is said then, and of the
+    engine, is for the log.
+    """
 
     message: str
     request_id: str | None = None
+    is_broken: bool = False
 
 
 ToEngine = Generate | Abort | Reload | Shutdown

@@ -5,7 +5,6 @@ HTTP only; what is asked and how answers score is the evaluations' own.
 
 import asyncio
 import json
-import platform
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
+from server.access.keys import client_headers
 from server.cli_errors import UsageError
 
 _TIMEOUT_SECONDS = 3600.0  # eight prompts of 131,072 tokens, one after the other on a CPU
 MOST_KEPT = 50
 """Of a result's outcomes."""
-_RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 T = TypeVar("T")
 
 
@@ -73,7 +74,7 @@ class Server:
         choice, usage = reply["choices"][0], reply["usage"]
         return Reply(
             answer=choice["message"]["content"] or "",
-            reasoning=choice["message"].get("reasoning_content") or "",
+            reasoning=choice["message"].get("reasoning_content") or choice["message"].get("reasoning") or "",
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             reasoning_tokens=usage["completion_tokens_details"]["reasoning_tokens"],
@@ -114,7 +115,8 @@ def with_server(url: str, at_once: int, work: Callable[[Server], Awaitable[T]]) 
 
     async def connected() -> T:
         limits = httpx.Limits(max_connections=at_once)
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=limits) as client:
+        headers = client_headers()
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=limits, headers=headers) as client:
             return await work(Server(client, at_once))
 
     try:
@@ -173,10 +175,13 @@ def result_head(what: str, options: str, version: dict[str, Any]) -> dict[str, A
     }
 
 
-def write_result(result: dict[str, Any], path: Path | None) -> Path:
-    """Writes the result, to a dated file under `benchmarks/results/` where no path is given; where it went."""
-    name = f"{result['what'].replace(' ', '_')}_{platform.machine()}_{result['date']}.json"
-    path = path or _RESULTS / name
+def show_result(result: dict[str, Any], table: Table, path: Path | None) -> None:
+    """Prints the table, whole also where it is narrow, and writes the result where a path is given."""
+    for column in table.columns:
+        column.overflow = "fold"
+    Console().print(table)
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    return path
+    print(f"written to {path}")

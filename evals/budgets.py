@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from evals.asking import Server, result_head, sampled, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, show_result, together, with_server
 from evals.modes import AT_ONCE, chosen_families, options_of
 from tasks.families import FAMILIES, Item, held_out_items, score
 
@@ -38,14 +37,12 @@ class Outcome:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, scores, prints the table and writes the result. Raises UsageError."""
+    """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
     names = chosen_families(args)
     result = with_server(
         args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
     )
-    path = write_result(result, args.json)
-    Console().print(_table(result))
-    print(f"written to {path}")
+    show_result(result, _table(result), args.json)
     return 0
 
 
@@ -141,9 +138,11 @@ def _curve(outcomes: Sequence[Outcome], field: str) -> dict[str, float]:
 
 def _table(result: dict[str, Any]) -> Table:
     families = result["families"]
-    title = f"accuracy over thinking budgets (standard mode: {result['standard']:.1%})"
-    table = Table("budget", *families, "all", "stopped", title=title)
-    for budget, accuracy in result["summary"].items():
-        own = [f"{family['forced'][budget]:.1%}" for family in families.values()]
-        table.add_row(budget, *own, f"{accuracy:.1%}", f"{result['stopped'][budget]:.1%}")
+    title = f"accuracy over thinking budgets, in % (standard mode: {result['standard']:.1%})"
+    table = Table("family", *result["summary"], title=title)
+    rows = [(name, family["forced"]) for name, family in families.items()]
+    for name, by_budget in [*rows, ("all", result["summary"]), ("stopped", result["stopped"])]:
+        if name == "all":
+            table.add_section()
+        table.add_row(name, *(f"{by_budget[budget] * 100:.1f}" for budget in result["summary"]))
     return table

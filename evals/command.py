@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from server.cli_errors import UsageError
+from server.urls import server_url
 
 HELP = "measure a running server: both modes, thinking budgets, tools and JSON, needles in long texts"
 
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     meaning = "; ".join(f"{name}: {text}" for name, text in _WHAT.items())
     parser.add_argument("what", choices=tuple(_WHAT), help=meaning)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server")
+    parser.add_argument(
+        "--url", type=server_url, default="http://127.0.0.1:8000", help="the server, with /v1 or without"
+    )
     parser.add_argument("--items", type=int, default=500, help="questions, each asked in both modes or at each budget")
     parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
     parser.add_argument(
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of modes and budgets: thought and answer at most; the server's own limits where not given, which a model "
         "that repeats itself uses up",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="a dated file under benchmarks/results/ if not given")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
 
 def run(args: argparse.Namespace) -> int:

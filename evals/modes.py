@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from evals import confusion
-from evals.asking import Server, result_head, sampled, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, show_result, together, with_server
 from server.cli_errors import UsageError
 from tasks.families import EMBEDDED, FAMILIES, Item, held_out_items, score
 
@@ -37,14 +36,12 @@ class Outcome:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, scores, prints the table and writes the result. Raises UsageError."""
+    """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
     names = chosen_families(args)
     result = with_server(
         args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
     )
-    path = write_result(result, args.json)
-    Console().print(_table(result))
-    print(f"written to {path}")
+    show_result(result, _table(result), args.json)
     return 0
 
 

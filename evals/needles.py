@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evals.asking import Server, result_head, sampled, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, show_result, together, with_server
 from server.cli_errors import UsageError
 from tasks.needles import FAMILIES, RETRIEVAL, Needle, Sizing, draw
 
@@ -39,13 +39,12 @@ class Outcome:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, scores, prints the map and writes the result. Raises UsageError."""
+    """Asks, scores, prints the map and, where asked to, writes the result. Raises UsageError."""
     families = _families(args.families)
     lengths = None if args.lengths is None else parse_lengths(args.lengths)
     result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, families, lengths, args.items, args.seed))
-    path = write_result(result, args.json)
-    show(result)
-    print(f"worst {result['summary']['worst']:.1%}, mean {result['summary']['mean']:.1%}; written to {path}")
+    show_result(result, _table(result), args.json)
+    print(f"worst {result['summary']['worst']:.1%}, mean {result['summary']['mean']:.1%}")
     return 0
 
 

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from evals.asking import Server, result_head, sampled, together, with_server, write_result
+from evals.asking import Server, result_head, sampled, show_result, together, with_server
 from server.cli_errors import UsageError
 from tasks import conversation, records, tool_use
 
@@ -100,15 +99,13 @@ KINDS: dict[str, Callable[[random.Random], Request]] = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, scores, prints the table and writes the result. Raises UsageError."""
+    """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
     names = tuple(KINDS) if args.families is None else tuple(args.families.split(","))
     unknown = [name for name in names if name not in KINDS]
     if unknown:
         raise UsageError(f"--families: {unknown[0]!r} is none of {', '.join(KINDS)}")
     result = with_server(args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed))
-    path = write_result(result, args.json)
-    Console().print(_table(result))
-    print(f"written to {path}")
+    show_result(result, _table(result), args.json)
     return 0
 
 

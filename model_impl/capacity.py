@@ -118,16 +118,21 @@ def _layer_page_bytes(architecture: Architecture, load: Load) -> int:
     return load.page_tokens * values * load.bytes_per_value
 
 
-def _quantized_bits(quantization: Mapping[str, Any]) -> float:
+def _quantized_bits(quantization: object) -> float:
     """Bits per weight of a quantized projection, the scales of its groups included."""
+    if not isinstance(quantization, Mapping):
+        raise ConfigError(f"quantization_config is {quantization!r}, which must be an object")
     method = quantization.get("quant_method")
     if method in ("gptq", "awq"):
         return _with_scales(quantization.get("bits"), quantization.get("group_size"))
     if method in ("fp8", "fbgemm_fp8"):
         return 8.0
     if method == "compressed-tensors":
-        groups = quantization.get("config_groups") or {}
-        weights: Mapping[str, Any] = next((group.get("weights") or {} for group in groups.values()), {})
+        groups = quantization.get("config_groups")
+        group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if not isinstance(weights, Mapping):
+            raise ConfigError("quantization_config has no config_groups that say what a weight takes")
         return _with_scales(weights.get("num_bits"), weights.get("group_size"))
     raise ConfigError(f"quantization_config has quant_method {method!r}, whose size per weight is not known here")
 

@@ -20,9 +20,9 @@ resolve() {
         --custom-compile-command "make lock" --override requirements/overrides.txt "$@"
 }
 
-resolve pyproject.toml --extra engine-cuda --extra train --constraint requirements/constraints.txt \
+resolve pyproject.toml --extra engine-cuda --extra otel --extra train --constraint requirements/constraints.txt \
     -o requirements/cuda.txt "$@"
-resolve pyproject.toml --extra engine-cpu --extra train --constraint requirements/cuda.txt \
+resolve pyproject.toml --extra engine-cpu --extra otel --extra train --constraint requirements/cuda.txt \
     --override requirements/overrides-cpu.txt "${cpu_torch[@]}" -o requirements/cpu.txt "$@"
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' |
     resolve - --constraint requirements/cpu.txt --override requirements/overrides-dev.txt -o requirements/dev.txt "$@"

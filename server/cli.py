@@ -18,6 +18,7 @@ from server.cli_errors import UsageError
 MODULES = {
     "serve": "server.commands.serve",
     "chat": "server.commands.chat",
+    "keys": "server.commands.keys",
     "plan": "server.commands.plan",
     "eval": "evals.command",
     "bench": "benchmarks.bench_command",
@@ -100,7 +101,10 @@ def _parse(name: str, command: Command, argv: list[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(argv[:dashes])
     for option in unknown:
         known = [known for action in parser._actions for known in action.option_strings]
-        raise UsageError(f"unknown argument {option}{_hint(option, known)} (see {parser.prog} --help)")
+        hint = _hint(option, known)
+        if option.startswith("--") and parser.get_default("engine_options") is not None:
+            hint += f"; options of the engine stand after --, as in {parser.prog} -- {option}"
+        raise UsageError(f"unknown argument {option}{hint} (see {parser.prog} --help)")
     if argv[dashes:]:
         if parser.get_default("engine_options") is None:
             raise UsageError(f"{parser.prog} takes nothing after --")

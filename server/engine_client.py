@@ -3,10 +3,12 @@
 `EngineClient` is what the HTTP part takes as an argument; `ProcessEngineClient` is the one that runs
 `python -m engine` on this machine. Knows token ids and processes, not chat; imports neither torch nor vLLM.
 
-Exceptions that `generate` raises:
+Exceptions that `generate` raises; their texts may be told to clients, and hold nothing of the engine's inside:
     EngineError
-    ├── EngineUnavailable   loading, lost or closed: nothing is wrong with the request, 503
+    ├── EngineUnavailable   loading or closed: nothing is wrong with the request, 503
+    │   └── EngineLost      the engine ended while it worked on the request: 503
     └── RequestFailed       the engine refused this request: 400
+        └── RequestBroke    a step failed on this request, and on it alone
 """
 
 import asyncio
@@ -14,13 +16,14 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-import sys
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 from engine import USER_ERROR
 from engine.messages import (
@@ -42,17 +45,24 @@ from engine.messages import (
 )
 from engine.transport import FrameBuffer, frame
 from server.delta_stream import DeltaStream
+from server.engine_process import GENTLE_SECONDS, EngineProcess, exit_words
+from server.offload import LONG, without_gc
+from server.step_watch import TICK, LoadWatch, StepWatch
 
 logger = logging.getLogger("twogear.engine")
-"""Carries every line that the engine process writes."""
 
-_GENTLE_SECONDS = 5.0
-"""For a process that was asked to leave, or whose connection broke, before it is killed."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _STABLE_SECONDS = 60.0
 """An engine that served this long starts again after the first pause; one that keeps dying waits ever longer."""
 _MOST_STARTS = 3
 """Attempts for an engine that was never ready."""
+_LONG_SILENCE = 1.0
+"""Seconds, more than the engine lets pass between two reports: a step that takes longer is reported at its end."""
+_SHOWN_REQUESTS = 20
+"""Ids that the log names of the requests that ran when the engine ended."""
+
+Cause = Literal["crash", "killed", "error", "hang", "protocol"]
+"""Why an engine ended: by itself or a signal of its own making; SIGKILL; it said so; no sign of life; no message."""
 
 
 class EngineError(Exception):
@@ -60,23 +70,54 @@ class EngineError(Exception):
 
 
 class EngineUnavailable(EngineError):  # noqa: N818 - reads as what it says
-    """No engine takes requests now, or it died under this one."""
+    """No engine takes requests now."""
+
+
+class EngineLost(EngineUnavailable):
+    """The engine ended while it worked on this request, and on those in `running` (request ids).
+
+    `number` counts the ends; it is the same for all of one.
+    """
+
+    def __init__(self, message: str, number: int, running: frozenset[str]) -> None:
+        super().__init__(message)
+        self.number = number
+        self.running = running
 
 
 class RequestFailed(EngineError):  # noqa: N818
     """The engine refused this request; the message says why."""
 
 
-class EngineStatus(NamedTuple):
-    """`detail` in words for a person, `fraction` of the start that lies behind, from 0 to 1.
+class RequestBroke(RequestFailed):
+    """A step of the engine failed on this request, and not without it."""
 
-    `final`: the engine is lost for a reason that starting it again cannot cure, so it will not be.
+
+class EngineStatus(NamedTuple):
+    """`detail` in words for a client, `fraction` of the start that lies behind, from 0 to 1.
+
+    `final`: the engine is lost for a reason that starting it again cannot cure, so it will not be. `reason`: the same
+    as `detail` for whoever runs the server, with what the engine said; it is not for clients.
     """
 
     state: Literal["loading", "ready", "lost", "closed"]
     detail: str
     fraction: float
     final: bool = False
+    reason: str = ""
+
+
+class _Ending(NamedTuple):
+    """Why an engine's life is over: `public` in words for clients, `text` with what only the log may have."""
+
+    cause: Cause
+    public: str
+    text: str
+
+
+def _broken(request_id: str, text: str) -> RequestBroke:
+    logger.error("The engine cannot compute request %s; others go on. %s", request_id, text)
+    return RequestBroke("the engine failed on this request, and not without it; the server's log says why")
 
 
 class EngineClient(Protocol):
@@ -94,6 +135,10 @@ class EngineClient(Protocol):
     def stats(self) -> Stats | None:
         """The engine's last Stats message."""
 
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """By cause, how often the engine ended and was started again."""
+
     async def start(self) -> None:
         """Returns at once; the engine comes up in the background."""
 
@@ -103,7 +148,8 @@ class EngineClient(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
 
-        Raises EngineUnavailable, also in the middle, and RequestFailed.
+        Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind where deltas come faster than they
+        are asked for, by so much that the request was aborted.
         """
 
 
@@ -115,8 +161,13 @@ class _EngineSocket(asyncio.Protocol):
         self._frames = FrameBuffer()
 
     def data_received(self, data: bytes) -> None:
-        for payload in self._frames.feed(data):
-            self._client.on_message(decode_from_engine(payload))
+        try:
+            for payload in self._frames.feed(data):
+                with without_gc() if len(payload) > LONG else nullcontext():
+                    message = decode_from_engine(payload)
+                self._client.on_message(message)
+        except msgspec.MsgspecError as error:
+            self._client.on_garbage(error)
 
     def connection_lost(
         self,
@@ -128,12 +179,19 @@ class _EngineSocket(asyncio.Protocol):
 class ProcessEngineClient:
     """One engine process on this machine, started again with growing pauses when it dies.
 
-    `engine_options` are vLLM's own; `environment` is added to this process's. A front end that ends without `close`
-    takes the engine with it: the engine leaves when the connection breaks.
+    `engine_options` are vLLM's own; `environment` is added to this process's. After `most_seconds` with work and
+    without a step, or of a start without a sign of life, an engine counts as hung; usually its own steps say so earlier
+    (`server.step_watch`). A front end that ends without `close` takes the engine with it: the engine leaves when the
+    connection breaks.
     """
 
     def __init__(
-        self, model: str, engine_options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        self,
+        model: str,
+        engine_options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        *,
+        most_seconds: float = 300.0,
     ) -> None:
         self._arguments = ["--model", model, "--", *engine_options]
         # Safe path: a folder called `server` where the user stands must not shadow ours.
@@ -144,12 +202,25 @@ class ProcessEngineClient:
         self._streams: dict[str, DeltaStream] = {}
         self._reloading: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._log_tail: deque[str] = deque(maxlen=20)
-        self._failure = ""
+        self._restarts: Counter[str] = Counter()
+        self._losses = 0
+        self._lost_since: float | None = None
+        self._prefilling: dict[str, int] = {}  # request id → prompt tokens, until its first tokens come
+        self._most_seconds = most_seconds
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        """What belongs to one life of the engine."""
+        self._stage = "starting the engine process"
+        self._ending: _Ending | None = None
+        self._running_at_end: frozenset[str] = frozenset()
         self._ended = asyncio.Event()
         self._ready_since: float | None = None
+        self._steps = StepWatch(self._most_seconds)
+        self._owes_report = False  # of a step whose clients have left
+        self._load = LoadWatch(self._most_seconds)
 
     @property
     def status(self) -> EngineStatus:
@@ -167,6 +238,11 @@ class ProcessEngineClient:
         return self._stats
 
     @property
+    def restarts(self) -> Mapping[str, int]:
+        """By cause, how often the engine ended and was started again."""
+        return self._restarts
+
+    @property
     def pid(self) -> int | None:
         """The engine process; None while there is none."""
         return self._process.pid if self._process is not None else None
@@ -178,7 +254,7 @@ class ProcessEngineClient:
     async def close(self) -> None:
         """Ends the engine, gently if it answers; running requests fail with EngineUnavailable."""
         self._set_status(EngineStatus("closed", "the engine is closed", 0.0))
-        self._fail_streams("the server is shutting down")
+        self._fail_streams(EngineUnavailable("the server is shutting down"))
         if self._supervisor is None:
             return
         if self._process is not None and self._transport is not None:
@@ -186,7 +262,7 @@ class ProcessEngineClient:
                 self._send(Shutdown())
             else:  # it does not read while it loads, but notices a closed connection
                 self._transport.abort()
-            await asyncio.wait([self._supervisor], timeout=_GENTLE_SECONDS)
+            await asyncio.wait([self._supervisor], timeout=GENTLE_SECONDS)
         self._supervisor.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._supervisor
@@ -206,7 +282,9 @@ class ProcessEngineClient:
                     return
         finally:
             if self._streams.get(request.request_id) is stream:
-                del self._streams[request.request_id]
+                self._drop(request.request_id)
+                # It is in a step, at whose end there is a report whoever still listens.
+                self._owes_report |= self._steps.silence >= _LONG_SILENCE
                 self._send(Abort(request.request_id))
 
     async def reload(self, folder: Path) -> None:
@@ -239,67 +317,101 @@ class ProcessEngineClient:
         except OverflowError as error:
             raise RequestFailed(f"a number is too large: {error}") from error
         stream = self._streams[request.request_id] = DeltaStream()
+        self._prefilling[request.request_id] = len(request.prompt_ids)
         return stream
+
+    def _drop(self, request_id: str) -> DeltaStream:
+        self._prefilling.pop(request_id, None)
+        return self._streams.pop(request_id)
 
     def _send(self, message: ToEngine) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame(message))
 
     def on_message(self, message: FromEngine) -> None:
-        """Called by the connection for each message of the engine."""
+        """Called by the connection for each message of the engine. What comes after its end is of no use."""
+        if self._ending is not None:
+            return
+        self._owes_report = False
         match message:
             case Step(deltas):
                 for delta in deltas:
                     self._deliver(delta)
+                self._steps.sign(works=bool(self._streams))
             case Stats():
                 self._stats = message
             case Loading(stage, fraction):
+                self._stage = stage
+                self._load.sign()
                 self._set_status(EngineStatus("loading", stage, fraction))
             case Ready():
                 self._on_ready(message)
             case Reloaded(error):
                 self._on_reloaded(None if error is None else RequestFailed(error))
             case Failed(text, None):
-                self._failure = text
-                self._ended.set()
-            case Failed(text, request_id) if request_id in self._streams:
-                self._streams.pop(request_id).fail(RequestFailed(text))
+                self._end(_Ending("error", "the engine failed", text))
+            case Failed(text, request_id, is_broken) if request_id in self._streams:
+                self._drop(request_id).fail(_broken(request_id, text) if is_broken else RequestFailed(text))
+
+    def on_garbage(self, error: Exception) -> None:
+        """Called by the connection for what is no message."""
+        self._end(_Ending("protocol", "the engine failed", f"it sent what is no message: {error}"))
 
     def _deliver(self, delta: Delta) -> None:
         stream = self._streams.get(delta.request_id)
         if stream is None:  # aborted while the step ran
             return
-        if delta.finish is not None:
-            del self._streams[delta.request_id]
-        stream.put(delta)
+        is_taken = stream.put(delta)
+        if not is_taken:
+            self._send(Abort(delta.request_id))
+        if delta.finish is not None or not is_taken:
+            self._drop(delta.request_id)
+        elif self._prefilling:
+            self._prefilling.pop(delta.request_id, None)
 
     def _on_ready(self, message: Ready) -> None:
         if message.protocol != PROTOCOL_VERSION:
-            self._failure = f"the engine speaks protocol {message.protocol}, this front end {PROTOCOL_VERSION}"
-            self._ended.set()
+            text = f"the engine speaks protocol {message.protocol}, this front end {PROTOCOL_VERSION}"
+            self._end(_Ending("protocol", text, text))
             return
         self._ready = message
         for path in message.fast_paths:
             level = logging.WARNING if path.unexpected else logging.INFO
             logger.log(level, "%s: %s (%s)", path.name, "on" if path.on else "off", path.reason)
+        self._stage = "serving"
         self._ready_since = time.monotonic()
         self._set_status(EngineStatus("ready", message.model_class, 1.0))
+        if self._lost_since is not None:
+            logger.warning("The engine is back, %.1f s after it was lost.", self._ready_since - self._lost_since)
+            self._lost_since = None
 
     def on_connection_lost(self) -> None:
         """Called by the connection: usually the first sign that the process is dead."""
-        detail = self._failure or "the engine died"
-        if self._status.state == "ready":
-            self._set_status(EngineStatus("lost", detail, 0.0))
-        self._fail_streams(f"{detail}, while it worked on this request")
         self._transport = None
+        self._end(None)
+
+    def _end(self, ending: _Ending | None) -> None:
+        """This life of the engine is over; `ending` is None where only the exit status will tell why."""
+        if self._ending is None:
+            self._ending = ending
+        public = "the engine died" if self._ending is None else self._ending.public
+        if self._status.state == "ready":
+            self._set_status(EngineStatus("lost", public, 0.0))
+        if not self._ended.is_set():
+            self._losses += 1
+            self._running_at_end = frozenset(self._streams)
+            self._fail_streams(
+                EngineLost(f"{public} while it worked on this request", self._losses, self._running_at_end)
+            )
         self._stats = None
         self._ended.set()
 
-    def _fail_streams(self, detail: str) -> None:
+    def _fail_streams(self, error: EngineUnavailable) -> None:
         streams, self._streams = self._streams, {}
+        self._prefilling.clear()
         for stream in streams.values():
-            stream.fail(EngineUnavailable(detail))
-        self._on_reloaded(EngineUnavailable(detail))
+            stream.fail(error)
+        self._on_reloaded(error)
 
     def _set_status(self, status: EngineStatus) -> None:
         if self._status.state != "closed":
@@ -309,78 +421,95 @@ class ProcessEngineClient:
         """Runs the engine again and again; ends when it is closed or cannot come up."""
         failures = 0
         while True:
-            self._set_status(EngineStatus("loading", "starting the engine process", 0.0))
-            exit_status = await self._run_process()
+            self._begin_life()
+            self._set_status(EngineStatus("loading", self._stage, 0.0))
+            exit_status, ending = await self._live()
             if self._status.state == "closed":
                 return
-            detail = self._why(exit_status)
             failures = 1 if self._was_stable() else failures + 1
             if self._ready is None and (exit_status == USER_ERROR or failures == _MOST_STARTS):
-                self._set_status(EngineStatus("lost", detail, 0.0, final=True))
+                self._set_status(EngineStatus("lost", ending.public, 0.0, final=True, reason=ending.text))
                 return
+            self._restarts[ending.cause] += 1
             pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
-            self._set_status(EngineStatus("lost", f"{detail}; starting again in {pause:g} s", 0.0))
+            again = f"starting again in {pause:g} s"
+            self._set_status(EngineStatus("lost", f"{ending.public}; {again}", 0.0, reason=f"{ending.text}; {again}"))
             await asyncio.sleep(pause)
 
     def _was_stable(self) -> bool:
         return self._ready_since is not None and time.monotonic() - self._ready_since > _STABLE_SECONDS
 
-    async def _run_process(self) -> int:
+    async def _live(self) -> tuple[int, _Ending]:
         """One life of the engine process, from its start to its exit status (negative: the signal that ended it)."""
-        self._failure = ""
-        self._log_tail.clear()
-        self._ended = asyncio.Event()
-        self._ready_since = None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "engine", "--socket-fd", str(theirs.fileno()), *self._arguments),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C is the front end's; and workers can be ended as a group
-            )
-        log = asyncio.create_task(self._read_log(process))
-        exited = asyncio.create_task(process.wait())
+        began = time.monotonic()
+        engine = self._process = await EngineProcess.start(self._arguments, self._environment)
         ended = asyncio.create_task(self._ended.wait())
+        watch = asyncio.create_task(self._watch(engine))
         transport = None
+        exit_status: int | None = None
         try:
             loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_unix_connection(lambda: _EngineSocket(self), sock=ours)
+            transport, _ = await loop.create_unix_connection(lambda: _EngineSocket(self), sock=engine.socket)
             self._transport = transport
-            await asyncio.wait([exited, ended], return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait([exited], timeout=_GENTLE_SECONDS)
+            await asyncio.wait([engine.exited, ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([engine.exited, watch], timeout=GENTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            watch.cancel()
+            ended.cancel()
+            hung = self._ending is not None and self._ending.cause == "hang"
+            last_lines = list(engine.last_lines) if hung else []
             if transport is not None:
                 transport.abort()
-            ended.cancel()
+            exit_status = await engine.end()
             self._process = None
-        await asyncio.wait([log], timeout=_GENTLE_SECONDS)
-        log.cancel()
-        return await exited
+        ending = self._ending or self._ending_of(exit_status, engine)
+        if self._status.state != "closed":
+            self._tell(ending, exit_status, time.monotonic() - began, last_lines or list(engine.last_lines))
+        return exit_status, ending
 
-    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
-        """Passes the engine's lines on, and keeps the last ones for error messages."""
-        assert process.stdout is not None
-        rest = b""
-        while chunk := await process.stdout.read(1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                text = line.decode(errors="replace").rstrip()
-                if text:
-                    self._log_tail.append(text)
-                    logger.info("%s", text)
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Ends when the engine hangs and its stacks are in the log."""
+        lines, last = 0, time.monotonic()
+        while not self._is_hung(engine, time.monotonic() - last):
+            last = time.monotonic()
+            if engine.lines != lines:
+                lines = engine.lines
+                self._load.sign()
+            await asyncio.sleep(TICK)
+        stacks = await engine.dump()
+        logger.error("Stacks of the hung engine:\n%s", "\n".join(stacks) or "none came: it does not take signals")
 
-    def _why(self, exit_status: int) -> str:
-        if self._failure:
-            return self._failure
-        stage = "" if self._ready_since is not None else f" while {self._status.detail}"
-        if exit_status < 0:
-            hint = " (out of memory?)" if exit_status == -signal.SIGKILL else ""
-            return f"the engine was ended by {signal.Signals(-exit_status).name}{stage}{hint}"
-        last = f": {self._log_tail[-1]}" if self._log_tail else ""
-        return f"the engine ended with status {exit_status}{stage}{last}"
+    def _is_hung(self, engine: EngineProcess, seconds: float) -> bool:
+        if self._ready_since is None:
+            hung, watch = self._load.tick(seconds, engine.processor_time()), self._load
+            text = f"no sign of life for {watch.silence:.0f} s while {self._stage}"
+        else:
+            due = sum(self._prefilling.values())
+            hung = self._steps.tick(seconds, works=bool(self._streams) or self._owes_report, due=due)
+            text = f"no step for {self._steps.silence:.0f} s with {len(self._streams)} generations under way"
+        if hung and not self._ended.is_set():
+            self._end(_Ending("hang", "the engine hung", text))
+            return True
+        return False
+
+    def _ending_of(self, exit_status: int, engine: EngineProcess) -> _Ending:
+        """Of an engine that ended without a word."""
+        public = f"the engine {exit_words(exit_status)}"
+        if self._ready_since is None:
+            public += f" while {self._stage}"
+        last = f": {engine.last_lines[-1]}" if exit_status >= 0 and engine.last_lines else ""
+        return _Ending("killed" if exit_status == -signal.SIGKILL else "crash", public, public + last)
+
+    def _tell(self, ending: _Ending, exit_status: int, seconds: float, last_lines: Sequence[str]) -> None:
+        """All that is known of an engine's end, for the log."""
+        self._lost_since = self._lost_since or time.monotonic()
+        running = sorted(self._running_at_end)
+        shown = ", ".join(running[:_SHOWN_REQUESTS]) + (", ..." if len(running) > _SHOWN_REQUESTS else "")
+        ours = ending.cause != "killed" and exit_status == -signal.SIGKILL
+        logger.error(
+            "The engine was lost. Cause: %s; stage: %s; it %s after %.1f s; %s. %d generations were under way%s. "
+            "The last lines of its log:\n%s",
+            *(ending.cause, self._stage, "was killed by this server" if ours else exit_words(exit_status)),
+            *(seconds, ending.text, len(running)),
+            *(f": {shown}" if shown else "", "\n".join(last_lines) or "(none)"),
+        )

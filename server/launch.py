@@ -5,13 +5,15 @@ The front end alone listens, from the first second on; the engine comes up behin
 
 import asyncio
 import errno
+import faulthandler
 import gc
-import json
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -23,65 +25,111 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
+from chat_templates.messages import Message
+from engine.checkpoint import read_config
 from engine.defaults import engine_defaults
+from server.access.keys import KeyFile, check_modes, keys_of
+from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
-from server.http.protocol import Protocol
+from server.http.connections import Connections
+from server.http.protocol import protocol_of
+from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.settings import Settings
 from server.start_display import StartDisplay
+from server.telemetry.observers import open_observers
+
+logger = logging.getLogger("twogear.server")
 
 POLL_SECONDS = 0.1
+TRY_SECONDS = 60
+TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
+THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
     folder = tokenizer_folder(settings.model)
-    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    profile, keys = load_profile_and_keys(folder, settings)
+    try_format(folder, profile, settings)
     fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
+    observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options)
+    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
     try:
-        app = create_app(engine, settings, profile, fmt)
+        app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
     except ValueError as error:
         raise UsageError(f"{settings.model}: {error}") from error
-    server = DrainingServer(app.state.serving, server_config(app, settings))
-    display = StartDisplay(console, engine_defaults(settings.model, engine_options))
+    choices = engine_defaults(settings.model, engine_options)
+    server = DrainingServer(app.state.serving, loaded_config(app, settings))
+    display = StartDisplay(console, choices if settings.verbose else ())
+    if warning := open_address_warning(settings, has_keys=keys is not None):
+        display.warn(warning)
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
     return 0
 
 
+def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
+    """What the user may not have meant: an address that others can reach, and no keys. Empty otherwise."""
+    if has_keys or is_loopback(settings.host):
+        return ""
+    return f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE)."
+
+
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
+    connections = Connections(settings)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol_of(connections),
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=settings.verbose,
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=CLOSE_SECONDS,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile_password=settings.ssl_keyfile_password,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=settings.ssl_cert_reqs,
+        ssl_ciphers=settings.ssl_ciphers,
     )
 
 
+def loaded_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The same with its files read; raises UsageError where they are no certificate and its key."""
+    config = server_config(app, settings)
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UsageError(f"--ssl-…: the files cannot be used: {error}") from error
+    return config
+
+
 async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
+    reloading = Reloading(server)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     host, port = listener.getsockname()[:2]
     try:
-        failure = await _watch_start(server, display, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        scheme = "https" if server.config.is_ssl else "http"
+        failure = await _watch_start(server, display, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     finally:
         display.close()
     if failure is not None:
         server.should_exit = True
     await serving
     if failure is not None:
-        raise UsageError(failure.detail)
+        raise UsageError(failure.reason or failure.detail)
 
 
 async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str) -> EngineStatus | None:
@@ -101,33 +149,129 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
 
 
 class DrainingServer(uvicorn.Server):
-    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not."""
+    """SIGTERM lets running requests end first, answering new ones with 503; Ctrl-C, or a second signal, does not.
+
+    After half of the time, thinking is closed for the model: a request that would have ended anyway is not cut, and
+    all others have as long for their answers. It listens until the end, so that probes and late clients get an answer.
+    """
 
     def __init__(self, serving: Serving, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.serving = serving
-        self._drain_until: float | None = None
+        self._drain_since: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Called by uvicorn for each signal."""
         if self.should_exit:
             self.force_exit = True
         elif sig == signal.SIGTERM and not self.serving.draining:
-            self._drain_until = monotonic() + self.serving.settings.drain_seconds
+            self._begin_drain()
         else:
             self.should_exit = True
         self.serving.draining = True
 
+    def _begin_drain(self) -> None:
+        seconds = self.serving.settings.drain_seconds
+        logger.warning("SIGTERM: %d requests have %g s to end; new ones are refused.", self.serving.running, seconds)
+        self._drain_since = monotonic()
+        # A client that went on using its connection would find it closed one day.
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn at the end: what still runs ends with an error of ours, before it would be cancelled."""
+        if self.serving.running:
+            logger.warning("%d requests did not end in time and get an error.", self.serving.running)
         await self.serving.engine.close()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to exit."""
-        if self._drain_until is not None and (self.serving.running == 0 or monotonic() > self._drain_until):
-            self.should_exit = True
+        if self._drain_since is not None:
+            share = (monotonic() - self._drain_since) / self.serving.settings.drain_seconds
+            if self.serving.running == 0 or share > 1:
+                self.should_exit = True
+            elif share > THINKING_SHARE and (closed := self.serving.end_all_thinking()):
+                logger.warning("The thinking of %d choices is closed, so that they answer in time.", closed)
         return await super().on_tick(counter)
+
+
+class Reloading:
+    """SIGHUP: profile and keys anew, as they are in their files now. What cannot be used leaves all as it is.
+
+    The files are read in a thread, so that streams go on meanwhile. Where the signal says that the terminal is gone,
+    the server ends as it would without this.
+    """
+
+    def __init__(self, server: DrainingServer) -> None:
+        self._server = server
+        # Under nohup the signal is ignored, and a terminal that goes away is meant to change nothing.
+        self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether files are being read."""
+        return self._task is not None
+
+    def begin(self) -> None:
+        """Called for each signal; what comes while files are read counts for another time."""
+        if self._has_terminal and not _has_terminal():
+            self._server.handle_exit(signal.SIGTERM, None)
+        elif self._task is not None:
+            self._again = True
+        else:
+            self._task = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        serving = self._server.serving
+        try:
+            await reload(serving)
+        except UsageError as error:
+            logger.error("not loaded anew, all stays as it was: %s", error)  # noqa: TRY400 - a line, no traceback
+        else:
+            logger.warning("loaded anew: the modes are %s; %s", ", ".join(serving.modes.by_name), _told_of(serving))
+        finally:
+            self._task = None
+        if self._again:
+            self._again = False
+            self.begin()
+
+
+async def reload(serving: Serving) -> None:
+    """Profile and keys as they are in their files now; raises UsageError, and changes nothing, where that fails."""
+    settings = serving.settings
+    folder = await asyncio.to_thread(tokenizer_folder, settings.model)
+    profile, keys = await asyncio.to_thread(load_profile_and_keys, folder, settings)
+    styles = styles_of(profile.modes)
+    try:
+        fmt = await asyncio.to_thread(serving.fmt.restyled, folder, settings.chat_template, styles)
+        serving.adopt(profile, fmt)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the profile cannot be used: {error}") from error
+    serving.access.replace(keys)
+
+
+def load_profile_and_keys(folder: Path, settings: Settings) -> tuple[Profile, KeyFile | None]:
+    """As they are in their files now; raises UsageError."""
+    profile = load_profile(settings.profile or choose_profile(folder, settings))
+    keys = keys_of(settings.api_keys, settings.api_key_hashes)
+    if keys is not None:
+        check_modes(keys, profile.modes)
+    return profile, keys
+
+
+def _told_of(serving: Serving) -> str:
+    return f"the keys {', '.join(serving.access.names)}" if serving.access.has_keys else "no keys are needed"
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -152,20 +296,47 @@ def bind(host: str, port: int) -> socket.socket:
 def tokenizer_folder(model: str) -> Path:
     """Where tokenizer and chat template of a model are; fetches those of a hub id. Raises UsageError."""
     path = Path(model).expanduser()
-    if path.is_file():
-        return path.parent
     return path if path.is_dir() else _fetch_tokenizer(model)
 
 
 def choose_profile(folder: Path, settings: Settings) -> Path:
     """The shipped profile for the checkpoint in `folder`; raises UsageError."""
     try:
-        file = folder / "config.json"  # beside a single GGUF file there may be none
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        has_config = (folder / "config.json").is_file()  # beside a single GGUF file there may be none
+        config = read_config(folder) if has_config else {}
         files = read_template(folder, settings.chat_template)
     except (OSError, ValueError) as error:
         raise UsageError(f"{settings.model} cannot be read: {error}") from error
     return shipped_profile(config.get("model_type", ""), "" if files is None else files.source)
+
+
+def try_format(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Makes the chat format, and a prompt in each mode, in a process of its own; raises UsageError if that dies of it.
+
+    The tokenizers library ends the whole process on some files, in ways that no exception tells of.
+    """
+    child = os.fork()  # before there are threads
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(TRY_SECONDS)
+            _try(folder, profile, settings)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise UsageError(f"the tokenizer of {settings.model} cannot be used: the tokenizers library fails on its files")
+
+
+def _try(folder: Path, profile: Profile, settings: Settings) -> None:
+    """Errors that can be told are told when the format is made for good."""
+    faulthandler.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Rust tells of its panics
+    with suppress(UsageError, ValueError):
+        fmt = load_format(folder, profile, settings)
+        for mode in Modes.of(profile, fmt).by_name.values():
+            fmt.decode(fmt.render(TRIED_MESSAGES, mode.style))
 
 
 def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:

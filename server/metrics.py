@@ -1,27 +1,46 @@
-"""The front end's Prometheus metrics under the contract's names, and the engine's load under vLLM's names."""
+"""The front end's Prometheus metrics under the contract's names; those under vLLM's are `telemetry.vllm_metrics`'."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from time import perf_counter
-from typing import Literal
+from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.messages import PageGroup, Stats
+from server.errors import ApiError
+from server.telemetry.record import GenerationRecord, Outcome, RequestRecord
+from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
-Outcome = Literal["completed", "rejected", "failed", "cancelled"]
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
+KINDS = ("prompt", "cached", "reasoning", "answer")
+REASONING_FINISHES = ("natural", "budget", "length", "stopped")
+NO_ROUTE = "none"  # of requests for what is not here; vLLM's word
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
-class Metrics:
-    """All metrics of one app, in a registry of their own. `engine_load` is asked when they are read."""
+class Counted(Protocol):
+    """What is counted of a choice under way; `server.core.choice` has the rest."""
 
-    def __init__(self, engine_load: Callable[[], Stats]) -> None:
+    @property
+    def cached_tokens(self) -> int | None:
+        """How many of its prompt's tokens were found in the prefix cache; None before its first token."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens it has generated."""
+
+
+class Metrics:
+    """All metrics of one app, in a registry of their own. Those of `modes` are there from the start, at zero: a rate
+    over the first failure needs the zero before it.
+    """
+
+    def __init__(self, engine: EngineView, modes: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
         self.tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
@@ -30,24 +49,55 @@ class Metrics:
         self.first_answer_token = self._seconds("time_to_first_answer_token", "Until the first token of the answer")
         self.per_token = self._seconds("time_per_output_token", "Between tokens, mean of a request", TOKEN_SECONDS)
         self.request = self._seconds("request", "Whole requests")
-        self.running = self._gauge("requests_running", "Requests that are generating")
-        self.waiting = self._gauge("requests_waiting", "Requests without a first token yet")
-        self.registry.register(_EngineLoad(engine_load))
+        self.overloads = self._counter("requests_rejected", "Requests refused for the server's load", "reason")
+        self.running = self._gauge("requests_running", "Requests that have or had a place in the engine")
+        self.waiting = self._gauge("requests_waiting", "Requests that wait for their first place in the engine")
+        self.registry.register(_Engine(engine))
+        self.vllm = VllmMetrics(self.registry, engine.model_name)
+        self.registry.register(EngineMetrics(engine))
+        self._http = Counter(
+            "http_requests",
+            "Responses by route and kind of status",
+            ("handler", "method", "status"),
+            registry=self.registry,
+        )
+        self._begin_at_zero(modes)
 
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
 
-    def rejected(self, mode: str = UNKNOWN_MODE) -> None:
+    def refused(self, outcome: Outcome, mode: str = UNKNOWN_MODE) -> None:
         """Counts a request that never reached the engine."""
-        self.requests.labels(mode, "rejected").inc()
+        self.requests.labels(mode, outcome).inc()
+
+    def responded(self, record: RequestRecord) -> None:
+        """Counts a response; vLLM has the same, by a library."""
+        status = "none" if record.status is None else f"{record.status // 100}xx"
+        self._http.labels(record.route or NO_ROUTE, record.method, status).inc()
+
+    def _begin_at_zero(self, modes: Sequence[str]) -> None:
+        for mode in modes:
+            for metric in (self.first_token, self.first_answer_token, self.per_token, self.request):
+                metric.labels(mode)
+            for gauge in (self.running, self.waiting):
+                gauge.labels(mode)
+            for kind in KINDS:
+                self.tokens.labels(mode, kind)
+        for mode, outcome in product((*modes, UNKNOWN_MODE), get_args(Outcome)):
+            self.requests.labels(mode, outcome)
+        for how in REASONING_FINISHES:
+            self.reasoning_finish.labels(how)
 
     @contextmanager
-    def watch(self, mode: str, arrived: float) -> Iterator["RequestWatch"]:
-        """Times one request, from `arrived` (perf_counter) to the end of the block."""
-        watch = RequestWatch(self, mode, arrived)
+    def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
+        """Times what is generated for a request, from its arrival to the end of the block, and notes its error."""
+        watch = RequestWatch(self, record)
         try:
             yield watch
+        except ApiError as error:
+            record.error = error
+            raise
         finally:
             watch.close()
 
@@ -62,75 +112,103 @@ class Metrics:
 
 
 class RequestWatch:
-    """The clock of one request. `outcome` stays "failed" unless the request is told to have ended otherwise."""
+    """The clock of one request; it writes into the request's record.
 
-    def __init__(self, metrics: Metrics, mode: str, arrived: float) -> None:
+    `outcome` stays "failed" unless the request is told to have ended otherwise.
+    """
+
+    def __init__(self, metrics: Metrics, record: GenerationRecord) -> None:
         self.outcome: Outcome = "failed"
         self._metrics = metrics
-        self._mode = mode
-        self._started = arrived
-        self._first: float | None = None
-        self._last = arrived
-        self._answered = False
-        self._generated = 0
-        metrics.waiting.labels(mode).inc()
+        self._record = record
+        self._generated = record.generated
+        self._times: list[float | None] = [None] * len(record.generated)  # of each choice's last token
+        self._more = metrics.vllm.tokens.more
+        metrics.waiting.labels(record.mode).inc()
 
-    def advance(self, *, answering: bool) -> None:
-        """Tokens came; `answering` once one of them belongs to the answer."""
-        self._last = perf_counter()
-        if self._first is None:
-            self._first = self._last
-            self._metrics.waiting.labels(self._mode).dec()
-            self._metrics.running.labels(self._mode).inc()
-            self._metrics.first_token.labels(self._mode).observe(self._last - self._started)
-        if answering and not self._answered:
-            self._answered = True
-            self._metrics.first_answer_token.labels(self._mode).observe(self._last - self._started)
+    def start(self) -> None:
+        """The request has its first place in the engine."""
+        metrics, record = self._metrics, self._record
+        record.placed = perf_counter()
+        metrics.waiting.labels(record.mode).dec()
+        metrics.running.labels(record.mode).inc()
 
-    def count(self, *, prompt: int, cached: int, reasoning: int, answer: int) -> None:
-        """Adds the request's tokens."""
-        self._generated = reasoning + answer
-        for kind, number in {"prompt": prompt, "cached": cached, "reasoning": reasoning, "answer": answer}.items():
-            self._metrics.tokens.labels(self._mode, kind).inc(number)
+    def advance(self, index: int, choice: Counted, *, answering: bool) -> None:
+        """Choice `index` has come further; `answering` once one of its tokens belongs to the answer.
+
+        Called for every token: what it does with most of them is written to be cheap.
+        """
+        record = self._record
+        record.last_token = now = perf_counter()
+        generated = choice.completion_tokens
+        more = generated - self._generated[index]
+        if more:
+            self._generated[index] = generated
+            before = self._times[index]
+            self._times[index] = now
+            if before is None:
+                self._begin_choice(index, choice, now)
+            else:
+                self._more(more, now - before)
+        elif record.first_token is None:
+            self._begin(now)
+        if answering and record.first_answer_token is None:
+            record.first_answer_token = now
+            self._metrics.first_answer_token.labels(record.mode).observe(now - record.arrived)
 
     def close(self) -> None:
-        """Ends the request's time."""
-        metrics, mode = self._metrics, self._mode
-        if self._first is None:
-            metrics.waiting.labels(mode).dec()
-        else:
-            metrics.running.labels(mode).dec()
-            if self._generated > 1:
-                metrics.per_token.labels(mode).observe((self._last - self._first) / (self._generated - 1))
-        metrics.request.labels(mode).observe(perf_counter() - self._started)
-        metrics.requests.labels(mode, self.outcome).inc()
+        """Ends the request's time, and counts what the record says."""
+        metrics, record, mode = self._metrics, self._record, self._record.mode
+        record.ended, record.outcome = perf_counter(), self.outcome
+        (metrics.waiting if record.placed is None else metrics.running).labels(mode).dec()
+        if record.first_token is not None and record.last_token is not None and record.completion_tokens > 1:
+            between = (record.last_token - record.first_token) / (record.completion_tokens - 1)
+            metrics.per_token.labels(mode).observe(between)
+        metrics.request.labels(mode).observe(record.ended - record.arrived)
+        metrics.requests.labels(mode, record.outcome).inc()
+        self._count_tokens()
+        metrics.vllm.ended(record)
+
+    def _begin_choice(self, index: int, choice: Counted, now: float) -> None:
+        vllm = self._metrics.vllm
+        vllm.tokens.first(choice.completion_tokens)
+        vllm.prompt(self._record.prompts[index], choice.cached_tokens or 0)
+        if self._record.first_token is None:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        metrics, record = self._metrics, self._record
+        record.first_token = now
+        metrics.first_token.labels(record.mode).observe(now - record.arrived)
+        metrics.vllm.first_token(now - record.arrived)
+
+    def _count_tokens(self) -> None:
+        record = self._record
+        answer = record.completion_tokens - record.reasoning_tokens
+        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer)
+        for kind, number in zip(KINDS, counts, strict=True):
+            self._metrics.tokens.labels(record.mode, kind).inc(number)
+        for how in record.reasoning_finish_reasons:
+            if how is not None:
+                self._metrics.reasoning_finish.labels(how).inc()
 
 
-class _EngineLoad(Collector):
-    """What the engine last reported: its pages by group, what one holds, requests, and how full the cache is."""
+class _Engine(Collector):
+    """Whether requests are taken, the engine's pages by group, and what one holds."""
 
-    def __init__(self, engine_load: Callable[[], Stats]) -> None:
-        self._engine_load = engine_load
+    def __init__(self, engine: EngineView) -> None:
+        self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        """Gauges only; those of the pages have a sample for each group."""
+        """Gauges, those of the pages with a sample for each group."""
+        yield GaugeMetricFamily(
+            "twogear_ready", "Whether requests are taken, as /health says", int(self._engine.ready())
+        )
         pages = GaugeMetricFamily("twogear_kv_pages", "KV cache pages of the engine", labels=["group", "state"])
         sizes = GaugeMetricFamily("twogear_kv_page_tokens", "Tokens that one KV cache page holds", labels=["group"])
-        load = self._engine_load()
-        for group in load.page_groups:
+        for group in self._engine.load().page_groups:
             pages.add_metric([group.group, "used"], group.used)
             pages.add_metric([group.group, "cached"], group.cached)
             pages.add_metric([group.group, "free"], group.free)
             sizes.add_metric([group.group], group.page_size)
         yield from (pages, sizes)
-        yield GaugeMetricFamily("vllm:num_requests_running", "Generations that the engine runs", load.running)
-        yield GaugeMetricFamily("vllm:num_requests_waiting", "Generations that wait for the engine", load.waiting)
-        usage = "Share of the KV cache's pages that requests hold, 1 is full"
-        yield GaugeMetricFamily("vllm:kv_cache_usage_perc", usage, _usage(load.page_groups))
-
-
-def _usage(groups: Sequence[PageGroup]) -> float:
-    """All groups take their pages from one pool, so that each says the same of what is free."""
-    used = sum(group.used for group in groups)
-    pool = used + sum(group.cached for group in groups) + max((group.free for group in groups), default=0)
-    return used / pool if pool else 0.0

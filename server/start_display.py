@@ -9,13 +9,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from engine.defaults import Choice
 from server.engine_client import EngineStatus
 
+LEAST_PROGRESS = 0.3
+"""Between two lines where there is no bar."""
+
 
 class StartDisplay:
-    """A progress bar on a terminal, elsewhere a line for each stage."""
+    """A progress bar on a terminal, elsewhere a line for each third of the way; the `choices` of defaults before it."""
 
     def __init__(self, console: Console, choices: Sequence[Choice]) -> None:
         self._console = console
         self._stage = ""
+        self._told = -1.0
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
             transient=True, disable=not console.is_terminal,
@@ -26,9 +30,11 @@ class StartDisplay:
 
     def show(self, status: EngineStatus) -> None:
         """Shows how far the start is."""
-        stage = status.detail if status.state == "loading" else f"{status.state}: {status.detail}"
+        stage = status.detail if status.state == "loading" else f"{status.state}: {status.reason or status.detail}"
         self._progress.update(self._task, description=stage, completed=status.fraction)
-        if stage != self._stage and not self._console.is_terminal:
+        far = status.fraction >= self._told + LEAST_PROGRESS or status.state != "loading"
+        if stage != self._stage and far and not self._console.is_terminal:
+            self._told = status.fraction
             self._print(f"{status.fraction:4.0%} {stage}")
         self._stage = stage
 
@@ -43,6 +49,10 @@ class StartDisplay:
         self._print(
             f"Ready after {seconds:.0f} s at {url} - try: curl {url}/v1/chat/completions -d '{json.dumps(body)}'"
         )
+
+    def warn(self, text: str) -> None:
+        """A line about what the user may not have meant."""
+        self._print(text, style="bold yellow")
 
     def close(self) -> None:
         """Takes the progress bar away."""

@@ -56,6 +56,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
+        self.restarts: dict[str, int] = {}
         groups = (PageGroup("sliding", 32, 1, 2, 3), PageGroup("global", 32, 4, 5, 6))
         self.ready: Ready | None = Ready(
             PROTOCOL_VERSION, "fake", "Fake", max_context, max_num_seqs, eos_token_ids, groups
@@ -95,7 +96,9 @@ class FakeEngine:
         if then is not None and len(written) > then.after_tokens and then.unless_token_id not in first:
             yield from self._parts(request, first, sizes, goes_on=True)
             prompt_ids = [*request.prompt_ids, *ids[: then.after_tokens], *then.forced_token_ids]
-            following = Generate(request.request_id, prompt_ids, then.sampling, request.priority)
+            following = Generate(
+                request.request_id, prompt_ids, then.sampling, request.priority, cache_salt=request.cache_salt
+            )
             self.seen.append(following)
             yield from self._deltas(following)
         else:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,14 +18,17 @@ START_SECONDS = 280  # on a busy machine; alone it takes a tenth
 
 
 class RealServer:
-    """Runs from `with` to its end; `url` is known, and `output` complete, once requests are taken."""
+    """Runs from `with` to its end; `url` is known, and `output` complete, once requests are taken.
 
-    def __init__(self, *arguments: str) -> None:
+    `command`: another than `twogear`.
+    """
+
+    def __init__(self, *arguments: str, command: Sequence[str | Path] = (TWOGEAR,)) -> None:
         self.url = ""
         self.output: list[str] = []
         self._announced = threading.Event()
         self.process = subprocess.Popen(
-            [TWOGEAR, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
+            [*command, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -42,9 +46,9 @@ class RealServer:
 
     @property
     def engine_pid(self) -> int:
-        """The engine process: the server's only child."""
-        (pid,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(pid)
+        """The engine process, which is a child of the server; 0 while there is none."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next((int(pid) for pid in children if _command(pid)[1:3] == ["-m", "engine"]), 0)
 
     def wait_until(self, status: int) -> httpx.Response:
         """The first answer of /health with this status."""
@@ -72,3 +76,10 @@ class RealServer:
                     self.url = found[1]
                     self._announced.set()
         self._announced.set()
+
+
+def _command(pid: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:  # it has ended meanwhile
+        return []

@@ -19,7 +19,7 @@ async def running_engine(model: str) -> AsyncIterator[ProcessEngineClient]:
     try:
         while engine.status.state != "ready":
             if engine.status.final:
-                raise UsageError(f"no engine for the checkpoint: {engine.status.detail}")
+                raise UsageError(f"no engine for the checkpoint: {engine.status.reason}")
             await asyncio.sleep(0.1)
         yield engine
     finally:

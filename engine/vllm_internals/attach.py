@@ -4,15 +4,18 @@ Here the halves of a path meet: the workers say what they can do, and only then 
 path is off, what takes its place uses vLLM's documented interface alone. Imports nothing of vLLM itself.
 """
 
-from collections.abc import Callable, Iterator
+import faulthandler
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from engine.messages import Continuation, FastPathStatus, PageGroup, Sampling
+from engine import DUMP_SIGNAL
+from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling
 from engine.vllm_internals.contract import (
     EXTENSION,
     FAST_PATHS,
     MULTI_STEP,
     PAGE_COUNTS,
+    RECOVERY,
     WORKER,
     WORKER_PATHS,
 )
@@ -32,8 +35,14 @@ class Pages(Protocol):
     def requests(self) -> tuple[int, int]:
         """How many requests run and how many wait."""
 
+    def preemptions(self) -> int:
+        """How often a request has lost its pages to others; 0 where that is not told."""
+
     def count(self) -> tuple[PageGroup, ...]:
         """Pages by kind; nothing where they cannot be counted."""
+
+    def needs(self) -> tuple[PageNeed, ...]:
+        """What a request takes of each group of layers; nothing where that cannot be told."""
 
 
 class Extends(Protocol):
@@ -43,11 +52,28 @@ class Extends(Protocol):
         """Whether the request goes on as `then` says; where not, it has to be ended and added again."""
 
 
+class Recovers(Protocol):
+    """How an engine goes on after a step that failed: `recovery.Recovery`. Requests by vLLM's own ids."""
+
+    def can_recover(self, error: Exception) -> bool:
+        """Whether it can."""
+
+    def recover(self, error: Exception) -> list[str]:
+        """Parks all requests; those that may be to blame."""
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Has parked requests wait for their next step."""
+
+    def parked(self) -> list[str]:
+        """All that are parked."""
+
+
 class Internals(NamedTuple):
     """All of vLLM's inside that the loop uses. `fast_paths`: in the order of the contract's table."""
 
     pages: Pages
     extender: Extends
+    recovery: Recovers
     fast_paths: tuple[FastPathStatus, ...]
 
 
@@ -61,9 +87,12 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     verdicts[MULTI_STEP.name] = _multi_step(core, verdicts[MULTI_STEP.name])
     if verdicts[MULTI_STEP.name].on and interrupted is not None:
         engine.collective_rpc(_interrupt_by, args=(interrupted,))
+    if engine.vllm_config.parallel_config.world_size > 1:
+        engine.collective_rpc(_write_stacks_on_signal)
     pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
     extender, verdicts[EXTENSION.name] = _extender(core)
-    return Internals(pages, extender, tuple(_statuses(verdicts)))
+    recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
+    return Internals(pages, extender, recovery, tuple(_statuses(verdicts)))
 
 
 def end_workers(engine: Any) -> None:
@@ -76,6 +105,11 @@ def report(worker: Any) -> dict[str, Verdict]:
     """Runs in a worker process, with vLLM's worker or what wraps it: what it says if it is ours, and its model."""
     fast_paths = getattr(worker, "fast_paths", dict)
     return fast_paths() | cpu.verdicts()
+
+
+def _write_stacks_on_signal(worker: Any) -> None:  # noqa: ARG001 - vLLM's signature
+    """Runs in a worker process: it writes its stacks when the engine hangs, as the engine does."""
+    faulthandler.register(DUMP_SIGNAL)
 
 
 def _interrupt_by(worker: Any, interrupted: Callable[[], bool]) -> None:
@@ -139,6 +173,18 @@ def _extender(core: Any) -> tuple[Extends, Verdict]:
     return extender, Verdict(True, "requests keep their pages where their sampling stays the same")
 
 
+def _recovery(engine: Any, core: Any) -> tuple[Recovers, Verdict]:
+    verdict = _IN_ANOTHER_PROCESS if core is None else verdict_of_names(RECOVERY)
+    if verdict is not None:
+        return _NoRecovery(), verdict
+    from engine.vllm_internals.recovery import Recovery  # noqa: PLC0415 - stands on names that were checked
+
+    recovery = Recovery(engine, core)
+    if recovery.obstacle is not None:
+        return recovery, Verdict(False, recovery.obstacle)
+    return recovery, Verdict(True, "a step that fails ends the request that is to blame, and no other")
+
+
 def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:
     for path in FAST_PATHS:
         yield FastPathStatus(path.name, *verdicts[path.name])
@@ -157,7 +203,13 @@ class _NoPages:
         """Which of them wait is not told."""
         return self._engine.get_num_unfinished_requests(), 0
 
+    def preemptions(self) -> int:
+        return 0
+
     def count(self) -> tuple[PageGroup, ...]:
+        return ()
+
+    def needs(self) -> tuple[PageNeed, ...]:
         return ()
 
 
@@ -166,3 +218,19 @@ class _NoExtender:
 
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:  # noqa: ARG002
         return False
+
+
+class _NoRecovery:
+    """Every step that fails ends the engine."""
+
+    def can_recover(self, error: Exception) -> bool:  # noqa: ARG002
+        return False
+
+    def recover(self, error: Exception) -> list[str]:
+        raise error
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        pass
+
+    def parked(self) -> list[str]:
+        return []

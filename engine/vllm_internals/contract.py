@@ -15,6 +15,7 @@ CPU_RUNNER = "vllm.v1.worker.cpu_model_runner:CPUModelRunner"
 _CPU_WORKER = "vllm.v1.worker.cpu_worker:CPUWorker"
 _SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 _PAGES = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_PAGE_KIND = "vllm.v1.kv_cache_interface:KVCacheSpec"
 _REQUEST = "vllm.v1.request:Request"
 _SAMPLER = "vllm.v1.sample.sampler:Sampler"
 _INPUTS = "vllm.v1.worker.gpu_input_batch:InputBatch"
@@ -160,14 +161,45 @@ EXTENSION = FastPath(
         ),
     ),
 )
+RECOVERY = FastPath(
+    "recovery from failed steps",
+    (
+        *_IN_PROCESS,
+        PrivateName(
+            _SCHEDULER,
+            (
+                *("connector", "ec_connector", "finished_req_ids", "kv_cache_manager", "kv_holding_waiting"),
+                *("requests", "running", "scheduler_config", "waiting"),
+            ),
+        ),
+        PrivateName(f"{_SCHEDULER}._enqueue_waiting_request", parameters=("self", "request")),
+        PrivateName(
+            f"{_SCHEDULER}.reset_prefix_cache", parameters=("self", "reset_running_requests", "reset_connector")
+        ),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.remove_requests", parameters=("self", "requests")),
+        PrivateName(_PAGES, ("free",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("drop_stale_output", "num_computed_tokens", "num_in_flight_tokens", "num_prompt_tokens"),
+                *("num_stale_output_tokens", "request_id", "status"),
+            ),
+        ),
+        PrivateName("vllm.v1.request:RequestStatus", ("PREEMPTED", "RUNNING", "WAITING")),
+        PrivateName("vllm.v1.worker.gpu_model_runner:GPUModelRunner", ("execute_model_state", "requests")),
+    ),
+)
 PAGE_COUNTS = FastPath(
     "page counts",
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager")),
+        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "vllm_config")),
+        PrivateName(f"{_SCHEDULER}._preempt_request", parameters=("self", "request", "timestamp")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),
+        PrivateName(_PAGE_KIND, ("page_size_bytes",)),
+        PrivateName(f"{_PAGE_KIND}.max_memory_usage_bytes", parameters=("self", "vllm_config")),
         PrivateName("vllm.v1.kv_cache_interface:get_kv_cache_spec_sliding_window", parameters=("kv_cache_spec",)),
     ),
 )
@@ -189,7 +221,10 @@ TIED_HEADS = FastPath(
 
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
-FAST_PATHS = (SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, DEMAND_ZERO, TIED_HEADS, *cpu.FAST_PATHS)
+FAST_PATHS = (
+    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, DEMAND_ZERO, TIED_HEADS),
+    *cpu.FAST_PATHS,
+)
 """All, in the order in which they are reported."""
 
 WORKER = (

@@ -1,4 +1,4 @@
-"""What the front end is told of vLLM's scheduler and KV cache: requests running and waiting, pages per kind.
+"""What the front end is told of vLLM's scheduler and KV cache: requests running, waiting, set back; pages per kind.
 
 vLLM's own statistics know one number for the whole cache. How much of it sliding windows and global layers hold is
 visible only in the block pool and the managers per KV cache group. Works with every executor, since the scheduler lives
@@ -11,7 +11,7 @@ from typing import Any
 from vllm.v1.core.kv_cache_utils import get_group_id
 from vllm.v1.kv_cache_interface import get_kv_cache_spec_sliding_window
 
-from engine.messages import PageGroup
+from engine.messages import PageGroup, PageNeed
 
 SLIDING, GLOBAL = "sliding", "global"
 
@@ -26,6 +26,8 @@ class PageCounter:
         self._core = core
         self._scheduler = core.scheduler
         manager = core.scheduler.kv_cache_manager
+        self._preemptions = 0
+        self._count_preemptions()
         self._pool = manager.block_pool
         self._managers = manager.coordinator.single_type_managers
         self._kinds = [
@@ -46,6 +48,20 @@ class PageCounter:
         running, waiting = self._scheduler.get_request_counts()
         return running, waiting
 
+    def preemptions(self) -> int:
+        """How often a request has lost its pages to others, since the engine's start."""
+        return self._preemptions
+
+    def _count_preemptions(self) -> None:
+        """Without vLLM's statistics, which cost time for every token, nothing else tells of them."""
+        preempt = self._scheduler._preempt_request
+
+        def counted(*args: Any, **kwargs: Any) -> None:
+            self._preemptions += 1
+            preempt(*args, **kwargs)
+
+        self._scheduler._preempt_request = counted
+
     def count(self) -> tuple[PageGroup, ...]:
         """Pages by kind.
 
@@ -62,6 +78,16 @@ class PageCounter:
             )
             for kind in (SLIDING, GLOBAL)
             if kind in self._kinds
+        )
+
+    def needs(self) -> tuple[PageNeed, ...]:
+        """By vLLM's own figure for a request of the longest context; a window's does not grow with the request."""
+        config = self._scheduler.vllm_config
+        specs = [manager.kv_cache_spec for manager in self._managers]
+        most = [int(spec.max_memory_usage_bytes(config) // spec.page_size_bytes) for spec in specs]
+        return tuple(
+            PageNeed(page_size=int(manager.block_size), most=number)
+            for manager, number in zip(self._managers, most, strict=True)
         )
 
     def _page_size(self, kind: str) -> int:

@@ -1,10 +1,12 @@
 """The APIs that the server has, one line for each."""
 
-from server.api import chat, completions, service, tokens
+from server.api import chat, completions, messages, responses, service, tokens
 
 APIS = (
     chat.API,
     completions.API,
+    messages.API,
+    responses.API,
     tokens.API,
     service.API,
 )

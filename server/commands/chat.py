@@ -1,24 +1,36 @@
 """`twogear chat`: a terminal conversation with a running server through its HTTP API, thinking shown dimmed."""
 
 import argparse
+import select
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import httpx
 import orjson
 from rich.console import Console
 
+from server.access.keys import client_headers
 from server.cli_errors import UsageError
 from server.settings import Settings
+from server.urls import server_url
+
+with suppress(ImportError):  # some builds of Python come without
+    import readline  # noqa: F401 - gives `input` line editing, history, and pastes that are one piece
 
 HELP = "talk to a running server in the terminal"
 DEFAULTS = Settings()
 CONNECT_SECONDS = 5.0
+PASTE_SECONDS = 0.05
+"""Within which the next line of what is pasted has come."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the server is and how to begin."""
-    parser.add_argument("--url", default=f"http://{DEFAULTS.host}:{DEFAULTS.port}", help="where the server is")
+    default = f"http://{DEFAULTS.host}:{DEFAULTS.port}"
+    parser.add_argument("--url", type=server_url, default=default, help="where the server is, with /v1 or without")
     parser.add_argument("--mode", help="the mode to begin in, one of the server's; left out, the server's default")
 
 
@@ -27,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
     try:
-        with httpx.Client(base_url=args.url, timeout=timeout) as http:
+        with httpx.Client(base_url=args.url, timeout=timeout, headers=client_headers()) as http:
             chat = _start(http, console, args.mode)
             console.print(f"{chat.model} in {chat.mode} mode; {chat.commands}.", style="dim", markup=False)
             chat.talk()
@@ -41,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _start(http: httpx.Client, console: Console, mode: str | None) -> "Chat":
     """A conversation in `mode`, or in the server's default; raises UsageError for a mode that the server has not."""
     response = http.get("/v1/models")
+    if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise UsageError(f"{http.base_url} wants another API key; the environment's TWOGEAR_API_KEY is what it gets")
     try:
         listed = [(str(model["id"]), str(model["reasoning_mode"])) for model in response.json()["data"]]
         name, default = listed[0]
@@ -72,7 +86,7 @@ class Chat:
         """Reads lines and answers them until the input ends."""
         while True:
             try:
-                line = self.console.input(f"{self.mode}> ", markup=False).strip()
+                line = read_message(f"{self.mode}> ").strip()
             except (EOFError, KeyboardInterrupt):
                 self.console.print()
                 return
@@ -107,6 +121,10 @@ class Chat:
         except ChatError as error:
             self._say(str(error), style="red", end="\n")
             return
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            self._say(f"\nThe server was lost ({reason}). Say it again once it is back.", style="red", end="\n")
+            return
         except KeyboardInterrupt:
             pass
         self._say("\n")
@@ -126,12 +144,27 @@ class Chat:
                 if "error" in chunk:
                     raise ChatError(_reason(data.encode()))
                 delta = chunk["choices"][0]["delta"]
-                yield from ((kind, delta[kind]) for kind in ("reasoning", "content") if delta.get(kind))
+                thinking = delta.get("reasoning") or delta.get("reasoning_content")  # the server may show either
+                if thinking:
+                    yield "reasoning", thinking
+                if delta.get("content"):
+                    yield "content", delta["content"]
 
     def _say(self, text: str, style: str | None = None, end: str = "") -> None:
         # A model's control characters could do anything to a terminal.
         text = "".join(character for character in text if character.isprintable() or character == "\n")
         self.console.print(text, style=style, end=end, markup=False, soft_wrap=True)
+
+
+def read_message(prompt: str) -> str:
+    """What a person types up to Enter, with editing and history; lines that are pasted together are one message.
+
+    Raises EOFError at the end of the input.
+    """
+    lines = [input(prompt)]
+    while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
+        lines.append(input())
+    return "\n".join(lines)
 
 
 class ChatError(Exception):

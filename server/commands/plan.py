@@ -17,6 +17,8 @@ from server.cli_errors import UsageError
 
 HELP = "show what a model's weights and long requests need, from its config.json alone"
 
+LEAST_BYTES = 1 << 20
+"""Of a size without a unit: less is meant in another one."""
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("KMGT", start=1)
@@ -110,6 +112,8 @@ def read_config(model: str) -> dict[str, Any]:
         raise UsageError(f"{model} has no config.json; name the folder of a model") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"cannot read {path}: it is nested too deeply") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path} is not a JSON object")
     return config
@@ -217,7 +221,10 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write it like 80GiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if not match[2] and size < LEAST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} without a unit is so many bytes; write it like {match[1]}GiB")
+    return size
 
 
 def _positive(text: str) -> int:

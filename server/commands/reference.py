@@ -1,12 +1,15 @@
-"""The tables of docs/api.md, made from the fields, responses, errors, options, profiles and metrics themselves.
+"""The tables of docs/api.md and docs/api/, made from the fields, responses, errors, options, profiles and metrics.
 
-`python -m server.commands.reference` renews those in the file, each between `<!-- table NAME -->` and `<!-- end -->`.
-The prose around them is written by hand; a test holds both against the code.
+That of vLLM's metrics is in docs/observability.md. `python -m server.commands.reference` renews those in the files,
+each between `<!-- table NAME -->` and `<!-- end -->`. The prose around them is written by hand; a test holds both
+against the code.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +19,37 @@ from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
 from server.api.chat.body import ChatRequest
-from server.api.chat.control_body import ControlRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
+from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
-from server.api.common.sampling import SamplingFields
+from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
 from server.api.completions.body import CompletionRequest
 from server.api.completions.schema import TextCompletion
-from server.api.service.schema import Models, Unhealthy, Versions
+from server.api.messages.body import MessagesRequest
+from server.api.messages.errors import TYPES
+from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageControl, MessageEvent, TokensCount
+from server.api.responses.body import ResponseRequest
+from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
+from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
+from server.commands.dialects import DIALECTS
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
+from server.telemetry.vllm_metrics import EngineView
 
-FILE = Path(__file__).parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).parents[2] / "docs"
+FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
+OBSERVABILITY = DOCS / "observability.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-SHOWN_PROFILE = PROFILE_FOLDER / "exaone4.toml"
+SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
     "max_completion_tokens": "default_max_tokens",
     "max_tokens": "default_max_tokens",
+    "max_output_tokens": "default_max_tokens",
     "thinking_token_budget": "thinking_budget",
 }
 Schema = dict[str, Any]
@@ -77,8 +90,9 @@ def _answer(kind: type[BaseModel]) -> str:
 def _by_path(schema: Schema) -> dict[str, tuple[list[Schema], bool]]:
     """For each field its schemas, of which objects of several kinds have several; and whether it is required."""
     found: dict[str, tuple[list[Schema], bool]] = {}
-    for path, field, required in _walk(schema, schema, ""):
-        found.setdefault(path, ([], required))[0].append(field)
+    for kind in _kinds(schema, schema):
+        for path, field, required in _walk(kind, schema, ""):
+            found.setdefault(path, ([], required))[0].append(field)
     return found
 
 
@@ -164,8 +178,10 @@ def _default(kind: type[BaseModel], path: str, required: bool) -> str:
     if (kind, path) == (CompletionRequest, "max_tokens"):
         return str(DEFAULT_MAX_TOKENS)
     name = LIMITS.get(path, path)
+    if required:
+        return "required"
     if name not in ThinkingMode.__struct_fields__:
-        return "required" if required else ""
+        return ""
     values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).modes.values()]
     if None in values:
         return "what the limit leaves"
@@ -194,6 +210,12 @@ def _errors() -> str:
     return _table(["status", "type", "when"], rows)
 
 
+def _anthropic_errors() -> str:
+    types = {**TYPES, HTTPStatus.INTERNAL_SERVER_ERROR: "api_error"}
+    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
+    return _table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
+
+
 def _options() -> str:
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
@@ -220,15 +242,45 @@ def _profiles() -> str:
     return _table(["profile", "`model_type`", "sampling of each mode"], rows)
 
 
-def _metrics() -> str:
-    registry = Metrics(lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),))).registry
+def _metrics(*, of_vllm: bool = False) -> str:
+    view = EngineView(
+        model_name="",
+        ready=lambda: True,
+        load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
+        queued=lambda: 0,
+        cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
+    )
+    registry = Metrics(view, ()).registry
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
-            name = metric.name + ("_total" if metric.type == "counter" else "")
-            rows.append([f"`{name}`", metric.type, ", ".join(labels), metric.documentation])
+            if metric.name.startswith("vllm:") is of_vllm:
+                labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
+                name = metric.name + ("_total" if metric.type == "counter" else "")
+                rows.append(
+                    [
+                        f"`{name}`",
+                        metric.type,
+                        ", ".join(label for label in labels if label != "le"),
+                        metric.documentation,
+                    ]
+                )
     return _table(["metric", "type", "labels", "meaning"], rows)
+
+
+def _dialects() -> str:
+    def shown(fields: Any) -> str:
+        return f"`{json.dumps(fields)}`"
+
+    rows = (
+        [
+            one.peers,
+            shown(one.sent),
+            f"400 that names `{one.means}`" if isinstance(one.means, str) else shown(one.means),
+        ]
+        for one in DIALECTS
+    )
+    return _table(["of", "sent", "means"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -241,6 +293,18 @@ TABLES: dict[str, Callable[[], str]] = {
     "control fields": lambda: _fields(ControlRequest),
     "chat response": lambda: _answer(ChatCompletion),
     "chat event": lambda: _answer(ChatCompletionChunk),
+    "messages fields": lambda: _fields(MessagesRequest),
+    "messages response": lambda: _answer(AnthropicMessage),
+    "messages event": lambda: _answer(MessageEvent),
+    "message control response": lambda: _answer(MessageControl),
+    "count tokens response": lambda: _answer(TokensCount),
+    "anthropic models response": lambda: _answer(AnthropicModels),
+    "anthropic error response": lambda: _answer(AnthropicError),
+    "anthropic errors": _anthropic_errors,
+    "responses fields": lambda: _fields(ResponseRequest, DrawingFields),
+    "responses response": lambda: _answer(ResponseObject),
+    "responses event": lambda: _answer(ResponseEvent),
+    "responses items": lambda: _answer(ResponseItems),
     "completion response": lambda: _answer(TextCompletion),
     "control response": lambda: _answer(ControlResult),
     "tokenize response": lambda: _answer(Tokenized),
@@ -249,11 +313,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "health response": lambda: _answer(Unhealthy),
     "version response": lambda: _answer(Versions),
     "error response": lambda: _answer(ErrorResponse),
+    "dialects": _dialects,
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,
     "metrics": _metrics,
+    "vllm metrics": lambda: _metrics(of_vllm=True),
 }
 
 if __name__ == "__main__":
-    FILE.write_text(render(FILE.read_text()))
+    for file in (*FILES, OBSERVABILITY):
+        file.write_text(render(file.read_text()))

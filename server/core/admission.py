@@ -3,15 +3,18 @@
 Starts nothing; `server.core.run` runs the plan.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
-from server.core.answer_format import answer_format
+from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
+from server.modes.limits import the_budget
 from server.modes.mode import Mode
 from server.modes.resolve import mode_of_model, resolve_mode
 from server.modes.thinking import ModeRequest
@@ -19,29 +22,19 @@ from server.modes.thinking import ModeRequest
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
-    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
-    prompts = await encoded(request, mode, serving, serving.admit().max_context)
-    if not all(prompts):
-        raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
-    form = await answer_format(request, serving)
-    choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
-    check_size(request, choices, serving)
-    if request.priority and not serving.settings.allow_priority:
-        raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
-    return Plan(
-        id=request.id,
-        arrived=request.received.arrived,
-        mode=mode.name,
-        choices=tuple(choices),
-        prompt_tokens=sum(map(len, prompts)),
-        stops=request.stop.texts,
-        priority=request.priority or mode.profile.priority,
-        is_conversation=isinstance(request.prompt, Conversation),
-        shows_thinking=mode.thinks and request.shown.thinking,
-        reasoning_logprobs=request.shown.reasoning_logprobs,
-        shows_token_ids=request.shown.token_ids,
-        answer_format=form,
-    )
+    try:
+        record = request.received.record
+        record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
+        mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+        record.mode = mode.name
+        count = request.most_choices
+        most = serving.intake.most_choices
+        if count > most:
+            raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} taken at once here.")
+        with serving.intake.preparing(mode.name, count):
+            return await _plan(request, mode, serving)
+    finally:
+        request.received.planned()
 
 
 def find_mode(
@@ -50,3 +43,52 @@ def find_mode(
     """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
     named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
     return resolve_mode([named, *requests], serving.modes)
+
+
+async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
+    caller = request.received.caller
+    caller.check(mode.name, request.most_choices, request.name("n"))
+    prompts = await encoded(request, mode, serving, serving.admit().max_context)
+    if not all(prompts):
+        raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
+    form = await answer_format(request, serving)
+    choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
+    check_size(request, choices, serving)
+    if request.priority and not (serving.settings.allow_priority or caller.may_set_priority):
+        raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
+    return Plan(
+        id=request.id,
+        record=request.received.record,
+        caller=caller,
+        mode=mode.name,
+        choices=tuple(choices),
+        prompt_tokens=sum(map(len, prompts)),
+        stop=request.stop,
+        priority=request.priority or mode.profile.priority,
+        is_conversation=isinstance(request.prompt, Conversation),
+        shows_thinking=mode.thinks and request.shown.thinking,
+        reasoning_logprobs=request.shown.reasoning_logprobs,
+        shows_token_ids=request.shown.token_ids,
+        shows_control_tokens=request.shown.control_tokens,
+        logprobs_as_ids=request.shown.tokens_as_ids,
+        answer_format=form,
+        owner=request.owner,
+        cache_salt=_salt(request, serving),
+    )
+
+
+def _salt(request: Request, serving: Serving) -> str:
+    """Of the engine's pages: the client's own, and where keys are isolated, apart for each key."""
+    client = request.received.client
+    if not (client and serving.settings.isolate_keys):
+        return request.cache_salt
+    return hashlib.sha256(json.dumps([client, request.cache_salt]).encode()).hexdigest()
+
+
+async def prompt_ids(request: Request, serving: Serving) -> list[int]:
+    """The prompt of a request that is only to be counted; raises ApiError for what `admit` would refuse in it, too."""
+    the_budget(request.mode.budgets)
+    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
+    (ids,) = await encoded(request, mode, serving)
+    named_tools(request)
+    return ids

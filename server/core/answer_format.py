@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat_templates.format import NO_TOKEN
+from chat_templates.format import NO_TOKEN, ChatFormat
 from server.core.grammar_jobs import CallsJob, Job, RuleJob
 from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
@@ -15,8 +15,14 @@ from server.core.request import ChoiceForm, Conversation, Form, GrammarForm, Jso
 from server.core.serving import Serving
 from server.errors import BadRequestError
 
-NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+DIRECTIVE = "%llguidance"
+UNFORCED = f'{DIRECTIVE} {{"no_forcing": true}}\n'
+"""Before a grammar: text that can come in one way only may be any tokens. Else the library tokenizes it, and takes
+spellings of control tokens in it for those.
+"""
+NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 NamedSchema = tuple[str, Any]
 """A tool's name and the schema of its arguments."""
 
@@ -30,38 +36,66 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     # A tool that is named is called once, as OpenAI and vLLM do.
     parallel = request.tool_use.parallel and not isinstance(choice, NamedTool)
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.kind == "grammar"))
-    called = forced or (tools if may_call and rule else [])
+    is_strict = may_call and not (forced or rule) and any(map(_is_strict, _tools_of(request)))
+    called = forced or (tools if may_call and rule else _strict_tools(request, tools) if is_strict else [])
     if rule or called:
         _refuse_with_grammar(request)
+    grammar = await _grammar(rule, called, request, serving, parallel=parallel, is_free=is_strict)
     return AnswerFormat(
-        grammar=await _grammar(rule, called, request, serving, parallel=parallel),
+        grammar=grammar,
+        banned=_banned(grammar, serving.fmt),
         calls=may_call,
-        calls_in_thinking=may_call and not forced,
+        calls_in_thinking=may_call and not (forced or is_strict),
         parallel=parallel,
         forbids_calls=bool(tools) and not may_call,
+        is_named=isinstance(choice, NamedTool),
     )
 
 
 async def _grammar(
-    rule: RuleJob | None, tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool
+    rule: RuleJob | None,
+    tools: list[NamedSchema],
+    request: Request,
+    serving: Serving,
+    *,
+    parallel: bool,
+    is_free: bool,
 ) -> str | None:
-    """The grammar of an answer that is one of both; None for a free one."""
+    """The grammar of an answer that is one of both; None for a free one. `is_free`: any text stands around calls."""
     answer = calls = None
     if rule is not None:
         answer = await _written(rule, request, serving)
         if rule.kind == "grammar":
-            return answer
+            return answer if DIRECTIVE in answer else UNFORCED + answer
     if tools:
-        calls = await _written(_calls(tools, request, serving, parallel=parallel), request, serving)
-    return _whole(answer, calls)
+        calls = await _written(_calls(tools, request, serving, parallel=parallel, is_free=is_free), request, serving)
+    whole = _whole(answer, calls)
+    if whole is not None and _may_spell_control(rule, whole, serving.fmt):
+        return UNFORCED + whole
+    return whole
 
 
-def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool) -> CallsJob:
+def _may_spell_control(rule: RuleJob | None, grammar: str, fmt: ChatFormat) -> bool:
+    """Whether a text that fits the grammar may spell a control token that its author wrote, escaped or not."""
+    is_free = (rule is not None and rule.kind == "regex") or '"pattern' in grammar
+    return is_free or any(spelling in grammar for spelling in fmt.vocabulary.control)
+
+
+def _banned(grammar: str | None, fmt: ChatFormat) -> tuple[int, ...]:
+    """The control tokens that the engine takes for ordinary text where a grammar spells them."""
+    if grammar is None or not grammar.startswith(UNFORCED):
+        return ()
+    return tuple(token_id for token_id in fmt.vocabulary.plain_control_ids if f"<[{token_id}]>" not in grammar)
+
+
+def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool, is_free: bool) -> CallsJob:
     fmt = serving.fmt
     tags, ids = fmt.settings, (fmt.tool_call_id, fmt.tool_call_end_id)
-    opening, closing = (tags.tool_call, tags.tool_call_end) if NO_TOKEN in ids else ids
+    # Free text may hold any token that the library takes for text: there the tag is found as text.
+    as_text = NO_TOKEN in ids or (is_free and fmt.tool_call_id in fmt.vocabulary.plain_control_ids)
+    opening, closing = (tags.tool_call, tags.tool_call_end) if as_text else ids
     most = None if parallel else 1
-    return CallsJob(request.name("tools"), tools, opening, closing, most, tags.inside_tool_call)
+    return CallsJob(request.name("tools"), tools, opening, closing, most, tags.inside_tool_call, is_free)
 
 
 async def _written(job: Job, request: Request, serving: Serving) -> str:
@@ -100,6 +134,22 @@ def _forced_tools(request: Request, tools: list[NamedSchema]) -> list[NamedSchem
     return named[:1]
 
 
+def _tools_of(request: Request) -> Sequence[Mapping[str, Any]]:
+    return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
+
+
+def _is_strict(tool: Mapping[str, Any]) -> bool:
+    return tool["function"].get("strict") is True
+
+
+def _strict_tools(request: Request, tools: list[NamedSchema]) -> list[NamedSchema]:
+    """The tools with the schemas of those that are strict; the others' arguments are any object."""
+    return [
+        (name, schema if _is_strict(tool) else ANY_OBJECT)
+        for tool, (name, schema) in zip(_tools_of(request), tools, strict=True)
+    ]
+
+
 def named_tools(request: Request) -> list[NamedSchema]:
     """The tools of a request whose prompt is rendered, and hence checked as far as that goes; BadRequestError."""
     if not isinstance(request.prompt, Conversation):
@@ -110,14 +160,16 @@ def named_tools(request: Request) -> list[NamedSchema]:
 def _name_and_schema(request: Request, tool: Mapping[str, Any], path: str) -> NamedSchema:
     """Of a tool that has a function with a name: the prompt is rendered already, and checked with that."""
     function = tool["function"]
-    if not NAME.fullmatch(function["name"]):
+    longest = request.tool_use.longest_name
+    if len(function["name"]) > longest or not NAME.fullmatch(function["name"]):
         raise request.refusal(
-            f"{path}.function.name", "a function's name has up to 64 letters, digits, dots, underscores and dashes."
+            f"{path}.function.name",
+            f"a function's name has up to {longest} letters, digits, dots, underscores and dashes.",
         )
     schema = function.get("parameters")
     if schema is not None and not isinstance(schema, dict):
         raise request.refusal(f"{path}.function.parameters", "{field} must be a JSON schema.")
-    return function["name"], {**ANY_OBJECT, **(schema or {})}
+    return function["name"], {**ANY_OBJECT, **schema} if schema else NO_PARAMETERS
 
 
 def _rule(forms: Sequence[Form]) -> RuleJob:

@@ -47,7 +47,8 @@ class Generation(NamedTuple):
 class Choice:
     """The state of one choice, moved on by the engine's deltas; `generation` is what it has to run.
 
-    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it.
+    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it. `stop_reason`
+    is the stop string that ended the choice, if one did.
 
     `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
     The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
@@ -69,6 +70,8 @@ class Choice:
         self.token_ids: list[int] = []
         self.reasoning_tokens = 0
         self.finish: Finish | None = None
+        self.stop_reason: str | int | None = None
+        """The client's stop string or stop token that ended the answer."""
         self.thinking_finish: ThinkingFinish | None = None
         self.thinking = thinking is not None
         self.prompt_ids = prompt_ids
@@ -92,7 +95,10 @@ class Choice:
         """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
         if delta.cached_tokens is not None and self.cached_tokens is None:
             self.cached_tokens = delta.cached_tokens
-            self.prompt_logprobs = delta.prompt_logprobs
+            if (
+                delta.prompt_logprobs is not None
+            ):  # where thinking is closed at once, the closing is in the engine's prompt
+                self.prompt_logprobs = delta.prompt_logprobs[: len(self.prompt_ids)]
         ids = delta.token_ids if delta.stop_token_id is None else delta.token_ids[:-1]
         if self.thinking:
             assert self._plan is not None
@@ -103,9 +109,10 @@ class Choice:
             return advance
         return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
 
-    def stop(self) -> None:
-        """Ends the choice after the tokens fed so far."""
+    def stop(self, reason: str | None = None) -> None:
+        """Ends the choice after the tokens fed so far; `reason`: the stop string that they reached."""
         self.finish = "stop"
+        self.stop_reason = reason
 
     @property
     def can_set_back(self) -> bool:
@@ -181,6 +188,8 @@ class Choice:
         self.token_ids += ids
         if delta.stop_token_id is not None:
             self.token_ids.append(delta.stop_token_id)
+            if delta.stop_token_id in self._sampling.stop_token_ids:
+                self.stop_reason = delta.stop_token_id
         if delta.finish is not None:
             self.finish = "length" if delta.finish == "length" else "stop"
         return ids

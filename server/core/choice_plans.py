@@ -3,9 +3,11 @@
 Token limit, thinking and its budget, sampling of thinking and answer, a seed for each choice.
 """
 
+from collections.abc import Iterator, Sequence
+
 import msgspec
 
-from chat_templates.format import NO_TOKEN
+from chat_templates.format import NO_TOKEN, ChatFormat
 from engine.messages import Sampling
 from engine.sampling import SAMPLING_FIELDS
 from server.core.plan import AnswerFormat, ChoicePlan
@@ -29,7 +31,7 @@ def choice_plans(
     sampling = _with_format(_sampling(request, mode.profile, len(prompt_ids), serving), form, serving)
     thinking = _thinking(request, mode, prompt_ids, sampling.max_tokens, serving)
     return [
-        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one))
+        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form))
         for one in _seeded(sampling, request.n)
     ]
 
@@ -41,6 +43,8 @@ def _sampling(request: Request, profile: ModeProfile, prompt_tokens: int, servin
         raise request.refusal("min_tokens", f"{{field}} is {stop.min_tokens}, above the limit of {max_tokens}.")
     if stop.token_ids:
         known_ids(stop.token_ids, request.name("stop_token_ids"), serving)
+    if request.allowed_token_ids:
+        known_ids(tuple(request.allowed_token_ids), request.name("allowed_token_ids"), serving)
     if request.logit_bias:
         known_ids(tuple(request.logit_bias), request.name("logit_bias"), serving)
     return Sampling(
@@ -51,16 +55,33 @@ def _sampling(request: Request, profile: ModeProfile, prompt_tokens: int, servin
         ignore_eos=stop.ignore_eos,
         stop_token_ids=stop.token_ids,
         logit_bias=dict(request.logit_bias) or None,
+        allowed_token_ids=None if request.allowed_token_ids is None else tuple(request.allowed_token_ids),
+        bad_words=tuple(_ways_to_write(request.bad_words, serving.fmt)),
         logprobs=request.shown.logprobs,
         prompt_logprobs=request.shown.prompt_logprobs,
     )
+
+
+def _ways_to_write(words: Sequence[str], fmt: ChatFormat) -> Iterator[tuple[int, ...]]:
+    """The tokens of each word, and those of it with a blank before it where that changes the first of as many (as in
+    vLLM's SamplingParams.update_from_tokenizer).
+    """
+    for word in words:
+        plain = tuple(fmt.encode_text(word.lstrip() or word))
+        spaced = tuple(fmt.encode_text(" " + word.lstrip()))
+        yield plain
+        if len(spaced) == len(plain) and spaced[0] != plain[0]:
+            yield spaced
 
 
 def _limit(request: Request, profile: ModeProfile, prompt_tokens: int, serving: Serving) -> int:
     """The most tokens to generate; 0 where the prompt is only to be read."""
     context = serving.admit().max_context
     field, prompt = request.name("max_tokens"), request.name(request.prompt_path)
-    limit = token_limit(request.max_tokens, field, profile, prompt_tokens, context, prompt=prompt)
+    asked = request.max_tokens
+    if asked is not None and request.fits_to_context:
+        asked = min(asked, max(1, context - prompt_tokens))
+    limit = token_limit(asked, field, profile, prompt_tokens, context, prompt=prompt)
     if request.max_tokens is None and request.default_max_tokens is not None:
         return min(limit, request.default_max_tokens)
     return limit
@@ -87,8 +108,11 @@ def _thinking(
     return plan_thinking(max_tokens, most, mode.profile, mode.closing)
 
 
-def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling) -> Sampling:
-    """How the answer after a thinking is drawn: as the profile says, where the client says nothing."""
+def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling, form: AnswerFormat) -> Sampling:
+    """How the answer is drawn, after a thinking if there is any: as the profile says, unless the client does."""
+    if form.banned:
+        bias = {**(thinking.logit_bias or {}), **dict.fromkeys(form.banned, NEVER)}
+        thinking = msgspec.structs.replace(thinking, logit_bias=bias)
     if not isinstance(profile, ThinkingMode) or not isinstance(request.prompt, Conversation):
         return thinking
     own = {name: value for name, value in profile.answer.items() if name not in request.sampling}

@@ -25,10 +25,12 @@ class LogprobEntry(TokenEntry):
 class Piece(NamedTuple):
     """What some tokens add to the choice of that number; `logprobs` and `token_ids` are None where not asked for.
 
-    `logprobs` has the entries of the answer under `content`, those of the thinking under `reasoning`.
+    `logprobs` has the entries of the answer under `content`, those of the thinking under `reasoning`. `entries`: how
+    many log-probabilities are to be told with the piece, those of the prompt with the first.
     """
 
     choice: int
     events: list[Event]
     logprobs: dict[str, list[LogprobEntry]] | None
     token_ids: list[int] | None
+    entries: int = 0

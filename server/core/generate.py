@@ -10,6 +10,7 @@ import msgspec
 from engine.messages import Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
+from server.delta_stream import ReaderBehind
 from server.engine_client import EngineClient, EngineUnavailable
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class ChoiceRun:
         choice: Choice,
         request_id: str,
         *,
-        priority: int = 0,
+        cache_salt: str = "",
         one_by_one: bool = False,
     ) -> None:
         self._engine = engine
@@ -37,40 +38,56 @@ class ChoiceRun:
         self._claim = claim
         self._choice = choice
         self._request_id = request_id
-        self._priority = priority
+        self._cache_salt = cache_salt
         self._one_by_one = one_by_one
         self._numbers = count()
 
     async def read(self, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
         """Yields what `read` makes of each advance; leaving early aborts the generation that runs.
 
-        Raises EngineUnavailable and RequestFailed as the engine client does.
+        Raises EngineUnavailable and RequestFailed as the engine client does, and ReaderBehind where the choice cannot
+        be gone on with.
         """
         choice = self._choice
         while choice.finish is None:
-            lane = Lane.THINK if choice.thinking else Lane.ANSWER
-            async with self._scheduler.place(self._claim, lane, can_set_back=choice.can_set_back) as place:
+            place_for = self._scheduler.place
+            async with place_for(self._claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
                 while self._may_stay(place):
-                    generation = choice.generation
-                    async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
-                        async for delta in deltas:
-                            for one in self._parts_of(delta):
-                                yield read(choice.feed(one))
-                                if one.goes_on:
-                                    generation = choice.generation
-                                if choice.generation is not generation or choice.finish is not None:
-                                    break
-                            if self._has_to_leave(generation, place):
-                                break
-                        else:
-                            raise EngineUnavailable("the engine broke off")
+                    async with aclosing(self._read_generation(place, read)) as pieces:
+                        async for piece in pieces:
+                            yield piece
             choice.set_back()
+
+    async def _read_generation(self, place: Place, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
+        """The same for one generation. It is broken off where the reader is behind, and the place left."""
+        choice = self._choice
+        generation = choice.generation
+        async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
+            try:
+                async for delta in deltas:
+                    self._scheduler.count(place, len(delta.token_ids))
+                    for one in self._parts_of(delta):
+                        yield read(choice.feed(one))
+                        if one.goes_on:
+                            generation = choice.generation
+                        if choice.generation is not generation or choice.finish is not None:
+                            break
+                    if self._has_to_leave(generation, place):
+                        return
+            except ReaderBehind:
+                if not choice.can_set_back:
+                    raise
+                place.revoked = True
+                return
+        raise EngineUnavailable("the engine broke off")
 
     def _request(self, generation: Generation, place: Place) -> Generate:
         """Where pages run out, the engine takes those of thinkers first."""
-        priority = 2 * self._priority + place.lane
+        priority = len(Lane) * self._claim.priority + place.lane
         request_id = f"{self._request_id}-{next(self._numbers)}"
-        return Generate(request_id, generation.prompt_ids, generation.sampling, priority, generation.then)
+        return Generate(
+            request_id, generation.prompt_ids, generation.sampling, priority, generation.then, self._cache_salt
+        )
 
     def _parts_of(self, delta: Delta) -> Sequence[Delta]:
         if delta.finish == "abort":
@@ -81,7 +98,7 @@ class ChoiceRun:
         """Whether another generation takes the place of this one, or the place itself is to be left."""
         choice = self._choice
         if place.lane is Lane.THINK and not choice.thinking:
-            self._scheduler.answers(place)
+            self._scheduler.answers(place, can_set_back=choice.can_set_back)
         return choice.generation is not generation or not self._may_stay(place)
 
     def _may_stay(self, place: Place) -> bool:

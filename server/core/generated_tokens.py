@@ -9,64 +9,106 @@ templates write anew, never the JSON value. Knows ids and their text, not conver
 import hashlib
 import json
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from chat_templates.format import ChatFormat
 
-MOST_TOKENS = 1 << 22  # 16 MiB
+MOST_BYTES = 1 << 25
 MOST_OF_ONE_PROMPT = 8
+PROMPT_BYTES = 640
+GENERATION_BYTES = 128
+"""What is kept of a prompt, and of a generation beside its tokens: at least what they take."""
+
+Owner = tuple[str, str]
+"""Who shares a memory: the name of the API key, and the cache salt. What one makes the model write changes nothing for
+another. The memory's size is shared by key, since salts are the client's to choose.
+"""
 
 
 class _Entry(NamedTuple):
     """What followed one prompt, newest last; `last_id` is the prompt's."""
 
     last_id: int
+    client: str
     generations: list["array[int]"]
+
+    @property
+    def size(self) -> int:
+        return PROMPT_BYTES + sum(map(_size, self.generations))
+
+
+class _Share:
+    """What one client has: `size` in bytes, and the prompts, oldest first."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.keys: dict[bytes, None] = {}
 
 
 class GeneratedTokens:
-    """Remembers generations by the prompts that they followed; the oldest are forgotten first."""
+    """Remembers generations by the prompts that they followed, and by whose they are.
 
-    def __init__(self, fmt: ChatFormat, most_tokens: int = MOST_TOKENS) -> None:
+    Where `most_bytes` are not enough, those who have most of it lose their oldest.
+    """
+
+    def __init__(self, fmt: ChatFormat, most_bytes: int = MOST_BYTES) -> None:
         self._fmt = fmt
-        self._most_tokens = most_tokens
-        self._tokens = 0
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._by_prompt: dict[bytes, _Entry] = {}
+        self._shares = defaultdict[str, _Share](_Share)
         self._last_ids = Counter[int]()  # of the prompts: where one may end in a longer one
 
-    def remember(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+    @property
+    def size(self) -> int:
+        """In bytes, not less than what it takes."""
+        return self._bytes
+
+    def remember(self, prompt_ids: Sequence[int], token_ids: Sequence[int], owner: Owner = ("", "")) -> None:
         """The model wrote `token_ids` after `prompt_ids`; the control tokens at their end do not count as written."""
         length = len(token_ids)
         while length and token_ids[length - 1] in self._fmt.control_ids:
             length -= 1
-        if not length or not prompt_ids:
+        if not length or not prompt_ids or not self._most_bytes:
             return
         written = array("I", token_ids[:length])
-        key = hashlib.blake2b(array("I", prompt_ids)).digest()
-        entry = self._by_prompt.get(key)
-        if entry is None:
-            entry = self._by_prompt[key] = _Entry(prompt_ids[-1], [])
-            self._last_ids[entry.last_id] += 1
+        prompt = _hash(owner)
+        prompt.update(array("I", prompt_ids))
+        entry = self._entry(prompt.digest(), prompt_ids[-1], owner[0])
         if written in entry.generations:
             return
         entry.generations.append(written)
-        self._tokens += length
+        self._count(entry.client, _size(written))
         if len(entry.generations) > MOST_OF_ONE_PROMPT:
-            self._tokens -= len(entry.generations.pop(0))
-        while self._tokens > self._most_tokens:
-            self._forget(next(iter(self._by_prompt)))
+            self._count(entry.client, -_size(entry.generations.pop(0)))
+        while self._bytes > self._most_bytes:
+            most = max(self._shares.values(), key=lambda share: share.size)
+            self._forget(next(iter(most.keys)))
 
-    def restored(self, ids: list[int]) -> list[int]:
-        """The same text as `ids`, spelled as the model wrote it wherever it stands after a remembered prompt.
+    def _entry(self, key: bytes, last_id: int, client: str) -> _Entry:
+        entry = self._by_prompt.get(key)
+        if entry is None:
+            entry = self._by_prompt[key] = _Entry(last_id, client, [])
+            self._shares[client].keys[key] = None
+            self._last_ids[last_id] += 1
+            self._count(client, PROMPT_BYTES)
+        return entry
+
+    def _count(self, client: str, size: int) -> None:
+        self._bytes += size
+        self._shares[client].size += size
+
+    def restored(self, ids: list[int], owner: Owner = ("", "")) -> list[int]:
+        """The same text as `ids`, spelled as the model wrote it wherever it stands after one of the owner's prompts.
 
         May run on any thread.
         """
         starts = [index for index, token_id in enumerate(ids, 1) if token_id in self._last_ids]
         result: list[int] = []
-        prompt = hashlib.blake2b()
+        prompt = _hash(owner)
         taken = 0
         for start in starts:
             if not taken <= start < len(ids):
@@ -110,10 +152,23 @@ class GeneratedTokens:
 
     def _forget(self, key: bytes) -> None:
         entry = self._by_prompt.pop(key)
-        self._tokens -= sum(map(len, entry.generations))
+        self._count(entry.client, -entry.size)
+        share = self._shares[entry.client]
+        del share.keys[key]
+        if not share.keys:
+            del self._shares[entry.client]
         self._last_ids[entry.last_id] -= 1
         if not self._last_ids[entry.last_id]:
             del self._last_ids[entry.last_id]
+
+
+def _hash(owner: Owner) -> "hashlib.blake2b":
+    """Of the owner's prompts, whose ids are yet to come."""
+    return hashlib.blake2b(digest_size=16, key=hashlib.blake2b(repr(owner).encode()).digest())
+
+
+def _size(written: "array[int]") -> int:
+    return GENERATION_BYTES + written.itemsize * len(written)
 
 
 def _same_json(one: str, other: str) -> bool:

@@ -25,6 +25,7 @@ class CallsJob(msgspec.Struct, frozen=True, tag=True):
     closing: int | str
     most: int | None
     inside: str
+    is_free: bool = False
 
 
 Job = RuleJob | CallsJob

@@ -19,7 +19,14 @@ from queue import Empty, SimpleQueue
 from server.core import grammar_jobs as jobs
 from server.core.grammar_jobs import Died, Job, Refused, Reply, Written
 from server.errors import BadRequestError
-from server.offload import GRAMMARS, offload, read_long
+from server.offload import GRAMMARS, SLOW_GRAMMARS, offload, read_long
+
+QUICK_SECONDS = 0.1
+"""Of computing, for a first try. What takes longer is begun again with MOST_SECONDS, in a line of its own: so costly
+grammars hold up costly ones only.
+"""
+MOST_SECONDS = 2.0
+"""For all that is done with a part of a grammar."""
 
 PATIENCE = 10.0  # seconds for a reply; computing has a limit of its own, so that only a stuck process takes as long
 MOST_WAITING = 64  # jobs; each may take seconds
@@ -32,7 +39,7 @@ class PoolBusy(Exception):  # noqa: N818 - reads as what it says
 
 
 class GrammarPool:
-    """See above. There are as many processes as offload's GRAMMARS has threads, each of which waits for one."""
+    """See above. There are as many processes as offload has threads for grammars, each of which waits for one."""
 
     def __init__(self) -> None:
         self._idle = SimpleQueue[_Worker]()
@@ -74,12 +81,18 @@ class GrammarPool:
             raise PoolBusy("too many grammars are being checked")
         self._waiting += 1
         try:
-            return await offload(GRAMMARS, lambda: self._ask(line))
+            reply = await offload(GRAMMARS, lambda: self._ask(line, QUICK_SECONDS))
+            if reply == Died(signal.SIGPROF):
+                reply = await offload(SLOW_GRAMMARS, lambda: self._ask(line, MOST_SECONDS))
+            return reply
         finally:
             self._waiting -= 1
 
-    def _ask(self, line: bytes) -> Reply:
-        """Of an idle process, or of a new one; of another new one if that was lost before it took the job."""
+    def _ask(self, line: bytes, seconds: float) -> Reply:
+        """Of an idle process, or of a new one; of another new one if that was lost before it took the job. It may
+        compute for so many seconds.
+        """
+        line = b"%g %b" % (seconds, line)
         try:
             worker = self._idle.get_nowait()
         except Empty:

@@ -1,8 +1,9 @@
 """A process that writes and checks grammars: each in a child of its own, with limits of memory and computing time.
 
-Jobs come in as lines of JSON, replies go out so (`grammar_jobs`). A child costs a millisecond or two, for all that it
-imports is there already; what a grammar makes it eat or break ends with it. The process leaves when its input ends, as
-it does when the front end dies; a child that computes then leaves within its limit.
+Jobs come in as lines: the seconds that one may compute, and its JSON. Replies go out as JSON (`grammar_jobs`).
+A child costs a millisecond or two, for all that it imports is there already; what a grammar makes it eat or break ends
+with it. The process leaves when its input ends, as it does when the front end dies; a child that computes then leaves
+within its limit.
 """
 
 import gc
@@ -20,19 +21,20 @@ def main() -> None:
     """Serves until its input ends."""
     gc.freeze()  # what is there now is shared with the children
     for line in sys.stdin.buffer:
+        seconds, _, job = line.partition(b" ")
         child = os.fork()
         if child == 0:
-            _reply(line)
+            _reply(job, float(seconds))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status != 0:
             _send(jobs.encode(Died(os.WTERMSIG(status))))
 
 
-def _reply(line: bytes) -> None:
+def _reply(line: bytes, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (grammars.MOST_MEMORY, grammars.MOST_MEMORY))
-    signal.setitimer(signal.ITIMER_PROF, grammars.MOST_SECONDS)  # computing time; the signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # computing time; the signal ends the process
     try:
         reply = jobs.encode(jobs.Written(_written(jobs.decode_job(line))))
     except RecursionError:
@@ -67,9 +69,9 @@ def _rule(job: RuleJob) -> str:
 
 
 def _calls(job: CallsJob) -> str:
-    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most)
+    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most, is_free=job.is_free)
     grammars.check(f"start: calls\n{calls}")
-    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside)
+    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside, is_free=job.is_free)
 
 
 def _send(reply: bytes) -> None:

@@ -2,7 +2,7 @@
 
 They are compiled here once to be checked, so that what no grammar takes, or what would hold up the engine, is an error
 of the client's before the engine sees it. The library's own limits do not bound what some of them cost, so all of this
-runs in a process apart, within MOST_SECONDS and MOST_MEMORY (`grammar_worker`). JSON is written as Python writes it
+runs in a process apart, within limits of time and MOST_MEMORY (`grammar_worker`). JSON is written as Python writes it
 (`{"a": [1, 2]}`): one way to space it leaves a model no way to fill its limit with blanks. Which grammar a request
 needs is said elsewhere.
 """
@@ -16,12 +16,11 @@ import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
-from server.core import schema_limits, schemas
+from server.core import schema_limits, schema_rewrites, schemas
 
 LONGEST = 131_072  # characters of a grammar: the slowest of that length take a second to compile
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
 LONGEST_REASON = 300
-MOST_SECONDS = 2.0  # of computing, for all that is done with a part of a grammar
 MOST_COMPILE_SECONDS = 0.5  # the engine compiles it again, twice, between two steps of all requests
 MOST_MEMORY = 512 * 1024**2  # bytes of address space
 LIMITS = LLParserLimits(max_grammar_size=20_000, verbose_errors=False)
@@ -47,7 +46,7 @@ def of_schema(schema: Schema) -> str:
     """The right-hand side of a rule for JSON that fits `schema`, closed (schemas.py); raises ValueError."""
     try:
         schema_limits.check(schema)
-        schema = schemas.closed(schema)
+        schema = schemas.closed(schema_rewrites.rewritten(schema))
         if isinstance(schema, bool):
             schema = {} if schema else {"enum": []}
         return "%json " + json.dumps({**schema, "x-guidance": SPACING}, ensure_ascii=False)
@@ -56,7 +55,8 @@ def of_schema(schema: Schema) -> str:
 
 
 def of_regex(pattern: str) -> str:
-    """The right-hand side of a rule for text that matches all of `pattern`."""
+    """The right-hand side of a rule for text that matches all of `pattern`; raises ValueError."""
+    schema_rewrites.refuse_look_around(pattern)
     grammar = json.loads(LLMatcher.grammar_from_regex(pattern))
     text: str = grammar["grammars"][0]["lark_grammar"]
     return text.removeprefix("start: ")
@@ -83,18 +83,28 @@ def of_tag(tag: int | str) -> str:
 
 
 def of_calls(
-    tools: Sequence[tuple[str, Schema]], opening: int | str, closing: int | str, *, most: int | None, inside: str = ""
+    tools: Sequence[tuple[str, Schema]],
+    opening: int | str,
+    closing: int | str,
+    *,
+    most: int | None,
+    inside: str = "",
+    is_free: bool = False,
 ) -> str:
     """Rules for `calls`: one call, or with `most` None several, of `tools`: names with the schemas of the arguments.
 
     A call stands between the tags `opening` and `closing`, tokens or text; the model may write `inside` next to them.
+    `is_free`: any text may stand around the calls, or instead of them. It cannot hold a tag that is a token, and a tag
+    that is text ends it.
     """
     before, after = of_tag(opening), of_tag(closing)
+    if is_free and isinstance(opening, str):
+        before = "text_to_call"
     if inside:
         before, after = f"{before} {json.dumps(inside)}?", f"{json.dumps(inside)}? {after}"
     names = [json.dumps(json.dumps(name, ensure_ascii=False), ensure_ascii=False)[1:-1] for name, _ in tools]
     rules = [
-        "calls: call" if most == 1 else 'calls: call ("\\n" call)*',
+        _calls_in_text(most, opening) if is_free else "calls: call" if most == 1 else 'calls: call ("\\n" call)*',
         "call: " + " | ".join(f"call_{index}" for index in range(len(tools))),
     ]
     for index, (name, (_, schema)) in enumerate(zip(names, tools, strict=True)):
@@ -102,6 +112,15 @@ def of_calls(
         rules.append(f'call_{index}: {before} {head} arguments_{index} "}}" {after}')
         rules.append(f"arguments_{index}: {of_schema(schema)}")
     return "\n".join(rules)
+
+
+def _calls_in_text(most: int | None, opening: int | str) -> str:
+    """Where `opening` is text, the text before a call is part of it: the shortest that ends with that."""
+    text = "TEXT: /(.|\\n)*/"
+    if isinstance(opening, str):
+        calls = "call? TEXT?" if most == 1 else "call* TEXT?"
+        return f"calls: {calls}\n{text}\ntext_to_call[suffix={of_tag(opening)}]: /(.|\\n)*/"
+    return f"calls: TEXT? call?\n{text}" if most == 1 else f"calls: TEXT? (call TEXT?)*\n{text}"
 
 
 def check(grammar: str) -> None:

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 T = TypeVar("T")
+AHEAD = 2
 
 
 def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
@@ -16,8 +17,10 @@ def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None
 
 
 async def _merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """No source is asked for more while AHEAD items of each wait: where nobody takes them, all of them pause."""
     queue: asyncio.Queue[T | asyncio.Task[None]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(source, queue)) for source in sources]
+    room = asyncio.Semaphore(AHEAD * len(sources))
+    tasks = [asyncio.create_task(_pump(source, queue, room)) for source in sources]
     for task in tasks:
         task.add_done_callback(queue.put_nowait)
     left = len(tasks)
@@ -29,13 +32,17 @@ async def _merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[
                 left -= 1
             else:
                 yield got
+                room.release()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(source: AsyncGenerator[T, None], queue: "asyncio.Queue[T | asyncio.Task[None]]") -> None:
+async def _pump(
+    source: AsyncGenerator[T, None], queue: "asyncio.Queue[T | asyncio.Task[None]]", room: asyncio.Semaphore
+) -> None:
     async with aclosing(source) as items:
         async for item in items:
+            await room.acquire()
             queue.put_nowait(item)

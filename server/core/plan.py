@@ -4,13 +4,17 @@ import time
 from dataclasses import dataclass, field
 
 from engine.messages import Sampling
+from server.access.quota import ANYONE, Caller
+from server.core.request import Stop
 from server.modes.thinking import ThinkingPlan
+from server.telemetry.record import RequestRecord
 
 
 @dataclass(frozen=True)
 class AnswerFormat:
     """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
     thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
+    `is_named`: the client named the tool that is called. `banned`: tokens that the answer must not have.
     """
 
     grammar: str | None = None
@@ -18,6 +22,8 @@ class AnswerFormat:
     calls_in_thinking: bool = False
     parallel: bool = True
     forbids_calls: bool = False
+    is_named: bool = False
+    banned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,23 +38,35 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, ready to run. `created` in Unix seconds, `arrived` on the clock of perf_counter.
+    """A request of `caller`, ready to run. `created` in Unix seconds; `record` is where its way is noted.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
-    thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion.
-    `is_conversation`: the answer may come back with the next request.
+    thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
+    `shows_control_tokens`: whether it spells those that say nothing; `logprobs_as_ids`: whether log-probabilities name
+    tokens by their ids. `is_conversation`: the answer may come back with the next request, for the same `owner`
+    (Request). `cache_salt`: of the engine's pages.
     """
 
     id: str
-    arrived: float
+    record: RequestRecord
+    caller: Caller = ANYONE
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int
-    stops: tuple[str, ...]
+    stop: Stop
     priority: int
     is_conversation: bool
     shows_thinking: bool
     reasoning_logprobs: bool
     shows_token_ids: bool
+    shows_control_tokens: bool = False
+    logprobs_as_ids: bool = False
     answer_format: AnswerFormat
+    owner: tuple[str, str] = ("", "")
+    cache_salt: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def most_tokens(self) -> int:
+        """What it may come to: the prompt, and all that its choices may generate."""
+        return self.prompt_tokens + sum(choice.sampling.max_tokens for choice in self.choices)

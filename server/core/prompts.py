@@ -13,7 +13,7 @@ from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import Mode
-from server.offload import LONG, PROMPTS, offload
+from server.offload import LONG, PROMPTS, offload, read_long
 
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ async def encoded(request: Request, mode: Mode, serving: Serving, context: int |
         return [await _conversation(prompt, request, mode, serving, context)]
     if isinstance(prompt, Texts):
         return await _texts(prompt, request, serving, context)
-    return [list(known_ids(ids, request.name("prompt"), serving)) for ids in prompt.prompts]
+    field, size = request.name("prompt"), sum(map(len, prompt.prompts))
+    return await read_long(lambda: [list(known_ids(ids, field, serving)) for ids in prompt.prompts], size)
 
 
 async def _conversation(
@@ -54,7 +55,7 @@ async def _conversation(
             field = request.name("messages")
             least = TOKENS_A_MESSAGE * len(prompt.messages)
             _refuse_endless(_text(prompt), least, serving.fmt.vocabulary, context, field)
-        return serving.generated.restored(render())
+        return serving.generated.restored(render(), request.owner)
 
     return await _to_ids(checked, request.received.size, request)
 

@@ -1,10 +1,10 @@
 """Reads the tokens of one choice: events of thinking and answer, up to a stop string, with their log-probabilities."""
 
-from chat_templates.events import AnswerText, Event, ToolCallEnd, joined
+from chat_templates.events import AnswerText, Event, ToolCallEnd, ToolCallStart, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
 from server.core.choice import Advance, Choice
-from server.core.events import Piece
+from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import LogprobReader
 from server.core.plan import Plan
 from server.core.stop_strings import StopStrings
@@ -18,18 +18,37 @@ class ChoiceReader:
         self.index = index
         self.choice = choice
         self._fmt = fmt
-        self._stop = StopStrings(plan.stops)
+        self._stop = StopStrings(plan.stop.texts, is_shown=plan.stop.is_shown)
+        self._least = plan.stop.min_tokens if plan.stop.texts else 0
+        self._shows_stop = plan.stop.is_shown
+        self._shows_control = plan.shows_control_tokens
         self._shows_ids = plan.shows_token_ids
         self._shown_ids = 0
+        self._is_conversation = plan.is_conversation
         self._form = plan.answer_format
         self._parser = OutputParser(
             fmt,
             thinking_open=choice.thinking,
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
+            reopens=False,
         )
+        if plan.choices[index].thinking is not None and not choice.thinking:
+            self._parser.end_thinking()  # closed before it began
+        self._has_told_prompt = False
         top = plan.choices[index].sampling.logprobs
-        self._logprobs = None if top is None else LogprobReader(fmt, top, thinking=choice.thinking)
+        self._top = top or plan.choices[index].sampling.prompt_logprobs or 0
+        self._logprobs = (
+            None
+            if top is None
+            else LogprobReader(
+                fmt,
+                top,
+                thinking=choice.thinking,
+                names_ids=plan.logprobs_as_ids,
+                control=self._shows_control,
+            )
+        )
         self._shown = ("content", "reasoning") if plan.reasoning_logprobs else ("content",)
 
     def read(self, advance: Advance) -> Piece:
@@ -39,16 +58,27 @@ class ChoiceReader:
         events = self._parse(advance.token_ids)
         if advance.closed:
             events += self._parser.end_thinking()
-        return self._piece(self._until_stop(events))
+        shown = self._until_stop(events)
+        if self._stop.would_end(self._parser.held) and self._may_stop:
+            shown += self._until_stop(self._parser.release())
+        return self._piece(shown)
 
     def finish(self) -> Piece:
         """What was held back until the choice's end."""
-        events = self._until_stop(self._parser.finish())
+        stopped_by = self.choice.stop_reason
+        events = self._parse([stopped_by]) if self._shows_stop and isinstance(stopped_by, int) else []
+        events += self._parser.finish(is_cut=self.choice.finish == "length")
+        events = self._until_stop(joined(events))
         rest = self._stop.finish()
         return self._piece([*events, AnswerText(rest)] if rest else events)
 
+    @property
+    def _may_stop(self) -> bool:
+        """Whether there are enough tokens for stop strings to count, as in vLLM."""
+        return not self._least or self.choice.completion_tokens > self._least
+
     def _parse(self, token_ids: list[int]) -> list[Event]:
-        """Thinking opens once, in the prompt, so that its budget holds; calls are read where there can be any."""
+        """Calls are read where there can be any."""
         fmt = self._fmt
         if fmt.control_ids.isdisjoint(token_ids):  # nearly always
             return self._parser.feed(token_ids)
@@ -56,7 +86,10 @@ class ChoiceReader:
         events: list[Event] = []
         for token_id in token_ids:
             may_call = self._form.calls_in_thinking if self._parser.is_thinking else self._form.calls
-            if token_id != fmt.think_id and (may_call or token_id not in tags):
+            is_tag = token_id in (fmt.think_id, fmt.think_end_id) or (may_call and token_id in tags)
+            if self._shows_control and token_id in fmt.control_ids and not (is_tag and self._is_conversation):
+                events += self._parser.show(token_id)
+            elif may_call or token_id not in tags:
                 events += self._parser.feed([token_id])
         return joined(events)
 
@@ -67,22 +100,33 @@ class ChoiceReader:
         if self._shows_ids:
             token_ids = self.choice.token_ids[self._shown_ids :]
             self._shown_ids += len(token_ids)
-        return Piece(self.index, events, logprobs, token_ids)
+        return Piece(self.index, events, logprobs, token_ids, self._count_entries(logprobs))
+
+    def _count_entries(self, logprobs: dict[str, list[LogprobEntry]] | None) -> int:
+        entries = 0 if logprobs is None else (1 + self._top) * sum(map(len, logprobs.values()))
+        if not self._has_told_prompt and self.choice.prompt_logprobs is not None:
+            self._has_told_prompt = True
+            entries += (1 + self._top) * len(self.choice.prompt_logprobs)
+        return entries
 
     def _until_stop(self, events: list[Event]) -> list[Event]:
         shown: list[Event] = []
         for event in events:
             if not isinstance(event, AnswerText):
                 shown.append(event)
+                self.answering |= isinstance(event, ToolCallStart) and not self._parser.is_thinking
                 if isinstance(event, ToolCallEnd) and not self._form.parallel:
                     if event.complete or self.choice.finish is None:  # else its limit cut the call off
                         self.choice.stop()
                     break
                 continue
             self.answering = True
+            if not self._may_stop:
+                shown.append(event)
+                continue
             text = self._stop.feed(event.text)
             if text:
                 shown.append(AnswerText(text))
             if self._stop.hit:
-                self.choice.stop()
+                self.choice.stop(self._stop.reached)
         return shown

@@ -12,20 +12,32 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.access.quota import ANYONE, Caller
+from server.core.bytes_budget import BytesHeld
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
+from server.telemetry.record import RequestRecord
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request beside its body.
 
     `size`: of the body, in bytes. `client`: the name of the API key that it came with, empty where the server has no
-    keys. `arrived`: on the clock of perf_counter.
+    keys. `caller`: what that key may do and has used. `arrived`: on the clock of perf_counter. `held`: the memory that
+    a long body may take until it is planned. `record`: what the log will say of it, its id among that.
     """
 
     size: int = 0
     client: str = ""
+    caller: Caller = ANYONE
     arrived: float = msgspec.field(default_factory=time.perf_counter)
+    held: BytesHeld | None = None
+    record: RequestRecord = msgspec.field(default_factory=RequestRecord)
+
+    def planned(self) -> None:
+        """The body is needed no more."""
+        if self.held is not None:
+            self.held.release()
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -56,12 +68,16 @@ Prompt = Conversation | Texts | TokenPrompts
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end."""
+    """What ends an answer: `texts`, tokens, the model's end of turn; and the least tokens before any end.
+
+    `is_shown`: the text or token of the client's that ended the answer stands at its end.
+    """
 
     texts: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    is_shown: bool = False
 
 
 class JsonForm(msgspec.Struct, frozen=True):
@@ -103,17 +119,21 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """Whether tools may or must be called; `parallel`: more than one call in an answer."""
+    """Whether tools may or must be called; `parallel`: more than one call in an answer. `longest_name`: of a tool, in
+    characters.
+    """
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
+    longest_name: int = 64
 
 
 class Shown(msgspec.Struct, frozen=True):
     """What the response shows beside the text.
 
     `logprobs`: with each token of the answer its log-probability, and so many of the likeliest; `prompt_logprobs` the
-    same of the prompt, and `reasoning_logprobs` of the thinking too. `thinking`: the thinking, if there is any.
+    same of the prompt, and `reasoning_logprobs` of the thinking too; `tokens_as_ids`: these name tokens by their ids.
+    `thinking`: the thinking, if there is any. `control_tokens`: those that say nothing to the parser, as text.
     """
 
     logprobs: int | None = None
@@ -121,6 +141,8 @@ class Shown(msgspec.Struct, frozen=True):
     reasoning_logprobs: bool = False
     token_ids: bool = False
     thinking: bool = True
+    tokens_as_ids: bool = False
+    control_tokens: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +150,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `received`: what is known beside the body. `sampling`: those of engine.sampling.SAMPLING_FIELDS that the client set.
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
-    limit. `forms`: what binds the answer; more than one is an error. `streamed`: the response is sent as it comes.
+    limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
+    drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
+    response is sent as it comes. `cache_salt`: what is remembered of the request's text is for requests of the same
+    salt.
     """
 
     id: str
@@ -138,9 +163,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeWish = ModeWish()
     max_tokens: int | None = None
     default_max_tokens: int | None = None
+    fits_to_context: bool = False
     sampling: Mapping[str, float] = msgspec.field(default_factory=dict)
     seed: int | None = None
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
     stop: Stop = Stop()
     n: int = 1
     forms: Sequence[Form] = ()
@@ -148,7 +176,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     shown: Shown = Shown()
     priority: int | None = None
     streamed: bool = False
+    cache_salt: str = ""
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def most_choices(self) -> int:
+        """How many there will be: `n` for each prompt."""
+        prompt = self.prompt
+        if isinstance(prompt, Conversation):
+            return self.n
+        return self.n * len(prompt.texts if isinstance(prompt, Texts) else prompt.prompts)
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Who shares with this request what is remembered of its text: those of the same key and salt."""
+        return self.received.client, self.cache_salt
 
     @property
     def prompt_path(self) -> str:
@@ -170,6 +212,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return BadRequestError(message.replace("{field}", self.name(path)), param=self.name(path))
 
 
-def new_id(kind: str) -> str:
-    """An id such as `chatcmpl-…`."""
-    return f"{kind}-{secrets.token_hex(12)}"
+def new_id(kind: str, joint: str = "-") -> str:
+    """An id such as `chatcmpl-…` or `msg_…`."""
+    return f"{kind}{joint}{secrets.token_hex(12)}"

@@ -1,19 +1,24 @@
 """Runs a plan: its choices at once, each one's tokens to pieces of the answer, and the metrics of it all."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
+from server.access.quota import Spending
 from server.core.choice import Choice, cached_tokens
 from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
 from server.core.plan import Plan
+from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
+from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
-from server.engine_client import EngineUnavailable, RequestFailed
-from server.errors import BadRequestError
+from server.delta_stream import ReaderBehind
+from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, RateLimitError, SlowReaderError
 from server.metrics import RequestWatch
+from server.telemetry.record import GenerationRecord
 
 
 class Run:
@@ -26,60 +31,97 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
-        self._claim = serving.scheduler.claim()
+        self._record = GenerationRecord(
+            response_id=plan.id,
+            mode=plan.mode,
+            arrived=plan.record.arrived,
+            operation="chat" if plan.is_conversation else "text_completion",
+            max_tokens=max(one.sampling.max_tokens for one in plan.choices),
+            prompts=[len(one.prompt_ids) for one in plan.choices],
+            prompt_tokens=plan.prompt_tokens,
+            generated=[0] * len(plan.choices),
+        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
-        plan, choices, serving = self.plan, self.choices, self._serving
-        with serving.metrics.watch(plan.mode, plan.arrived) as watch, serving.one_more(plan.id, choices):
+        plan, choices, serving, record = self.plan, self.choices, self._serving, self._record
+        plan.record.generation, texts = record, plan.record.texts
+        with (
+            serving.metrics.watch(record) as watch,
+            _spending(plan, watch) as spent,
+            serving.one_more(plan.id, choices, plan.caller.name),
+        ):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
-                async with aclosing(merged([self._pieces(reader) for reader in readers])) as pieces:
-                    async for piece in pieces:
-                        watch.advance(answering=readers[piece.choice].answering)
-                        yield piece
+                with serving.intake.claim(plan, watch.start) as claim:
+                    async with (
+                        serving.quarantine.watch(plan),
+                        aclosing(merged([self._pieces(reader, claim) for reader in readers])) as pieces,
+                    ):
+                        async for piece in pieces:
+                            reader = readers[piece.choice]
+                            watch.advance(piece.choice, reader.choice, answering=reader.answering)
+                            if texts is not None:
+                                texts.add(piece.choice, piece.events)
+                            yield piece
                 for reader in readers:
                     piece = reader.finish()
-                    watch.advance(answering=reader.answering)
+                    watch.advance(piece.choice, reader.choice, answering=reader.answering)
+                    if texts is not None:
+                        texts.add(piece.choice, piece.events)
                     yield piece
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
                 raise
-            except EngineUnavailable as error:
-                raise serving.unavailable(str(error) or serving.describe_engine()) from error
-            except RequestFailed as error:
+            except ReaderBehind as error:
+                raise SlowReaderError from error
+            except Overdue as error:
                 watch.outcome = "rejected"
-                raise BadRequestError(str(error)) from error
+                raise serving.intake.overdue(plan.mode) from error
+            except (OverloadedError, QuarantinedError):
+                watch.outcome = "rejected"
+                raise
+            except EngineError as error:
+                if isinstance(error, RequestFailed) and not isinstance(error, RequestBroke):
+                    watch.outcome = "rejected"
+                raise self._told(error) from error
             else:
                 watch.outcome = "completed"
             finally:
-                self._count(watch)
+                spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
+                self._note_end(record)
         self._remember()
 
-    def _pieces(self, reader: ChoiceReader) -> AsyncGenerator[Piece, None]:
+    def _told(self, error: EngineError) -> ApiError:
+        """What a client is told of an error of the engine's."""
+        match error:
+            case RequestBroke():
+                return self._serving.quarantine.refuse(self.plan, BROKE)
+            case RequestFailed():
+                return BadRequestError(str(error))
+            case _:
+                return self._serving.unavailable(str(error) or self._serving.describe_engine())
+
+    def _pieces(self, reader: ChoiceReader, claim: Claim) -> AsyncGenerator[Piece, None]:
         plan = self.plan
         run = ChoiceRun(
             self._serving.engine,
             self._serving.scheduler,
-            self._claim,
+            claim,
             reader.choice,
             f"{plan.id}-{reader.index}",
-            priority=plan.priority,
-            one_by_one=bool(plan.stops) or not plan.answer_format.parallel,
+            cache_salt=plan.cache_salt,
+            one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)
 
-    def _count(self, watch: RequestWatch) -> None:
-        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
-        watch.count(
-            prompt=self.plan.prompt_tokens,
-            cached=cached_tokens(self.choices),
-            reasoning=reasoning,
-            answer=sum(choice.completion_tokens for choice in self.choices) - reasoning,
-        )
-        for choice in self.choices:
-            if choice.thinking_finish is not None:
-                self._serving.metrics.reasoning_finish.labels(choice.thinking_finish).inc()
+    def _note_end(self, record: GenerationRecord) -> None:
+        choices = self.choices
+        record.cached_tokens = cached_tokens(choices)
+        record.reasoning_tokens = sum(choice.reasoning_tokens for choice in choices)
+        record.generated[:] = [choice.completion_tokens for choice in choices]
+        record.finish_reasons = [choice.finish for choice in choices]
+        record.reasoning_finish_reasons = [choice.thinking_finish for choice in choices]
 
     def _remember(self) -> None:
         """What answered a conversation comes back with its next request; but thinking does not, it is dropped."""
@@ -87,4 +129,15 @@ class Run:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids)
+                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)
+
+
+@contextmanager
+def _spending(plan: Plan, watch: RequestWatch) -> Iterator[Spending]:
+    """Counts the request against what its key may spend; raises RateLimitError."""
+    try:
+        with plan.caller.spending(plan.mode, plan.most_tokens) as spent:
+            yield spent
+    except RateLimitError:
+        watch.outcome = "rejected"
+        raise

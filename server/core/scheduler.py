@@ -1,27 +1,41 @@
 """Which generations run in the engine now and which wait, so that short requests do not wait behind long thinkers.
 
-The engine has a number of places. Two lanes share them: ANSWER (modes that answer at once, and thinkers whose thinking
-is closed) and THINK. ANSWER may take every place. THINK leaves some free: an answer that finds one starts in the next
-step of the engine. Where answers need more, thinkers are set back: they give up their place and go on later, from their
-pages in the prefix cache. Some places they always keep. Within a lane, a place goes to the request that holds the
-fewest, of several to the one that came first: so a request of 128 choices weighs 128.
+The engine has a number of places. A choice holds one from its first token to its last, whatever it does meanwhile. Its
+lane says what that is: DIRECT (of a mode that answers at once), THINK, or ANSWER (a thinker whose thinking is closed).
 
-Knows places and requests, neither tokens nor HTTP. Runs in one event loop.
+- **Who may run.** DIRECT may take every place but those that thinkers keep, one of KEPT_SHARE. Thinkers leave one of
+  FREE_SHARE to DIRECT: a direct request that finds it free starts in the engine's next step. A mode may have a most.
+- **Who is next.** The lower priority, then the lower lane, then the client that was given the fewest tokens, then the
+  request that holds the fewest places, then the one that came first. So a request of 128 choices weighs 128.
+- **Who is set back.** Where direct requests lack places, thinkers give up theirs and go on later, from their pages in
+  the prefix cache: first those that think, of these the ones that came last. So does whoever holds more than his share
+  where another waits: a client before others, a request before others of its client.
+
+No thinker starves: whatever else comes, thinkers as a whole have the places that they keep. If no generation takes
+longer than S, and T choices that think are there before it, a thinker has waited for less than S * (T / kept + 1).
+
+Tokens are counted as in "Fairness in Serving Large Language Models" (Sheng et al., OSDI 2024): a client's counter grows
+with what it is given, and one that comes back begins no lower than the one that was served last, so that nobody saves
+up. That is deficit round robin for work whose length is known only afterwards.
+
+Knows places, requests and counts of tokens, neither texts nor HTTP. Runs in one event loop.
 """
 
 import asyncio
 import heapq
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+import math
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import count
+from itertools import chain, count
 
 FREE_SHARE = 8
-"""THINK leaves one of so many places to answers."""
+"""Thinkers leave one of so many places to direct requests."""
 KEPT_SHARE = 4
-"""Of so many places, thinkers always keep one."""
+"""Of so many places, thinkers always keep one, where there are two at least."""
 REQUEST_SHARE = 2
 """Choices that cannot be set back hold, for one request, at most one of so many places."""
 
@@ -29,17 +43,87 @@ REQUEST_SHARE = 2
 class Lane(IntEnum):
     """What a generation does; the lower goes first."""
 
-    ANSWER = 0
-    THINK = 1
+    DIRECT = 0
+    ANSWER = 1
+    THINK = 2
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it is of a mode that thinks."""
+        return self is not Lane.DIRECT
+
+
+class Overdue(Exception):  # noqa: N818 - reads as what it says
+    """The request was given up before it had its first place."""
+
+
+@dataclass(eq=False)
+class ModeLoad:
+    """How many choices of one mode, which `thinks` or does not, run, wait and are yet to come; `most` may run."""
+
+    thinks: bool
+    most: float = math.inf
+    running: int = 0
+    waiting: int = 0
+    coming: int = 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait, or will as soon as they come."""
+        return self.waiting + self.coming
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has all that it may."""
+        return self.running >= self.most
+
+    @property
+    def startable(self) -> float:
+        """How many of those that wait the mode itself would let run."""
+        return max(0, min(self.waiting, self.most - self.running))
+
+
+@dataclass(eq=False)
+class Share:
+    """What one client has of one mode. `tokens`: its counter. `widths`: how many of its requests hold so
+    many places.
+    """
+
+    mode: ModeLoad
+    tokens: int = 0
+    held: int = 0
+    waiting: int = 0
+    widths: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def widest(self) -> int:
+        """The most places that one of its requests holds."""
+        return max((width for width, requests in self.widths.items() if requests), default=0)
 
 
 @dataclass(eq=False)
 class Claim:
-    """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests."""
+    """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests.
+
+    `coming`: how many of its choices were announced and have not asked for a place yet. `started`: it has or had a
+    place; `on_start` is called when it gets the first.
+    """
 
     arrived: int
+    share: Share
+    priority: int
+    prompt_tokens: int
+    on_start: Callable[[], None] | None = None
+    coming: int = 0
+    started: bool = False
     held: int = 0
     waiting: dict[Lane, "deque[_Waiter]"] = field(default_factory=lambda: {lane: deque() for lane in Lane})
+
+    def lane(self, *, thinking: bool) -> Lane:
+        """That of a choice which thinks now, or does not."""
+        if not self.share.mode.thinks:
+            return Lane.DIRECT
+        return Lane.THINK if thinking else Lane.ANSWER
 
 
 @dataclass(eq=False)
@@ -58,20 +142,88 @@ class _Waiter:
     place: "asyncio.Future[Place]"
 
 
-class Scheduler:
-    """Gives out the engine's places, of which there are `places()`."""
+class _Line:
+    """Those that wait with one priority in one lane. `room`: how many more places a request may take there."""
 
-    def __init__(self, places: Callable[[], int]) -> None:
+    def __init__(self, priority: int, lane: Lane, room: Callable[[Claim, Lane], int]) -> None:
+        self.priority = priority
+        self.lane = lane
+        self.claims: set[Claim] = set()
+        self._room = room
+        self._heaps: dict[Share, list[tuple[int, int, int, Claim]]] = {}  # (held, arrived, number of the entry, claim)
+        self._numbers = count()
+
+    def put(self, claim: Claim) -> None:
+        """Adds a claim; one that is there has to be put again when it holds fewer places than before."""
+        self.claims.add(claim)
+        entry = (claim.held, claim.arrived, next(self._numbers), claim)
+        heapq.heappush(self._heaps.setdefault(claim.share, []), entry)
+
+    def firsts(self) -> Iterator[Claim]:
+        """Whose turn it is, of each client the first; the client that was given the fewest tokens first."""
+        for share in sorted(self._heaps, key=lambda share: (share.tokens, share.held)):
+            claim = self._first(share)
+            if claim is not None:
+                yield claim
+
+    def _first(self, share: Share) -> Claim | None:
+        """What has left is dropped, as is what was put again or will be: who may not take another place holds some."""
+        heap = self._heaps[share]
+        while heap:
+            held, arrived, number, claim = heap[0]
+            if claim not in self.claims or held > claim.held or not self._room(claim, self.lane):
+                heapq.heappop(heap)
+            elif held < claim.held:
+                heapq.heapreplace(heap, (claim.held, arrived, number, claim))
+            else:
+                return claim
+        del self._heaps[share]
+        return None
+
+
+class Scheduler:
+    """Gives out the engine's places, of which there are `places()`, to the requests of `modes`."""
+
+    def __init__(self, places: Callable[[], int], modes: Mapping[str, ModeLoad]) -> None:
+        self.modes = dict(modes)
         self._places = places
         self._arrivals = count()
+        self._shares: dict[tuple[str, str], Share] = {}  # by mode and client
         self._running: dict[Lane, set[Place]] = {lane: set() for lane in Lane}
-        self._queues: dict[Lane, list[tuple[int, int, Claim]]] = {lane: [] for lane in Lane}  # (held, arrived, claim)
-        self._queued: dict[Lane, set[Claim]] = {lane: set() for lane in Lane}  # those in the queue, once each
         self._waiting = dict.fromkeys(Lane, 0)
+        self._lines: dict[tuple[int, Lane], _Line] = {}
+        self._order: list[tuple[int, Lane]] = []  # of the lines
+        self._last_served = {False: 0, True: 0}  # the counter of the client served last, by whether it thinks
 
-    def claim(self) -> Claim:
-        """A new request's."""
-        return Claim(next(self._arrivals))
+    def adopt(self, modes: Mapping[str, ModeLoad]) -> None:
+        """Has requests that come from now on be of `modes`. What runs and waits stays as it is, and counts on."""
+        for name, load in modes.items():
+            known = self.modes.get(name)
+            if known is not None and known.thinks is load.thinks:
+                known.most = load.most
+                continue
+            self.modes[name] = load
+            self._shares = {key: share for key, share in self._shares.items() if key[0] != name}
+
+    def claim(
+        self,
+        mode: str,
+        client: str = "",
+        *,
+        choices: int = 0,
+        priority: int = 0,
+        prompt_tokens: int = 0,
+        on_start: Callable[[], None] | None = None,
+    ) -> Claim:
+        """A new request's of a client; so many choices are announced, until `close`."""
+        share = self._shares.setdefault((mode, client), Share(self.modes[mode]))
+        share.mode.coming += choices
+        return Claim(next(self._arrivals), share, priority, prompt_tokens, on_start, choices)
+
+    def close(self, claim: Claim) -> None:
+        """No more choices of the request come."""
+        claim.share.mode.coming -= claim.coming
+        claim.coming = 0
 
     def running(self, lane: Lane) -> int:
         """How many places a lane holds."""
@@ -81,123 +233,238 @@ class Scheduler:
         """How many choices wait for a place."""
         return self._waiting[lane]
 
+    @property
+    def places(self) -> int:
+        """How many there are."""
+        return self._places()
+
+    def free_for(self, *, thinks: bool) -> int:
+        """How many places are free for one kind of modes, whoever it be of them."""
+        places, thinkers = self._places(), self._thinkers
+        free = places - sum(map(len, self._running.values()))
+        if thinks:
+            return min(free, max(1, places - places // FREE_SHARE) - thinkers)
+        owed = min(self._kept - thinkers, sum(mode.startable for mode in self.modes.values() if mode.thinks))
+        return free - max(0, int(owed))
+
     @asynccontextmanager
-    async def place(self, claim: Claim, lane: Lane, *, can_set_back: bool) -> AsyncIterator[Place]:
+    async def place(self, claim: Claim, *, thinking: bool, can_set_back: bool) -> AsyncIterator[Place]:
         """A place for the block, once there is one. `can_set_back`: whether a generation in it may be broken off and
-        gone on with, the tokens being the same.
+        gone on with, the tokens being the same. Raises Overdue where the request is given up before it had any.
         """
-        place = await self._wait(claim, lane, can_set_back=can_set_back)
+        place = await self._wait(claim, claim.lane(thinking=thinking), can_set_back=can_set_back)
         try:
             yield place
         finally:
             self._leave(place)
 
-    def answers(self, place: Place) -> None:
-        """The thinking in this place is closed: from here on it is an answer's."""
-        if place.lane is Lane.THINK:
-            self._running[Lane.THINK].remove(place)
-            place.lane = Lane.ANSWER
-            place.revoked = False
-            self._running[Lane.ANSWER].add(place)
-            self._dispatch()
+    def answers(self, place: Place, *, can_set_back: bool) -> None:
+        """The thinking in this place is closed: it goes on there, as an answer, which can be set back or not."""
+        self._running[place.lane].remove(place)
+        place.lane, place.can_set_back = Lane.ANSWER, can_set_back
+        self._running[place.lane].add(place)
+
+    def count(self, place: Place, tokens: int) -> None:
+        """So many tokens were generated in this place."""
+        place.claim.share.tokens += tokens
+
+    def give_up(self, claim: Claim) -> None:
+        """A request that never had a place shall wait no longer."""
+        if claim.started:
+            return
+        for waiters in claim.waiting.values():
+            for waiter in waiters:
+                if not waiter.place.done():
+                    waiter.place.set_exception(Overdue())
 
     async def _wait(self, claim: Claim, lane: Lane, *, can_set_back: bool) -> Place:
         waiter = _Waiter(can_set_back, asyncio.get_running_loop().create_future())
-        claim.waiting[lane].append(waiter)
-        self._waiting[lane] += 1
-        if claim not in self._queued[lane]:
-            self._queued[lane].add(claim)
-            heapq.heappush(self._queues[lane], (claim.held, claim.arrived, claim))
+        self._enqueue(claim, lane, waiter)
         self._dispatch()
         try:
             return await waiter.place
-        except asyncio.CancelledError:
-            if waiter.place.done() and not waiter.place.cancelled():
-                self._leave(waiter.place.result())
+        except BaseException:
+            future = waiter.place
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._leave(future.result())
             elif waiter in claim.waiting[lane]:
                 claim.waiting[lane].remove(waiter)
-                self._waiting[lane] -= 1
+                self._one_fewer_waits(claim, lane)
             raise
 
+    def _enqueue(self, claim: Claim, lane: Lane, waiter: _Waiter) -> None:
+        share = claim.share
+        if share.waiting == 0:
+            share.tokens = max(share.tokens, self._last_served[share.mode.thinks])
+        if claim.coming:
+            claim.coming -= 1
+            share.mode.coming -= 1
+        claim.waiting[lane].append(waiter)
+        self._waiting[lane] += 1
+        share.waiting += 1
+        share.mode.waiting += 1
+        line = self._line(claim.priority, lane)
+        if claim not in line.claims:
+            line.put(claim)
+
+    def _line(self, priority: int, lane: Lane) -> _Line:
+        key = priority, lane
+        if key not in self._lines:
+            self._lines[key] = _Line(priority, lane, self._room)
+            insort(self._order, key)
+        return self._lines[key]
+
+    def _one_fewer_waits(self, claim: Claim, lane: Lane) -> None:
+        self._waiting[lane] -= 1
+        claim.share.waiting -= 1
+        claim.share.mode.waiting -= 1
+        if claim.waiting[lane]:
+            return
+        line = self._lines[claim.priority, lane]
+        line.claims.remove(claim)
+        if not line.claims:
+            del self._lines[claim.priority, lane]
+            self._order.remove((claim.priority, lane))
+
     def _leave(self, place: Place) -> None:
+        claim = place.claim
         self._running[place.lane].remove(place)
-        place.claim.held -= 1
+        claim.share.mode.running -= 1
+        self._hold(claim, -1)
+        for lane in Lane:
+            if claim.waiting[lane]:
+                self._lines[claim.priority, lane].put(claim)
         self._dispatch()
 
+    def _hold(self, claim: Claim, more: int) -> None:
+        """Notes that a claim holds one place more or fewer."""
+        share = claim.share
+        if claim.held:
+            share.widths[claim.held] -= 1
+        claim.held += more
+        share.held += more
+        if claim.held:
+            share.widths[claim.held] += 1
+
     def _dispatch(self) -> None:
-        """Gives out what is free, answers first, and takes back what they lack."""
-        for lane in Lane:
-            while (claim := self._next(lane)) is not None and self._may_run(claim, lane):
-                self._grant(claim, lane)
-        if self._waiting[Lane.ANSWER] or self._waiting[Lane.THINK]:
+        """Gives out what is free, and takes back what is lacking."""
+        for key in list(self._order):
+            while (line := self._lines.get(key)) is not None and self.free_for(thinks=line.lane.thinks) > 0:
+                claim = next((one for one in line.firsts() if not one.share.mode.is_full), None)
+                if claim is None:
+                    break
+                self._grant(claim, line.lane)
+        if self._order:
             self._set_back()
 
-    def _next(self, lane: Lane) -> Claim | None:
-        """The request whose turn it is, of those that wait."""
-        queue = self._queues[lane]
-        while queue:
-            held, arrived, claim = queue[0]
-            if not claim.waiting[lane]:
-                heapq.heappop(queue)
-                self._queued[lane].remove(claim)
-            elif held != claim.held:
-                heapq.heapreplace(queue, (claim.held, arrived, claim))
-            else:
-                return claim
-        return None
+    def _all_running(self) -> Iterator[Place]:
+        return chain.from_iterable(self._running.values())
 
-    def _may_run(self, claim: Claim, lane: Lane) -> bool:
+    @property
+    def _thinkers(self) -> int:
+        return len(self._running[Lane.ANSWER]) + len(self._running[Lane.THINK])
+
+    @property
+    def _kept(self) -> int:
+        """How many places are the thinkers' whatever else comes."""
         places = self._places()
-        if sum(map(len, self._running.values())) >= places:
-            return False
-        if lane is Lane.THINK and len(self._running[lane]) >= max(1, places - places // FREE_SHARE):
-            return False
-        return self._may_take(claim, lane) > 0
+        return max(places // KEPT_SHARE, 1 if places > 1 else 0)
 
-    def _may_take(self, claim: Claim, lane: Lane) -> int:
-        """How many places a request may take beside those that it holds, however many are free."""
+    def _room(self, claim: Claim, lane: Lane) -> int:
+        """How many places a request that waits may take beside those that it holds, however many are free."""
         waiting = claim.waiting[lane]
-        if not waiting or waiting[0].can_set_back:
+        if waiting[0].can_set_back:
             return len(waiting)
-        return min(len(waiting), max(1, self._places() // REQUEST_SHARE) - claim.held)
+        return max(0, min(len(waiting), max(1, self._places() // REQUEST_SHARE) - claim.held))
 
     def _grant(self, claim: Claim, lane: Lane) -> None:
         waiter = claim.waiting[lane].popleft()
-        self._waiting[lane] -= 1
-        if waiter.place.cancelled():
+        self._one_fewer_waits(claim, lane)
+        if waiter.place.done():  # it left, or was given up
             return
-        place = Place(claim, lane, waiter.can_set_back)
-        claim.held += 1
+        place, share = Place(claim, lane, waiter.can_set_back), claim.share
+        self._last_served[share.mode.thinks] = max(self._last_served[share.mode.thinks], share.tokens)
+        self._hold(claim, 1)
+        share.mode.running += 1
         self._running[lane].add(place)
+        if not claim.started:
+            claim.started = True
+            share.tokens += claim.prompt_tokens
+            if claim.on_start is not None:
+                claim.on_start()
         waiter.place.set_result(place)
 
     def _set_back(self) -> None:
-        """Revokes places of thinkers for answers that wait, then those of requests that hold more than their share."""
-        staying = [place for place in self._running[Lane.THINK] if not place.revoked]
-        leaving = sum(place.revoked for places in self._running.values() for place in places)
-        able = sorted((place for place in staying if place.can_set_back), key=lambda place: place.claim.arrived)
-        most = min(len(able), len(staying) - self._places() // KEPT_SHARE)
-        for place in able[len(able) - max(0, min(most, self._missing(leaving + most) - leaving)) :]:
-            place.revoked = True
+        """Revokes places of thinkers for direct requests that wait, then those of who holds more than his share."""
+        leaving = sum(place.revoked for place in self._all_running())
+        if self._waiting[Lane.DIRECT]:
+            leaving = self._make_room(leaving)
         if leaving == 0:
-            for lane in Lane:
-                self._share(lane)
+            for key in self._order:
+                self._even_out(self._lines[key])
 
-    def _missing(self, most: int) -> int:
-        """How many places the answers that wait would take if there were any; not counted beyond `most`."""
-        missing = 0
-        for _, _, claim in self._queues[Lane.ANSWER]:
-            if missing >= most:
+    def _make_room(self, leaving: int) -> int:
+        """Revokes as many places of thinkers as direct requests lack, `leaving` being revoked already; how many are."""
+        staying = [place for lane in (Lane.ANSWER, Lane.THINK) for place in self._running[lane] if not place.revoked]
+        able = [place for place in staying if place.can_set_back]
+        able.sort(key=lambda place: (place.claim.priority, place.lane, place.claim.arrived))
+        spare = min(len(able), len(staying) - self._kept)
+        coming = leaving
+        for priority, lane in self._order:
+            if lane is not Lane.DIRECT:
+                continue
+            wanted = self._wanted(self._lines[priority, lane], coming + spare)
+            while spare > 0 and wanted > coming and able[-1].claim.priority >= priority:
+                able.pop().revoked = True
+                spare, coming, leaving = spare - 1, coming + 1, leaving + 1
+            coming = max(0, coming - wanted)
+        return leaving
+
+    def _wanted(self, line: _Line, most: int) -> int:
+        """How many places those in line would take if there were any; not counted beyond `most`."""
+        wanted: Counter[ModeLoad] = Counter()
+        for claim in line.claims:
+            if wanted.total() >= most:
                 break
-            missing += max(0, self._may_take(claim, Lane.ANSWER))
-        return missing
+            mode = claim.share.mode
+            wanted[mode] = int(min(mode.startable, wanted[mode] + self._room(claim, line.lane)))
+        return min(wanted.total(), most)
 
-    def _share(self, lane: Lane) -> None:
-        """Takes one place from the request that holds most, if the next in line holds at least two fewer."""
-        claim = self._next(lane)
-        able = [place for place in self._running[lane] if place.can_set_back and not place.revoked]
-        if claim is None or not able or self._may_take(claim, lane) <= 0:
+    def _even_out(self, line: _Line) -> None:
+        """Takes one place from who holds most, if the next in line holds at least two fewer.
+
+        A mode that is full is evened out within itself.
+        """
+        claim = next(line.firsts(), None)
+        if claim is None:
             return
-        most = max(able, key=lambda place: (place.claim.held, place.claim.arrived))
-        if most.claim.held >= claim.held + 2:
-            most.revoked = True
+        mode = claim.share.mode
+        rivals = {
+            share
+            for share in self._shares.values()
+            if (share.mode is mode if mode.is_full else share.mode.thinks == mode.thinks)
+            and _lead(share, share.widest, claim) >= 2
+        }
+        able = [
+            place
+            for place in (self._all_running() if rivals else ())
+            if place.claim.share in rivals
+            and place.can_set_back
+            and (place.claim.priority, place.lane) >= (line.priority, line.lane)  # else it would be the next again
+            and _lead(place.claim.share, place.claim.held, claim) >= 2
+        ]
+        if able:
+            max(able, key=lambda place: _rank(place, claim)).revoked = True
+
+
+def _rank(place: Place, claim: Claim) -> tuple[int, ...]:
+    """Of those ahead of `claim`, the place with the highest is taken."""
+    held = place.claim.held
+    return _lead(place.claim.share, held, claim), held, place.lane, place.claim.arrived
+
+
+def _lead(share: Share, held: int, claim: Claim) -> int:
+    """By how many places a request of `share` that holds so many is ahead of `claim`: within a client by the request's,
+    else by the client's.
+    """
+    return held - claim.held if share is claim.share else share.held - claim.share.held

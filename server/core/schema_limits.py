@@ -53,14 +53,14 @@ def _requires_itself(schema: Schema) -> bool:
 
     The least fixpoint: a reference is finite once all that it must hold is.
     """
-    targets = {reference: _target(schema, reference) for reference in _references(schema)}
+    targets = {reference: target(schema, reference) for reference in references(schema)}
     finite: set[str] = set()
     while found := {name for name, target in targets.items() if name not in finite and _is_finite(target, finite)}:
         finite |= found
     return not _is_finite(schema, finite | {reference for reference in targets if not reference.startswith("#")})
 
 
-def _references(value: Any) -> Iterator[str]:
+def references(value: Any) -> Iterator[str]:
     """All that stand anywhere in `value`."""
     ahead = [value]
     while ahead:
@@ -73,7 +73,7 @@ def _references(value: Any) -> Iterator[str]:
             ahead += one
 
 
-def _target(schema: Any, reference: str) -> Any:
+def target(schema: Any, reference: str) -> Any:
     """What the reference names; True, which anything fits, where that is not within `schema`: others see to that."""
     if not reference.startswith("#"):
         return True

@@ -5,7 +5,7 @@ can go on until its limit. What fits the closed schema fits the schema too (memb
 they list). Knows no grammars.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Schema = dict[str, Any] | bool
@@ -26,16 +26,22 @@ def closed(schema: Schema) -> Schema:
 def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
+    made = with_parts(schema, lambda part, _: _closed(part))
+    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in _OPENING):
+        made["additionalProperties"] = False
+    return made
+
+
+def with_parts(schema: dict[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """`schema` with every schema directly in it as `change` makes it of it and of its place (`properties.a`)."""
     made = dict(schema)
     for key, value in schema.items():
         if key in _BY_NAME and isinstance(value, dict):
-            made[key] = {name: _closed(part) for name, part in value.items()}
+            made[key] = {name: change(part, f"{key}.{name}") for name, part in value.items()}
         elif key in _SEVERAL and isinstance(value, list):
-            made[key] = [_closed(part) for part in value]
+            made[key] = [change(part, f"{key}[{index}]") for index, part in enumerate(value)]
         elif key in _ONE:
-            made[key] = _closed(value)
-    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in _OPENING):
-        made["additionalProperties"] = False
+            made[key] = change(value, key)
     return made
 
 

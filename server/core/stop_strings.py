@@ -11,13 +11,15 @@ ROOT = 0
 
 
 class StopStrings:
-    """Passes text through until the first of `stops` is complete; `hit` tells that it was.
+    """Passes text through until the first of `stops` is complete; `hit` tells that it was, and `reached`
+    which. `is_shown`: it is passed too.
 
     The outcome is the same however the text is cut into pieces. Where several are complete at once, the longest counts.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.hit = False
+    def __init__(self, stops: Sequence[str], *, is_shown: bool = False) -> None:
+        self.reached: str | None = None
+        self._is_shown = is_shown
         self._held = ""
         self._state = ROOT
         self._automaton = _automaton(tuple(stops)) if stops else None
@@ -34,11 +36,27 @@ class StopStrings:
         for end in range(before, len(text)):
             self._state = automaton.next(self._state, text[end])
             if length := automaton.longest[self._state]:
-                self.hit, self._held = True, ""
-                return text[: end + 1 - length]
+                self.reached, self._held = text[end + 1 - length : end + 1], ""
+                return text[: end + 1 if self._is_shown else end + 1 - length]
         shown = len(text) - automaton.depth[self._state]
         self._held = text[shown:]
         return text[:shown]
+
+    @property
+    def hit(self) -> bool:
+        """Whether a stop string was complete."""
+        return self.reached is not None
+
+    def would_end(self, text: str) -> bool:
+        """Whether `text`, should it come next, completes a stop string."""
+        automaton, state = self._automaton, self._state
+        if automaton is None or self.hit:
+            return False
+        for character in text:
+            state = automaton.next(state, character)
+            if automaton.longest[state]:
+                return True
+        return False
 
     def finish(self) -> str:
         """What was held back, once no more text comes."""

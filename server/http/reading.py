@@ -3,20 +3,33 @@
 Which fields a body has is the part of the API that reads it.
 """
 
-import gc
 from collections.abc import Callable
-from time import perf_counter
 from typing import TypeVar
 
+import msgspec
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
+from server.access.quota import ANYONE, Caller
+from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
-from server.errors import BodyTooLargeError, ContentTypeError
-from server.offload import LONG, read_long
+from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
+from server.offload import LONG, READING, offload, without_gc
+from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
-JSON_TYPES = ("application/json", "application/x-www-form-urlencoded")
+CALLER = "twogear.caller"
+"""Where the scope of a request has its Caller."""
+JSON_TYPE = "application/json"
+CURLS_TYPES = (None, "application/x-www-form-urlencoded")
+BROWSERS_HEADERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
+PARTS = (b"[", b"{", b":")
+MOST_PARTS = 200_000
+SLICE = 1 << 17
+PARSED_BYTES = 24
+"""What a byte of JSON becomes at most, about: lists of empty objects."""
 
 
 def serving_of(request: Request) -> Serving:
@@ -26,27 +39,62 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request, as `server.access.gate` found out."""
+    caller = scope.get(CALLER, ANYONE)
+    assert isinstance(caller, Caller)
+    return caller
+
+
 async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, Received]:
     """The body, and what is known of the request beside it; raises ApiError."""
-    arrived = perf_counter()
-    _check_type(request.headers.get("content-type"))
-    content = await _content(request, serving_of(request).settings.max_body_bytes)
-    body = await read_long(lambda: _parsed(parse, content), len(content))
-    return body, Received(size=len(content), arrived=arrived)
+    record = record_of(request.scope)
+    serving, caller = serving_of(request), caller_of(request.scope)
+    _check_type(request.headers)
+    coming, parsed = serving.bodies.holder(), serving.parsed.holder()
+    try:
+        content = await _content(request, serving.settings.max_body_bytes, coming)
+        if record.texts is not None:
+            record.texts.body = content.decode(errors="replace")
+        if content and "content-type" not in request.headers and _is_of_browser(request.headers):
+            raise ContentTypeError("")
+        received = Received(size=len(content), client=caller.name, caller=caller, arrived=record.arrived, record=record)
+        if len(content) < LONG:
+            return parse(content), received
+        await parsed.take(PARSED_BYTES * len(content))
+        body = await offload(READING, lambda: _parsed(parse, content))
+    except BudgetSpent:
+        raise serving.unavailable("too many long requests are coming in") from None
+    finally:
+        coming.release()
+    return body, msgspec.structs.replace(received, held=parsed)
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
-    """A long one without garbage collection, which a million new objects would keep busy: JSON has no cycles."""
-    if len(content) < LONG:
+    _check_parts(content)
+    with without_gc():
         return parse(content)
-    gc.disable()
-    try:
-        return parse(content)
-    finally:
-        gc.enable()
 
 
-async def _content(request: Request, limit: int) -> bytes:
+def _check_parts(content: bytes) -> None:
+    """Raises BadRequestError for more lists, objects and members than any use needs: each takes much, in one go."""
+    if sum(map(content.count, PARTS)) > MOST_PARTS and _count_parts(content) > MOST_PARTS:  # the former counts text too
+        raise BadRequestError(f"The body has more than {MOST_PARTS} lists, objects and members.")
+
+
+def _count_parts(content: bytes) -> int:
+    """Of JSON, outside of its strings. In slices, so that others run between them."""
+    bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")  # then each quote begins or ends a string
+    count = is_inside = 0
+    for start in range(0, len(bare), SLICE):
+        pieces = bare[start : start + SLICE].split(b'"')
+        count += sum(map(b"".join(pieces[is_inside::2]).count, PARTS))
+        is_inside = (is_inside + len(pieces) - 1) % 2
+    return count
+
+
+async def _content(request: Request, limit: int, coming: BytesHeld) -> bytes:
+    """A short body does not wait for long ones."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
         raise BodyTooLargeError(limit)
@@ -55,14 +103,25 @@ async def _content(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise BodyTooLargeError(limit)
+        if size > LONG:
+            await coming.take(size - coming.size)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _check_type(content_type: str | None) -> None:
-    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM."""
-    if content_type is None:
+def _check_type(headers: Headers) -> None:
+    """None is taken for JSON, as is what curl says of all that it sends; any other type is refused, as in vLLM.
+
+    From a browser only what says that it is JSON, if there is a body at all: a page can send anything else anywhere,
+    without being asked whether it may.
+    """
+    content_type = headers.get("content-type")
+    kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
+    if kind == JSON_TYPE or (kind is not None and kind.startswith("application/") and kind.endswith("+json")):
         return
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in JSON_TYPES and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise ContentTypeError(content_type)
+    if kind not in CURLS_TYPES or (kind is not None and _is_of_browser(headers)):
+        raise ContentTypeError(content_type or "")
+
+
+def _is_of_browser(headers: Headers) -> bool:
+    return any(name in headers for name in BROWSERS_HEADERS)

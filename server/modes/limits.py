@@ -5,10 +5,10 @@ Numbers only; `server.core.generate` spends them.
 
 from collections.abc import Sequence
 
-from server.errors import BadRequestError, ContextLengthError
+from server.errors import CONTEXT_EXCEEDED, BadRequestError, ContextLengthError
 from server.modes.mode import ThinkClosing
 from server.modes.profile import ModeProfile, ThinkingMode
-from server.modes.thinking import Budget, ThinkingPlan
+from server.modes.thinking import UNBOUND, Budget, ThinkingPlan
 
 SMALL_LIMIT_SHARE = 4  # at most this part of a limit is the answer's reserve
 
@@ -29,7 +29,7 @@ def budget_tokens(budget: Budget | None, mode: ThinkingMode, max_tokens: int) ->
     if budget is None:
         return None
     if isinstance(budget.value, int):
-        return budget.value
+        return max_tokens if budget.value == UNBOUND else budget.value
     return int(getattr(mode.effort_shares, budget.value) * max_tokens)
 
 
@@ -41,15 +41,17 @@ def token_limit(
     Raises BadRequestError for `param` when the client asks for more than the mode allows, ContextLengthError when
     prompt and completion do not fit into the context.
     """
-    if asked is not None and asked > profile.max_tokens_limit:
-        raise BadRequestError(
-            f"{param} is {asked}, but this mode allows at most {profile.max_tokens_limit}.", param=param
-        )
     left = context - prompt_tokens
     needed = 1 if asked is None else asked
+    if asked is not None and asked > profile.max_tokens_limit:
+        raise BadRequestError(
+            f"{param} is {asked}, but this mode allows at most {profile.max_tokens_limit}.",
+            param=param,
+            code=CONTEXT_EXCEEDED if asked > left else None,
+        )
     if needed > left:
         raise ContextLengthError(context, prompt_tokens, needed, prompt)
-    return asked if asked is not None else min(profile.default_max_tokens, left)
+    return min(profile.default_max_tokens or profile.max_tokens_limit, left) if asked is None else asked
 
 
 def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: ThinkClosing) -> ThinkingPlan:

@@ -19,8 +19,17 @@ GENERAL = PROFILE_FOLDER / "general.toml"
 TEMPLATE_FILE = ".jinja"
 """How the name of a mode's own template file ends."""
 
-Tokens = Annotated[int, msgspec.Meta(ge=1)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 ModeName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,31}$")]
+
+
+class ModeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many of a mode's choices may run, and how many may wait and how long; None: as the server says."""
+
+    running: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    waiting: Count | None = None
+    wait_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -28,14 +37,16 @@ class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_field
 
     `template` is one of our own (`direct`, `thinking`) or a jinja file, from the profile's folder; None: the
     checkpoint's own, or ours for the kind. `template_variables` are what a checkpoint's template gets; None:
-    `enable_thinking`, as the kind says.
+    `enable_thinking`, as the kind says. `default_max_tokens`: where the client names no limit; None: what the context
+    leaves, within `max_tokens_limit`.
     """
 
     template: str | None = None
     template_variables: dict[str, Any] | None = None
-    default_max_tokens: Tokens
+    default_max_tokens: Tokens | None = None
     max_tokens_limit: Tokens
-    priority: int = 0
+    priority: Priority = 0
+    limits: ModeLimits = ModeLimits()
 
     @property
     def thinks(self) -> bool:
@@ -66,11 +77,12 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     medium: Share
     high: Share
     xhigh: Share
+    max: Share = 1.0
 
     def __post_init__(self) -> None:
         shares = msgspec.structs.astuple(self)
         if list(shares) != sorted(set(shares)):
-            raise ValueError("the shares must grow from minimal to xhigh")
+            raise ValueError("the shares must grow from minimal to max")
 
 
 class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"):
@@ -104,14 +116,24 @@ class _AnswerSampling(TokenSampling, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The checkpoints that a shipped profile is for: `model_type` in config.json, and texts in their chat template."""
+    """The checkpoints that a shipped profile is for: `model_type` in config.json, and texts in their chat template.
+
+    `has_template` False: those that bring no chat template, and so are written to in our own.
+    """
 
     model_types: tuple[str, ...]
     template_has: tuple[str, ...] = ()
+    has_template: bool = True
 
     def fits(self, model_type: str, template: str) -> bool:
         """Whether a checkpoint is one of them."""
-        return model_type in self.model_types and all(text in template for text in self.template_has)
+        has_all = all(text in template for text in self.template_has)
+        return model_type in self.model_types and has_all and (self.has_template or not template)
+
+    @property
+    def strictness(self) -> int:
+        """How much it asks of a template."""
+        return len(self.template_has) + (not self.has_template)
 
 
 class Dialects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,8 +172,8 @@ def shipped_profile(model_type: str, template: str) -> Path:
     found = GENERAL, -1
     for path in sorted(PROFILE_FOLDER.glob("*.toml")):
         match = load_profile(path).match
-        if match is not None and match.fits(model_type, template) and len(match.template_has) > found[1]:
-            found = path, len(match.template_has)
+        if match is not None and match.fits(model_type, template) and match.strictness > found[1]:
+            found = path, match.strictness
     return found[0]
 
 
@@ -163,6 +185,8 @@ def load_profile(path: Path) -> Profile:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"profile {path}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"profile {path}: nested too deeply") from error
     modes = {name: _with_file(mode, path.parent) for name, mode in profile.modes.items()}
     return msgspec.structs.replace(profile, modes=modes)
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
+UNBOUND = -1
+"""As a number of tokens: the token limit alone bounds the thinking."""
 
 
 class ModeRequest(NamedTuple):
@@ -15,7 +17,7 @@ class ModeRequest(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """`field` bounds the thinking, by a number of tokens or by an effort."""
+    """`field` bounds the thinking, by a number of tokens (UNBOUND: not at all) or by an effort."""
 
     field: str
     value: int | Effort

@@ -11,8 +11,9 @@ from chat_templates.format import ChatFormat
 from chat_templates.tokens import replace_surrogates
 
 # Single characters for tags: lone surrogates, which decoded text cannot hold.
-T, E, C, X, K = "\udc90", "\udc91", "\udc92", "\udc93", "\udc94"
-_MARKS = {"<think>": T, "</think>": E, "<tool_call>": C, "</tool_call>": X, "[|endofturn|]": X}
+T, E, C, X, K, F = "\udc90", "\udc91", "\udc92", "\udc93", "\udc94", "\udc95"
+_MARKS = {"<think>": T, "</think>": E, "<tool_call>": C, "</tool_call>": X, "[|endofturn|]": F}
+_SPELLINGS = {mark: tag for tag, mark in _MARKS.items()}
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+"'
 _HEAD = re.compile(rf'\s*\{{\s*"name"\s*:\s*({_STRING})\s*,\s*"arguments"\s*:\s*(?=\{{)')
 
@@ -25,6 +26,7 @@ def reference_parse(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -
         else fmt.decode(list(run))
         for is_control, run in groupby(ids, fmt.control_ids.__contains__)
     )
+    text = _with_text_tags(text, is_thinking=is_thinking).replace(F, X)
     text = f"{T}\n{text}" if is_thinking else text
     text = re.sub(f"({T}[^{E}]*{E})|{E}", r"\1", text)  # a </think> with nothing open
     text = re.sub(f"({C}[^{C}{X}{T}{E}]*{X})|{X}", r"\1", text)  # the end of a call with none open
@@ -53,6 +55,46 @@ def reference_parse(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -
         else:
             events.append(kind(piece))
     return events
+
+
+def _with_text_tags(text: str, *, is_thinking: bool) -> str:
+    """The same with the tags that are text spelled out: within a string of a call, or a late </think>."""
+    made, body, has_answered = "", "", False
+    is_call = False
+    for char in text:
+        is_text = char not in _SPELLINGS
+        if is_call and not is_text and _ends_in_string(body):
+            is_text = char != F and not (is_thinking and char == E)
+        elif char == E and not is_thinking and not is_call:
+            is_text = has_answered
+        if is_text:
+            written = _SPELLINGS.get(char, char)
+            made += written
+            if is_call:
+                body += written
+            elif not is_thinking:
+                has_answered = has_answered or not written.isspace()
+            continue
+        made += char
+        if is_call and not (char == E and not is_thinking):
+            has_answered = has_answered or (not is_thinking and bool(_call(body, 0)[0] or body.strip()))
+            is_call, body = False, ""
+        is_call = is_call or char == C
+        is_thinking = char == T or (is_thinking and char != E)
+    return made
+
+
+def _ends_in_string(body: str) -> bool:
+    """Whether the arguments of a call that is cut off there end within a string."""
+    head = _HEAD.match(body, 0, 512)
+    depth = 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}]', body[head.end() :] if head else "", re.DOTALL):
+        if token[0][0] == '"' and not re.fullmatch(r'"(?:[^"\\]|\\.)*"', token[0], re.DOTALL):
+            return True
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0 and token[0] == "}":
+            return False
+    return False
 
 
 def _call(body: str, index: int) -> tuple[list[Event], str]:

@@ -32,7 +32,7 @@ BAD_MESSAGES: list[tuple[Any, str]] = [
     ([{"role": "function", "content": "Hi"}], "messages[0].role"),
     ([{"role": ["user"], "content": "Hi"}], "messages[0].role"),
     ([{"role": "user"}], "messages[0].content"),
-    ([{"role": "tool", "content": None}], "messages[0].content"),
+    ([{"role": "tool", "content": 5}], "messages[0].content"),
     ([{"role": "user", "content": 5}], "messages[0].content"),
     ([{"role": "user", "content": ["Hi"]}], "messages[0].content[0]"),
     ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
@@ -50,10 +50,7 @@ BAD_MESSAGES: list[tuple[Any, str]] = [
     (_assistant(type="function"), "messages[1].tool_calls[0].function"),
     (_assistant(function={"name": ""}), "messages[1].tool_calls[0].function.name"),
     (_assistant(function={"arguments": "{}"}), "messages[1].tool_calls[0].function.name"),
-    *[
-        (_arguments(bad), "messages[1].tool_calls[0].function.arguments")
-        for bad in ("{", "5", "[]", "nan", '{"a": NaN}', "[" * 100_000, "1" * 5_000, 5, ["a"], {"a": {1}}, {1: "a"})
-    ],
+    *[(_arguments(bad), "messages[1].tool_calls[0].function.arguments") for bad in (5, ["a"], {"a": {1}}, {1: "a"})],
 ]
 BAD_TOOLS: list[tuple[Any, str]] = [
     ("f", "tools"),
@@ -71,6 +68,20 @@ def test_bad_messages(messages: Any, param: str) -> None:
         FORMAT.render(messages, DIRECT)
     assert caught.value.param == param
     assert str(caught.value) == caught.value.message != ""
+
+
+@pytest.mark.parametrize("text", ["{", "5", "[]", "nan", '{"a": NaN}', "[" * 100_000, "1" * 5_000, '{"a": "303 +'])
+def test_arguments_that_are_no_object_stay_text(text: str) -> None:
+    """Models write such, and a limit cuts calls off; the conversation has to go on."""
+    (turn,) = check_messages(_arguments(text)[1:])
+    assert turn["tool_calls"][0]["arguments"] == text
+    assert FORMAT.render(_arguments(text), DIRECT)
+
+
+@pytest.mark.parametrize("text", ["", " ", "null", "{}"])
+def test_arguments_that_are_nothing_are_none(text: str) -> None:
+    (turn,) = check_messages(_arguments(text)[1:])
+    assert turn["tool_calls"][0]["arguments"] == {}
 
 
 @pytest.mark.parametrize(("tools", "param"), BAD_TOOLS)

@@ -23,7 +23,7 @@ FORCED = (100, 101)
     cuts=st.lists(st.integers(1, 5), min_size=30, max_size=30),
 )
 def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: int, cuts: list[int]) -> None:
-    first = Generate("id", [7, 7], Sampling(max_tokens=99), 3)
+    first = Generate("id", [7, 7], Sampling(max_tokens=99), 3, cache_salt="salt")
     budget = TokenBudget(first, Continuation(after, THINK_END, FORCED, Sampling(max_tokens=5)), "own", arrived=1.0)
     taken_at, at = None, 0
     for cut in cuts:
@@ -35,7 +35,7 @@ def test_the_place_is_taken_at_the_first_token_too_many(ids: list[int], after: i
     must = len(ids) > after and THINK_END not in ids[: after + 1]
     assert taken_at == (after + 1 if must else None)
     if must:
-        expected = Generate("id", [7, 7, *ids[:after], *FORCED], Sampling(max_tokens=5), 3)
+        expected = Generate("id", [7, 7, *ids[:after], *FORCED], Sampling(max_tokens=5), 3, cache_salt="salt")
         assert budget.second_part() == expected
 
 

@@ -25,6 +25,7 @@ from engine.vllm_internals.contract import (
     MULTI_STEP,
     OPTIONS,
     PAGE_COUNTS,
+    RECOVERY,
     SAMPLER,
     SEEDS,
     WORKER,
@@ -162,7 +163,8 @@ def fake_engine(reports: list[dict[str, Verdict]], scheduler: Any, *, in_process
     """An LLMEngine's surface; without a core in this process nothing is read of its inside."""
     core = SimpleNamespace(scheduler=scheduler)
     config = SimpleNamespace(
-        device_config=SimpleNamespace(device_type="cpu"), parallel_config=SimpleNamespace(worker_cls="someone.Worker")
+        device_config=SimpleNamespace(device_type="cpu"),
+        parallel_config=SimpleNamespace(worker_cls="someone.Worker", world_size=1),
     )
     return SimpleNamespace(
         engine_core=SimpleNamespace(engine_core=core) if in_process else SimpleNamespace(),
@@ -179,10 +181,11 @@ def statuses(engine: Any) -> dict[str, FastPathStatus]:
 
 @pytest.fixture
 def without_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page counts and extensions stand on names that this vLLM lacks."""
+    """Page counts, extensions and recovery stand on names that this vLLM lacks."""
     absent = (PrivateName("vllm.no_such_module:Thing"),)
     monkeypatch.setattr("engine.vllm_internals.attach.PAGE_COUNTS", PAGE_COUNTS._replace(needs=absent))
     monkeypatch.setattr("engine.vllm_internals.attach.EXTENSION", EXTENSION._replace(needs=absent))
+    monkeypatch.setattr("engine.vllm_internals.attach.RECOVERY", RECOVERY._replace(needs=absent))
 
 
 @pytest.mark.usefixtures("without_inside")

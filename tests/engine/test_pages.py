@@ -74,12 +74,25 @@ def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
     """Per group used, cached, free; the parts always make up the pool."""
     from engine.vllm_internals.page_counter import PageCounter
 
-    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager))
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *_: None)
+    core = SimpleNamespace(scheduler=scheduler)
     groups = PageCounter(core).count()
     assert all(group.page_size == PAGE for group in groups)
     assert len({group.free for group in groups}) == 1
     assert sum(group.used + group.cached for group in groups) + groups[0].free == POOL - 1
     return {group.group: (group.used, group.cached, group.free) for group in groups}
+
+
+def test_preemptions_are_counted_and_happen(manager: Any) -> None:
+    from engine.vllm_internals.page_counter import PageCounter
+
+    happened: list[tuple[Any, ...]] = []
+    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *args: happened.append(args))
+    counter = PageCounter(SimpleNamespace(scheduler=scheduler))
+    assert counter.preemptions() == 0
+    scheduler._preempt_request("a", 1.0)
+    scheduler._preempt_request("b", 2.0)
+    assert counter.preemptions() == len(happened) == 2
 
 
 def test_a_window_gives_pages_back_and_global_pages_stay(manager: Any) -> None:
@@ -153,3 +166,18 @@ def test_a_page_room_ends_with_its_request(vllm_ignoring_warnings: None) -> None
         request.append_output_token_ids(1)
         assert manager.allocate_slots(request, 1).get_block_ids(allow_none=True) is None
         manager.free(request)
+
+
+def test_a_sliding_window_needs_no_more_pages_however_long_the_request(manager: Any) -> None:
+    """What vLLM itself reckons for the longest request; a batch of 64 tokens beside the window's 127."""
+    from engine.messages import PageNeed
+    from engine.vllm_internals.page_counter import PageCounter
+
+    parallel = SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1)
+    longest = SimpleNamespace(max_model_len=4096)
+    config = SimpleNamespace(max_in_flight_tokens=64, model_config=longest, parallel_config=parallel)
+    core = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=manager, vllm_config=config))
+    assert PageCounter(core).needs() == (
+        PageNeed(PAGE, most=-(-(127 + 64) // PAGE) + 1),
+        PageNeed(PAGE, most=4096 // PAGE),
+    )

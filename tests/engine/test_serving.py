@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.messages import PageGroup
 from engine.vllm_internals.contract import FAST_PATHS
@@ -200,3 +201,13 @@ async def test_generation_ends_at_the_context(engine: ProcessEngineClient) -> No
     deltas = await collect(engine, request(prompt(MAX_CONTEXT - 3), max_tokens=100))
     assert sum(len(delta.token_ids) for delta in deltas) == 3
     assert deltas[-1].finish == "length"
+
+
+async def test_pages_are_found_by_the_same_salt_only(engine: ProcessEngineClient) -> None:
+    ids = prompt(300, seed=77)
+    found = []
+    for salt in ("one", "one", "two", "", "two", ""):
+        deltas = await collect(engine, replace(request(ids), cache_salt=salt))
+        found.append(deltas[0].cached_tokens)
+    whole = (300 - 1) // PAGE * PAGE
+    assert found == [0, whole, 0, 0, whole, whole]

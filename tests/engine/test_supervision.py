@@ -33,10 +33,10 @@ async def test_a_missing_model_is_one_line_and_final() -> None:
     client = await start("/nowhere/at-all")
     await until(lambda: client.status.final)
     assert client.status.state == "lost"
-    assert client.status.detail.startswith("no model folder at /nowhere/at-all;")
-    assert "\n" not in client.status.detail
+    assert client.status.reason.startswith("no model folder at /nowhere/at-all;")
+    assert "\n" not in client.status.reason
     assert client.pid is None
-    with pytest.raises(EngineUnavailable, match="no model folder"):
+    with pytest.raises(EngineUnavailable, match="the engine failed"):  # whose folder it is, is not for clients
         await collect(client, request([5]))
     await client.close()
 
@@ -53,7 +53,7 @@ async def test_a_crash_before_the_first_ready_is_tried_again_but_not_for_ever(
     )
     client = await start(str(MODEL), PYTHONPATH=str(tmp_path))
     await until(lambda: client.status.final)
-    assert client.status.detail == "the engine was ended by SIGKILL while importing vLLM (out of memory?)"
+    assert client.status.detail == "the engine was killed by SIGKILL (9), perhaps out of memory while importing vLLM"
     assert starts.read_text() == "xxx"
     await client.close()
 
@@ -97,19 +97,19 @@ async def test_an_error_in_the_engine_fails_what_runs_and_the_engine_comes_back(
     before = await token_ids(engine, request(prompt(30)))
     first_pid = engine.pid
     running = await begin(engine, request(prompt(30), max_tokens=5000))
-    with pytest.raises(EngineUnavailable, match="this request breaks the engine"):
+    with pytest.raises(EngineUnavailable, match="the engine failed while it worked on this request"):
         await collect(engine, request(prompt(5), FATAL_PRIORITY))
-    with pytest.raises(EngineUnavailable, match="this request breaks the engine"):
+    with pytest.raises(EngineUnavailable, match="the engine failed while it worked on this request"):
         await running
     assert engine.status.state == "lost"
     assert engine.stats is None
     stages: dict[str, float] = {}
 
     def is_ready() -> bool:
-        state, stage, fraction, _ = engine.status
-        if state == "loading":
-            stages[stage] = fraction
-        return state == "ready"
+        status = engine.status
+        if status.state == "loading":
+            stages[status.detail] = status.fraction
+        return status.state == "ready"
 
     await until(is_ready)
     assert engine.pid != first_pid
@@ -144,3 +144,25 @@ async def test_kill_9_is_noticed_and_the_engine_starts_again(engine: ProcessEngi
     await until(lambda: "SIGKILL" in engine.status.detail)
     assert "starting again" in engine.status.detail
     await until(lambda: engine.status.state == "loading" and engine.pid is not None)
+
+
+@pytest.mark.engine
+async def test_a_stopped_engine_is_noticed_and_its_stacks_are_told(
+    engine: ProcessEngineClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a debugger or a frozen disk would stop it."""
+    before = await token_ids(engine, request(prompt(30)))
+    running = await begin(engine, request(prompt(30), max_tokens=5000))
+    pid = engine.pid
+    assert pid is not None
+    monkeypatch.setattr("server.step_watch.StepWatch.limit", lambda watch: 5.0)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailable, match="the engine hung while it worked on this request"):
+        await running
+    assert engine.status.state == "lost"
+    await until(lambda: not is_alive(pid))
+    (stacks,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("Stacks"))
+    assert "engine/loop.py" in stacks
+    monkeypatch.undo()
+    await until(lambda: engine.status.state == "ready")
+    assert await token_ids(engine, request(prompt(30))) == before

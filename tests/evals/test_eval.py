@@ -33,7 +33,7 @@ NEEDLE = re.compile(r"\b(?:code )?(\d{4,6})\b")
 @asynccontextmanager
 async def server_of(script: Script, context: int = 4096) -> AsyncIterator[tuple[Server, FakeEngine]]:
     engine = FakeEngine(script, (FMT.end_of_turn_id,), max_context=context)
-    app = create_app(engine, Settings(), load_profile(PROFILE_FOLDER / "exaone4.toml"), FMT)
+    app = create_app(engine, Settings(), load_profile(PROFILE_FOLDER / "twogear_tiny.toml"), FMT)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as client:
         yield Server(client, at_once=4), engine
 

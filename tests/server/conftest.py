@@ -1,5 +1,6 @@
 """What the tests of the front end share: the embedded model's chat format, and apps around a scripted engine."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
+from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, Script
@@ -26,7 +28,7 @@ def fmt() -> ChatFormat:
 
 @pytest.fixture(scope="session")
 def profile() -> Profile:
-    return load_profile(PROFILE_FOLDER / "exaone4.toml")
+    return load_profile(PROFILE_FOLDER / "twogear_tiny.toml")
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +43,24 @@ def client(fmt: ChatFormat, profile: Profile) -> Client:
             yield http
 
     return connect
+
+
+@asynccontextmanager
+async def served(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat, settings: Settings
+) -> AsyncIterator[tuple[DrainingServer, int]]:
+    """A server on a port of this machine, around an engine."""
+    listener = bind("127.0.0.1", 0)
+    app = create_app(engine, settings, profile, fmt)
+    server = DrainingServer(app.state.serving, server_config(app, settings))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        yield server, listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def always(ids: list[int]) -> Script:

@@ -1,4 +1,4 @@
-"""docs/api.md says what the code does: its tables are made from it, and its examples run."""
+"""docs/api.md and docs/api/ say what the code does: their tables are made from it, and their examples run."""
 
 import json
 import re
@@ -7,24 +7,31 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.fields import Fields
+from server.api.common.fields import UNSUPPORTED, Fields
 from server.api.completions.body import CompletionRequest
+from server.api.messages.body import MessagesRequest
+from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import FILE, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference import FILES, OBSERVABILITY, SHOWN_PROFILE, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
-TEXT = FILE.read_text()
+TEXT = "".join(file.read_text() for file in FILES)
 TRY = re.compile(r"<!-- try (\w+) (\S+) (\d+) -->\n```json\n(.*?)```\n(?:```json\n(.*?)```)?", re.DOTALL)
 WORDS = re.compile(r"`(\w+)`")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert render(TEXT) == TEXT, "renew them: python -m server.commands.reference"
-    assert {found[1] for found in TABLE.findall(TEXT)} == set(TABLES)
+    texts = [TEXT, OBSERVABILITY.read_text()]
+    for text in texts:
+        assert render(text) == text, "renew them: python -m server.commands.reference"
+    assert {found[1] for text in texts for found in TABLE.findall(text)} == set(TABLES)
 
 
-@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, TokenizeChatRequest, DetokenizeRequest])
+@pytest.mark.parametrize(
+    "kind",
+    [ChatRequest, CompletionRequest, MessagesRequest, ResponseRequest, TokenizeChatRequest, DetokenizeRequest],
+)
 def test_every_field_has_a_meaning(kind: type[Fields]) -> None:
     assert not [name for name, field in kind.model_fields.items() if not field.description]
 
@@ -47,8 +54,8 @@ async def test_the_examples_run(client: Client, fmt: ChatFormat, example: tuple[
 def test_fields_that_the_prose_names_exist() -> None:
     """Words in code marks that look like fields are in the tables, the profile, or said to be refused or ignored."""
     known = "".join(TABLES[name]() for name in TABLES) + SHOWN_PROFILE.read_text()
-    ignored = TEXT.partition("ignored here:")[2].partition("\n\n")[0]
-    refused = ["functions", "function_call", "guided_json", "structural_tag", "reasonning_mode"]
+    ignored = "".join(part.partition("\n\n")[0] for part in TEXT.split("ignored here:")[1:])
+    refused = ["functions", "function_call", "guided_json", "structural_tag", "reasonning_mode", *UNSUPPORTED]
     words = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", TABLE.sub("", TRY.sub("", TEXT))))
     assert words
     assert not sorted(word for word in words if word not in known and word not in [*refused, *WORDS.findall(ignored)])

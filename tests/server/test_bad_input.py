@@ -119,10 +119,6 @@ def nested(levels: int) -> dict[str, Any]:
         (CHAT, message("assistant", reasoning_content=1), "messages[0].reasoning_content"),
         (CHAT, message("assistant", tool_calls={}), "messages[0].tool_calls"),
         (CHAT, message("assistant", tool_calls=[{**CALL, "type": "custom"}]), "messages[0].tool_calls[0].type"),
-        (CHAT, called(arguments="[1]"), "messages[0].tool_calls[0].function.arguments"),
-        (CHAT, called(arguments="{"), "messages[0].tool_calls[0].function.arguments"),
-        (CHAT, called(arguments='{"a": NaN}'), "messages[0].tool_calls[0].function.arguments"),
-        (CHAT, called(arguments="[" * 2000), "messages[0].tool_calls[0].function.arguments"),
         (CHAT, called(arguments=nested(80)), "messages[0].tool_calls[0].function.arguments"),
         (CHAT, called(name=""), "messages[0].tool_calls[0].function.name"),
         (CHAT, {"messages": [*HELLO, {}]}, "messages[1].role"),
@@ -222,7 +218,8 @@ DEEP = b'{"messages": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}"
         (b'{"messages": [], }', None, "JSON"),
         (b'{"messages": []} x', None, "JSON"),
         (DEEP, None, "depth"),
-        (b"[" * 1_000_000, None, "depth"),
+        (b"[" * 100_000, None, "depth"),
+        (b"[" * 1_000_000, None, "lists"),
         (b'{"reasoning_mode": "standard", "reasoning_mode": "reasoning"}', "reasoning_mode", "twice"),
         (b'{"messages": [], "n": 1, "n": 1}', "n", "twice"),
     ],
@@ -376,7 +373,7 @@ async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: C
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         for sent, status in [
             (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
             (head + b"Content-Length: x\r\n\r\n", 400),

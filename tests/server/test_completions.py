@@ -34,7 +34,9 @@ async def test_a_text_goes_on(client: Client, engine: FakeEngine, fmt: ChatForma
     result = await post(client, engine)
     assert result["object"] == "text_completion"
     (choice,) = result["choices"]
-    assert choice == {"index": 0, "text": " né\nend", "logprobs": None, "finish_reason": "stop"}
+    assert choice == {
+        "index": 0, "text": " né\nend", "logprobs": None, "finish_reason": "stop", "stop_reason": None
+    }  # fmt: skip
     (request,) = engine.seen
     assert request.prompt_ids == fmt.encode_text("Once")
     assert request.sampling.max_tokens == 16
@@ -231,3 +233,22 @@ async def test_the_documentation_has_every_body(client: Client, engine: FakeEngi
         schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         for one in schema.get("anyOf", [schema]):
             assert schemas[one["$ref"].rpartition("/")[2]]["properties"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_long_prompts_log_probabilities_do_not_hold_up_others(
+    client: Client, fmt: ChatFormat, stream: bool
+) -> None:
+    ids = fmt.encode_text("a b c d") * 2000
+    engine = FakeEngine(lambda _: iter([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_context=100_000)
+    asked = {"prompt": ids, "echo": True, "logprobs": 20, "max_tokens": 0, "stream": stream}
+    async with client(engine) as http:
+        slow = asyncio.create_task(http.post("/v1/completions", json=asked))
+        turns = 0
+        while not slow.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        response = await slow
+    assert response.status_code == 200
+    assert response.text.count('"a":') >= len(ids) // 8
+    assert turns > 50  # held up, there are about ten

@@ -118,5 +118,8 @@ async def test_priorities_with_the_servers_leave(fmt: ChatFormat, profile: Profi
             response = await http.post(CHAT, json=body(priority=priority))
             assert response.status_code == 200, response.text
         await http.post("/v1/completions", json={"prompt": "a", "priority": 7})
-    # Twice as far apart, so that of requests with equal priority those that think go last.
-    assert [request.priority for request in engine.seen] == [-6, 10, 0, 0, 14]
+        for thinking in (0, 20):
+            asked = body(reasoning_mode="reasoning", thinking_token_budget=thinking, max_tokens=60)
+            assert (await http.post(CHAT, json=asked)).status_code == 200
+    # Three times as far apart: of requests with equal priority direct ones go first, then answers, then thoughts.
+    assert [request.priority for request in engine.seen[:7]] == [-9, 15, 0, 0, 21, 1, 2]

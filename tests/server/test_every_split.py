@@ -40,7 +40,7 @@ REASONING = [
     Case(f"so{CALL}\n</think>\n\n{CALL}\n{CALL}", "so", "", (ARGUMENTS,) * 3, ("tool_calls", "natural")),
     Case("never ends 😀 stop", "never ends 😀 stop", "", (), ("stop", "stopped")),
     Case("the stop\n</think>\n\n4 stop 5", "the stop", "4", (), ("stop", "natural"), {"stop": [" stop", "stop"]}),
-    Case("a\n</think>\n\nb\n</think>\n\nc", "a", "b\n\n\nc", (), ("stop", "natural")),
+    Case("a\n</think>\n\nb\n</think>\n\nc", "a", "b\n</think>\n\nc", (), ("stop", "natural")),
     Case("</think>\n\n\n\nb\n\n", "", "\n\nb\n\n", (), ("stop", "natural")),
 ]
 STANDARD = [

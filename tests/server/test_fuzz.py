@@ -11,6 +11,8 @@ from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
 from server.api.common.fields import RETIRED
 from server.api.completions.body import CompletionRequest
+from server.api.responses.body import ResponseRequest
+from server.api.responses.items import TYPES
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, Client
 
@@ -94,6 +96,30 @@ def test_any_fields(client: Client, fmt: ChatFormat, body: dict[str, Any]) -> No
 @given(content=st.binary(max_size=60) | JSON.map(orjson.dumps))
 def test_any_body(client: Client, fmt: ChatFormat, content: bytes) -> None:
     check(*post(client, fmt, content))
+
+
+PARTS = st.fixed_dictionaries({"type": st.sampled_from(["input_text", "output_text", "refusal", "input_image"])})
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from([*TYPES, "web_search_call"]) | JSON,
+            "role": ROLES | JSON,
+            "content": st.text() | st.lists(PARTS | JSON, max_size=2) | JSON,
+            **dict.fromkeys(("id", "call_id", "name", "arguments", "input", "output"), st.text(max_size=5) | JSON),
+            **dict.fromkeys(("summary", "encrypted_content", "namespace"), st.text(max_size=5) | JSON),
+        },
+    ),
+    max_size=4,
+)
+
+
+@given(
+    asked=st.text() | ITEMS | JSON,
+    fields=st.dictionaries(st.sampled_from(sorted(ResponseRequest.model_fields)), VALUES, max_size=4),
+)
+def test_any_input_of_a_response(client: Client, fmt: ChatFormat, asked: Any, fields: dict[str, Any]) -> None:
+    check(*post(client, fmt, orjson.dumps({"model": MODEL, **fields, "input": asked}), "/v1/responses"))
 
 
 @given(

@@ -14,7 +14,7 @@ from chat_templates.think_end import ThinkEnd, TokenEnd
 from engine.messages import Delta, Sampling
 from server.core.choice import Advance, Choice
 from server.core.generate import ChoiceRun
-from server.core.scheduler import Claim, Lane, Place, Scheduler
+from server.core.scheduler import Claim, Lane, ModeLoad, Place, Scheduler
 from server.modes.thinking import ThinkingPlan
 from tests.fake_engine import FakeEngine, script_of
 
@@ -39,11 +39,15 @@ class UnknownToTheEngine(TokenEnd):
         return int(token_id == self._watched)
 
 
+def one_place() -> Scheduler:
+    return Scheduler(lambda: 1, {"mode": ModeLoad(thinks=True)})
+
+
 def run_choice(
     engine: FakeEngine, choice: Choice, read: Callable[[Advance], T], *, one_by_one: bool = False
 ) -> AsyncGenerator[T, None]:
-    scheduler = Scheduler(lambda: 1)
-    return ChoiceRun(engine, scheduler, scheduler.claim(), choice, "id", one_by_one=one_by_one).read(read)
+    scheduler = one_place()
+    return ChoiceRun(engine, scheduler, scheduler.claim("mode"), choice, "id", one_by_one=one_by_one).read(read)
 
 
 def itself(advance: Advance) -> Advance:
@@ -265,16 +269,16 @@ class OnePlace(Scheduler):
     """A scheduler whose place is revoked after each of these numbers of looks at it."""
 
     def __init__(self, looks: list[int]) -> None:
-        super().__init__(lambda: 1)
+        super().__init__(lambda: 1, {"mode": ModeLoad(thinks=True)})
         self._looks = iter(looks)
 
     @asynccontextmanager
-    async def place(self, claim: Claim, lane: Lane, *, can_set_back: bool) -> AsyncIterator[Place]:
-        async with super().place(claim, lane, can_set_back=can_set_back) as place:
+    async def place(self, claim: Claim, *, thinking: bool, can_set_back: bool) -> AsyncIterator[Place]:
+        async with super().place(claim, thinking=thinking, can_set_back=can_set_back) as place:
             yield RevokedLater(place.claim, place.lane, can_set_back=can_set_back, looks=next(self._looks, None))
 
-    def answers(self, place: Place) -> None:
-        place.lane = Lane.ANSWER
+    def answers(self, place: Place, *, can_set_back: bool) -> None:
+        place.lane, place.can_set_back = Lane.ANSWER, can_set_back
 
 
 class RevokedLater(Place):
@@ -311,7 +315,7 @@ def test_being_set_back_changes_no_token(
     def outcome(scheduler: Scheduler) -> tuple[object, ...]:
         engine = FakeEngine(script_of([*ids, END_OF_TURN], len(PROMPT)), (END_OF_TURN,), chunks=chunks)
         choice = Choice(PROMPT, Sampling(max_tokens=limit), think_end(THINK_END), plan)
-        run = ChoiceRun(engine, scheduler, scheduler.claim(), choice, "id")
+        run = ChoiceRun(engine, scheduler, scheduler.claim("mode"), choice, "id")
 
         async def played() -> list[int]:
             return [token_id async for advance in run.read(itself) for token_id in advance.token_ids]
@@ -319,4 +323,4 @@ def test_being_set_back_changes_no_token(
         shown = asyncio.run(played())
         return shown, choice.token_ids, choice.reasoning_tokens, choice.finish, choice.thinking_finish
 
-    assert outcome(OnePlace(looks)) == outcome(Scheduler(lambda: 1))
+    assert outcome(OnePlace(looks)) == outcome(one_place())

@@ -1,5 +1,6 @@
 """A conversation that comes back has the ids that the model wrote, and always the text that the client sent."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -8,7 +9,13 @@ from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT, THINKING
-from server.core.generated_tokens import MOST_OF_ONE_PROMPT, GeneratedTokens
+from server.core.generated_tokens import (
+    GENERATION_BYTES,
+    MOST_OF_ONE_PROMPT,
+    PROMPT_BYTES,
+    GeneratedTokens,
+    Owner,
+)
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client, always, body
 from tests.server.test_streaming import events_of, gathered
@@ -93,18 +100,63 @@ def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
         assert again[len(prompt) : len(prompt) + len(ids) + 1] == [*ids, fmt.end_of_turn_id]
 
 
-def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
-    written = GeneratedTokens(fmt, most_tokens=20)
-    ids = spelled(fmt, list("What"))
+def kept(written: GeneratedTokens, fmt: ChatFormat, ids: list[int], owner: Owner = ("", "")) -> list[bool]:
+    """Of the prompts "0" to "9", after which "What" was written as `ids`: whether that is known still."""
     prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(10)]
-    for prompt in prompts:
-        written.remember(prompt, ids)
     again = [fmt.render([user(f"{number}"), assistant("What")], DIRECT) for number in range(10)]
-    kept = [
-        written.restored(plain)[: len(prompt) + len(ids)] == [*prompt, *ids]
+    return [
+        written.restored(plain, owner)[: len(prompt) + len(ids)] == [*prompt, *ids]
         for prompt, plain in zip(prompts, again, strict=True)
     ]
-    assert kept == [False] * 5 + [True] * 5
+
+
+def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
+    ids = spelled(fmt, list("What"))
+    written = GeneratedTokens(fmt, most_bytes=5 * (PROMPT_BYTES + GENERATION_BYTES + 4 * len(ids)))
+    for number in range(10):
+        written.remember(fmt.render([user(f"{number}")], DIRECT), ids)
+    assert kept(written, fmt, ids) == [False] * 5 + [True] * 5
+
+
+@pytest.mark.parametrize("other", [("key", ""), ("", "salt"), ("key", "salt")])
+def test_nobody_changes_another_ones_prompt(fmt: ChatFormat, other: Owner) -> None:
+    """Neither by what they make the model write, nor by making it write so much that the other's is forgotten."""
+    ids = spelled(fmt, list("What"))
+    own = ("", "") if other[0] else ("victim", "")
+    written = GeneratedTokens(fmt, most_bytes=20 * (PROMPT_BYTES + GENERATION_BYTES + 4 * len(ids)))
+    for number in range(10):
+        written.remember(fmt.render([user(f"{number}")], DIRECT), ids, own)
+    assert (kept(written, fmt, ids, own), kept(written, fmt, ids, other)) == ([True] * 10, [False] * 10)
+    for number in range(1000):
+        written.remember(fmt.render([user(f"x{number}")], DIRECT), ids, other)
+    assert kept(written, fmt, ids, own) == [True] * 10
+
+
+@pytest.mark.parametrize("length", [1, 10, 1000])
+def test_what_it_takes_is_counted(fmt: ChatFormat, length: int) -> None:
+    written = GeneratedTokens(fmt)
+    ids = fmt.encode_text("a") * length
+    prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(1000)]
+    tracemalloc.start()
+    for number, prompt in enumerate(prompts):
+        written.remember(prompt, ids, (f"{number % 7}", f"{number}"))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken <= written.size <= 3 * taken
+    for prompt in prompts[:100]:
+        for number in range(2 * MOST_OF_ONE_PROMPT):
+            written.remember(prompt, [*ids, number + 100], ("", ""))
+    generation = GENERATION_BYTES + 4 * (length + 1)
+    first, then = PROMPT_BYTES + generation - 4, PROMPT_BYTES + MOST_OF_ONE_PROMPT * generation
+    assert written.size == 1000 * first + 100 * then
+
+
+def test_nothing_is_remembered_where_there_is_no_room(fmt: ChatFormat) -> None:
+    written = GeneratedTokens(fmt, most_bytes=0)
+    ids = spelled(fmt, list("What"))
+    written.remember(fmt.render([user("0")], DIRECT), ids)
+    assert kept(written, fmt, ids) == [False] * 10
+    assert written.size == 0
 
 
 def test_thinking_is_not_looked_for(fmt: ChatFormat) -> None:
@@ -135,3 +187,17 @@ async def test_the_next_request_has_them(client: Client, fmt: ChatFormat, stream
             conversation += [assistant(text), user("And?")]
             tokens = (await http.post("/tokenize", json=body(messages=conversation))).json()["tokens"]
             assert tokens[: len(prompt) + len(ids)] == [*prompt, *ids]
+
+
+@pytest.mark.parametrize("salt", ["other", None])
+async def test_another_salt_does_not_have_them(client: Client, fmt: ChatFormat, salt: str | None) -> None:
+    ids = [*spelled(fmt, list("What is")), fmt.end_of_turn_id]
+    engine = FakeEngine(always(ids), (fmt.end_of_turn_id,))
+    conversation = [user("Hi"), assistant("What is"), user("And?")]
+    async with client(engine) as http:
+        await http.post("/v1/chat/completions", json=body(messages=conversation[:1], cache_salt="mine"))
+        counts = [
+            (await http.post("/tokenize", json=body(messages=conversation, cache_salt=one))).json()["count"]
+            for one in ("mine", salt)
+        ]
+    assert counts[0] > counts[1] == len(fmt.render(conversation, DIRECT))

@@ -218,11 +218,27 @@ def test_what_has_a_value_is_not_said_to_require_itself(schema: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("limit", "ending"), [("MOST_MEMORY = 90 << 20", signal.SIGABRT), ("MOST_SECONDS = 0.1", signal.SIGPROF)]
+    ("memory", "seconds", "ending"), [(90 << 20, 2.0, signal.SIGABRT), (1 << 30, 0.1, signal.SIGPROF)]
 )
-def test_a_job_that_exceeds_a_limit_ends_alone(limit: str, ending: int) -> None:
+def test_a_job_that_exceeds_a_limit_ends_alone(memory: int, seconds: float, ending: int) -> None:
     schema = {"type": "object", "properties": {f"p{n}": ARRAYS for n in range(8)}}
-    code = f"from server.core import grammar_worker, grammars; grammars.{limit}; grammar_worker.main()"
-    lines = [jobs.encode(job) for job in (RuleJob("x", "json", schema), RuleJob("x", "regex", "a+"))]
+    code = f"from server.core import grammar_worker, grammars; grammars.MOST_MEMORY = {memory}; grammar_worker.main()"
+    lines = [
+        b"%g %b" % (seconds, jobs.encode(job)) for job in (RuleJob("x", "json", schema), RuleJob("x", "regex", "a+"))
+    ]
     result = subprocess.run([sys.executable, "-c", code], input=b"\n".join(lines), capture_output=True, check=True)
     assert list(map(jobs.decode_reply, result.stdout.splitlines())) == [jobs.Died(ending), jobs.Written("/a+/")]
+
+
+async def test_costly_grammars_hold_up_costly_ones_only() -> None:
+    pool = GrammarPool()
+    schemas = [{"type": "object", "properties": {f"p{n}{i}": ARRAYS for n in range(8)}} for i in range(6)]
+    costly = [asyncio.create_task(pool.written(RuleJob("x", "json", schema), 0)) for schema in schemas]
+    await asyncio.sleep(0)
+    for number in range(5):
+        assert await pool.written(RuleJob("y", "regex", "a" * (number + 1)), 0)
+    assert not all(task.done() for task in costly)
+    for task in costly:
+        with pytest.raises(BadRequestError, match=r"^x: "):
+            await task
+    pool.close()

@@ -185,10 +185,10 @@ async def test_stop_strings_cut_the_answer_but_not_the_thinking(client: Client, 
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
-        ({"thinking_token_budget": -1}, "thinking_token_budget"),
+        ({"thinking_token_budget": -2}, "thinking_token_budget"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "0"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"presence_penalty": 3}, "presence_penalty"),
@@ -224,15 +224,15 @@ async def test_stop_strings_cut_the_answer_but_not_the_thinking(client: Client, 
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"reasoning_effort": "max"}, "reasoning_effort"),
+        ({"reasoning_effort": "most"}, "reasoning_effort"),
         ({"reasoning_effort": 3}, "reasoning_effort"),
         ({"reasoning": True}, "reasoning"),
         ({"reasoning": {"enabled": "yes"}}, "reasoning.enabled"),
-        ({"reasoning": {"max_tokens": -1}}, "reasoning.max_tokens"),
+        ({"reasoning": {"max_tokens": -2}}, "reasoning.max_tokens"),
         ({"reasoning": {"effort": "some"}}, "reasoning.effort"),
         ({"reasoning": {"exclude": 1}}, "reasoning.exclude"),
         ({"thinking": {}}, "thinking.type"),
-        ({"thinking": {"type": "adaptive"}}, "thinking.type"),
+        ({"thinking": {"type": "some"}}, "thinking.type"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1.5}}, "thinking.budget_tokens"),
         ({"chat_template_kwargs": {"enable_thinking": "true"}}, "chat_template_kwargs.enable_thinking"),
     ],
@@ -343,6 +343,7 @@ async def test_without_an_engine_requests_and_health_are_503(
             assert int(response.headers["retry-after"]) > 0
             assert told in error_of(response)["message"]
         assert response.json()["progress"] == status.fraction
+        assert (await http.get("/live")).status_code == 200
         engine.status = EngineStatus("ready", "", 1.0)
         assert (await http.get("/health")).json() == {"status": "ok"}
 
@@ -364,9 +365,21 @@ async def test_metrics_tell_the_engines_load_as_vllm_does(client: Client, engine
         idle = set((await http.get("/metrics")).text.splitlines())
         engine.stats = Stats(2, 1, (PageGroup("sliding", 32, 3, 5, 8), PageGroup("global", 32, 7, 1, 8)))
         busy = set((await http.get("/metrics")).text.splitlines())
-    assert {"vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0"} <= idle
-    assert {"vllm:num_requests_running 2.0", "vllm:num_requests_waiting 1.0"} <= busy
-    assert f"vllm:kv_cache_usage_perc {10 / 24}" in busy
+    labels = f'{{engine="0",model_name="{MODEL}"}}'
+    assert {f"vllm:num_requests_running{labels} 0.0", f"vllm:num_requests_waiting{labels} 0.0"} <= idle
+    assert {f"vllm:num_requests_running{labels} 2.0", f"vllm:num_requests_waiting{labels} 1.0"} <= busy
+    assert f"vllm:kv_cache_usage_perc{labels} {10 / 24}" in busy
+
+
+async def test_metrics_tell_the_engines_state_and_restarts(client: Client, engine: FakeEngine) -> None:
+    engine.restarts = {"hang": 2}
+    engine.status = EngineStatus("lost", "the engine hung", 0.0)
+    async with client(engine) as http:
+        lines = set((await http.get("/metrics")).text.splitlines())
+    assert {'twogear_engine_state{state="lost"} 1.0', 'twogear_engine_state{state="ready"} 0.0'} <= lines
+    causes = {"crash": 0, "killed": 0, "error": 0, "hang": 2, "protocol": 0}
+    assert {f'twogear_engine_restarts_total{{cause="{cause}"}} {n}.0' for cause, n in causes.items()} <= lines
+    assert {f'twogear_engine_places{{lane="{lane}",state="held"}} 0.0' for lane in ("answer", "think")} <= lines
 
 
 async def test_metrics_count_requests_and_tokens(client: Client, engine: FakeEngine, fmt: ChatFormat) -> None:

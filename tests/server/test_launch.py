@@ -3,7 +3,9 @@
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from server.engine_client import EngineUnavailable
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import Profile
 from server.settings import Settings
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, script_of
 from tests.server.conftest import body
 
 CHAT = "/v1/chat/completions"
@@ -53,9 +55,9 @@ class HeldEngine(FakeEngine):
 class Running:
     """A server in a thread."""
 
-    def __init__(self, engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    def __init__(self, engine: FakeEngine, profile: Profile, fmt: ChatFormat, settings: Settings | None = None) -> None:
         listener = bind("127.0.0.1", 0)
-        settings = Settings()
+        settings = settings or Settings()
         app = create_app(engine, settings, profile, fmt)
         self.server = DrainingServer(app.state.serving, server_config(app, settings))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -85,6 +87,8 @@ def test_a_termination_signal_lets_running_requests_end(running: Running, held: 
         assert (health.status_code, health.json()["status"]) == (503, "draining")
         refused = httpx.post(running.url + CHAT, json=body())
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert refused.headers["connection"] == "close"
+        assert httpx.get(f"{running.url}/live").json() == {"status": "alive"}
         held.let_go.set()
         rest = list(lines)
     assert "data: [DONE]" in rest
@@ -112,3 +116,58 @@ def test_a_client_that_hangs_up_ends_its_generation(running: Running, held: Held
             httpx.post(running.url + CHAT, json=body(), timeout=0.3)
     assert held.left.wait(60)
     assert not held.let_go.is_set()
+
+
+class SlowThinker(FakeEngine):
+    """Thinks for ever, a token every few milliseconds; answers at once where the thinking is closed."""
+
+    def __init__(self, fmt: ChatFormat, places: int) -> None:
+        def script(prompt: list[int]) -> Iterator[int]:
+            if fmt.is_thinking_open(prompt):
+                return script_of(fmt.encode_text(" and"), len(prompt))(prompt)
+            return iter([*fmt.encode_text("so"), fmt.end_of_turn_id])
+
+        super().__init__(
+            script,
+            (fmt.end_of_turn_id,),
+            max_num_seqs=places,
+            max_context=100_000,
+            step=lambda: asyncio.sleep(0.005),
+        )
+
+
+def test_thinking_is_closed_in_time_so_that_all_that_was_accepted_is_answered(
+    profile: Profile, fmt: ChatFormat
+) -> None:
+    """Those that wait for a place too."""
+    running = Running(SlowThinker(fmt, places=2), profile, fmt, Settings(drain_seconds=4.0))
+    asked = body(reasoning_mode="reasoning", max_tokens=60_000, temperature=0)
+    with ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(httpx.post, running.url + CHAT, json=asked, timeout=60) for _ in range(6)]
+        while running.server.serving.running < 6:
+            time.sleep(0.01)
+        running.server.handle_exit(signal.SIGTERM, None)
+        responses = [answer.result() for answer in answers]
+    running.thread.join()
+    choices = [response.json()["choices"][0] for response in responses]
+    assert {response.status_code for response in responses} == {200}
+    assert {choice["reasoning_finish_reason"] for choice in choices} == {"stopped"}
+    assert {choice["message"]["content"] for choice in choices} == {"so"}
+
+
+def test_it_listens_until_the_engine_is_closed(profile: Profile, fmt: ChatFormat) -> None:
+    closing, let_go = threading.Event(), threading.Event()
+
+    class SlowToClose(FakeEngine):
+        async def close(self) -> None:
+            closing.set()
+            await asyncio.to_thread(let_go.wait)
+
+    running = Running(SlowToClose(lambda _: iter([fmt.end_of_turn_id]), (fmt.end_of_turn_id,)), profile, fmt)
+    running.server.handle_exit(signal.SIGTERM, None)
+    assert closing.wait(60)
+    health, live, late = (httpx.get(f"{running.url}/{name}") for name in ("health", "live", "v1/models"))
+    assert (health.status_code, live.status_code, late.status_code) == (503, 200, 200)
+    assert httpx.post(running.url + CHAT, json=body()).status_code == 503
+    let_go.set()
+    running.thread.join()

@@ -16,7 +16,7 @@ ENDS = ThinkClosing(wrap_ups=((1, 2, 3, 4, 5), (5,), ()), tag=CLOSING[:1], separ
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return load_profile(PROFILE_FOLDER / "exaone4.toml")
+    return load_profile(PROFILE_FOLDER / "twogear_tiny.toml")
 
 
 @given(limit=st.integers(1, 2000), budget=st.none() | st.integers(0, 2000))

@@ -1,13 +1,16 @@
 """Responses and events agree with the OpenAPI document: they have the fields that it lists and no others."""
 
+import re
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import msgspec
+import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
+from server.api.registry import APIS
 from server.app import create_app
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
@@ -55,6 +58,15 @@ class Document:
         if media_type == "text/event-stream" and "error" in value:
             schema = {"$ref": "#/components/schemas/ErrorResponse"}
         jsonschema_rs.validate({**self._document, **schema}, value)
+
+
+async def test_the_document_has_all_that_it_refers_to(client: Client, engine: FakeEngine) -> None:
+    async with client(engine) as http:
+        text = (await http.get("/openapi.json")).text
+    schemas = orjson.loads(text)["components"]["schemas"]
+    assert set(re.findall(r'"#/components/schemas/(\w+)"', text)) <= set(schemas)
+    for kind in {kind for api in APIS for kind in (*api.bodies, *api.answers)}:
+        assert set(schemas[kind.__name__].get("properties", {})) == set(kind.model_json_schema().get("properties", {}))
 
 
 @pytest.mark.parametrize(("path", "fields"), REQUESTS)

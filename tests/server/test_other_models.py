@@ -13,7 +13,11 @@ import httpx
 import openai
 import pytest
 
+from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
+from chat_templates.client_text import plain as plain_text
 from chat_templates.format import ChatFormat
+from chat_templates.messages import check_messages
+from chat_templates.settings import DIRECT, FormatSettings
 from server.app import create_app
 from server.cli import main
 from server.core import grammars
@@ -163,7 +167,8 @@ async def test_what_a_model_cannot_do_is_refused_with_the_field(fields: dict[str
 
 
 def test_the_profile_is_that_of_the_family() -> None:
-    assert shipped_profile("exaone4", "").name == "exaone4.toml"
+    assert shipped_profile("exaone4", "").name == "twogear_tiny.toml"
+    assert shipped_profile("exaone4", "{{ messages }}").name == "exaone4.toml"
     assert shipped_profile("qwen3_moe", "enable_thinking").name == "qwen3.toml"
     assert shipped_profile("deepseek_v3", "{% if thinking %}").name == "deepseek_v3_1.toml"
     assert shipped_profile("deepseek_v3", "<think>") == GENERAL  # R1
@@ -175,7 +180,7 @@ def test_the_profile_is_that_of_the_family() -> None:
 def test_no_two_profiles_ask_for_the_same() -> None:
     """Else which of them is taken were a matter of their names."""
     matches = [load_profile(path).match for path in PROFILE_FOLDER.glob("*.toml")]
-    asked = [(kind, len(match.template_has)) for match in matches if match for kind in match.model_types]
+    asked = [(kind, match.strictness) for match in matches if match for kind in match.model_types]
     assert len(asked) == len(set(asked))
 
 
@@ -252,3 +257,53 @@ def test_its_limits_and_grammars(smollm2: RealServer) -> None:
     pages = httpx.get(f"{smollm2.url}/metrics").text
     assert 'twogear_kv_pages{group="global",state="free"}' in pages
     assert 'group="sliding"' not in pages
+
+
+async def test_tags_that_the_engine_takes_for_text_are_not_drawn_where_a_grammar_spells_them() -> None:
+    """Added tokens that are not special, as in Qwen3: their bytes fit where their spelling does."""
+    fmt = HYBRIDS["qwen"]
+    assert fmt.think_end_id in fmt.vocabulary.plain_control_ids
+    body = {"messages": HELLO, "reasoning_mode": "reasoning", "structured_outputs": {"choice": ["a</think>b"]}}
+    thinking = written(fmt, "hm\n", "</think>")[:-1]
+
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        text = written(fmt, "a", "<", "/think>b")
+        return iter(text if not fmt.is_thinking_open(prompt_ids) else [*thinking, EOS])
+
+    async with serving(fmt, script) as (http, engine):
+        answer = (await http.post(CHAT, json=body)).json()
+        await http.post(CHAT, json={"messages": HELLO, "structured_outputs": {"choice": ["ab"]}})
+    first, second, plain_choice = engine.seen
+    assert answer["choices"][0]["message"]["content"] == "a</think>b"
+    assert first.sampling.logit_bias is None  # the thinking must be able to end
+    assert (second.sampling.logit_bias or {})[fmt.think_end_id] == -100.0
+    assert plain_choice.sampling.logit_bias is None
+
+
+async def test_strict_tools_of_a_model_whose_tags_are_text_to_the_engine() -> None:
+    fmt = HYBRIDS["qwen"]
+    tool = {**CLOCK, "function": {**CLOCK["function"], "strict": True}}
+    async with serving(fmt, always(written(fmt, "7"))) as (http, engine):
+        await http.post(CHAT, json={"messages": HELLO, "tools": [tool]})
+    grammar = engine.seen[0].sampling.grammar
+    assert grammar is not None
+    assert "calls: call* TEXT?" in grammar
+    assert 'text_to_call[suffix="<tool_call>"]: /(.|\\n)*/' in grammar
+    grammars.check(grammar)
+
+
+async def test_a_template_that_wants_arguments_as_an_object_gets_one() -> None:
+    """Text that a limit cut off: where the template fails on it, no arguments take its place."""
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"a": "303 +'}}
+    messages: list[dict[str, Any]] = [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]
+    template = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{% for key, value in c.function.arguments.items() %}{{ key }}{% endfor %}{{ c.function.name }}{% endfor %}"
+        "{% endfor %}"
+    )
+    files = TemplateFiles(template, None, {})
+    turns = check_messages(messages)
+    assert plain_text(CheckpointTemplate(files, FormatSettings()).render(turns, DIRECT)) == "HinowHi"
+    text = template.replace("c.function.arguments.items()", "[(c.function.arguments, 1)]")
+    written_out = CheckpointTemplate(TemplateFiles(text, None, {}), FormatSettings()).render(turns, DIRECT)
+    assert plain_text(written_out) == 'Hi{"a": "303 +nowHi'

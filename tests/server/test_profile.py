@@ -8,7 +8,7 @@ from server.cli_errors import UsageError
 from server.modes.profile import PROFILE_FOLDER, Dialects, DirectMode, ThinkingMode, load_profile
 from tests.styles import direct_of, thinking_of
 
-SHIPPED = PROFILE_FOLDER / "exaone4.toml"
+SHIPPED = PROFILE_FOLDER / "twogear_tiny.toml"
 
 
 def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:

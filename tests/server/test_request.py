@@ -16,7 +16,10 @@ from server.api.tokens.body import TokenizeChatRequest
 from server.core.request import Request, Texts
 
 BOUNDS = {Ge: "ge", Gt: "gt", Le: "le"}
-WIDER = {"top_k": {"ge": -1, "le": INT64}}  # -1 is no limit, as in vLLM; JSON's numbers have an end
+WIDER = {
+    "top_p": {"ge": 0, "le": 1},
+    "top_k": {"ge": -1, "le": INT64},
+}  # -1 is no limit, as in vLLM; JSON's numbers have an end
 
 
 def asked(**names: str) -> Request:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core import grammars
-from server.core.schemas import closed
+from server.core import grammars, schema_rewrites
+from server.core.schemas import Schema, closed
 from tests.server.test_answer_format import fits
 
 NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -96,3 +97,65 @@ def test_an_answer_has_no_property_that_its_schema_does_not_list() -> None:
     assert fits(grammar, '{"name": "x"}')
     assert not fits(grammar, json.dumps({"name": "x", "more": 1}))
     assert fits(f"start: answer\nanswer: {grammars.of_schema({'type': 'object'})}", '{"any": 1}')
+
+
+ZOD = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+CAT = {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]}
+DOG = {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}
+
+
+def takes(schema: Schema, text: str) -> bool:
+    """Whether the grammar that is made of `schema` takes the whole text and can end there."""
+    return fits(f"start: {grammars.of_schema(schema)}", text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"oneOf": [{"type": "null"}, {"$ref": "#/$defs/C"}], "$defs": {"C": CAT}}, ["null", '{"kind": "cat"}'], ["3"]),
+        (
+            {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/C"}, {"$ref": "#/$defs/D"}], "$defs": {"C": CAT, "D": DOG}},
+            ["null", '{"kind": "cat"}', '{"kind": "dog"}'],
+            ['{"kind": "cow"}'],
+        ),
+        (
+            {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "integer"}},
+            ['{"a": 1}'],
+            ['{"a": "b"}'],
+        ),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, ["[1, 2]"], ['["a"]']),
+        ({"type": "object", "minProperties": 1, "additionalProperties": True}, ['{"a": 1}'], ["{}"]),
+        (
+            {"type": "object", "minProperties": 2, "properties": {"a": {}, "b": {}}, "required": ["a", "b"]},
+            ['{"a": 1, "b": 2}'],
+            ['{"a": 1}'],
+        ),
+        (
+            {"type": "string", "format": "email", "pattern": ZOD},
+            ['"a.b+c@d-e.org"', '"a@b.co"', '"a\'b@c.de"'],
+            ['".a@b.co"', '"a..b@c.de"', '"a.@b.co"', '"a@b"', '"a@b.c"', '"a@-b.co"'],
+        ),
+        *(
+            ({"type": "string", "format": name}, ['"/tmp/a b"'], ["3"])
+            for name in ("path", "binary", "password", "base64", "uri-reference")
+        ),
+    ],
+)
+def test_schemas_that_other_servers_take(schema: Schema, right: list[str], wrong: list[str]) -> None:
+    assert all(takes(schema, text) for text in right)
+    assert not any(takes(schema, text) for text in wrong)
+
+
+@given(st.text(alphabet="ab.'+@-_", max_size=8), st.text(alphabet="ab.-", max_size=5))
+def test_the_pattern_without_looking_ahead_says_the_same(local: str, domain: str) -> None:
+    plain = schema_rewrites.PLAIN_PATTERNS[ZOD]
+    for text in (f"{local}@{domain}.co", f"a{local}@b.co"):
+        assert (re.match(ZOD, text) is None) == (re.match(plain, text) is None)
+
+
+def test_one_of_that_refers_to_itself_ends() -> None:
+    node = {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]}
+    holder = {"type": "object", "properties": {"k": {"const": "a"}, "n": node}, "required": ["k", "n"]}
+    other = {"type": "object", "properties": {"k": {"const": "b"}, "n": node}, "required": ["k", "n"]}
+    schema: Schema = {**node, "$defs": {"A": holder, "B": other}}
+    assert schema_rewrites.rewritten(schema)

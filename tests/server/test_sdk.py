@@ -50,7 +50,7 @@ def test_both_modes(sdk: openai.OpenAI) -> None:
     assert direct.choices[0].message.content == reasoned.choices[0].message.content == "It is 4."
     assert not direct.choices[0].message.model_extra
     assert reasoned.choices[0].message.model_extra == {"reasoning_content": "2 and 2", "reasoning": "2 and 2"}
-    assert reasoned.choices[0].model_extra == {"reasoning_finish_reason": "natural"}
+    assert reasoned.choices[0].model_extra == {"reasoning_finish_reason": "natural", "stop_reason": None}
     assert reasoned.usage is not None
     assert reasoned.usage.completion_tokens_details is not None
     assert reasoned.usage.completion_tokens_details.reasoning_tokens
@@ -76,6 +76,15 @@ async def test_async_and_side_by_side(url: str) -> None:
         stream = await sdk.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert {answer.choices[0].message.content for answer in answers} == {text} == {"It is 4."}
+
+
+def test_the_id_of_a_request(sdk: openai.OpenAI) -> None:
+    named = {"X-Request-Id": "mine"}
+    answer = sdk.chat.completions.create(model=MODEL, messages=QUESTION, extra_headers=named)
+    assert answer._request_id == "mine"
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(model=MODEL, messages=QUESTION, temperature=9, extra_headers=named)
+    assert refused.value.request_id == "mine"
 
 
 class Sum(BaseModel):

@@ -43,7 +43,7 @@ def left_out(file: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("cpu", ("engine-cpu", "train")), ("cuda", ("engine-cuda", "train")), ("dev", ("dev",))],
+    [("cpu", ("engine-cpu", "otel", "train")), ("cuda", ("engine-cuda", "otel", "train")), ("dev", ("dev",))],
 )
 def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -> None:
     locked_pins = pins(lock)

@@ -11,7 +11,11 @@ CODE = r"`((?:server|engine)/[\w/]+\.py)`"
 TABLE, REST = PAGE.partition("\nWhat travels")[::2]
 STEPS = re.findall(CODE, TABLE.partition("| step |")[2])
 LEAVES = re.findall(CODE, REST.partition("\n## ")[0])
-HELD = {"server/core/serving.py": ["server/engine_client.py"]}  # what it holds for all requests
+HELD = {  # what they know of the engine, for all requests
+    "server/core/serving.py": ["server/engine_client.py"],
+    "server/core/quarantine.py": ["server/engine_client.py"],
+    "server/engine_metrics.py": ["server/engine_client.py"],
+}
 ENTRIES = ("server/api/chat/routes.py", "engine/loop.py")
 
 

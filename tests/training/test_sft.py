@@ -135,7 +135,7 @@ def test_only_generated_tokens_are_learnt(finished: Trainer) -> None:
 def test_cut_reasoning_ends_as_a_server_ends_it(finished: Trainer, mix: Mix) -> None:
     """What the server plans for a budget is what stands between thought and answer, and none of it is learnt."""
     fmt = finished.fmt
-    profile = thinking_of(load_profile(PROFILE_FOLDER / "exaone4.toml"))
+    profile = thinking_of(load_profile(PROFILE_FOLDER / "twogear_tiny.toml"))
     always = msgspec.structs.replace(mix, cut_share=1.0, rephrase_share=0.0, **ONLY_TASKS)
     assert (always.wrap_up, always.short_wrap_up) == profile.wrap_ups[:2]
     said = set()

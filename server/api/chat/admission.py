@@ -2,9 +2,9 @@
 
 from server.api.chat.body import ChatRequest
 from server.api.common.conversation import TOOL_NAMES, conversation_of, tool_use_of
-from server.api.common.formats import forms_of
-from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
-from server.api.common.thinking import mode_wish
+from server.api.common.formats import forms_in
+from server.api.common.sampling import logit_bias_of, prompt_logprobs_of, sampling_of, stop_of
+from server.api.common.thinking import mode_wish, shows_thinking
 from server.core.request import Received, Request, Shown, new_id
 from server.errors import BadRequestError
 
@@ -24,11 +24,14 @@ def chat_request(asked: ChatRequest, received: Received) -> Request:
         sampling=sampling_of(asked),
         seed=asked.seed,
         logit_bias=logit_bias_of(asked),
+        allowed_token_ids=asked.allowed_token_ids,
+        bad_words=asked.bad_words or (),
         stop=stop_of(asked),
         n=asked.n or 1,
-        forms=forms_of(asked.response_format, asked.structured_outputs),
+        forms=forms_in(asked),
         shown=shown,
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
         names={**TOOL_NAMES, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
     )
@@ -51,7 +54,10 @@ def _shown(asked: ChatRequest) -> Shown:
                 raise BadRequestError(f"{name} needs logprobs: set it to true.", param=name)
     return Shown(
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        prompt_logprobs=prompt_logprobs_of(asked),
         reasoning_logprobs=bool(asked.reasoning_logprobs),
+        tokens_as_ids=bool(asked.return_tokens_as_token_ids),
         token_ids=bool(asked.return_token_ids),
-        thinking=asked.reasoning is None or not asked.reasoning.exclude,
+        control_tokens=asked.skip_special_tokens is False,
+        thinking=shows_thinking(asked),
     )

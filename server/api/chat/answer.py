@@ -9,9 +9,11 @@ from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArgu
 from server.api.common.usage import usage
 from server.core.choice import Choice
 from server.core.events import Piece
+from server.core.logprobs import prompt_places
 from server.core.plan import Plan
+from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
-from server.http.sse import DONE, encode_event
+from server.http.sse import DONE, encode_event, encode_json
 
 HOLE = "\0"  # where text goes in an encoded event; nothing else there is this string
 
@@ -42,8 +44,8 @@ class Gathered:
         for name, entries in (piece.logprobs or {}).items():
             self._logprobs[name] += b"".join(orjson.dumps(entry) + b"," for entry in entries)
 
-    def message(self, *, shows_thinking: bool) -> JsonObject:
-        """The choice's message."""
+    def message(self, reasoning_fields: Sequence[str]) -> JsonObject:
+        """The choice's message; the thinking stands in each of these fields."""
         answer = "".join(self._answer)
         message: JsonObject = {"role": "assistant", "content": answer, "refusal": None}
         if self._calls:
@@ -51,10 +53,7 @@ class Gathered:
             message["tool_calls"] = [
                 _call(call, "".join(texts)) for call, texts in zip(self._calls, self._arguments, strict=True)
             ]
-        if shows_thinking:
-            reasoning = "".join(self._reasoning)
-            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
-        return message
+        return message | dict.fromkeys(reasoning_fields, "".join(self._reasoning))
 
     @property
     def has_calls(self) -> bool:
@@ -75,10 +74,12 @@ class Gathered:
 class ChatResponse:
     """The response to a request that was not streamed."""
 
-    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str) -> None:
+    def __init__(self, plan: Plan, choices: Sequence[Choice], serving: Serving) -> None:
         self._plan = plan
         self._choices = choices
-        self._model = model
+        self._model = serving.settings.model_name
+        self._fmt = serving.fmt
+        self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
         self._gathered = [Gathered() for _ in choices]
 
     def add(self, piece: Piece) -> None:
@@ -91,9 +92,9 @@ class ChatResponse:
         choices = [
             {
                 "index": index,
-                "message": gathered.message(shows_thinking=plan.shows_thinking),
+                "message": gathered.message(self._reasoning_fields),
                 "logprobs": gathered.logprobs(),
-                **_how_it_ended(choice, has_calls=gathered.has_calls),
+                **_how_it_ended(choice, plan, has_calls=gathered.has_calls),
                 **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
             }
             for index, (choice, gathered) in enumerate(zip(self._choices, self._gathered, strict=True))
@@ -106,7 +107,15 @@ class ChatResponse:
             "choices": choices,
             "usage": usage(plan, self._choices),
             **_prompt_ids(plan),
+            **self._prompt_logprobs(),
         }
+
+    def _prompt_logprobs(self) -> JsonObject:
+        plan, entries = self._plan.choices[0], self._choices[0].prompt_logprobs
+        top = plan.sampling.prompt_logprobs
+        if top is None or entries is None:
+            return {}
+        return {"prompt_logprobs": prompt_places(self._fmt, top, plan.prompt_ids, entries)}
 
 
 def _prompt_ids(plan: Plan) -> JsonObject:
@@ -117,25 +126,41 @@ def _call(call: ToolCallStart, arguments: str) -> JsonObject:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _how_it_ended(choice: Choice, *, has_calls: bool) -> JsonObject:
-    calls = has_calls and choice.finish == "stop"
-    ended: JsonObject = {"finish_reason": "tool_calls" if calls else choice.finish}
+def _how_it_ended(choice: Choice, plan: Plan, *, has_calls: bool) -> JsonObject:
+    """A tool that the client named is no decision of the model's: as OpenAI, that is no `tool_calls`."""
+    calls = has_calls and choice.finish == "stop" and not plan.answer_format.is_named
+    ended: JsonObject = {
+        "finish_reason": "tool_calls" if calls else choice.finish,
+        "stop_reason": choice.stop_reason,
+    }
     if choice.thinking_finish is not None:
         ended["reasoning_finish_reason"] = choice.thinking_finish
     return ended
 
 
 class ChunkWriter:
-    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
+    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last;
+    with `continuous_usage` it has the counts so far.
+    """
 
-    def __init__(self, plan: Plan, choices: Sequence[Choice], model: str, *, include_usage: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        choices: Sequence[Choice],
+        serving: Serving,
+        *,
+        include_usage: bool,
+        continuous_usage: bool = False,
+    ) -> None:
+        self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
+        self._continuous_usage = continuous_usage
         self._plan = plan
         self._choices = choices
         self._head: JsonObject = {
             "id": plan.id,
             "object": "chat.completion.chunk",
             "created": plan.created,
-            "model": model,
+            "model": serving.settings.model_name,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()
@@ -164,7 +189,7 @@ class ChunkWriter:
     def finish(self) -> bytes:
         """How each choice ended and, if asked for, the token counts in an event without choices."""
         ends = [
-            self._chunk(index, {}, _how_it_ended(choice, has_calls=index in self._with_calls))
+            self._chunk(index, {}, _how_it_ended(choice, self._plan, has_calls=index in self._with_calls))
             for index, choice in enumerate(self._choices)
         ]
         if self._tail:
@@ -177,7 +202,7 @@ class ChunkWriter:
 
     def _event(self, index: int, event: Event) -> bytes:
         """One event; text, which most of them are, is put between what stood around the first such text."""
-        if not isinstance(event, AnswerText | ReasoningText):
+        if self._continuous_usage or not isinstance(event, AnswerText | ReasoningText):
             delta = self._delta(index, event)
             return b"" if delta is None else encode_event(self._chunk(index, delta))
         around = self._around.get((index, type(event)))
@@ -185,12 +210,12 @@ class ChunkWriter:
             delta = self._delta(index, type(event)(HOLE))
             around = [] if delta is None else encode_event(self._chunk(index, delta)).split(orjson.dumps(HOLE))
             self._around[index, type(event)] = around
-        return orjson.dumps(event.text).join(around)
+        return encode_json(event.text).join(around)
 
     def _delta(self, choice: int, event: Event) -> JsonObject | None:
         match event:
-            case ReasoningText(text) if self._plan.shows_thinking:
-                return {"reasoning_content": text, "reasoning": text}
+            case ReasoningText(text) if self._reasoning_fields:
+                return dict.fromkeys(self._reasoning_fields, text)
             case AnswerText(text):
                 return {"content": text}
             case ToolCallStart(index):
@@ -202,4 +227,5 @@ class ChunkWriter:
 
     def _chunk(self, index: int, delta: JsonObject, more: JsonObject | None = None) -> JsonObject:
         choice: JsonObject = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(more or {})}
-        return {**self._head, "choices": [choice], **self._tail}
+        tail = {"usage": usage(self._plan, self._choices)} if self._continuous_usage else self._tail
+        return {**self._head, "choices": [choice], **tail}

@@ -11,6 +11,10 @@ EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
     "reasoning_logprobs", "continue_final_message", "add_generation_prompt", "priority", "return_token_ids",
+    "cache_salt",
+    "enable_thinking", "thinking_budget", "thinking_budget_tokens", "reasoning_budget", "include_reasoning",
+    "separate_reasoning", "stream_reasoning", "allowed_token_ids", "bad_words", "skip_special_tokens",
+    "include_stop_str_in_output", "prompt_logprobs", "return_tokens_as_token_ids", "json_schema",
 )  # fmt: skip
 
 

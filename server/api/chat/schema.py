@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from server.api.common.schema import Answer, Count, TokenLogprob, Usage
+from server.api.common.schema import Answer, Count, PlaceLogprob, TokenLogprob, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ReasoningFinish = Literal["natural", "budget", "length", "stopped"]
@@ -73,7 +73,11 @@ class ChatChoice(Answer):
     logprobs: ChoiceLogprobs | None
     """With `logprobs`."""
     finish_reason: FinishReason
-    """`stop`: the model ended its turn, or a stop was reached; `length`: the token limit; `tool_calls`."""
+    """`stop`: the model ended its turn, a stop was reached, or the tool was called that `tool_choice` names; `length`:
+    the token limit; `tool_calls`.
+    """
+    stop_reason: str | int | None
+    """The stop string, or the token of `stop_token_ids`, that ended the answer."""
     reasoning_finish_reason: ReasoningFinish | None = None
     """How the thinking ended: by itself, its budget or the token limit spent, or told to. Absent in standard mode."""
     token_ids: list[int] | None = None
@@ -97,6 +101,8 @@ class ChatCompletion(Answer):
     """Token counts."""
     prompt_token_ids: list[int] | None = None
     """The prompt's tokens, with `return_token_ids`."""
+    prompt_logprobs: list[dict[str, PlaceLogprob] | None] | None = None
+    """With `prompt_logprobs`: for each token of the prompt but the first, by token id."""
 
 
 class FunctionDelta(Answer):
@@ -147,6 +153,8 @@ class ChunkChoice(Answer):
     """Of the tokens of this part, with `logprobs`."""
     finish_reason: FinishReason | None
     """Null but in the last part."""
+    stop_reason: str | int | None = None
+    """In the last part: the stop string, or the token of `stop_token_ids`, that ended the answer."""
     reasoning_finish_reason: ReasoningFinish | None = None
     """In the last part of a choice that thought."""
     token_ids: list[int] | None = None
@@ -179,7 +187,7 @@ class ControlResult(Answer):
     """The completion."""
     object: Literal["chat.completion.control"]
     """The kind of the object."""
-    action: Literal["end_reasoning"]
+    action: Literal["end_reasoning", "reasoning_end"]
     """As asked for."""
     choices: list[Count]
     """The choices that were thinking, whose thinking is now closed."""

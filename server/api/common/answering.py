@@ -3,14 +3,22 @@
 Response and stream are built from the same pieces, which is why they are equal. What they look like is each API's own.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from server.core.events import Piece
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
+from server.http.responses import Encoded, encoded
+from server.offload import PROMPTS, offload, without_gc
 
+T = TypeVar("T")
+LONG_ENTRIES = 4096
+"""Log-probabilities from which putting them into words would hold up other requests' tokens."""
 Pieces = AsyncGenerator[Piece, None]
 
 
@@ -46,12 +54,27 @@ class EventWriter(Protocol):
         ...
 
 
-async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject:
+async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject | Encoded:
     """The whole response; raises ApiError."""
+    is_long = False
     async with aclosing(pieces):
         async for piece in pieces:
-            gatherer.add(piece)
-    return gatherer.response()
+            if piece.entries < LONG_ENTRIES:
+                gatherer.add(piece)
+            else:
+                is_long = True
+                await _aside(partial(gatherer.add, piece))
+    return await _aside(lambda: encoded(gatherer.response())) if is_long else gatherer.response()
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Away from the event loop."""
+
+    def run() -> T:
+        with without_gc():
+            return work()
+
+    return await offload(PROMPTS, run)
 
 
 async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, None]:
@@ -60,9 +83,11 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
     try:
         async with aclosing(pieces):
             async for piece in pieces:
-                events = writer.piece(piece)
-                if not started:
-                    events = writer.begin() + events
+                before = b"" if started else writer.begin()
+                if piece.entries < LONG_ENTRIES:
+                    events = before + writer.piece(piece)
+                else:
+                    events = before + await _aside(partial(writer.piece, piece))
                 if events:
                     started = True
                     yield events
@@ -76,9 +101,14 @@ async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, N
 
 @contextmanager
 def rejections(serving: Serving) -> Iterator[None]:
-    """Counts a request that an error ends within the block, before it reaches the engine."""
+    """Counts a request that ends within the block, before it reaches the engine: by an error, or because its client
+    left.
+    """
     try:
         yield
     except ApiError:
-        serving.metrics.rejected()
+        serving.metrics.refused("rejected")
+        raise
+    except ClientDisconnect:
+        serving.metrics.refused("cancelled")
         raise

@@ -25,15 +25,21 @@ MESSAGE_SCHEMA = {
             "description": "`developer` is OpenAI's newer name for `system`.",
         },
         "content": {
-            "description": "Text, or parts of type text, which are joined. An assistant's may be null. "
+            "description": "Text, or parts of it, which are joined. An assistant's and a tool's may be null. An "
+            "assistant's parts of type `thinking` are taken as `reasoning_content`. "
             "Differs: images, audio and files are refused.",
             "anyOf": [
                 {"type": "string"},
                 {"type": "null"},
                 {"type": "array", "items": {
                     "type": "object",
-                    "required": ["type", "text"],
-                    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                    "required": ["type"],
+                    "properties": {
+                        "type": {"enum": ["text", "input_text", "output_text", "refusal", "thinking"]},
+                        "text": {"type": "string"},
+                        "refusal": {"type": "string"},
+                        "thinking": {"type": ["string", "array"], "items": {"type": "object"}},
+                    },
                 }},
             ],
         },
@@ -53,7 +59,10 @@ MESSAGE_SCHEMA = {
                             "required": ["name"],
                             "properties": {
                                 "name": {"type": "string", "minLength": 1},
-                                "arguments": {"type": ["string", "object", "null"]},
+                                "arguments": {
+                                    "description": "JSON in a string; text that is no JSON object is taken as it is.",
+                                    "type": ["string", "object", "null"],
+                                },
                             },
                         },
                     },
@@ -83,7 +92,11 @@ TOOL_SCHEMA = {
                 "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
                 "description": {"type": "string"},
                 "parameters": {"type": ["object", "null"], "description": "A JSON schema of the arguments."},
-                "strict": {"description": "Means nothing here: `tool_choice` says whether a grammar binds the call."},
+                "strict": {
+                    "description": "True, under `auto`: from where the model opens a call, a grammar binds it to the "
+                    "tools' names and to the schemas of the strict ones; text around it stays free. Calls that must be "
+                    "made fit their schemas anyway.",
+                },
             },
         },
     },

@@ -21,12 +21,15 @@ class ErrorDetails(Answer):
 
     message: str
     """One line, for a person."""
-    type: Literal["invalid_request_error", "service_unavailable_error", "server_error"]
-    """The kind of the error."""
+    type: Literal["invalid_request_error", "service_unavailable_error", "server_error", "requests", "tokens"]
+    """The kind of the error; of a 429, what there were too many of."""
     param: str | None
     """The field at fault, as in `messages[0].content`."""
     code: str | None
-    """`context_length_exceeded`, `model_not_found`, `request_not_found`, `request_too_large`, or null."""
+    """`context_length_exceeded`, `insufficient_permissions`, `invalid_api_key`, `invalid_encrypted_content`,
+    `model_not_found`, `previous_response_not_found`, `rate_limit_exceeded`, `request_not_found`, `request_too_large`,
+    `response_not_found`, or null.
+    """
 
 
 class ErrorResponse(Answer):
@@ -63,6 +66,17 @@ class Usage(Answer):
     """Of the prompt's tokens."""
     completion_tokens_details: CompletionDetails
     """Of the generated tokens."""
+
+
+class PlaceLogprob(Answer):
+    """A token that could stand in a place of the prompt."""
+
+    logprob: float
+    """The natural logarithm of its probability by the model alone."""
+    rank: int | None
+    """1 for the likeliest; null for a token beyond those asked for."""
+    decoded_token: str
+    """Its text."""
 
 
 class TokenLogprob(Answer):

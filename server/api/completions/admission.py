@@ -2,8 +2,8 @@
 
 from typing import cast
 
-from server.api.common.formats import forms_of
-from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
+from server.api.common.formats import forms_in
+from server.api.common.sampling import logit_bias_of, prompt_logprobs_of, sampling_of, stop_of
 from server.api.completions.body import CompletionRequest
 from server.core.request import Received, Request, Shown, Texts, TokenPrompts, new_id
 from server.errors import BadRequestError
@@ -25,17 +25,28 @@ def completion_request(asked: CompletionRequest, received: Received) -> Request:
         sampling=sampling_of(asked),
         seed=asked.seed,
         logit_bias=logit_bias_of(asked),
+        allowed_token_ids=asked.allowed_token_ids,
+        bad_words=asked.bad_words or (),
         stop=stop_of(asked),
         n=asked.n or 1,
-        forms=forms_of(asked.response_format, asked.structured_outputs),
+        forms=forms_in(asked),
         shown=Shown(
             logprobs=asked.logprobs,
-            prompt_logprobs=asked.logprobs if asked.echo else None,
+            prompt_logprobs=_prompt_logprobs(asked),
+            tokens_as_ids=bool(asked.return_tokens_as_token_ids),
             token_ids=bool(asked.return_token_ids),
+            control_tokens=asked.skip_special_tokens is False,
         ),
         priority=asked.priority,
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
     )
+
+
+def _prompt_logprobs(asked: CompletionRequest) -> int | None:
+    """For the echo, for `prompt_logprobs`, or for both: then the larger number, of which each takes its own."""
+    of_echo = asked.logprobs if asked.echo else None
+    return max((number for number in (of_echo, prompt_logprobs_of(asked)) if number is not None), default=None)
 
 
 def _check_combinations(asked: CompletionRequest) -> None:

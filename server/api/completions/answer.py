@@ -1,18 +1,30 @@
 """From the core's pieces to OpenAI's objects of a text completion: parts that make up a response or are its chunks."""
 
+import codecs
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from chat_templates.events import AnswerText
 from server.api.common.usage import usage
 from server.core.choice import Choice
 from server.core.events import LogprobEntry, Piece
-from server.core.logprobs import prompt_entries
+from server.core.logprobs import prompt_entries, prompt_places
 from server.core.plan import Plan
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
 from server.http.sse import DONE, encode_event
 
 LOGPROB_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+class Told(NamedTuple):
+    """What is told of probabilities: so many of the likeliest with the text's tokens, and with the prompt's as vLLM
+    tells those; `names_ids`: tokens are named by their ids.
+    """
+
+    logprobs: int | None
+    prompt_logprobs: int | None
+    names_ids: bool
 
 
 class Texts:
@@ -23,7 +35,14 @@ class Texts:
     """
 
     def __init__(
-        self, plan: Plan, choices: Sequence[Choice], serving: Serving, *, echoes: bool, generates: bool
+        self,
+        plan: Plan,
+        choices: Sequence[Choice],
+        serving: Serving,
+        *,
+        echoes: bool,
+        generates: bool,
+        told: Told,
     ) -> None:
         self.head: JsonObject = {
             "id": plan.id,
@@ -37,7 +56,8 @@ class Texts:
         self._fmt = serving.fmt
         self._echoes = echoes
         self._generates = generates
-        self._offsets = [0 for _ in choices]  # in the text, of the next token
+        self._told = told
+        self._offsets = [Offsets() for _ in choices]
         self._begun = [False for _ in choices]
 
     def empty(self, index: int) -> JsonObject:
@@ -60,12 +80,15 @@ class Texts:
 
     def end(self, index: int) -> JsonObject:
         """How the choice ended."""
-        return {"finish_reason": self._choices[index].finish if self._generates else "length"}
+        choice = self._choices[index]
+        if not self._generates:
+            return {"finish_reason": "length", "stop_reason": None}
+        return {"finish_reason": choice.finish, "stop_reason": choice.stop_reason}
 
     def whole(self, parts: Sequence[JsonObject], index: int) -> JsonObject:
         """The choice that has these parts."""
         ids = self._ids(index, self._choices[index].token_ids) if self._plan.shows_token_ids else {}
-        return {**join_parts(parts), **ids, **self.end(index)}
+        return {**join_parts(parts), **ids, **self.end(index), **self._prompt_logprobs(index)}
 
     def usage(self) -> JsonObject:
         """The token counts."""
@@ -78,26 +101,44 @@ class Texts:
         prompt_ids = self._plan.choices[index].prompt_ids
         return {"prompt_token_ids": prompt_ids, "token_ids": token_ids if self._generates else []}
 
+    def _prompt_logprobs(self, index: int) -> JsonObject:
+        top, entries = self._told.prompt_logprobs, self._choices[index].prompt_logprobs
+        if top is None or entries is None:
+            return {}
+        return {"prompt_logprobs": prompt_places(self._fmt, top, self._plan.choices[index].prompt_ids, entries)}
+
     def _echo(self, index: int) -> tuple[list[str], list[LogprobEntry]]:
         plan, choice = self._plan.choices[index], self._choices[index]
         text = self._fmt.decode(plan.prompt_ids, show_control=True)
-        if choice.prompt_logprobs is None or plan.sampling.prompt_logprobs is None:
+        top = self._told.logprobs
+        if choice.prompt_logprobs is None or top is None:
             return [text], []
-        top = plan.sampling.prompt_logprobs
-        return [text], prompt_entries(self._fmt, top, plan.prompt_ids, choice.prompt_logprobs)
+        entries = choice.prompt_logprobs
+        return [text], prompt_entries(self._fmt, top, plan.prompt_ids, entries, names_ids=self._told.names_ids)
 
     def _lists(self, index: int, entries: list[LogprobEntry]) -> JsonObject:
         """The older shape: a list for each field, a dict of the likeliest for each token."""
-        offsets = []
-        for entry in entries:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(entry["token"])
+        offsets = [self._offsets[index].next(bytes(entry["bytes"])) for entry in entries]
         return {
             "tokens": [entry["token"] for entry in entries],
             "token_logprobs": [entry["logprob"] for entry in entries],
             "top_logprobs": [_likeliest(entry) for entry in entries],
             "text_offset": offsets,
         }
+
+
+class Offsets:
+    """Where the tokens of a text begin, in characters; one that goes on with a character begins where that does."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def next(self, token: bytes) -> int:
+        """The place of the next token, given its bytes."""
+        place = self._characters
+        self._characters += len(self._decoder.decode(token))
+        return place
 
 
 class TextResponse:
@@ -119,10 +160,13 @@ class TextResponse:
 
 
 class TextEvents:
-    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last."""
+    """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last;
+    with `continuous_usage` it has the counts so far.
+    """
 
-    def __init__(self, texts: Texts, *, include_usage: bool) -> None:
+    def __init__(self, texts: Texts, *, include_usage: bool, continuous_usage: bool = False) -> None:
         self._texts = texts
+        self._continuous_usage = continuous_usage
         self._tail: JsonObject = {"usage": None} if include_usage else {}
 
     def begin(self) -> bytes:
@@ -149,7 +193,8 @@ class TextEvents:
         return encode_event(error.body())
 
     def _event(self, choice: JsonObject) -> bytes:
-        return encode_event({**self._texts.head, "choices": [choice], **self._tail})
+        tail = {"usage": self._texts.usage()} if self._continuous_usage else self._tail
+        return encode_event({**self._texts.head, "choices": [choice], **tail})
 
 
 def join_parts(parts: Sequence[JsonObject]) -> JsonObject:

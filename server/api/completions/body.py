@@ -11,11 +11,13 @@ from server.errors import BadRequestError
 MAX_PROMPTS = 256
 EXTENSIONS = (
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "structured_outputs",
-    "priority", "return_token_ids",
+    "priority", "return_token_ids", "cache_salt", "allowed_token_ids", "bad_words", "skip_special_tokens",
+    "include_stop_str_in_output", "prompt_logprobs", "return_tokens_as_token_ids",
 )  # fmt: skip
 # Asked for in vain: there is no template here to think with, nothing to put after the completion, no tools.
 CHAT_ONLY = (
     "reasoning_mode", "thinking_token_budget", "reasoning_effort", "reasoning", "thinking", "chat_template_kwargs",
+    "enable_thinking", "think", "thinking_budget", "thinking_budget_tokens", "reasoning_budget",
     "tools", "tool_choice", "suffix",
 )  # fmt: skip
 
@@ -75,6 +77,6 @@ def read_completion_request(content: bytes) -> CompletionRequest:
     refuse_misspelt(fields, {*CompletionRequest.model_fields, *CHAT_ONLY, *RETIRED}, EXTENSIONS)
     refuse_retired(fields)
     for name in CHAT_ONLY:
-        if fields.get(name) not in (None, "", [], {}, "none", {"type": "text"}):
+        if fields.get(name) not in (None, False, "", [], {}, "none", {"type": "text"}):
             raise BadRequestError(f"{name} means nothing to a text completion: use /v1/chat/completions.", param=name)
     return checked(CompletionRequest, fields)

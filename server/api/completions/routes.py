@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request, Response
 
 from server.api.common.answering import complete, rejections, stream
 from server.api.common.openapi import Api, answers_of, body_of
-from server.api.common.sampling import includes_usage
+from server.api.common.sampling import has_continuous_usage, includes_usage
 from server.api.completions.admission import completion_request
-from server.api.completions.answer import TextEvents, TextResponse, Texts
+from server.api.completions.answer import TextEvents, TextResponse, Texts, Told
 from server.api.completions.body import CompletionRequest, read_completion_request
 from server.api.completions.schema import TextCompletion
 from server.core.admission import admit
@@ -32,9 +32,13 @@ async def completions(request: Request) -> Response:
         include_usage = includes_usage(asked)
         plan = await admit(completion_request(asked, received), serving)
     run = Run(plan, serving)
-    texts = Texts(plan, run.choices, serving, echoes=bool(asked.echo), generates=asked.max_tokens != 0)
-    if asked.stream:
-        return EventStream(stream(run.pieces(), TextEvents(texts, include_usage=include_usage)))
+    told = Told(asked.logprobs, asked.prompt_logprobs, bool(asked.return_tokens_as_token_ids))
+    texts = Texts(plan, run.choices, serving, echoes=bool(asked.echo), generates=asked.max_tokens != 0, told=told)
+    streams, continuous = asked.stream, has_continuous_usage(asked)
+    del asked  # which may take much, while the answer may take long
+    if streams:
+        events = TextEvents(texts, include_usage=include_usage, continuous_usage=continuous)
+        return EventStream(stream(run.pieces(), events))
     work = complete(run.pieces(), TextResponse(texts))
     return json_response(await until_disconnect(request.receive, work))
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from server.api.common.schema import Answer, Count, Usage
+from server.api.common.schema import Answer, Count, PlaceLogprob, Usage
 
 
 class TextLogprobs(Answer):
@@ -29,10 +29,14 @@ class TextChoice(Answer):
     """With `logprobs`."""
     finish_reason: Literal["stop", "length"] | None
     """Null only in a stream, before the last part."""
+    stop_reason: str | int | None = None
+    """The stop string, or the token of `stop_token_ids`, that ended the text; in a stream, in the last part."""
     token_ids: list[int] | None = None
     """All generated tokens, with `return_token_ids`."""
     prompt_token_ids: list[int] | None = None
     """The prompt's tokens, with `return_token_ids`; in a stream, in the first part."""
+    prompt_logprobs: list[dict[str, PlaceLogprob] | None] | None = None
+    """With `prompt_logprobs`: for each token of the prompt but the first, by token id."""
 
 
 class TextCompletion(Answer):

@@ -7,35 +7,43 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.api.common.openapi import Api, answers_of, text_answer
-from server.api.service.schema import Healthy, Model, Models, Unhealthy, Versions
+from server.api.service.models import VERSION_HEADER, anthropic_model, anthropic_models, model_of, models_of
+from server.api.service.schema import (
+    Alive,
+    AnthropicModel,
+    AnthropicModels,
+    Healthy,
+    Model,
+    Models,
+    Unhealthy,
+    Versions,
+)
 from server.core.admission import find_mode
-from server.core.serving import Serving
-from server.errors import ApiError, JsonObject
+from server.errors import ApiError
 from server.http.reading import serving_of
 from server.http.responses import json_response
-from server.modes.mode import Mode
-from server.modes.resolve import model_names
 
 router = APIRouter()
 
 
-@router.get("/v1/models", response_class=Response, responses=answers_of(Models))
+@router.get("/v1/models", response_class=Response, responses=answers_of(Models, other=AnthropicModels))
 async def models(request: Request) -> Response:
-    """The model under its own name and under one alias for each mode."""
+    """The model under its own name and under one alias for each mode; with `anthropic-version` in Anthropic's shape."""
     serving = serving_of(request)
-    names = model_names(serving.settings.model_name, serving.modes)
-    return json_response({"object": "list", "data": [_model(name, mode, serving) for name, mode in names.items()]})
+    shape = anthropic_models if VERSION_HEADER in request.headers else models_of
+    return json_response(shape(serving))
 
 
-@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404))
+@router.get("/v1/models/{name:path}", response_class=Response, responses=answers_of(Model, 404, other=AnthropicModel))
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
     mode = find_mode(name, serving)
-    return json_response(_model(name, mode, serving))
+    shape = anthropic_model if VERSION_HEADER in request.headers else model_of
+    return json_response(shape(name, mode, serving))
 
 
-@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy))
+@router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy, needs_key=False))
 async def health(request: Request) -> Response:
     """200 once requests are taken; 503 while the model loads, without an engine, or while the server shuts down."""
     serving = serving_of(request)
@@ -47,6 +55,12 @@ async def health(request: Request) -> Response:
         body = {"status": state, "progress": round(status.fraction, 3), "detail": status.detail, **error.body()}
         return json_response(body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(error.retry_after)})
     return json_response({"status": "ok"})
+
+
+@router.get("/live", response_class=Response, responses=answers_of(Alive))
+async def live(_request: Request) -> Response:
+    """200 as long as the process turns: also while the model loads, without an engine, and while the server ends."""
+    return json_response({"status": "alive"})
 
 
 @router.get("/metrics", response_class=Response, responses=text_answer("text/plain"))
@@ -62,17 +76,8 @@ async def versions(request: Request) -> Response:
     return json_response({"version": version("twogear"), "engine": None if ready is None else ready.engine_version})
 
 
-def _model(name: str, mode: Mode, serving: Serving) -> JsonObject:
-    ready = serving.engine.ready
-    return {
-        "id": name,
-        "object": "model",
-        "created": serving.started,
-        "owned_by": "twogear",
-        "max_model_len": None if ready is None else ready.max_context,
-        "reasoning_mode": mode.name,
-        "kind": "thinking" if mode.thinks else "direct",
-    }
-
-
-API = Api(router=router, answers=(Model, Models, Healthy, Unhealthy, Versions))
+API = Api(
+    router=router,
+    answers=(Model, Models, AnthropicModel, AnthropicModels, Alive, Healthy, Unhealthy, Versions),
+    access={"/health": "open", "/live": "open", "/metrics": "metrics"},
+)

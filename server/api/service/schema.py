@@ -16,6 +16,8 @@ class Model(Answer):
     """The kind of the object."""
     created: int
     """When the server was started, in Unix time."""
+    root: str
+    """The model's own name, of which the others are aliases."""
     owned_by: Literal["twogear"]
     """Who serves it."""
     max_model_len: Count | None
@@ -35,11 +37,52 @@ class Models(Answer):
     """The model under its own name, then under one alias for each mode."""
 
 
+class AnthropicModel(Answer):
+    """A listed model, where `anthropic-version` was sent."""
+
+    type: Literal["model"]
+    """The kind of the object."""
+    id: str
+    """The name to ask for."""
+    display_name: str
+    """The same."""
+    created_at: str
+    """When the server was started, as in RFC 3339."""
+    max_input_tokens: Count | None
+    """The model's context in tokens; null until it is loaded."""
+    max_tokens: Count | None
+    """The most that `max_tokens` may ask for; null until it is loaded."""
+    lifecycle: Literal["active"]
+    """That it can be asked for."""
+    capabilities: None
+    """Not told."""
+
+
+class AnthropicModels(Answer):
+    """All of them, where `anthropic-version` was sent."""
+
+    data: list[AnthropicModel]
+    """The model under its own name, then under one alias for each mode."""
+    has_more: Literal[False]
+    """There is one page."""
+    first_id: str
+    """The name of the first."""
+    last_id: str
+    """The name of the last."""
+
+
 class Healthy(Answer):
     """The server takes requests."""
 
     status: Literal["ok"]
     """That it does."""
+
+
+class Alive(Answer):
+    """The server's process is up and answers, whatever its engine does."""
+
+    status: Literal["alive"]
+    """That it is."""
 
 
 class Unhealthy(ErrorResponse):

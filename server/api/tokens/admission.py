@@ -16,4 +16,5 @@ def tokenize_request(asked: TokenizeTextRequest | TokenizeChatRequest, received:
         received=received,
         model=asked.model,
         mode=mode_wish(asked),
+        cache_salt=asked.cache_salt or "",
     )

@@ -1,23 +1,17 @@
 """`/tokenize` and `/detokenize`: what the engine would be given, and the text of its tokens."""
 
 from server.api.tokens.body import DetokenizeRequest
-from server.core.admission import find_mode
-from server.core.answer_format import named_tools
-from server.core.prompts import encoded
+from server.core.admission import find_mode, prompt_ids
 from server.core.request import Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.errors import JsonObject
-from server.modes.limits import the_budget
 from server.offload import read_long
 
 
 async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> JsonObject:
     """VLLM's response, `with_texts` of the tokens. Raises ApiError for what a completion would refuse, too."""
-    the_budget(request.mode.budgets)
-    mode = find_mode(request.model, serving, request.mode.requests)
-    (ids,) = await encoded(request, mode, serving)
-    named_tools(request)
+    ids = await prompt_ids(request, serving)
     token_strs = None
     if with_texts:
         token_strs = await read_long(lambda: list(map(serving.fmt.vocabulary.token_text, ids)), len(ids))

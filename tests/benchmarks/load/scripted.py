@@ -30,7 +30,9 @@ def thinking(prompt_ids: list[int]) -> Iterator[int]:
 
 def main() -> None:
     engine = FakeEngine(thinking, (FMT.end_of_turn_id,), max_context=40_000)
-    app = create_app(engine, Settings(served_model_name=MODEL_NAME), load_profile(PROFILE_FOLDER / "exaone4.toml"), FMT)
+    app = create_app(
+        engine, Settings(served_model_name=MODEL_NAME), load_profile(PROFILE_FOLDER / "twogear_tiny.toml"), FMT
+    )
     with subprocess.Popen(["sleep", "600"]) as child:
         try:
             uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")

@@ -95,7 +95,7 @@ async def test_the_count_is_that_of_the_front_end(chunks: tuple[int, ...]) -> No
     """Our own stream, in which one event may hold several tokens."""
     load = Load(streams=1, mode="half", prompt_tokens=20, output_tokens=32, requests=2, limit=9, warm_up=0)
     engine = FakeEngine(thinking, (FMT.end_of_turn_id,), chunks=chunks)
-    profile = load_profile(PROFILE_FOLDER / "exaone4.toml")
+    profile = load_profile(PROFILE_FOLDER / "twogear_tiny.toml")
     app = create_app(engine, Settings(served_model_name=MODEL_NAME), profile, FMT)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as client:
         for request in requests(load, Prompts(EMBEDDED_MODEL), "seed"):

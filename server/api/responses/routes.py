@@ -1,0 +1,188 @@
+"""The routes of responses: read, admit, run, answer, and what clients may ask of those that are stored or run."""
+
+from functools import partial
+from http import HTTPStatus
+
+import orjson
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from server.api.common.answering import complete, rejections, stream
+from server.api.common.control_body import ControlRequest, read_control_request
+from server.api.common.openapi import Api, answers_of, body_of
+from server.api.responses.admission import admit_response, response_request
+from server.api.responses.answer import ResponseAnswer
+from server.api.responses.body import ResponseRequest, read_response_request
+from server.api.responses.schema import (
+    DeletedResponse,
+    InputTokens,
+    ResponseControl,
+    ResponseEvent,
+    ResponseItems,
+    ResponseObject,
+)
+from server.api.responses.store import ResponseStore
+from server.core.admission import prompt_ids
+from server.core.run import Run
+from server.errors import BadRequestError, UnknownRequestError
+from server.http.reading import caller_of, read, serving_of
+from server.http.responses import json_response
+from server.http.sse import EventStream, until_disconnect
+
+router = APIRouter()
+MOST_LISTED = 100
+LISTED = 20
+
+
+def store_of(request: Request) -> ResponseStore:
+    """The app's store, made with the first request that wants it."""
+    state = request.app.state
+    if not hasattr(state, "responses"):
+        settings = serving_of(request).settings
+        state.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
+    store = state.responses
+    assert isinstance(store, ResponseStore)
+    return store
+
+
+@router.post(
+    "/v1/responses",
+    openapi_extra=body_of(ResponseRequest),
+    response_class=Response,
+    responses=answers_of(ResponseObject, 400, 404, 413, 415, 503, event=ResponseEvent),
+)
+async def responses(request: Request) -> Response:
+    """Answers an input, in the mode that the request asks for."""
+    serving, store = serving_of(request), store_of(request)
+    with rejections(serving):
+        body, received = await read(request, read_response_request)
+        asked = await response_request(body, received, store)
+        plan = await admit_response(asked.request, serving, truncates=body.truncation == "auto")
+    run = Run(plan, serving)
+    keep = None
+    if body.store is not False and store.is_on:
+        keep = partial(store.put, inputs=asked.inputs, client=received.client)
+    answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep)
+    store.began(plan.id, answer)
+    if body.stream:
+        return EventStream(stream(run.pieces(), answer))
+    return json_response(await until_disconnect(request.receive, complete(run.pieces(), answer)))
+
+
+@router.post(
+    "/v1/responses/input_tokens",
+    openapi_extra=body_of(ResponseRequest),
+    response_class=Response,
+    responses=answers_of(InputTokens, 400, 404, 413, 415),
+)
+async def input_tokens(request: Request) -> Response:
+    """Counts the tokens of an input, as a response would read it."""
+    serving = serving_of(request)
+    body, received = await read(request, read_response_request)
+    asked = (await response_request(body, received, store_of(request))).request
+    ids = await prompt_ids(asked, serving)
+    return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
+
+
+@router.post("/v1/responses/compact", include_in_schema=False)
+async def compact() -> Response:
+    """Not here: without this, the path would be taken for that of a response."""
+    raise HTTPException(HTTPStatus.NOT_FOUND)
+
+
+@router.get(
+    "/v1/responses/{response_id}", response_class=Response, responses=answers_of(ResponseObject, 400, 404, 413, 415)
+)
+async def response(request: Request, response_id: str) -> Response:
+    """A response that is stored, or as far as it is."""
+    client, store = await _client(request), store_of(request)
+    if request.query_params.get("stream") == "true":
+        raise BadRequestError("stream: events are sent once, to the client that asked.", param="stream")
+    running = store.under_way(response_id, client)
+    if running is not None:
+        return json_response(running.snapshot())
+    return Response(store.get(response_id, client).response, media_type="application/json")
+
+
+@router.delete(
+    "/v1/responses/{response_id}", response_class=Response, responses=answers_of(DeletedResponse, 404, 413, 415)
+)
+async def delete(request: Request, response_id: str) -> Response:
+    """Deletes a stored response. Those that continue it cannot be continued any more."""
+    store_of(request).delete(response_id, await _client(request))
+    return json_response({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.get(
+    "/v1/responses/{response_id}/input_items",
+    response_class=Response,
+    responses=answers_of(ResponseItems, 400, 404, 413, 415),
+)
+async def input_items(
+    request: Request,
+    response_id: str,
+    after: str | None = None,
+    limit: str = str(LISTED),
+    order: str = "desc",
+) -> Response:
+    """The items of a response's own input, without those of the responses that it continued."""
+    items = orjson.loads(store_of(request).get(response_id, await _client(request)).input)
+    if order not in ("asc", "desc"):
+        raise BadRequestError('order must be "asc" or "desc".', param="order")
+    if not limit.isdecimal() or not 1 <= int(limit) <= MOST_LISTED:
+        raise BadRequestError(f"limit must be a number from 1 to {MOST_LISTED}.", param="limit")
+    if order == "desc":
+        items.reverse()
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise BadRequestError(f"after: there is no item {after[:64]!r}.", param="after")
+        items = items[ids.index(after) + 1 :]
+    shown = items[: int(limit)]
+    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+    listed = {"object": "list", "data": shown, "first_id": first, "last_id": last}
+    return json_response({**listed, "has_more": len(items) > len(shown)})
+
+
+@router.post(
+    "/v1/responses/{response_id}/cancel",
+    response_class=Response,
+    responses=answers_of(ResponseObject, 400, 404, 413, 415),
+)
+async def cancel(request: Request, response_id: str) -> Response:
+    """Ends a running response after its next tokens; its stream ends with what there is."""
+    client, store, serving = await _client(request), store_of(request), serving_of(request)
+    running = store.under_way(response_id, client)
+    if running is None:
+        store.get(response_id, client)
+        raise BadRequestError("Only a response that is still running can be cancelled.", param="response_id")
+    serving.cancel(response_id, caller_of(request.scope))
+    return json_response(running.cancel())
+
+
+@router.post(
+    "/v1/responses/{response_id}/control",
+    openapi_extra=body_of(ControlRequest),
+    response_class=Response,
+    responses=answers_of(ResponseControl, 400, 404, 413, 415),
+)
+async def control(request: Request, response_id: str) -> Response:
+    """Closes the thinking of a running response."""
+    asked, received = await read(request, read_control_request)
+    if store_of(request).under_way(response_id, received.client) is None:
+        raise UnknownRequestError(response_id)
+    closed = bool(serving_of(request).end_thinking(response_id, received.caller))
+    return json_response({"id": response_id, "object": "response.control", "action": asked.action, "closed": closed})
+
+
+async def _client(request: Request) -> str:
+    """The client of a request that has no body to read."""
+    _, received = await read(request, lambda _: None)
+    return received.client
+
+
+API = Api(
+    router=router,
+    bodies=(ResponseRequest, ControlRequest),
+    answers=(ResponseObject, ResponseEvent, ResponseItems, DeletedResponse, InputTokens, ResponseControl),
+    access={"/v1/responses/{response_id}/control": "control"},
+)

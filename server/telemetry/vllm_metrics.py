@@ -1,0 +1,243 @@
+"""vLLM's metrics under vLLM's names, labels and buckets, so that dashboards and alerts made for vLLM work here.
+
+Names and buckets: `vllm/v1/metrics/loggers.py` and `buckets.py` of vLLM 0.32. vLLM counts in the engine what the front
+end counts here: a request's times are those of the whole HTTP request, which may take several generations of the
+engine. What only the engine can tell comes with its Stats. What is left out, and why: docs/observability.md.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.messages import STEP_TOKENS, PageGroup, Stats
+from server.telemetry.record import GenerationRecord
+
+LABELS = ("model_name", "engine")
+ENGINE = "0"
+REQUEST_SECONDS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+FIRST_TOKEN_SECONDS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0),
+    *(80.0, 160.0, 640.0, 2560.0),
+)
+TOKEN_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+TOKENS = (*(mantissa * 10**exponent for exponent in range(6) for mantissa in (1, 2, 5)), 1_000_000)
+"""vLLM ends at the model's context, which is not known here before the engine is up."""
+CHOICES = (1, 2, 5, 10, 20)
+FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineView:
+    """What is asked of the engine when the metrics are read.
+
+    `ready`: whether requests are taken now. `load`: its last report. `queued`: how many generations wait here for a
+    place in it. `cache_config`: how its cache is set up, empty until it is known.
+    """
+
+    model_name: str
+    ready: Callable[[], bool]
+    load: Callable[[], Stats]
+    queued: Callable[[], int]
+    cache_config: Callable[[], dict[str, str]]
+
+
+class VllmMetrics:
+    """Those that the front end counts, in `registry`."""
+
+    def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
+        self._registry = registry
+        self._values = (model_name, ENGINE)
+        self.tokens = TokenClock(self._values)
+        registry.register(self.tokens)
+        self._queries = self._counter("prefix_cache_queries", "Prompt tokens that were looked up in the prefix cache")
+        self._hits = self._counter("prefix_cache_hits", "Prompt tokens that were found in the prefix cache")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens, those found in the prefix cache among them")
+        self._cached = self._counter("prompt_tokens_cached", "Prompt tokens found in the prefix cache")
+        by_source = self._labelled("prompt_tokens_by_source", "Prompt tokens by where they came from", "source")
+        self._by_source = {
+            source: by_source.labels(*self._values, source)
+            for source in ("local_compute", "local_cache_hit", "external_kv_transfer")
+        }
+        cached = self._labelled(
+            "prompt_tokens_cached_by_source", "Prompt tokens found in a cache, by its tier", "source"
+        )
+        self._device = cached.labels(*self._values, "device")
+        success = self._labelled("request_success", "Choices of requests by how they ended", "finished_reason")
+        self._success = {reason: success.labels(*self._values, reason) for reason in FINISH_REASONS}
+        self._prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens of a choice", TOKENS)
+        self._answer_size = self._histogram("request_generation_tokens", "Generated tokens of a choice", TOKENS)
+        self._computed = self._histogram(
+            "request_prefill_kv_computed_tokens", "Prompt tokens of a choice that no cache had", TOKENS
+        )
+        self._longest = self._histogram(
+            "request_max_num_generation_tokens", "Generated tokens of a request's longest choice", TOKENS
+        )
+        self._n = self._histogram("request_params_n", "Choices of a request", CHOICES)
+        self._max_tokens = self._histogram("request_params_max_tokens", "The token limit of a request", TOKENS)
+        self._first_token = self._seconds("time_to_first_token", "Until a request's first token", FIRST_TOKEN_SECONDS)
+        self._per_token = self._seconds(
+            "request_time_per_output_token", "Between a request's tokens, its mean", TOKEN_SECONDS
+        )
+        self._whole = self._seconds("e2e_request_latency", "Whole requests")
+        self._queue = self._seconds("request_queue_time", "Until a request has a place in the engine")
+        self._inference = self._seconds("request_inference_time", "From the place in the engine to the last token")
+        self._prefill = self._seconds("request_prefill_time", "From the place in the engine to the first token")
+        self._decode = self._seconds("request_decode_time", "From the first token to the last")
+
+    def first_token(self, seconds: float) -> None:
+        """A request's first token came, `seconds` after the request."""
+        self._first_token.observe(seconds)
+
+    def prompt(self, tokens: int, cached: int) -> None:
+        """The prompt of a choice was read, `cached` of its tokens from the prefix cache."""
+        self._queries.inc(tokens)
+        self._prompt.inc(tokens)
+        self._prompt_size.observe(tokens)
+        self._hits.inc(cached)
+        self._cached.inc(cached)
+        self._device.inc(cached)
+        self._by_source["local_cache_hit"].inc(cached)
+        self._by_source["local_compute"].inc(tokens - cached)
+        self._computed.observe(tokens - cached)
+
+    def ended(self, record: GenerationRecord) -> None:
+        """A request has ended; its times count if it was completed."""
+        for reason in record.finish_reasons:
+            left = "abort" if record.outcome == "cancelled" else "error"
+            self._success[reason if record.outcome == "completed" and reason else left].inc()
+        if record.outcome == "completed" and record.first_token and record.last_token and record.ended:
+            self._count_completed(record, record.first_token, record.last_token, record.ended)
+
+    def _count_completed(self, record: GenerationRecord, first: float, last: float, ended: float) -> None:
+        for generated in record.generated:
+            self._answer_size.observe(generated)
+        self._longest.observe(max(record.generated))
+        self._n.observe(len(record.generated))
+        self._max_tokens.observe(record.max_tokens)
+        self._whole.observe(ended - record.arrived)
+        self._decode.observe(last - first)
+        if record.completion_tokens > 1:
+            self._per_token.observe((last - first) / (record.completion_tokens - 1))
+        if record.placed is not None:
+            self._queue.observe(record.placed - record.arrived)
+            self._prefill.observe(first - record.placed)
+            self._inference.observe(last - record.placed)
+
+    def _labelled(self, name: str, text: str, label: str) -> Counter:
+        return Counter(f"vllm:{name}", text, (*LABELS, label), registry=self._registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"vllm:{name}", text, LABELS, registry=self._registry).labels(*self._values)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"vllm:{name}", text, LABELS, registry=self._registry, buckets=buckets).labels(*self._values)
+
+    def _seconds(self, name: str, text: str, buckets: Sequence[float] = REQUEST_SECONDS) -> Histogram:
+        return self._histogram(f"{name}_seconds", text, buckets)
+
+
+class TokenClock(Collector):
+    """Generated tokens and the times between them: plain numbers, since this is counted for every token."""
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self._values = values
+        self._generated = 0
+        self._counts = [0] * (len(TOKEN_SECONDS) + 1)
+        self._sum = 0.0
+
+    def first(self, tokens: int) -> None:
+        """The first tokens of a choice came."""
+        self._generated += tokens
+
+    def more(self, tokens: int, seconds: float) -> None:
+        """`tokens` more came, at once, `seconds` after those before: each after its share of them."""
+        self._generated += tokens
+        self._sum += seconds
+        if seconds <= TOKEN_SECONDS[0] * tokens:  # most of them
+            self._counts[0] += tokens
+        else:
+            self._counts[bisect_left(TOKEN_SECONDS, seconds / tokens)] += tokens
+
+    def collect(self) -> Iterable[Metric]:
+        """A counter and a histogram."""
+        generated = CounterMetricFamily("vllm:generation_tokens", "Generated tokens", labels=LABELS)
+        generated.add_metric(self._values, self._generated)
+        yield generated
+        between = _histogram(
+            "inter_token_latency_seconds", "Between a choice's tokens; those that come at once share it"
+        )
+        between.add_metric(self._values, _cumulated(TOKEN_SECONDS, self._counts), self._sum)
+        yield between
+
+
+class EngineMetrics(Collector):
+    """What the engine last reported, with what waits here for a place in it."""
+
+    def __init__(self, engine: EngineView) -> None:
+        self._values = (engine.model_name, ENGINE)
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        """Gauges, and what the engine has counted since its start."""
+        load = self._engine.load()
+        waiting = load.waiting + self._engine.queued()
+        yield self._gauge("num_requests_running", "Generations that the engine runs", load.running)
+        yield self._gauge("num_requests_waiting", "Generations that wait for a place in the engine", waiting)
+        reasons = GaugeMetricFamily(
+            "vllm:num_requests_waiting_by_reason", "The same by why they wait", labels=(*LABELS, "reason")
+        )
+        reasons.add_metric((*self._values, "capacity"), waiting)
+        reasons.add_metric((*self._values, "deferred"), 0)
+        yield reasons
+        usage = "Share of the KV cache's pages that requests hold, 1 is full"
+        yield self._gauge("kv_cache_usage_perc", usage, _usage(load.page_groups))
+        preempted = CounterMetricFamily(
+            "vllm:num_preemptions", "Generations that the engine put back for want of pages", labels=LABELS
+        )
+        preempted.add_metric(self._values, load.preemptions)
+        yield preempted
+        steps = _histogram("iteration_tokens_total", "Tokens of a step of the engine, or of a round of several")
+        counts = load.step_tokens or [0] * (len(STEP_TOKENS) + 1)
+        steps.add_metric(self._values, _cumulated(STEP_TOKENS, counts), load.step_tokens_sum)
+        yield steps
+        yield self._cache_config()
+
+    def _cache_config(self) -> Metric:
+        """Labels of a constant, as in vLLM."""
+        config = {**self._engine.cache_config(), "engine": ENGINE}
+        family = GaugeMetricFamily("vllm:cache_config_info", "The engine's cache configuration", labels=list(config))
+        if len(config) > 1:
+            family.add_metric(list(config.values()), 1)
+        return family
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
+        family.add_metric(self._values, value)
+        return family
+
+
+def _histogram(name: str, text: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(f"vllm:{name}", text, labels=LABELS)
+
+
+def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Prometheus's buckets. `counts`: how many were up to each bound and above the one before, the last above all."""
+    names = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(names, accumulate(counts), strict=True))
+
+
+def _usage(groups: Sequence[PageGroup]) -> float:
+    """All groups take their pages from one pool, so that each says the same of what is free."""
+    used = sum(group.used for group in groups)
+    pool = used + sum(group.cached for group in groups) + max((group.free for group in groups), default=0)
+    return used / pool if pool else 0.0

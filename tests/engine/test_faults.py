@@ -1,0 +1,157 @@
+"""What becomes of an engine that hangs, crashes or talks nonsense; the process is scripted, so no model is loaded."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from server.engine_client import EngineLost, EngineUnavailable, ProcessEngineClient
+from tests.engine.conftest import ROOT, collect, request, token_ids, until
+from tests.engine.scripted_process import TOKENS
+
+Start = Callable[..., AbstractAsyncContextManager[ProcessEngineClient]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts a scripted engine whose third request meets the fault, once."""
+    monkeypatch.setattr("server.engine_client._FIRST_PAUSE", 0.3)
+    package = tmp_path / "engine"
+    package.mkdir()
+    package.joinpath("__init__.py").touch()
+    package.joinpath("__main__.py").write_text(
+        "import runpy, sys\n"
+        f"sys.path.remove({str(tmp_path)!r})\n"
+        "del sys.modules['engine']\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"runpy.run_path({str(ROOT / 'tests/engine/scripted_process.py')!r}, run_name='__main__')\n"
+    )
+
+    @asynccontextmanager
+    async def begin(fault: str, most_seconds: float = 300.0) -> AsyncIterator[ProcessEngineClient]:
+        environment = {"PYTHONPATH": str(tmp_path), "FAULT": fault, "ONCE": str(tmp_path / "once")}
+        client = ProcessEngineClient("model", (), environment, most_seconds=most_seconds)
+        await client.start()
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    return begin
+
+
+async def ready(client: ProcessEngineClient) -> None:
+    await until(lambda: client.status.state == "ready")
+
+
+async def lose(client: ProcessEngineClient) -> EngineLost:
+    """Two good requests, then the one that meets the fault; what it was told."""
+    await ready(client)
+    for _ in range(2):
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+    with pytest.raises(EngineLost) as caught:
+        await collect(client, request([5]))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fault", "culprit"),
+    [
+        ("endless_loop", "in endless_loop"),
+        ("endless_native_code", "in endless_native_code"),
+        ("deadlock", "in deadlock"),
+        ("stop", "in stop"),
+    ],
+)
+async def test_a_hung_step_is_noticed_shown_and_ended(
+    start: Start, caplog: pytest.LogCaptureFixture, fault: str, culprit: str
+) -> None:
+    async with start(fault, most_seconds=2.0) as client:
+        first = client.pid
+        error = await lose(client)
+        assert str(error) == "the engine hung while it worked on this request"
+        assert (client.status.state, client.status.detail) == ("lost", "the engine hung")
+        with pytest.raises(EngineUnavailable, match="the engine is lost: the engine hung"):
+            await collect(client, request([5]))
+        await ready(client)
+        assert client.pid != first
+        assert client.restarts == {"hang": 1}
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+    records = [(record.levelno, record.getMessage()) for record in caplog.records if record.levelno >= logging.WARNING]
+    (stacks,) = (text for level, text in records if level == logging.ERROR and text.startswith("Stacks"))
+    assert culprit in stacks
+    (loss,) = (text for _, text in records if text.startswith("The engine was lost"))
+    assert "Cause: hang; stage: serving; it was killed by this server" in loss
+    assert "the engine begins" in loss
+    assert "in endless" not in loss
+    assert any(text.startswith("The engine is back") for _, text in records)
+
+
+async def test_a_hang_is_noticed_though_the_client_has_left(start: Start) -> None:
+    async with start("deadlock", most_seconds=3.0) as client:
+        await ready(client)
+        for _ in range(2):
+            await token_ids(client, request([5]))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(collect(client, request([5])), 2.0)
+        await until(lambda: client.restarts == {"hang": 1})
+        await ready(client)
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+
+
+async def test_a_start_without_a_sign_of_life_is_ended(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start("load", most_seconds=1.0) as client:
+        await until(lambda: client.status.final)
+        assert client.status.detail == "the engine hung"
+        assert "while loading the weights" in client.status.reason
+    assert sum("Cause: hang; stage: loading the weights" in record.getMessage() for record in caplog.records) == 3
+
+
+class Told(NamedTuple):
+    """Of a fault: its cause for the metric, words for clients, words for the log."""
+
+    cause: str
+    public: str
+    logged: str
+
+
+ENDS = {
+    "crash": Told("crash", "the engine was killed by SIGSEGV (11)", "Fatal Python error: Segmentation fault"),
+    "exit": Told("crash", "the engine ended with status 3", "/some/path is gone"),
+    "error": Told("error", "the engine failed", "KeyError: '/some/path'"),
+    "garbage": Told("protocol", "the engine failed", "it sent what is no message"),
+}
+
+
+@pytest.mark.parametrize("fault", ENDS)
+async def test_an_end_is_told_in_words_to_clients_and_in_full_to_the_log(
+    start: Start, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    cause, public, logged = ENDS[fault]
+    async with start(fault) as client:
+        error = await lose(client)
+        assert str(error) in {f"{words} while it worked on this request" for words in (public, "the engine died")}
+        await until(lambda: client.restarts == {cause: 1})
+        assert client.status.detail.startswith(public)
+        assert "/some/path" not in client.status.detail
+        await ready(client)
+    (loss,) = (record for record in caplog.records if record.getMessage().startswith("The engine was lost"))
+    assert loss.levelno == logging.ERROR
+    assert f"Cause: {cause}; stage: serving" in loss.getMessage()
+    assert logged in loss.getMessage()
+
+
+async def test_all_that_ran_at_an_end_is_told_to_each(start: Start) -> None:
+    async with start("exit") as client:
+        await ready(client)
+        await token_ids(client, request([5]))
+        requests = [request([5]) for _ in range(3)]
+        outcomes = await asyncio.gather(*(collect(client, one) for one in requests), return_exceptions=True)
+        lost = [outcome for outcome in outcomes if isinstance(outcome, EngineLost)]
+        assert len(lost) == 2
+        assert {error.number for error in lost} == {1}
+        assert {error.running for error in lost} == {frozenset(one.request_id for one in requests[1:])}

@@ -1,0 +1,78 @@
+"""Clients that leave while they send their bodies, over real connections: they leave nothing in the log or behind."""
+
+import asyncio
+import json
+import logging
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chat_templates.format import ChatFormat
+from server.app import create_app
+from server.core.serving import Serving
+from server.launch import DrainingServer, bind, server_config
+from server.modes.profile import Profile
+from server.settings import Settings
+from tests.fake_engine import FakeEngine
+from tests.server.conftest import always, body
+
+HEAD = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+CONTENT = json.dumps(body(stream=True)).encode()
+WAYS = {
+    "half a body": HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT[:20],
+    "no body": HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT),
+    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n" + CONTENT[:20],
+    "waits for leave": HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(CONTENT),
+    "half a head": HEAD[:-8],
+    "a whole request": HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT,
+}
+ROUTES = (b"/v1/chat/completions", b"/v1/completions", b"/tokenize", b"/detokenize")
+
+
+@asynccontextmanager
+async def server(profile: Profile, fmt: ChatFormat) -> AsyncIterator[tuple[Serving, tuple[str, int]]]:
+    engine = FakeEngine(always(fmt.encode_text("a") * 500), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.01))
+    listener = bind("127.0.0.1", 0)
+    app = create_app(engine, Settings(), profile, fmt)
+    running = DrainingServer(app.state.serving, server_config(app, Settings()))
+    task = asyncio.create_task(running.serve(sockets=[listener]))
+    while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    yield app.state.serving, listener.getsockname()
+    running.should_exit = True
+    await task
+
+
+async def _leave(address: tuple[str, int], sent: bytes, *, reset: bool) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        await loop.sock_connect(connection, address)
+        await loop.sock_sendall(connection, sent)
+        await asyncio.sleep(0.02)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_leaves_is_no_line_in_the_log(
+    way: str, reset: bool, profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with server(profile, fmt) as (serving, address):
+        sent = [WAYS[way].replace(b"%s", route) for route in ROUTES for _ in range(5)]
+        await asyncio.gather(*(_leave(address, one, reset=reset) for one in sent))
+        async with asyncio.timeout(10):
+            while serving.running:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        metrics = serving.metrics.text().decode()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert set(re.findall(r'requests_total{.*outcome="failed"} (.*)', metrics)) == {"0.0"}
+    if way in ("half a body", "no body", "half a chunk"):
+        assert 'twogear_requests_total{mode="unknown",outcome="cancelled"} 10.0' in metrics

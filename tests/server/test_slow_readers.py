@@ -1,0 +1,115 @@
+"""A slow reader behind a fast engine: a bounded part waits for it, the rest is generated once it reads on."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+
+from chat_templates.format import ChatFormat
+from engine.messages import Delta, Generate, Sampling, TokenLogprob
+from server.core.choice import Advance, Choice
+from server.core.generate import ChoiceRun
+from server.core.merge import AHEAD, merged
+from server.core.scheduler import Lane, ModeLoad, Scheduler
+from server.delta_stream import MOST_PENDING, DeltaStream, ReaderBehind, _size
+from tests.fake_engine import FakeEngine, script_of
+
+PROMPT = [7, 7, 7]
+
+
+class FastEngine(FakeEngine):
+    """Gives all that it can before the first of it is read, as one in another process may."""
+
+    pending = 0
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+        self.seen.append(request)
+        stream, size = DeltaStream(), 0
+        for delta in self._deltas(request):
+            size += _size(delta)
+            if not stream.put(delta):
+                break
+        self.pending = max(self.pending, size)
+        finish = None
+        while finish is None:
+            delta = await stream.next()
+            finish = delta.finish
+            yield delta
+
+
+def sampling(tokens: int, seed: int | None = None) -> Sampling:
+    return Sampling(max_tokens=tokens, logprobs=20, ignore_eos=True, seed=seed, temperature=1.0)
+
+
+async def run(engine: FakeEngine, fmt: ChatFormat, how: Sampling) -> tuple[list[int], Scheduler]:
+    scheduler = Scheduler(lambda: 4, {"mode": ModeLoad(thinks=False)})
+    choice = Choice(PROMPT, how, fmt.think_end())
+    ids: list[int] = []
+
+    def read(advance: Advance) -> None:
+        assert len(advance.logprobs) == len(advance.token_ids)
+        ids.extend(advance.token_ids)
+
+    async for _ in ChoiceRun(engine, scheduler, scheduler.claim("mode"), choice, "id").read(read):
+        pass
+    return ids, scheduler
+
+
+async def test_the_rest_is_generated_when_the_reader_has_caught_up(fmt: ChatFormat) -> None:
+    written = [100 + number % 500 for number in range(5000)]
+    engine = FastEngine(script_of(written, len(PROMPT)), (), max_context=10_000)
+    ids, scheduler = await run(engine, fmt, sampling(len(written)))
+    assert ids == written
+    assert len(engine.seen) > 2
+    assert engine.pending <= MOST_PENDING + 20_000
+    assert scheduler.running(Lane.DIRECT) == 0
+
+
+async def test_what_cannot_be_gone_on_with_ends(fmt: ChatFormat) -> None:
+    engine = FastEngine(script_of([100], len(PROMPT)), (), max_context=10_000)
+    with pytest.raises(ReaderBehind):
+        await run(engine, fmt, sampling(5000, seed=1))
+
+
+async def test_bare_tokens_wait_however_many_they_are() -> None:
+    stream = DeltaStream()
+    assert all(stream.put(Delta("id", [1] * 32)) for _ in range(1000))
+    assert len((await stream.next()).token_ids) == 32_000
+
+
+async def test_what_has_been_read_waits_no_more() -> None:
+    stream = DeltaStream()
+    delta = Delta("id", [1] * 100, logprobs=[TokenLogprob(-1.0, [(1, -1.0)] * 20)] * 100)
+    for _ in range(100):
+        assert stream.put(delta)
+        assert await stream.next() == delta
+    while stream.put(delta):
+        pass
+    await stream.next()
+    with pytest.raises(ReaderBehind):
+        await stream.next()
+
+
+async def counting(made: Callable[[], None]) -> AsyncGenerator[int, None]:
+    for number in range(1000):
+        made()
+        yield number
+        await asyncio.sleep(0)
+
+
+async def test_merged_sources_wait_for_the_reader() -> None:
+    made = [0]
+
+    def one_more() -> None:
+        made[0] += 1
+
+    reader = merged([counting(one_more) for _ in range(3)])
+    got = 0
+    async for _ in reader:
+        got += 1
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert made[0] <= got + 3 * (AHEAD + 1)
+        if got > 100:
+            break
+    assert [number async for number in reader]

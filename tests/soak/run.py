@@ -1,0 +1,211 @@
+"""One soak: rounds of load with a fault each, a last one without, and what has to hold at the end."""
+
+import asyncio
+import json
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.real_server import RealServer
+from tests.soak.clients import Client, Seen, Token, hold
+from tests.soak.kinds import REFUSED, Kind, kinds
+
+ENGINE_TIMEOUT = 20
+OPTIONS = (
+    *("--engine-timeout", str(ENGINE_TIMEOUT), "--max-connections-per-address", "8192", "--"),
+    *(
+        "--max-model-len",
+        "4096",
+        "--kv-cache-memory-bytes",
+        str(64 << 20),
+    ),  # so small that it is full, and memory flat, soon
+)
+FAULTS = (signal.SIGKILL, signal.SIGSTOP)
+MOST_GROWTH = 0.05
+BACK_SECONDS = 240.0
+GRACE = 2.0
+"""Seconds around a fault in which an error may have been on its way."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a soak is; `seconds` for each round's load."""
+
+    rounds: int
+    seconds: float
+    clients: int
+    connections: int
+
+
+@dataclass
+class Report:
+    """What was seen; `failures` are empty where all held."""
+
+    failures: list[str]
+    seen: Seen
+    memory: list[dict[str, int]]
+    faults: list[tuple[str, float]]
+    connections: int
+
+    def text(self) -> str:
+        """As JSON, on one line for each part."""
+        parts = {**vars(self), **vars(self.seen)}
+        del parts["seen"]
+        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in parts.items())
+
+
+class Soak:
+    """Over a running server."""
+
+    def __init__(self, server: RealServer, size: Size, seed: int) -> None:
+        self._server = server
+        self._size = size
+        self._rng = random.Random(seed)
+        self._seen = Seen()
+        self._memory: list[dict[str, int]] = []
+        self._faults: list[tuple[str, float]] = []  # how, and seconds until the engine was back
+        self._explained: list[tuple[float, float]] = []
+
+    async def run(self) -> Report:
+        """All rounds."""
+        limits = httpx.Limits(max_connections=None)
+        let_go = asyncio.Event()
+        async with httpx.AsyncClient(base_url=self._server.url, timeout=300, limits=limits) as http:
+            paths = (await http.get("/openapi.json")).json()["paths"]
+            asked = kinds(paths)
+            solo = await self._alone(http, asked)
+            number = min(self._size.connections, _most_connections())
+            url = httpx.URL(self._server.url)
+            held = [asyncio.create_task(hold(url.host, url.port or 80, n, let_go)) for n in range(number)]
+            for turn in range(self._size.rounds):
+                fault = FAULTS[turn % len(FAULTS)] if turn + 1 < self._size.rounds else None
+                await self._round(Client(http, solo, self._seen), asked, fault)
+            let_go.set()
+            lost = [end for end in await asyncio.gather(*held, return_exceptions=True) if isinstance(end, Exception)]
+            failures = [f"{len(lost)} connections were not held, one of them: {one!r}" for one in lost[:1]]
+            failures += [*self._check_answers(), *self._check_memory(), *await self._check_rest(http)]
+        return Report(failures, self._seen, self._memory, self._faults, number)
+
+    async def _alone(self, http: httpx.AsyncClient, asked: list[Kind]) -> dict[str, list[Token]]:
+        client = Client(http, {}, self._seen)
+        return {kind.name: await client.tokens(kind) for kind in asked if kind.greedy}
+
+    async def _round(self, client: Client, asked: list[Kind], fault: signal.Signals | None) -> None:
+        until = time.monotonic() + self._size.seconds
+        rngs = [random.Random(self._rng.random()) for _ in range(self._size.clients)]
+        load = asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
+        if fault is not None:
+            await asyncio.sleep(self._size.seconds / 4)
+            await self._inject(fault)
+        await load
+        if fault is not None:  # what was asked while there was no engine says nothing of the new one
+            until = time.monotonic() + self._size.seconds / 2
+            await asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
+        self._memory.append(
+            {"front end": _resident(self._server.process.pid), "engine": _resident(self._server.engine_pid)}
+        )
+
+    async def _inject(self, fault: signal.Signals) -> None:
+        pid = self._server.engine_pid
+        began = time.monotonic()
+        os.kill(pid, fault)
+        await _until(lambda: self._server.engine_pid not in {pid, 0} and self._is_ready(), BACK_SECONDS)
+        ended = time.monotonic()
+        self._explained.append((began - GRACE, ended + GRACE))
+        self._faults.append((fault.name, round(ended - began, 1)))
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self._server.url}/health", timeout=30).status_code == 200
+        except httpx.TimeoutException:
+            return False
+
+    def _check_answers(self) -> list[str]:
+        seen = self._seen
+        unexplained = [
+            f"{status} for {name!r} that no fault explains"
+            for when, status, name in seen.server_errors
+            if not any(begin <= when <= end for begin, end in self._explained)
+        ]
+        wrong = [f"{status} for {name!r}" for _, status, name in seen.server_errors if status not in {200, 503}]
+        refused = {how for how in seen.outcomes if how.endswith(": refused")} - {f"{REFUSED}: refused"}
+        answered = sum(number for how, number in seen.outcomes.items() if how.endswith(": answer"))
+        return [
+            *(f"a request that nothing is wrong with: {one}" for one in sorted(refused)),
+            *unexplained,
+            *wrong,
+            *(f"neither answer nor error: {one}" for one in seen.broken),
+            *(f"another answer than alone: {one}" for one in seen.different),
+            *([] if answered else ["nothing was answered"]),
+        ]
+
+    def _check_memory(self) -> list[str]:
+        """The first round warms up; the engine's lives are compared at the same age."""
+        first, *others = self._memory
+        return [
+            f"memory of the {part} grew from {first[part]} to {one[part]} bytes"
+            for one in others
+            for part in first
+            if one[part] > first[part] * (1 + MOST_GROWTH)
+        ]
+
+    async def _check_rest(self, http: httpx.AsyncClient) -> list[str]:
+        """Nothing is left of what has ended."""
+        left: list[str] = []
+
+        async def look() -> bool:
+            lines = (await http.get("/metrics")).text.splitlines()
+            left[:] = [line for line in lines if line.startswith(_EMPTY) and float(line.rpartition(" ")[2]) != 0]
+            left[:] = [line for line in left if "twogear_kv_pages" not in line or 'state="used"' in line]
+            return not left
+
+        for _ in range(100):
+            if await look():
+                break
+            await asyncio.sleep(0.3)
+        tracebacks = [line for line in self._server.output if line.startswith("Traceback")]
+        return [*(f"left over: {line}" for line in left), *(f"in the log: {line}" for line in tracebacks)]
+
+
+_EMPTY = (
+    *("twogear_requests_running{", "twogear_requests_waiting{", "twogear_engine_places{", "twogear_kv_pages{"),
+    *("vllm:num_requests_running ", "vllm:num_requests_waiting "),
+)
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process holds in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _most_connections() -> int:
+    """As many as this process and a server that it has started may have files, less what else they need."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - 200
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the engine was not back after {seconds:g} s")
+        await asyncio.sleep(0.2)
+
+
+def soak(size: Size, seed: int = 0, options: tuple[Any, ...] = OPTIONS) -> Report:
+    """Starts a server and runs the soak over it."""
+    with RealServer(*options) as server:
+        report = asyncio.run(Soak(server, size, seed).run())
+        if (code := server.stop()) != 0:
+            report.failures.append(f"the server ended with status {code}")
+    return report
