@@ -1,0 +1,110 @@
+"""What the values of untyped forms mean: text by a tool's schema, Python's literals, and JSON of both."""
+
+import ast
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from chat_templates.tokens import replace_surrogates
+
+_DEPTH = 8  # of references that are followed
+_CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
+
+
+def parameters_of(schema: Any) -> Mapping[str, Any]:
+    """The schemas of a tool's arguments by name."""
+    found = schema.get("properties") if isinstance(schema, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def types_of(schema: Any, root: Any, depth: int = _DEPTH) -> frozenset[str]:
+    """The JSON types that a schema names; none where it leaves them open."""
+    if not isinstance(schema, Mapping) or depth == 0:
+        return frozenset()
+    if isinstance(reference := schema.get("$ref"), str):
+        return types_of(resolved(reference, root), root, depth - 1)
+    named = schema.get("type")
+    if isinstance(named, str):
+        return frozenset({named})
+    if isinstance(named, list):
+        return frozenset(name for name in named if isinstance(name, str))
+    if "const" in schema or isinstance(schema.get("enum"), list):
+        return frozenset(map(_type_of, [schema["const"]] if "const" in schema else schema["enum"]))
+    parts: list[Any] = next(
+        (schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), []
+    )
+    return frozenset().union(*(types_of(part, root, depth - 1) for part in parts))
+
+
+def resolved(reference: str, root: Any) -> Any:
+    """The part of `root` that a reference within it names; None if there is none."""
+    part = root
+    for key in reference.removeprefix("#").strip("/").split("/"):
+        if key:
+            part = part.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(part, Mapping) else None
+    return part if reference.startswith("#") else None
+
+
+def is_text(types: frozenset[str]) -> bool:
+    """Whether a value of these types is text as it stands, whatever it looks like."""
+    return types in (frozenset(), frozenset({"string"}))
+
+
+def as_json(raw: str, types: frozenset[str]) -> str:
+    """The JSON of a value that was written without quotes; text where it is none of the types."""
+    stripped = raw.strip()
+    try:
+        value = _CONSTANTS[stripped] if stripped in _CONSTANTS else json.loads(stripped)
+        fits = _fits(value, types)
+        return dumped(value) if fits else dumped(raw)
+    except (ValueError, RecursionError):
+        return dumped(raw)
+
+
+def dumped(value: Any) -> str:
+    """JSON as Python spaces it. Raises ValueError for what is none."""
+    return replace_surrogates(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def python_call(text: str) -> tuple[str, str] | None:
+    """Name and JSON arguments of `NAME(KEY=VALUE, …)`; None if it is none."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(node, ast.Call) or node.args or any(key.arg is None for key in node.keywords):
+            return None
+        return ast.unparse(node.func), dumped({str(key.arg): _literal(key.value) for key in node.keywords})
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _literal(node: ast.expr) -> Any:
+    """As ast.literal_eval, with JSON's names of constants too. Raises ValueError."""
+    match node:
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return list(map(_literal, items))
+        case ast.Dict(keys=keys, values=values):
+            pairs = zip(keys, values, strict=True)
+            return {str(_literal(key)) if key else "": _literal(value) for key, value in pairs}
+    return ast.literal_eval(node)
+
+
+_TYPES: tuple[tuple[type, str], ...] = (
+    *((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (list, "array"), (dict, "object")),
+)
+
+
+def _type_of(value: Any) -> str:
+    return next((name for kind, name in _TYPES if isinstance(value, kind)), "null")
+
+
+def _fits(value: Any, types: frozenset[str]) -> bool:
+    if not types:
+        return True
+    kind = _type_of(value)
+    return (
+        kind in types
+        or (kind == "integer" and "number" in types)
+        or (kind == "number" and "integer" in types and float(value).is_integer())
+    )

@@ -1,0 +1,247 @@
+"""Grammars of tool calls in each form that models write them in, as rules in llguidance's Lark dialect.
+
+What the rules let through, `chat_templates.tool_forms.reader` reads back. In forms without quotes a text's schema binds
+it by `enum` and `const` alone, not by `pattern`, `format` or its length.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
+
+Schema = dict[str, Any] | bool
+_ANY = r"(.|\n)*"
+_KEY = r"/[a-zA-Z_][a-zA-Z0-9_\-]*/"
+_PYTHON = r"""python: TEXT | NUMBER | "True" | "False" | "None" | array | object
+array: "[" (python (", " python)*)? "]"
+object: "{" (TEXT ": " python (", " TEXT ": " python)*)? "}"
+TEXT: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
+NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+_INTEGER = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_PYTHON_OF = {
+    "string": "TEXT",
+    "boolean": '("True" | "False")',
+    "null": '"None"',
+    "number": "NUMBER",
+    "integer": "NUMBER",
+}
+
+
+class CallRules:
+    """Writes the rule `calls`, and what it needs, for `tools`: names with the schemas of the arguments.
+
+    `tokens`: the ids of the tokens that stand-in characters in the form's tags stand for. `of_schema` makes the
+    right-hand side of a rule for JSON that fits a schema.
+    """
+
+    def __init__(
+        self,
+        form: CallForm,
+        tools: Sequence[tuple[str, Schema]],
+        tokens: Mapping[str, int],
+        of_schema: Callable[[Schema], str],
+    ) -> None:
+        self._form = form
+        self._tools = tools
+        self._tokens = tokens
+        self._of_schema = of_schema
+
+    def text(self, *, several: bool) -> str:
+        """The rules, for one call or for `several`."""
+        calls = [f"call_{index}" for index in range(len(self._tools))]
+        rules = [*self._sections(several=several), f"call: {' | '.join(calls)}"]
+        for call, (name, schema) in zip(calls, self._tools, strict=True):
+            rules += self._call(call, name, schema)
+        if isinstance(self._form, PythonCalls):
+            rules.append(_PYTHON)
+        if isinstance(self._form, TaggedCalls):
+            end = self._tags(self._form.param_close) if self._tokens.keys() & set(self._form.param_close) else ""
+            rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {end}"]
+        return "\n".join(rules)
+
+    def _sections(self, *, several: bool) -> Iterator[str]:
+        form = self._form
+        shares, before, between, after = _layout(form)
+        inner = f"call ({_quoted(between)} call)*" if shares and several else "call"
+        section = " ".join((self._tags(form.open), before, inner, after, self._tags(form.close)))
+        if shares or not several:
+            yield f"calls: {section}"
+        else:
+            yield f"calls: section ({_quoted(between)} section)*"
+            yield f"section: {section}"
+
+    def _call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
+        form = self._form
+        match form:
+            case JsonCalls():
+                head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, {json.dumps(form.arguments)}: '
+                yield f'{rule}: {_quoted(head)} {rule}_arguments "}}"'
+                yield f"{rule}_arguments: {self._of_schema(schema)}"
+            case NamedJsonCalls():
+                number = '":" /[0-9]{1,3}/' if form.is_numbered else ""
+                head = " ".join((self._tags(form.call_open), _quoted(form.name_prefix + name), number))
+                yield f"{rule}: {head} {self._tags(form.name_end)} {rule}_arguments {self._tags(form.call_close)}"
+                yield f"{rule}_arguments: {self._of_schema(schema)}"
+            case TaggedCalls():
+                yield from self._tagged_call(form, rule, name, schema)
+            case PythonCalls():
+                yield from self._python_call(rule, name, schema)
+
+    def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
+        space = _quoted(form.space)
+        arguments = list(_arguments(schema))
+        head = f"{self._tags(form.call_open)} {_quoted(name)} {self._tags(form.name_end)}"
+        texts = " ".join(
+            f"({space} {rule}_{index}){'' if needed else '?'}" for index, (*_, needed) in enumerate(arguments)
+        )
+        rest = f"({space} {rule}_any)*" if _is_open(schema) else ""
+        end = f"{space} {self._tags(form.call_close)}" if form.call_close else ""
+        yield f"{rule}: {head} {texts} {rest} {end}"
+        for index, (key, part, _) in enumerate(arguments):
+            key_text = f"{self._tags(form.param_open)} {_quoted(key)}"
+            yield f"{rule}_{index}: {key_text} {self._tagged_value(form, part, schema)}"
+        if rest:
+            yield f"{rule}_any: {self._tags(form.param_open)} {_KEY} {self._tagged_value(form, {}, schema)}"
+
+    def _tagged_value(self, form: TaggedCalls, part: Any, root: Schema) -> str:
+        """From the end of the key to the end of the value."""
+        key_end, close = self._tags(form.key_end), self._tags(form.param_close)
+        if not is_text(types_of(part, root)):
+            trim = _quoted("\n") if form.trims else ""
+            return f"{key_end} {trim} ({self._of_schema(_with_definitions(part, root))}) {trim} {close}"
+        key_end = self._tags(form.text_key_end) if form.text_key_end else key_end
+        trim = "\n" if form.trims else ""
+        known = _known_texts(part, root)
+        if known is not None:
+            texts = " | ".join(_quoted(trim + text + trim) for text in known)
+            return f"{key_end} ({texts}) {close}"
+        return f"{key_end} {_quoted(trim)} free_text"
+
+    def _free_text(self, form: TaggedCalls) -> str:
+        """Text up to the tag that ends it, which is part of it unless it is a token; without another tag that would."""
+        ends, trim = form.param_close, "\n" if form.trims else ""
+        tags = dict.fromkeys((ends, form.param_open, form.call_close or form.close))
+        spelled = [tag for tag in tags if not self._tokens.keys() & set(tag)]
+        never = "".join(f" & ~/{_ANY}{_regex(tag)}{_ANY}/" for tag in spelled if tag != ends)
+        if ends not in spelled:
+            return f"/{_ANY}{_regex(trim)}/{never}"
+        return f"/{_ANY}{_regex(trim + ends)}/ & ~/{_ANY}{_regex(ends)}(.|\\n)+/{never}"
+
+    def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
+        arguments = list(_arguments(schema))
+        parts = [(f"{_quoted(key + '=')} {_python_value(part, schema)}", needed) for key, part, needed in arguments]
+        if _is_open(schema):
+            parts.append((f'{_KEY} "=" python', False))
+        yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
+
+    def _tags(self, text: str) -> str:
+        """Tags, of tokens and of text, in a rule."""
+        pattern = "|".join(map(re.escape, self._tokens)) or r"(?!)"
+        pieces = re.split(f"({pattern})", text)
+        return " ".join(
+            f"<[{self._tokens[piece]}]>" if piece in self._tokens else _quoted(piece) for piece in pieces if piece
+        )
+
+
+def _layout(form: CallForm) -> tuple[bool, str, str, str]:
+    """Whether calls share a section; what stands before them, between two calls or sections, and after them.
+
+    What stands between is text, the rest part of a rule.
+    """
+    match form:
+        case JsonCalls(is_list=True):
+            return True, '"["', ", ", '"]"'
+        case JsonCalls():
+            inside = f"{_quoted(form.inside)}?" if form.inside else ""
+            return False, inside, form.between, inside
+        case NamedJsonCalls():
+            return bool(form.call_open), "", form.between, ""
+        case TaggedCalls():
+            before = _quoted(form.space) if form.call_open else ""
+            return form.shares_section, before, form.space, _quoted(form.space)
+        case PythonCalls():
+            return True, *(('"["', ", ", '"]"') if form.is_list else ("", "\n", ""))
+
+
+def _arguments(schema: Schema) -> Iterator[tuple[str, Any, bool]]:
+    """Names, schemas, and whether they have to be there."""
+    required = schema.get("required", ()) if isinstance(schema, dict) else ()
+    for name, part in parameters_of(schema).items():
+        yield name, part, name in required
+
+
+def _is_open(schema: Schema) -> bool:
+    """Whether arguments are taken that the schema does not name."""
+    if not isinstance(schema, dict):
+        return schema
+    composed = any(key in schema for key in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties"))
+    return composed or bool(schema.get("additionalProperties"))
+
+
+def _known_texts(part: Any, root: Schema) -> list[str] | None:
+    """The texts that a schema lists, if it does."""
+    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
+        part = resolved(part["$ref"], root)
+    if not isinstance(part, Mapping):
+        return None
+    known = [part["const"]] if "const" in part else part.get("enum")
+    return known if isinstance(known, list) and known and all(isinstance(text, str) for text in known) else None
+
+
+def _with_definitions(part: Any, root: Schema) -> Schema:
+    """The part of a schema with what it may refer to."""
+    if not isinstance(part, dict) or not isinstance(root, dict):
+        return part if isinstance(part, dict | bool) else True
+    return {**{key: root[key] for key in ("$defs", "definitions") if key in root}, **part}
+
+
+def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
+    """A literal that fits a schema, but for a number's bounds (an integer's hold) and a list's length."""
+    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
+        part = resolved(part["$ref"], root)
+    known = _known_texts(part, root)
+    if known is not None:
+        return "(" + " | ".join(_quoted(quote + text + quote) for text in known for quote in "\"'") + ")"
+    types = types_of(part, root)
+    if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
+        ways = sorted({_PYTHON_OF.get(name, "python") for name in types})
+        return f"({' | '.join(ways)})" if ways else "python"
+    match next(iter(types)):
+        case "integer":
+            return "%json " + json.dumps({key: part[key] for key in part if key in _INTEGER})
+        case "array" if "items" in part:
+            item = _python_value(part["items"], root, depth - 1)
+            return f'("[" ({item} (", " {item})*)? "]")'
+        case "object" if parameters_of(part):
+            fields = [
+                (
+                    f'({_quoted(json.dumps(key))} | {_quoted(repr(key))}) ": " {_python_value(one, root, depth - 1)}',
+                    needed,
+                )
+                for key, one, needed in _arguments(dict(part))
+            ]
+            return f'("{{" {_separated(fields)} "}}")'
+        case name:
+            return _PYTHON_OF.get(name, name)
+
+
+def _separated(parts: Sequence[tuple[str, bool]]) -> str:
+    """Arguments, each with whether it is needed, with commas between those that are there."""
+    ways = []
+    for first, (text, needed) in enumerate(parts):
+        rest = [f'(", " {other}){"" if is_needed else "?"}' for other, is_needed in parts[first + 1 :]]
+        ways.append(" ".join([text, *rest]))
+        if needed:
+            return f"({' | '.join(ways)})"
+    return f"({' | '.join(ways)})?" if ways else ""
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _regex(text: str) -> str:
+    return re.escape(text).replace("/", r"\/").replace("\n", "n").replace("\\ ", " ")

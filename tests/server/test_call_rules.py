@@ -1,0 +1,132 @@
+"""Grammars of tool calls let through what models write, and what they let through is read back as it was meant."""
+
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from llguidance import LLMatcher, LLTokenizer
+
+from chat_templates.tool_forms.form import CallForm, TaggedCalls, tags_of, with_stand_ins
+from server.core.call_rules import CallRules
+from server.core.grammars import of_schema
+from tests.chat_templates.tool_forms.forms import FORMS, ONE_A_SECTION, TOOLS, Call, written
+from tests.chat_templates.tool_forms.test_reader import calls, read
+
+BYTES = LLTokenizer("byte")
+STRICT = {
+    "book": {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string"},
+            "pages": {"type": "integer", "minimum": 1, "maximum": 2000},
+            "kind": {"enum": ["novel", "poems"]},
+            "new": {"type": "boolean"},
+            "who": {"$ref": "#/$defs/person"},
+        },
+        "required": ["title", "kind"],
+        "$defs": {"person": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+    },
+    "stop": {"type": "object", "properties": {}},
+}
+
+
+def grammar(form: CallForm, tools: Any, *, several: bool) -> str:
+    rules = CallRules(form, list(tools.items()), {}, of_schema).text(several=several)
+    return f"start: calls\n{rules}"
+
+
+def accepted(text: str, rules: str) -> tuple[str, bool]:
+    """What is left of the text where the grammar stops taking it, and whether it may end there."""
+    matcher = LLMatcher(BYTES, rules, log_level=0)
+    assert not matcher.get_error(), matcher.get_error()
+    data = list(text.encode())
+    taken = matcher.try_consume_tokens(data)
+    return bytes(data[taken:]).decode(errors="replace"), matcher.is_accepting()
+
+
+def in_order(wanted: list[Call]) -> list[Call]:
+    """Arguments as the schema lists them: grammars know no other order."""
+    return [(name, {k: args[k] for k in TOOLS[name]["properties"] if k in args}) for name, args in wanted]
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(wanted=calls)
+@settings(max_examples=60)
+def test_what_models_write_is_let_through(name: str, wanted: list[Call]) -> None:
+    form = FORMS[name]
+    wanted = in_order(wanted[:1] if name in ONE_A_SECTION else wanted)
+    text = form.open + written(form, wanted)
+    assert accepted(text, grammar(form, TOOLS, several=True)) == ("", True)
+
+
+def walked(rules: str, tags: tuple[str, ...], seed: int) -> str | None:
+    """A text that the grammar lets through, drawn at random; None where it does not end."""
+    draw = random.Random(seed)
+    matcher = LLMatcher(BYTES, rules, log_level=0)
+    assert not matcher.get_error(), matcher.get_error()
+    text = bytearray()
+    for step in range(1500):
+        if matcher.is_accepting() and (matcher.is_stopped() or draw.random() < 0.5 or step > 700):
+            return text.decode()
+        mask = matcher.compute_bitmask()
+        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+        wished = _wished(bytes(text), tags) if draw.random() < 0.9 else set()
+        ending = set(b'"}])1,') if step > 100 else set()
+        choice = sorted(wished.intersection(allowed)) or sorted(ending.intersection(allowed))
+        byte = draw.choice(choice or [byte for byte in allowed if byte < 128] or allowed)
+        assert matcher.consume_tokens([byte])
+        text.append(byte)
+    return None
+
+
+def _wished(text: bytes, tags: tuple[str, ...]) -> set[int]:
+    """The bytes that go on with a tag that the text has begun."""
+    encoded = [tag.encode() for tag in tags]
+    return {tag[size] for tag in encoded for size in range(1, len(tag)) if text.endswith(tag[:size])}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_let_through_is_read_back(name: str) -> None:
+    form = FORMS[name]
+    texts = [walked(grammar(form, STRICT, several=bool(seed % 2)), tags_of(form), seed) for seed in range(30)]
+    ended = [text for text in texts if text is not None]
+    assert len(ended) > 10
+    for text in ended:
+        for called, arguments in _read_all(form, text):
+            jsonschema.validate(arguments, STRICT[called])
+
+
+def _read_all(form: CallForm, text: str) -> list[Call]:
+    """The calls of all sections; every one of them is whole, and there is nothing else."""
+    everything: list[Call] = []
+    while text := text.lstrip():
+        assert text.startswith(form.open), text
+        found, complete, reader = read(form, list(text.removeprefix(form.open)), STRICT)
+        assert found, text
+        assert complete == [True] * len(complete), text
+        assert reader.lost == "", text
+        everything += found
+        text = reader.rest
+    return everything
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if tags_of(form)])
+def test_tags_that_are_tokens(name: str) -> None:
+    form = FORMS[name]
+    tags = [tag for tag in tags_of(form) if tag.startswith(("<", "["))]
+    characters = {tag: chr(0xDC00 + index) for index, tag in enumerate(tags)}
+    tokens = {character: 1000 + index for index, character in enumerate(characters.values())}
+    rules = CallRules(with_stand_ins(form, characters), list(STRICT.items()), tokens, of_schema).text(several=True)
+    assert "<[1000]>" in rules
+    assert not LLMatcher(LLTokenizer("byte"), f"start: calls\n{rules}".replace("<[1", "<[0"), log_level=0).get_error()
+
+
+def test_arguments_that_are_not_listed() -> None:
+    form = FORMS["qwen3-coder"]
+    assert isinstance(form, TaggedCalls)
+    text = form.open + written(form, [("any", {"a": "b", "c": "</d>"})])
+    tools = {"any": {"type": "object", "additionalProperties": True}}
+    assert accepted(text, grammar(form, tools, several=False)) == ("", True)
+    assert accepted(text, grammar(form, {"any": {"type": "object"}}, several=False))[1] is False
