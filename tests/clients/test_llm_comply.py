@@ -25,4 +25,4 @@ def test_open_responses(url: str) -> None:
         "error-handling",
     }
     assert results["reasoning-summary"]["status"] == "skipped"  # wants a model of OpenAI's name
-    assert "no images" in str(results["image-input"])
+    assert "HTTP 400 (expected [200])" in results["image-input"]["errors"]
