@@ -45,7 +45,8 @@ def found(parser: str, tags: list[str], schemas: dict[str, Any], text: str) -> l
     from vllm.tool_parsers import ToolParserManager
 
     tools = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in schemas.items()]
-    request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "x"}], tools=tools)
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}
+    request = ChatCompletionRequest.model_validate(body)
     made: Any = ToolParserManager.get_tool_parser(parser)
     calls = made(_Tokenizer(tags), request.tools).extract_tool_calls(text, request).tool_calls
     return [(call.function.name, _value(call.function.arguments or "{}")) for call in calls]
