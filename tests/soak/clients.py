@@ -142,7 +142,7 @@ async def hold(host: str, port: int, number: int, until: asyncio.Event) -> None:
     beginnings = (
         b"",
         b"POST /v1/chat/comp",
-        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode(),
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{{".encode(),
     )
     while not until.is_set():
         reader, writer = await asyncio.open_connection(host, port)

@@ -54,7 +54,9 @@ def _chat(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-_NOT_TRIED = {"/v1/models", "/v1/responses/input_tokens", "/v1/messages/count_tokens"}
+_NOT_TRIED = {
+    *("/v1/models", "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/chat/completions/control"),
+}
 """They run nothing in the engine; as do those about a request, whose paths have its id."""
 _THINK: dict[str, Any] = {"reasoning_mode": "reasoning", "reasoning_logprobs": True, "max_tokens": 48}
 _KINDS = [

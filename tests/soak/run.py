@@ -177,7 +177,7 @@ class Soak:
 
 _EMPTY = (
     *("twogear_requests_running{", "twogear_requests_waiting{", "twogear_engine_places{", "twogear_kv_pages{"),
-    *("vllm:num_requests_running ", "vllm:num_requests_waiting "),
+    *("vllm:num_requests_running{", "vllm:num_requests_waiting{"),
 )
 
 
