@@ -20,19 +20,19 @@ from tests.soak.kinds import REFUSED, Kind, kinds
 
 ENGINE_TIMEOUT = 20
 OPTIONS = (
-    *("--engine-timeout", str(ENGINE_TIMEOUT), "--max-connections-per-address", "8192", "--"),
-    *(
-        "--max-model-len",
-        "4096",
-        "--kv-cache-memory-bytes",
-        str(64 << 20),
-    ),  # so small that it is full, and memory flat, soon
+    *("--engine-timeout", str(ENGINE_TIMEOUT), "--max-connections-per-address", "8192", "--max-stored-responses", "50"),
+    *("--", "--max-model-len", "4096", "--kv-cache-memory-bytes", str(16 << 20)),
 )
+"""Stores so small that they are full, and memory flat, after the first round."""
 FAULTS = (signal.SIGKILL, signal.SIGSTOP)
 MOST_GROWTH = 0.05
 BACK_SECONDS = 240.0
 GRACE = 2.0
 """Seconds around a fault in which an error may have been on its way."""
+
+
+Memory = dict[str, tuple[int, int]]
+"""By part of the server: its process, and the bytes that this holds after a round."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Report:
 
     failures: list[str]
     seen: Seen
-    memory: list[dict[str, int]]
+    memory: list[Memory]
     faults: list[tuple[str, float]]
     connections: int
 
@@ -70,7 +70,7 @@ class Soak:
         self._size = size
         self._rng = random.Random(seed)
         self._seen = Seen()
-        self._memory: list[dict[str, int]] = []
+        self._memory: list[Memory] = []
         self._faults: list[tuple[str, float]] = []  # how, and seconds until the engine was back
         self._explained: list[tuple[float, float]] = []
 
@@ -109,9 +109,8 @@ class Soak:
         if fault is not None:  # what was asked while there was no engine says nothing of the new one
             until = time.monotonic() + self._size.seconds / 2
             await asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
-        self._memory.append(
-            {"front end": _resident(self._server.process.pid), "engine": _resident(self._server.engine_pid)}
-        )
+        pids = {"front end": self._server.process.pid, "engine": self._server.engine_pid}
+        self._memory.append({part: (pid, _resident(pid)) for part, pid in pids.items()})
 
     async def _inject(self, fault: signal.Signals) -> None:
         pid = self._server.engine_pid
@@ -148,14 +147,15 @@ class Soak:
         ]
 
     def _check_memory(self) -> list[str]:
-        """The first round warms up; the engine's lives are compared at the same age."""
-        first, *others = self._memory
-        return [
-            f"memory of the {part} grew from {first[part]} to {one[part]} bytes"
-            for one in others
-            for part in first
-            if one[part] > first[part] * (1 + MOST_GROWTH)
-        ]
+        """The first round of a process warms it up; the engine's is another after a fault."""
+        grown = []
+        for part in self._memory[0]:
+            processes: dict[int, int] = {}
+            for one in self._memory:
+                pid, size = one[part]
+                if size > processes.setdefault(pid, size) * (1 + MOST_GROWTH):
+                    grown.append(f"memory of the {part} {pid} grew from {processes[pid]} to {size} bytes")
+        return grown
 
     async def _check_rest(self, http: httpx.AsyncClient) -> list[str]:
         """Nothing is left of what has ended."""
