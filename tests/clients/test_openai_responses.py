@@ -125,16 +125,18 @@ def test_a_tool_loop(weather_server: str, mode: str, *, stored: bool) -> None:
 
 @real
 def test_what_is_stored(sdk: openai.OpenAI) -> None:
-    first = sdk.responses.create(**fields())
+    long = "Answer with the number alone, and with nothing else. " * 20  # pages are shared only when they are full
+    first = sdk.responses.create(**fields(instructions=long))
     assert sdk.responses.retrieve(first.id).to_dict() == first.to_dict()
     (item,) = sdk.responses.input_items.list(first.id).data
     assert item.type == "message"
-    second = sdk.responses.create(**fields(input="Hi", previous_response_id=first.id))
+    second = sdk.responses.create(**fields(input="Hi", instructions=long, previous_response_id=first.id))
     assert second.usage is not None
     assert first.usage is not None
     assert second.usage.input_tokens > first.usage.input_tokens
     assert second.usage.input_tokens_details.cached_tokens > 0
-    assert sdk.responses.input_tokens.count(model=MODEL, input=SUM).input_tokens == first.usage.input_tokens
+    counted = sdk.responses.input_tokens.count(model=MODEL, input=SUM, instructions=long)
+    assert counted.input_tokens == first.usage.input_tokens
     sdk.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError, match="was deleted"):
         sdk.responses.retrieve(first.id)
