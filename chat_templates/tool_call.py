@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
 from chat_templates.tokens import replace_surrogates
@@ -59,7 +60,7 @@ class ToolCallReader:
         """The call's last events, and the text that is not part of a call: all of it, if this was none."""
         events: list[Event] = []
         if not self.has_started:
-            call = _whole_call(self._text)
+            call = whole_call(self._text)
             if call is None:
                 return [], self._text
             name, arguments = call
@@ -99,12 +100,15 @@ class ToolCallReader:
             self._is_complete = self._depth == 0
 
 
-def _whole_call(text: str) -> tuple[str, str] | None:
-    """Name and JSON arguments of a call in any order of keys; None if it is none."""
+def whole_call(text: str, keys: Sequence[str] = ("arguments",)) -> tuple[str, str] | None:
+    """Name and JSON arguments of a call in any order of keys; None if it is none.
+
+    `keys`: those that may hold the arguments; of several that are there, the first counts.
+    """
     call = _object(text)
-    if call is None or not call.keys() <= {"name", "arguments"}:
+    if call is None or not call.keys() <= {"name", *keys}:
         return None  # dropping other keys would lose what the model said
-    name, arguments = call.get("name"), call.get("arguments")
+    name, arguments = call.get("name"), next((call[key] for key in keys if key in call), None)
     if isinstance(arguments, str):
         arguments = _object(arguments)
         if arguments is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
 from chat_templates.tokens import replace_surrogates
+from chat_templates.tool_call import whole_call
 from chat_templates.tool_forms.cursor import SPACE, Cursor, Step
 from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.values import as_json, dumped, is_text, parameters_of, python_call, types_of
@@ -168,7 +169,7 @@ class SectionReader:
                 break
             if not (yield from cursor.more()):
                 return False
-        call = _whole_call(whole[0])
+        call = whole_call(whole[0], ("arguments", "parameters"))
         if call is None:
             return False
         cursor.at += len(whole[0])
@@ -437,29 +438,3 @@ def _name_of(written: str, form: NamedJsonCalls) -> str:
         name = re.sub(r":\d+\Z", "", name)
     name = name.removeprefix(form.name_prefix)
     return name if len(name) <= _LONGEST_NAME and not any(space in name for space in SPACE) else ""
-
-
-def _whole_call(text: str) -> tuple[str, str] | None:
-    """Name and JSON arguments of a call in any order of keys; None if it is none."""
-    call = _object(text)
-    if call is None or not call.keys() <= {"name", "arguments", "parameters"}:
-        return None  # dropping other keys would lose what the model said
-    name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
-    if isinstance(arguments, str):
-        arguments = _object(arguments)
-        if arguments is None:
-            return None
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict | None):
-        return None
-    try:
-        return name, dumped(arguments or {})
-    except (ValueError, RecursionError):  # Infinity and NaN are no JSON
-        return None
-
-
-def _object(text: str) -> dict[str, object] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
