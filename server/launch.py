@@ -38,6 +38,7 @@ from server.http.connections import Connections
 from server.http.protocol import protocol_of
 from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
+from server.offload import prefer_event_loop
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers
@@ -71,6 +72,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     display = StartDisplay(console, choices if settings.verbose else ())
     if warning := open_address_warning(settings, has_keys=keys is not None):
         display.warn(warning)
+    prefer_event_loop()
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
