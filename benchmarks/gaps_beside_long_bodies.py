@@ -189,6 +189,9 @@ class _Engine:
     async def close(self) -> None:
         """Nothing to end."""
 
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Nothing: all run at once."""
+
     async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Token 20 again and again. The request is encoded as for an engine process."""
         encode(request)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import Literal, cast
 
+import msgspec
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.logprobs import Logprob
@@ -26,6 +27,7 @@ from engine.messages import (
     Delta,
     Failed,
     Generate,
+    Prioritize,
     Reload,
     Reloaded,
     Sampling,
@@ -111,8 +113,21 @@ class EngineLoop:
                     self._forget(request_id)
                     self._engine.abort_request([request_id])
                     self._stats.changed()
+            case Prioritize(request_id, priority):
+                self._prioritize(request_id, priority)
             case Reload(folder):
                 self._connection.send(Reloaded(self._reload(folder)))
+
+    def _prioritize(self, request_id: str, priority: int) -> None:
+        """Also of a request that waits for the end of a search, and of a second part that is yet to be added."""
+        self._held = [
+            msgspec.structs.replace(one, priority=priority) if one.request_id == request_id else one
+            for one in self._held
+        ]
+        if (budget := self._budgets.get(request_id)) is not None:
+            budget.request = msgspec.structs.replace(budget.request, priority=priority)
+        if (own_id := self._own_ids.get(request_id)) is not None:
+            self._extender.prioritize(own_id, priority)
 
     def _reload(self, folder: str) -> str | None:
         """Takes other weights; the error in words where the old ones stay. What was cached belongs to the old ones."""

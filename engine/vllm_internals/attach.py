@@ -51,6 +51,9 @@ class Extends(Protocol):
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:
         """Whether the request goes on as `then` says; where not, it has to be ended and added again."""
 
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Gives a request another priority, where that can be."""
+
 
 class Recovers(Protocol):
     """How an engine goes on after a step that failed: `recovery.Recovery`. Requests by vLLM's own ids."""
@@ -218,6 +221,9 @@ class _NoExtender:
 
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:  # noqa: ARG002
         return False
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        pass
 
 
 class _NoRecovery:

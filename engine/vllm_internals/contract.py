@@ -144,14 +144,17 @@ EXTENSION = FastPath(
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("kv_cache_manager", "requests", "running")),
+        PrivateName(_SCHEDULER, ("kv_cache_manager", "kv_holding_waiting", "policy", "requests", "running", "waiting")),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.add_request", parameters=("self", "request")),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.remove_requests", parameters=("self", "requests")),
+        PrivateName("vllm.v1.core.sched.request_queue:SchedulingPolicy", ("PRIORITY",)),
         PrivateName(f"{_SCHEDULER}._update_request_as_session", parameters=("self", "session", "update")),
         PrivateName(f"{_SCHEDULER}._enqueue_waiting_request", parameters=("self", "request")),
         PrivateName(
             _REQUEST,
             (
                 *("arrival_time", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens", "num_tokens"),
-                *("sampling_params", "status"),
+                *("priority", "sampling_params", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
