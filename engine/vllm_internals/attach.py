@@ -35,6 +35,9 @@ class Pages(Protocol):
     def requests(self) -> tuple[int, int]:
         """How many requests run and how many wait."""
 
+    def progress(self) -> object:
+        """What differs from that of another step if a request has got on, or if that cannot be told."""
+
     def preemptions(self) -> int:
         """How often a request has lost its pages to others; 0 where that is not told."""
 
@@ -205,6 +208,10 @@ class _NoPages:
     def requests(self) -> tuple[int, int]:
         """Which of them wait is not told."""
         return self._engine.get_num_unfinished_requests(), 0
+
+    def progress(self) -> object:
+        """It cannot be told."""
+        return object()
 
     def preemptions(self) -> int:
         return 0

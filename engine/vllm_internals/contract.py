@@ -197,7 +197,7 @@ PAGE_COUNTS = FastPath(
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "vllm_config")),
+        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "running", "vllm_config")),
         PrivateName(f"{_SCHEDULER}._preempt_request", parameters=("self", "request", "timestamp")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),
