@@ -17,7 +17,8 @@ from chat_templates.messages import Message, Tool, Turn, check_messages, check_t
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
-from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary
+from chat_templates.thinking_probe import Switch, is_closed, is_open
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
 
 NO_TOKEN = -1
 """In place of the id of a tag that the tokenizer has as ordinary text."""
@@ -41,20 +42,16 @@ class ChatFormat:
     Client text never becomes a control token, and control tokens never come back as text. Our own templates have no
     place for `name` fields.
 
-    With a `template` the format is that of a checkpoint, with the tags of `settings`; without, it is our own. The ids
+    With a `template` the format is that of a checkpoint, with the tags of its settings; without, it is our own. The ids
     of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `has_thinking`:
-    whether the model can think.
+    whether the model can think. `switch`: how a checkpoint's template is told to, and `variables` what else it can be
+    told; none for our own.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        template: CheckpointTemplate | None = None,
-        settings: FormatSettings | None = None,
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, template: CheckpointTemplate | None = None) -> None:
         self.vocabulary = vocabulary
         self.control_ids = vocabulary.control_ids
-        self.settings = settings or FormatSettings()
+        self.settings = FormatSettings() if template is None else template.settings
         tags = self.settings
         self.think_id = self._id(tags.think)
         self.think_end_id = self._id(tags.think_end)
@@ -66,6 +63,9 @@ class ChatFormat:
         self._is_own = template is None
         self._template: ChatTemplate = template or OwnTemplates()
         self.has_thinking = self._template.has_thinking
+        self.switch = Switch() if template is None else template.switch
+        self.variables: frozenset[str] = frozenset() if template is None else template.variables
+        self._closes_thinking = template is not None and template.closes_thinking
         spellings = sorted(vocabulary.written, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, (CUT, *spellings))) + ")")
 
@@ -91,10 +91,9 @@ class ChatFormat:
                 return cls(Vocabulary(tokenizer))
             except FormatError as error:
                 raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
-        settings = settings or FormatSettings()
-        checkpoint = CheckpointTemplate(files, settings, styles)
-        vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
-        return cls(vocabulary, checkpoint, settings)
+        checkpoint = CheckpointTemplate(files, settings or FormatSettings(), styles, added_spellings(tokenizer))
+        vocabulary = Vocabulary(tokenizer, required=(), tags=checkpoint.settings.tags, template=checkpoint.source)
+        return cls(vocabulary, checkpoint)
 
     def restyled(
         self, folder: Path, template: Path | None = None, styles: Sequence[PromptStyle] = (DIRECT, THINKING)
@@ -109,8 +108,8 @@ class ChatFormat:
         if files is None:
             OwnTemplates().check(styles)
             return ChatFormat(self.vocabulary)
-        checkpoint = CheckpointTemplate(files, self.settings, styles)
-        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint, self.settings)
+        checkpoint = CheckpointTemplate(files, self.settings, styles, self.vocabulary.added)
+        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint)
 
     def render(
         self,
@@ -239,8 +238,8 @@ class ChatFormat:
         text = self._template.render(
             turns, style, described, add_generation_prompt=add_generation_prompt, is_open=is_open
         )
-        if add_generation_prompt:
-            text += self._missing(text, style)
+        if add_generation_prompt or (is_open and not style.opens_thinking):
+            text += self._missing(text, style, begins=add_generation_prompt)
         pieces = self._split.split(text)  # plain ones and, at odd places, control tokens and CUTs
         vocabulary = self.vocabulary
         for index in range(1, len(pieces), 2):
@@ -257,15 +256,16 @@ class ChatFormat:
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)
 
-    def _missing(self, prompt: str, style: PromptStyle) -> str:
-        """What the style wants at the end of a generation prompt and the template left out."""
+    def _missing(self, prompt: str, style: PromptStyle, *, begins: bool) -> str:
+        """What the style wants at the end of a prompt and the template left out; `begins`: of a generation prompt."""
         tags = self.settings
-        if self._is_open(prompt) == style.opens_thinking:
-            return ""
+        opening = tags.before_think + tags.think + tags.after_think
+        closing = tags.before_think_end + tags.think_end + tags.after_think_end
+        if self._is_open(prompt):
+            return "" if style.opens_thinking else closing
         if style.opens_thinking:
-            return tags.before_think + tags.think + tags.after_think
-        return tags.before_think_end + tags.think_end + tags.after_think_end
+            return opening
+        return opening + closing if begins and self._closes_thinking and not is_closed(prompt, tags) else ""
 
     def _is_open(self, text: str) -> bool:
-        """Whether a think block is open at the end of a text; in a rendered one only the template's own tags count."""
-        return text.rfind(self.settings.think) > text.rfind(self.settings.think_end)
+        return is_open(text, self.settings)

@@ -80,7 +80,7 @@ def _expected(name: str, conversation: list[dict[str, Any]], mode: Mode, describ
     fmt = FORMATS[name]
     text = plain_rendering(
         FOREIGN[name][1], messages=_for_jinja(conversation), tools=_clean(check_tools(described)) or None,
-        add_generation_prompt=True, bos_token="<bos>", **STYLES_OF[name][mode].variables,
+        add_generation_prompt=True, bos_token="<bos>", **(STYLES_OF[name][mode].variables or {}),
     )  # fmt: skip
     return text + (fmt.settings.think + fmt.settings.after_think if mode == "reasoning" else "")
 
