@@ -151,7 +151,7 @@ class SectionReader:
                 self._read()
             if (yield from self._closes(form.close)):
                 return
-            if not cursor.rest.startswith("{"):
+            if is_list or form.open or not (yield from cursor.literal(form.between.strip())):
                 yield from self._lose(form.close)
                 return
 

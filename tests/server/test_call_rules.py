@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from llguidance import LLMatcher, LLTokenizer
 
 from chat_templates.tool_forms.form import CallForm, TaggedCalls, tags_of, with_stand_ins
+from chat_templates.tool_forms.known import FORMS
 from server.core.call_rules import CallRules
 from server.core.grammars import of_schema
-from tests.chat_templates.tool_forms.forms import FORMS, ONE_A_SECTION, TOOLS, Call, written
+from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 from tests.chat_templates.tool_forms.test_reader import calls, read
 
 BYTES = LLTokenizer("byte")

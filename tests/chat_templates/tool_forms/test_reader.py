@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
 from chat_templates.tool_forms.form import TaggedCalls
+from chat_templates.tool_forms.known import FORMS
 from chat_templates.tool_forms.reader import SectionReader
-from tests.chat_templates.tool_forms.forms import FORMS, ONE_A_SECTION, TOOLS, Call, written
+from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 
 texts = st.text(alphabet=st.sampled_from(list("aB1 -<>{}[]()\"'\\\n\té한😀=,:/|")), max_size=12)
 values = {
