@@ -102,8 +102,9 @@ class CheckpointTemplate:
 
     `tokens`: the spellings of those that the tokenizer has beside its vocabulary. `settings` are those given, with the
     tags that were found. `has_thinking`: whether the model can think; `takes_tools`: whether there is a place for
-    tools. `switch`: how thinking is turned on and off. `closes_thinking`: whether a prompt without thinking ends with a
-    closed think block. `variables`: what the template asks for beside what the server has for it.
+    tools. `switch`: how thinking is turned on and off, and `toggles`: whether that makes a difference.
+    `closes_thinking`: whether a prompt without thinking ends with a closed think block. `variables`: what the template
+    asks for beside what the server has for it.
     Raises FormatError for what is no template, OSError for a file that cannot be read.
     """
 
@@ -131,6 +132,7 @@ class CheckpointTemplate:
         self.switch = find_switch(self.variables, self.source, self._tried, self.settings)
         self.has_thinking = self._thinks(styles, tokens) if settings.thinks is None else settings.thinks
         self.closes_thinking = self.has_thinking and self._closes(styles)
+        self.toggles = not self._texts(styles, thinks=False) & self._texts(styles, thinks=True)
 
     def render(
         self,
@@ -207,11 +209,14 @@ class CheckpointTemplate:
 
     def _closes(self, styles: Sequence[PromptStyle]) -> bool:
         """Whether the template does; or would have to, since it writes the same where the model shall think."""
-        direct = [self._tried(self._of_style(style)) for style in styles if not style.opens_thinking]
-        thinking = [self._tried(self._of_style(style)) for style in styles if style.opens_thinking]
-        if any(text is not None and is_closed(text, self.settings) for text in direct):
-            return True
-        return bool(direct and thinking) and direct[0] is not None and direct[0] in thinking
+        direct = self._texts(styles, thinks=False)
+        same = direct & self._texts(styles, thinks=True)
+        return bool(same) or any(is_closed(text, self.settings) for text in direct)
+
+    def _texts(self, styles: Sequence[PromptStyle], *, thinks: bool) -> set[str]:
+        """What the template makes of a short conversation in the styles that think, or in those that do not."""
+        tried = [self._tried(self._of_style(style)) for style in styles if style.opens_thinking is thinks]
+        return {text for text in tried if text is not None}
 
     def _template_for(self, style: PromptStyle, *, has_tools: bool) -> Template:
         if isinstance(style.template, Path):

@@ -15,7 +15,7 @@ from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
-from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
+from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
 from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
@@ -45,10 +45,11 @@ class ChatFormat:
     With a `template` the format is that of a checkpoint, with the tags of its settings; without, it is our own. The ids
     of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `has_thinking`:
     whether the model can think. `switch`: how a checkpoint's template is told to, and `variables` what else it can be
-    told; none for our own.
+    told; none for our own. `toggles`: whether the template itself makes a difference between the two. `can_chat`:
+    whether there is any template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, template: CheckpointTemplate | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, template: CheckpointTemplate | NoTemplate | None = None) -> None:
         self.vocabulary = vocabulary
         self.control_ids = vocabulary.control_ids
         self.settings = FormatSettings() if template is None else template.settings
@@ -60,7 +61,10 @@ class ChatFormat:
         self.end_of_turn_id = self._id(END_OF_TURN if template is None else template.end_of_turn)
         self.hidden_ids = frozenset(map(self._id, tags.hidden)) - {NO_TOKEN}
         self.text_tags = [tag for tag in tags.tags if self._id(tag) == NO_TOKEN]
-        self._is_own = template is None
+        self.is_foreign = template is not None
+        self.can_chat = not isinstance(template, NoTemplate)
+        self.toggles = template is None or template.toggles
+        self.source = "" if template is None else template.source
         self._template: ChatTemplate = template or OwnTemplates()
         self.has_thinking = self._template.has_thinking
         self.switch = Switch() if template is None else template.switch
@@ -77,7 +81,8 @@ class ChatFormat:
         template: Path | None = None,
         styles: Sequence[PromptStyle] = (DIRECT, THINKING),
     ) -> "ChatFormat":
-        """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours.
+        """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours, if its
+        tokenizer has the tokens of that; else one that cannot chat.
 
         `styles` are those that prompts will be rendered in.
         Raises FileNotFoundError without a tokenizer.json, other OSError for files that cannot be read, ValueError (most
@@ -89,8 +94,8 @@ class ChatFormat:
             OwnTemplates().check(styles)
             try:
                 return cls(Vocabulary(tokenizer))
-            except FormatError as error:
-                raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
+            except FormatError:
+                return cls(Vocabulary(tokenizer, required=()), NoTemplate())
         checkpoint = CheckpointTemplate(files, settings or FormatSettings(), styles, added_spellings(tokenizer))
         vocabulary = Vocabulary(tokenizer, required=(), tags=checkpoint.settings.tags, template=checkpoint.source)
         return cls(vocabulary, checkpoint)
@@ -103,11 +108,11 @@ class ChatFormat:
         Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
         """
         files = read_template(folder, template)
-        if (files is None) != self._is_own:
+        if (files is not None) != (self.is_foreign and self.can_chat):
             raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
         if files is None:
             OwnTemplates().check(styles)
-            return ChatFormat(self.vocabulary)
+            return ChatFormat(self.vocabulary, NoTemplate() if not self.can_chat else None)
         checkpoint = CheckpointTemplate(files, self.settings, styles, self.vocabulary.added)
         return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint)
 
@@ -150,7 +155,7 @@ class ChatFormat:
         turn, for each is just what would be generated; with thinking only for the last one, since past turns have lost
         their reasoning. `render` of the messages before the last is an exact prefix. Raises FormatError.
         """
-        assert self._is_own, "training text is in our own format"
+        assert not self.is_foreign, "training text is in our own format"
         turns = check_messages(messages)
         last = len(turns) - 1
         if turns[last]["role"] != "assistant":

@@ -67,7 +67,7 @@ CANDIDATES = (
     Candidate("reasoning_strength", (ABSENT, "high", "medium"), ("none", "off", "minimal"), is_level=True),
     Candidate("think", (True,), (False,)),
 )
-LEVELS = ("reasoning_effort", "reasoning_strength")
+LEVELS = ("reasoning_effort", "reasoning_strength", "thinking_effort")
 
 
 @dataclass(frozen=True)
