@@ -250,11 +250,11 @@ def _families() -> str:
         if profile.family is None:
             continue
         family, fmt = profile.family, profile.format
-        thinks = any(mode.thinks for mode in profile.modes.values())
+        thinks = bool(_thinking(profile))
         tags = "as found" if fmt.finds_tags else f"`{fmt.think}` `{fmt.think_end}`"
         sampling = "generation_config.json, else the profile" if profile.sampling_of_checkpoint else "the profile"
         sources = " ".join(f"[{index}]({link})" for index, link in enumerate(family.sources, 1))
-        levels = [mode.levels.variable for mode in profile.modes.values() if getattr(mode, "levels", None)]
+        levels = [mode.levels.variable for mode in _thinking(profile) if mode.levels is not None]
         rows.append(
             [
                 family.models,
@@ -272,6 +272,10 @@ def _families() -> str:
         )
     head = ["family", "profile", "modes", "switch", "levels", "tags", "calls", "sampling", "sources", "checked", "not"]
     return _table(head, rows)
+
+
+def _thinking(profile: Profile) -> list[ThinkingMode]:
+    return [mode for mode in profile.modes.values() if isinstance(mode, ThinkingMode)]
 
 
 def _switch(profile: Profile) -> str:

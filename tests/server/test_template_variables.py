@@ -124,7 +124,7 @@ async def test_a_level_of_requests_that_name_none_and_a_budget_as_a_number(level
     )
     fmt, profile = make_foreign(template, IM, THINKING), profile_of(text, tmp_path)
     assert (await prompt_of(fmt, profile, reasoning_effort="high")).startswith("[512]")
-    asked = {"reasoning_mode": "reasoning", "thinking_token_budget": 77}
+    asked: dict[str, Any] = {"reasoning_mode": "reasoning", "thinking_token_budget": 77}
     assert (await prompt_of(fmt, profile, **asked)).startswith("[77]")
     assert (await prompt_of(fmt, profile, **{**asked, "thinking_token_budget": -1})).startswith("[]")
 
@@ -234,7 +234,11 @@ async def test_a_family_that_always_thinks_has_no_other_mode(tmp_path: Path) -> 
     fmt = make_foreign(TURNS + "<think>\n", IM, THINKING)
     async with serving(fmt, profile_of(ALWAYS, tmp_path)) as (http, _):
         names = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
-        asked = [{"reasoning_mode": "standard"}, {"reasoning_effort": "none"}, {"enable_thinking": False}]
+        asked: list[dict[str, Any]] = [
+            {"reasoning_mode": "standard"},
+            {"reasoning_effort": "none"},
+            {"enable_thinking": False},
+        ]
         refused = [(await http.post(CHAT, json={"messages": HELLO, **fields})) for fields in asked]
     assert names == ["m", "m:reasoning"]
     assert [response.status_code for response in refused] == [400, 400, 400]
