@@ -4,7 +4,7 @@ The text comes out as the template wrote it; which of it is a control token is `
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,20 @@ from chat_templates.client_text import protect, protect_all
 from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
 from chat_templates.limits import TooSlowError
-from chat_templates.messages import Call, Turn
+from chat_templates.messages import Call, Turn, check_messages, check_variables
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import compiling, rendered
+from chat_templates.thinking_probe import find_switch, is_closed, with_found_tags
 
 END = "\udc82"
 """Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+OURS = frozenset((*NAMED_TOKENS, "messages", "tools", "documents", "add_generation_prompt", "continue_final_message"))
+"""Variables of a template that are the server's to set."""
+TRIED = check_messages([{"role": "user", "content": "Is 1 + 1 = 2?"}])
+"""The conversation by which it is found out what a template does."""
+PAST_THINKING = ("reasoning_content", "reasoning", "thinking")
+"""The names under which templates look for the thinking of past turns."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,20 @@ def _spelling(token: Any) -> str | None:
 class CheckpointTemplate:
     """A checkpoint's template, or the file that a style names instead, with the style's variables.
 
-    `has_thinking`: whether the model can think; `takes_tools`: whether there is a place for tools. Raises FormatError
-    for what is no template, OSError for a file that cannot be read.
+    `tokens`: the spellings of those that the tokenizer has beside its vocabulary. `settings` are those given, with the
+    tags that were found. `has_thinking`: whether the model can think; `takes_tools`: whether there is a place for
+    tools. `switch`: how thinking is turned on and off, and `toggles`: whether that makes a difference.
+    `closes_thinking`: whether a prompt without thinking ends with a closed think block. `variables`: what the template
+    asks for beside what the server has for it.
+    Raises FormatError for what is no template, OSError for a file that cannot be read.
     """
 
     def __init__(
-        self, files: TemplateFiles, settings: FormatSettings, styles: Sequence[PromptStyle] = (DIRECT, THINKING)
+        self,
+        files: TemplateFiles,
+        settings: FormatSettings,
+        styles: Sequence[PromptStyle] = (DIRECT, THINKING),
+        tokens: Collection[str] = (),
     ) -> None:
         self._environment = Environment(trim_blocks=True, lstrip_blocks=True)
         self._template = self._compile(files.source)
@@ -109,10 +124,15 @@ class CheckpointTemplate:
         self._of_file = {path: self._compile(source) for path, source in sources.items()}
         self._named = files.named_tokens
         self.end_of_turn = files.named_tokens.get("eos_token", "")
-        self._settings = settings
         self.source = "".join([files.source, files.tool_source or "", *sources.values()])
-        self.takes_tools = bool(files.tool_source) or settings.tools in self._variables(files.source)
-        self.has_thinking = self._thinks(styles) if settings.thinks is None else settings.thinks
+        self.settings = with_found_tags(settings, self.source, tokens) if settings.finds_tags else settings
+        known = self._variables(files.source)
+        self.takes_tools = bool(files.tool_source) or settings.tools in known
+        self.variables = frozenset(known) - OURS - self._environment.globals.keys() - {settings.tools}
+        self.switch = find_switch(self.variables, self.source, self._tried, self.settings)
+        self.has_thinking = self._thinks(styles, tokens) if settings.thinks is None else settings.thinks
+        self.closes_thinking = self.has_thinking and self._closes(styles)
+        self.toggles = not self._texts(styles, thinks=False) & self._texts(styles, thinks=True)
 
     def render(
         self,
@@ -153,15 +173,16 @@ class CheckpointTemplate:
     ) -> str:
         messages = [_message(turn) for turn in turns]
         if is_open:
-            field = "content" if turns[-1]["content"] or not turns[-1]["reasoning_content"] else "reasoning_content"
-            messages[-1][field] += END
+            fields = ["content"] if turns[-1]["content"] or not turns[-1]["reasoning_content"] else PAST_THINKING
+            messages[-1] |= {field: messages[-1][field] + END for field in fields}
         context = {
             **self._named,
-            **style.variables,
+            **self._of_style(style),
             "messages": messages,
             "tools": None,
             "documents": None,
-            **({self._settings.tools: protect_all(list(tools))} if tools else {}),
+            **{name: protect_all(value) for name, value in check_variables(style.from_client).items()},
+            **({self.settings.tools: protect_all(list(tools))} if tools else {}),
             "add_generation_prompt": add_generation_prompt,
         }
         text = rendered(self._template_for(style, has_tools=bool(tools)), context)
@@ -172,6 +193,30 @@ class CheckpointTemplate:
                 "this model's chat template leaves out the text to be continued", f"messages[{len(turns) - 1}]"
             )
         return text[: text.rindex(END)]
+
+    def _of_style(self, style: PromptStyle) -> dict[str, Any]:
+        """The variables of a style, but for its client's."""
+        own = self.switch.variables(thinks=style.opens_thinking) if style.variables is None else style.variables
+        return {**own, **style.added}
+
+    def _tried(self, variables: Mapping[str, Any]) -> str | None:
+        """What the template makes of a short conversation; None where it refuses these variables."""
+        style = PromptStyle(opens_thinking=True, variables=variables)
+        try:
+            return self._rendered(TRIED, style, (), add_generation_prompt=True, is_open=False)
+        except FormatError:
+            return None
+
+    def _closes(self, styles: Sequence[PromptStyle]) -> bool:
+        """Whether the template does; or would have to, since it writes the same where the model shall think."""
+        direct = self._texts(styles, thinks=False)
+        same = direct & self._texts(styles, thinks=True)
+        return bool(same) or any(is_closed(text, self.settings) for text in direct)
+
+    def _texts(self, styles: Sequence[PromptStyle], *, thinks: bool) -> set[str]:
+        """What the template makes of a short conversation in the styles that think, or in those that do not."""
+        tried = [self._tried(self._of_style(style)) for style in styles if style.opens_thinking is thinks]
+        return {text for text in tried if text is not None}
 
     def _template_for(self, style: PromptStyle, *, has_tools: bool) -> Template:
         if isinstance(style.template, Path):
@@ -186,12 +231,15 @@ class CheckpointTemplate:
         with compiling():
             return meta.find_undeclared_variables(self._environment.parse(source))
 
-    def _thinks(self, styles: Sequence[PromptStyle]) -> bool:
-        """A template that knows the tags of thinking, or that one of the styles' variables changes."""
-        if self._settings.think in self.source or self._settings.think_end in self.source:
+    def _thinks(self, styles: Sequence[PromptStyle], tokens: Collection[str]) -> bool:
+        """A template that knows the tags of thinking; or that one of the styles' variables changes, where the
+        tokenizer has the tags.
+        """
+        tags = (self.settings.think, self.settings.think_end)
+        if any(tag in self.source for tag in tags):
             return True
-        switches = {name for style in styles for name in style.variables}
-        return not switches.isdisjoint(self._variables(self.source))
+        switches = {name for style in styles for name in self._of_style(style)}
+        return all(tag in tokens for tag in tags) and not switches.isdisjoint(self.variables)
 
 
 def _files_of(styles: Sequence[PromptStyle]) -> list[Path]:
@@ -201,9 +249,11 @@ def _files_of(styles: Sequence[PromptStyle]) -> list[Path]:
 def _message(turn: Turn) -> dict[str, Any]:
     """As transformers' templates know it: what is empty is left out, but for the content."""
     message: dict[str, Any] = {"role": turn["role"], "content": protect(turn["content"])}
-    for field in ("reasoning_content", "name", "tool_call_id"):
+    for field in ("name", "tool_call_id"):
         if turn[field]:
             message[field] = protect(turn[field])
+    if turn["reasoning_content"]:
+        message |= dict.fromkeys(PAST_THINKING, protect(turn["reasoning_content"]))
     if turn["tool_calls"]:
         message["tool_calls"] = list(map(_call, turn["tool_calls"]))
     return message

@@ -18,9 +18,10 @@ from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
-from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
+from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
-from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_tokens
+from chat_templates.thinking_probe import Switch, is_closed, is_open
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
 from chat_templates.tool_forms.form import tags_of
 from chat_templates.tool_forms.known import HERMES
 
@@ -46,20 +47,23 @@ class ChatFormat:
     Client text never becomes a control token, and control tokens never come back as text. Our own templates have no
     place for `name` fields.
 
-    With a `template` the format is that of a checkpoint, with the tags of `settings`; without, it is our own. The ids
+    With a `template` the format is that of a checkpoint, with the tags of its settings; without, it is our own. The ids
     of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `calls`: the form of
-    tool calls, that of the checkpoint. `has_thinking`: whether the model can think.
+    tool calls. `has_thinking`: whether the model can think. `switch`: how a checkpoint's template is told to, and
+    `variables` what else it can be told; none for our own. `toggles`: whether the template itself makes a difference
+    between the two. `can_chat`: whether there is any template. `is_foreign`: whether there is a template of a
+    checkpoint; `source` is its text.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        template: CheckpointTemplate | None = None,
+        template: CheckpointTemplate | NoTemplate | None = None,
         settings: FormatSettings | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.control_ids = vocabulary.control_ids
-        self.settings = settings or FormatSettings()
+        self.settings = settings or (FormatSettings() if template is None else template.settings)
         tags = self.settings
         self.think_id = self._id(tags.think)
         self.think_end_id = self._id(tags.think_end)
@@ -69,9 +73,15 @@ class ChatFormat:
         self.end_of_turn_id = self._id(END_OF_TURN if template is None else template.end_of_turn)
         self.hidden_ids = frozenset(map(self._id, tags.hidden)) - {NO_TOKEN}
         self.text_tags = [tag for tag in tags.tags if self._id(tag) == NO_TOKEN]
-        self._is_own = template is None
+        self.is_foreign = template is not None
+        self.can_chat = not isinstance(template, NoTemplate)
+        self.toggles = template is None or template.toggles
+        self.source = "" if template is None else template.source
         self._template: ChatTemplate = template or OwnTemplates()
         self.has_thinking = self._template.has_thinking
+        self.switch = Switch() if template is None else template.switch
+        self.variables: frozenset[str] = frozenset() if template is None else template.variables
+        self._closes_thinking = template is not None and template.closes_thinking
         spellings = sorted(vocabulary.written, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, (CUT, *spellings))) + ")")
 
@@ -83,7 +93,8 @@ class ChatFormat:
         template: Path | None = None,
         styles: Sequence[PromptStyle] = (DIRECT, THINKING),
     ) -> "ChatFormat":
-        """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours.
+        """The format of the checkpoint in `folder`: by its own template, or by the file `template`; else ours, if its
+        tokenizer has the tokens of that; else one that cannot chat.
 
         `styles` are those that prompts will be rendered in.
         Raises FileNotFoundError without a tokenizer.json, other OSError for files that cannot be read, ValueError (most
@@ -95,17 +106,17 @@ class ChatFormat:
             OwnTemplates().check(styles)
             try:
                 return cls(Vocabulary(tokenizer))
-            except FormatError as error:
-                raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
-        settings = settings or FormatSettings()
-        checkpoint = CheckpointTemplate(files, settings, styles)
-        return cls.of_checkpoint(tokenizer, checkpoint, settings)
+            except FormatError:
+                return cls(Vocabulary(tokenizer, required=()), NoTemplate())
+        return cls.of_checkpoint(
+            tokenizer, CheckpointTemplate(files, settings or FormatSettings(), styles, added_spellings(tokenizer))
+        )
 
     @classmethod
-    def of_checkpoint(cls, tokenizer_json: str, template: CheckpointTemplate, settings: FormatSettings) -> "ChatFormat":
+    def of_checkpoint(cls, tokenizer_json: str, template: CheckpointTemplate) -> "ChatFormat":
         """The format of a checkpoint with this template. Raises FormatError."""
-        name = form_name(settings, template.source, added_tokens(tokenizer_json))
-        settings = replace(settings, calls=name)
+        name = form_name(template.settings, template.source, added_spellings(tokenizer_json))
+        settings = replace(template.settings, calls=name)
         tags = (*settings.tags, *tags_of(form_of(settings, name)))
         return cls(Vocabulary(tokenizer_json, required=(), tags=tags, template=template.source), template, settings)
 
@@ -117,13 +128,13 @@ class ChatFormat:
         Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
         """
         files = read_template(folder, template)
-        if (files is None) != self._is_own:
+        if (files is not None) != (self.is_foreign and self.can_chat):
             raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
         if files is None:
             OwnTemplates().check(styles)
-            return ChatFormat(self.vocabulary)
-        checkpoint = CheckpointTemplate(files, self.settings, styles)
-        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint, self.settings)
+            return ChatFormat(self.vocabulary, NoTemplate() if not self.can_chat else None)
+        checkpoint = CheckpointTemplate(files, self.settings, styles, self.vocabulary.added)
+        return ChatFormat(self.vocabulary.for_template(checkpoint.source), checkpoint)
 
     def render(
         self,
@@ -164,7 +175,7 @@ class ChatFormat:
         turn, for each is just what would be generated; with thinking only for the last one, since past turns have lost
         their reasoning. `render` of the messages before the last is an exact prefix. Raises FormatError.
         """
-        assert self._is_own, "training text is in our own format"
+        assert not self.is_foreign, "training text is in our own format"
         turns = check_messages(messages)
         last = len(turns) - 1
         if turns[last]["role"] != "assistant":
@@ -252,8 +263,8 @@ class ChatFormat:
         text = self._template.render(
             turns, style, described, add_generation_prompt=add_generation_prompt, is_open=is_open
         )
-        if add_generation_prompt:
-            text += self._missing(text, style)
+        if add_generation_prompt or (is_open and not style.opens_thinking):
+            text += self._missing(text, style, begins=add_generation_prompt)
         pieces = self._split.split(text)  # plain ones and, at odd places, control tokens and CUTs
         vocabulary = self.vocabulary
         for index in range(1, len(pieces), 2):
@@ -270,15 +281,16 @@ class ChatFormat:
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)
 
-    def _missing(self, prompt: str, style: PromptStyle) -> str:
-        """What the style wants at the end of a generation prompt and the template left out."""
+    def _missing(self, prompt: str, style: PromptStyle, *, begins: bool) -> str:
+        """What the style wants at the end of a prompt and the template left out; `begins`: of a generation prompt."""
         tags = self.settings
-        if self._is_open(prompt) == style.opens_thinking:
-            return ""
+        opening = tags.before_think + tags.think + tags.after_think
+        closing = tags.before_think_end + tags.think_end + tags.after_think_end
+        if self._is_open(prompt):
+            return "" if style.opens_thinking else closing
         if style.opens_thinking:
-            return tags.before_think + tags.think + tags.after_think
-        return tags.before_think_end + tags.think_end + tags.after_think_end
+            return opening
+        return opening + closing if begins and self._closes_thinking and not is_closed(prompt, tags) else ""
 
     def _is_open(self, text: str) -> bool:
-        """Whether a think block is open at the end of a text; in a rendered one only the template's own tags count."""
-        return text.rfind(self.settings.think) > text.rfind(self.settings.think_end)
+        return is_open(text, self.settings)

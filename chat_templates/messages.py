@@ -64,6 +64,11 @@ def check_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
 
 
+def check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client has a template told, as plain JSON values; raises FormatError."""
+    return {name: _json(value, f"chat_template_kwargs.{name}") for name, value in variables.items()}
+
+
 def _turn(message: Message, param: str) -> Turn:
     if not isinstance(message, Mapping):
         raise FormatError("a message must be an object", param)

@@ -17,7 +17,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `hermes`, `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, `inside_tool_call` before and after.
     `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
     A tag may be a token of its own or ordinary text. `thinks`: whether the model can think; None: as its template
-    tells.
+    tells. `finds_tags`: where template or tokenizer have the tags of another family, thinking is between those.
     """
 
     think: str = "<think>"
@@ -33,6 +33,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     hidden: tuple[str, ...] = ()
     tools: str = "tools"
     thinks: bool | None = None
+    finds_tags: bool = False
 
     def __post_init__(self) -> None:
         if self.calls is not None and self.calls not in FORMS:
@@ -53,15 +54,18 @@ class PromptStyle(msgspec.Struct, frozen=True, kw_only=True):
     `opens_thinking`: whether the prompt ends with an open think block; if not, it leaves none open. `template` is one
     of our own by its name, or a file; None: `thinking` or `direct`, as `opens_thinking` says. A checkpoint that brings
     its own template is rendered by that, unless `template` is a file. `variables` are what a checkpoint's template
-    gets.
+    gets; None: those by which it turns thinking on or off, as far as that can be found. `added` are further ones of
+    this prompt; texts in `from_client` are text and nothing else.
     """
 
     opens_thinking: bool
     template: str | Path | None = None
-    variables: Mapping[str, Any] = {}
+    variables: Mapping[str, Any] | None = None
+    added: Mapping[str, Any] = {}
+    from_client: Mapping[str, Any] = {}
 
 
-DIRECT = PromptStyle(opens_thinking=False, variables={"enable_thinking": False})
+DIRECT = PromptStyle(opens_thinking=False)
 """Answers at once."""
-THINKING = PromptStyle(opens_thinking=True, variables={"enable_thinking": True})
+THINKING = PromptStyle(opens_thinking=True)
 """Thinks first."""

@@ -24,7 +24,8 @@ from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
 from chat_templates.limits import timed
 from chat_templates.messages import Turn
-from chat_templates.settings import PromptStyle
+from chat_templates.settings import FormatSettings, PromptStyle
+from chat_templates.thinking_probe import Switch
 
 CUT = "\udc81"
 """Where a template writes it (variable `cut`), the text before and after is tokenized apart: there the prompt ends and
@@ -55,6 +56,35 @@ class ChatTemplate(Protocol):
 
         With `is_open` the last turn, an assistant's, is to be continued: the text ends where its text does.
         """
+
+
+NO_TEMPLATE = "This model has no chat template, so it cannot chat: start the server with --chat-template FILE"
+
+
+class NoTemplate:
+    """Of a base model: texts are gone on with, and there are no conversations."""
+
+    settings = FormatSettings()
+    end_of_turn = ""
+    source = ""
+    has_thinking = False
+    takes_tools = False
+    closes_thinking = False
+    toggles = False
+    switch = Switch()
+    variables: frozenset[str] = frozenset()
+
+    def render(
+        self,
+        turns: Sequence[Turn],  # noqa: ARG002 - as all templates have it
+        style: PromptStyle,  # noqa: ARG002
+        tools: Sequence[Mapping[str, Any]] = (),  # noqa: ARG002
+        *,
+        add_generation_prompt: bool = True,  # noqa: ARG002
+        is_open: bool = False,  # noqa: ARG002
+    ) -> str:
+        """Raises FormatError."""
+        raise FormatError(NO_TEMPLATE, "messages")
 
 
 class OwnTemplates:

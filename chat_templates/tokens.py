@@ -74,7 +74,7 @@ class Vocabulary:
         self.eats_before = {token["content"] for token in spec["added_tokens"] if token["lstrip"]}
         self.eats_after = {token["content"] for token in spec["added_tokens"] if token["rstrip"]}
         self.is_byte_level = _is_byte_level(spec.get("decoder"))
-        self._added = added
+        self.added: Mapping[str, int] = added
         self._added_texts = {token_id: text for text, token_id in added.items()}
         self._bytes: dict[int, bytes] = {}
         self._tokenizer = _tokenizer(tokenizer_json)
@@ -98,7 +98,7 @@ class Vocabulary:
     def for_template(self, template: str) -> "Vocabulary":
         """The same for another `template`."""
         made = copy(self)
-        made.written = self._written(self._added, template)
+        made.written = self._written(self.added, template)
         return made
 
     def _written(self, added: Mapping[str, int], template: str) -> dict[str, int]:
@@ -178,6 +178,10 @@ class _AddedToken(msgspec.Struct):
     special: bool
 
 
+class _Added(msgspec.Struct):
+    added_tokens: list[_AddedToken] = []
+
+
 class _Part(msgspec.Struct):
     type: str
 
@@ -195,6 +199,14 @@ class _File(msgspec.Struct):
     added_tokens: list[_AddedToken]
     model: _Model
     decoder: _Part | None = None
+
+
+def added_spellings(tokenizer_json: str) -> frozenset[str]:
+    """Those of a tokenizer's added tokens; none where the file is not as it should be, of which `Vocabulary` tells."""
+    try:
+        return frozenset(token.content for token in msgspec.json.decode(tokenizer_json, type=_Added).added_tokens)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return frozenset()
 
 
 def _checked(tokenizer_json: str) -> dict[str, Any]:
@@ -215,11 +227,6 @@ def _tokenizer(tokenizer_json: str) -> Tokenizer:
         return Tokenizer.from_str(tokenizer_json)
     except Exception as error:
         raise FormatError(f"tokenizer.json: {error}", "tokenizer") from error
-
-
-def added_tokens(tokenizer_json: str) -> list[str]:
-    """The spellings of the added tokens; raises FormatError."""
-    return [token["content"] for token in _checked(tokenizer_json)["added_tokens"]]
 
 
 def _is_part(text: str, tags: Sequence[str]) -> bool:

@@ -25,7 +25,6 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
-from chat_templates.messages import Message
 from engine.checkpoint import read_config
 from engine.defaults import engine_defaults
 from engine.messages import Ready
@@ -37,8 +36,10 @@ from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.connections import Connections
 from server.http.protocol import protocol_of
-from server.modes.mode import Modes
+from server.modes.checkpoint_sampling import with_sampling
+from server.modes.mode import TRIED_MESSAGES, Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
+from server.modes.start_report import report, warnings
 from server.offload import prefer_event_loop
 from server.settings import Settings
 from server.start_display import StartDisplay
@@ -47,8 +48,8 @@ from server.telemetry.observers import open_observers
 logger = logging.getLogger("twogear.server")
 
 POLL_SECONDS = 0.1
+FETCHED = ["tokenizer*.json", "config.json", "generation_config.json", "chat_template.*"]
 TRY_SECONDS = 60
-TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
 THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
@@ -67,11 +68,16 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
     except ValueError as error:
+        listener.close()
         raise UsageError(f"{settings.model}: {error}") from error
     choices = engine_defaults(settings.model, engine_options)
     server = DrainingServer(app.state.serving, loaded_config(app, settings))
     display = StartDisplay(console, choices if settings.verbose else ())
-    for warning in (open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)):
+    name = (settings.profile or choose_profile(folder, settings)).stem
+    modes = app.state.serving.modes
+    display.note(report(modes, fmt, name))
+    found = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
+    for warning in [*found, *warnings(modes, fmt, profile, name)]:
         if warning:
             display.warn(warning)
     prefer_event_loop()
@@ -282,6 +288,8 @@ async def reload(serving: Serving) -> None:
 def load_profile_and_keys(folder: Path, settings: Settings) -> tuple[Profile, KeyFile | None]:
     """As they are in their files now; raises UsageError."""
     profile = load_profile(settings.profile or choose_profile(folder, settings))
+    if profile.sampling_of_checkpoint:
+        profile = with_sampling(profile, folder)
     keys = keys_of(settings.api_keys, settings.api_key_hashes)
     if keys is not None:
         check_modes(keys, profile.modes)
@@ -380,7 +388,7 @@ def _fetch_tokenizer(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["tokenizer*.json", "config.json", "chat_template.*"]))
+        return Path(snapshot_download(model, allow_patterns=FETCHED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{model} is neither a folder here nor a model that the hub gives us: {reason}") from error

@@ -3,8 +3,10 @@
 The engine's own options are not here: they belong to the engine process (`engine`) and go through unchanged.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 
@@ -23,6 +25,8 @@ class Settings:
     """None: the shipped one for the model's family."""
     chat_template: Path | None = None
     """None: the checkpoint's own; ours if it has none."""
+    default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """What chat templates are told where a request says nothing else, thinking on or off among it."""
     max_body_bytes: int = 4 * 1024 * 1024
     """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
     max_bodies_bytes: int = 64 * 1024 * 1024

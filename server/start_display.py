@@ -54,6 +54,11 @@ class StartDisplay:
         """A line about what the user may not have meant."""
         self._print(text, style="bold yellow")
 
+    def note(self, lines: Sequence[str]) -> None:
+        """What was found out, a line each."""
+        for line in lines:
+            self._print(line, style="dim")
+
     def close(self) -> None:
         """Takes the progress bar away."""
         self._progress.stop()

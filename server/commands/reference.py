@@ -41,13 +41,14 @@ from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands import serve
 from server.commands.dialects import DIALECTS
 from server.metrics import Metrics
-from server.modes.profile import PROFILE_FOLDER, ModeProfile, ThinkingMode, load_profile
+from server.modes.profile import PROFILE_FOLDER, ModeProfile, Profile, ThinkingMode, load_profile
 from server.telemetry.vllm_metrics import EngineView
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 OBSERVABILITY = DOCS / "observability.md"
 PROFILES = DOCS / "profiles.md"
+FAMILIES = DOCS / "families.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
@@ -246,6 +247,53 @@ def _profiles() -> str:
     return _table(["profile", "`model_type`", "sampling of each mode"], rows)
 
 
+def _families() -> str:
+    rows = []
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        profile, shown = load_profile(path), f"`{path.stem}`"
+        if profile.family is None:
+            continue
+        family, fmt = profile.family, profile.format
+        thinks = bool(_thinking(profile))
+        tags = "as found" if fmt.finds_tags else f"`{fmt.think}` `{fmt.think_end}`"
+        sampling = "generation_config.json, else the profile" if profile.sampling_of_checkpoint else "the profile"
+        sources = " ".join(f"[{index}]({link})" for index, link in enumerate(family.sources, 1))
+        levels = [mode.levels.variable for mode in _thinking(profile) if mode.levels is not None]
+        rows.append(
+            [
+                family.models,
+                shown,
+                ", ".join(profile.modes),
+                _switch(profile) if thinks else "none",
+                ", ".join(f"`{name}`" for name in levels),
+                tags if thinks else "none",
+                fmt.calls or "as the template tells",
+                sampling,
+                sources,
+                family.checked,
+                family.unchecked,
+            ]
+        )
+    head = ["family", "profile", "modes", "switch", "levels", "tags", "calls", "sampling", "sources", "checked", "not"]
+    return _table(head, rows)
+
+
+def _thinking(profile: Profile) -> list[ThinkingMode]:
+    return [mode for mode in profile.modes.values() if isinstance(mode, ThinkingMode)]
+
+
+def _switch(profile: Profile) -> str:
+    """The variables by which the template knows the modes."""
+    told = []
+    for mode in profile.modes.values():
+        if mode.template is not None:
+            return "templates of ours"
+        if mode.template_variables is None:
+            return "as found, `enable_thinking` most often"
+        told += [f"`{name}` {json.dumps(value)}" for name, value in mode.template_variables.items()]
+    return ", ".join(told) or "none: always thinks, unless the server closes the block"
+
+
 def _metrics(*, of_vllm: bool = False) -> str:
     view = EngineView(
         model_name="",
@@ -349,10 +397,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,
+    "families": _families,
     "metrics": _metrics,
     "vllm metrics": lambda: _metrics(of_vllm=True),
 }
 
 if __name__ == "__main__":
-    for file in (*FILES, OBSERVABILITY, PROFILES):
+    for file in (*FILES, FAMILIES, OBSERVABILITY, PROFILES):
         file.write_text(render(file.read_text()))

@@ -12,6 +12,7 @@ from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
 from server.commands.arguments import access, connections, faults, limits, observation, stored, tls
 from server.commands.arguments.numbers import port
+from server.commands.arguments.objects import json_object
 from server.settings import Settings
 
 HELP = "serve a model over an OpenAI-compatible HTTP API"
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chat-template", type=Path, metavar="FILE", help="a jinja template to use instead of the checkpoint's own"
+    )
+    parser.add_argument(
+        "--default-chat-template-kwargs",
+        type=json_object,
+        metavar="JSON",
+        default={},
+        help="what chat templates are told where a request says nothing else, as vLLM has it; enable_thinking sets the "
+        "default mode",
     )
     parser.add_argument("--allow-priority", action="store_true", help="let clients set the priority of their requests")
     parser.add_argument(

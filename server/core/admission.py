@@ -7,6 +7,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import msgspec
+
 from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
@@ -17,12 +19,14 @@ from server.core.serving import Serving
 from server.modes.limits import the_budget
 from server.modes.mode import Mode
 from server.modes.resolve import mode_of_model, resolve_mode
-from server.modes.thinking import ModeRequest
+from server.modes.thinking import ModeRequest, ModeWish
+from server.modes.variables import sorted_variables
 
 
 async def admit(request: Request, serving: Serving) -> Plan:
     """Plans the request; raises ApiError."""
     try:
+        request = with_variables(request, serving)
         record = request.received.record
         record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
         mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
@@ -43,6 +47,20 @@ def find_mode(
     """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
     named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
     return resolve_mode([named, *requests], serving.modes)
+
+
+def with_variables(request: Request, serving: Serving) -> Request:
+    """The request with what it says of mode and thinking in the chat template's variables, and without these; raises
+    BadRequestError.
+    """
+    prompt, modes = request.prompt, serving.modes
+    if not isinstance(prompt, Conversation):
+        return request
+    said, rest = sorted_variables(prompt.variables, modes, request.name("chat_template_kwargs"))
+    wish = ModeWish([*request.mode.requests, *said.requests], [*request.mode.budgets, *said.budgets])
+    if not wish.budgets and modes.budget is not None:
+        wish = wish._replace(budgets=[modes.budget])
+    return msgspec.structs.replace(request, mode=wish, prompt=msgspec.structs.replace(prompt, variables=rest))
 
 
 async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
@@ -87,6 +105,7 @@ def _salt(request: Request, serving: Serving) -> str:
 
 async def prompt_ids(request: Request, serving: Serving) -> list[int]:
     """The prompt of a request that is only to be counted; raises ApiError for what `admit` would refuse in it, too."""
+    request = with_variables(request, serving)
     the_budget(request.mode.budgets)
     mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
     (ids,) = await encoded(request, mode, serving)

@@ -12,6 +12,7 @@ from server.core.request import Conversation, Request, Texts
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
+from server.modes.limits import the_budget
 from server.modes.mode import Mode
 from server.offload import LONG, PROMPTS, offload_long, read_long
 
@@ -41,10 +42,11 @@ async def _conversation(
     prompt: Conversation, request: Request, mode: Mode, serving: Serving, context: int | None
 ) -> list[int]:
     """In the mode's template. An answer that comes back has the ids that the model wrote."""
+    style = mode.style_for(the_budget(request.mode.budgets), serving.modes.given, prompt.variables)
     render = partial(
         serving.fmt.render,
         prompt.messages,
-        mode.style,
+        style,
         prompt.tools,
         add_generation_prompt=prompt.opens_turn,
         continue_final_message=prompt.continues,

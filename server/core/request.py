@@ -43,13 +43,15 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 class Conversation(msgspec.Struct, frozen=True):
     """Messages and tools as chat templates take them, still unchecked: `chat_templates.messages` checks them.
 
-    `opens_turn`: a turn is opened for the model. `continues`: instead, the last message is continued.
+    `opens_turn`: a turn is opened for the model. `continues`: instead, the last message is continued. `variables`: what
+    the chat template shall be told beside these.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
     opens_turn: bool = True
     continues: bool = False
+    variables: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Texts(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from server.errors import UnavailableError, UnknownRequestError
 from server.metrics import Metrics
 from server.modes.mode import Modes
 from server.modes.profile import ModeLimits, Profile
+from server.modes.variables import with_defaults
 from server.settings import Settings
 from server.telemetry.vllm_metrics import EngineView
 
@@ -67,7 +68,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
-        self.modes = Modes.of(self.profile, self.fmt)
+        self.modes = self._modes(self.profile, self.fmt)
         self.bodies = BytesBudget(self.settings.max_bodies_bytes)
         self.parsed = BytesBudget(self.settings.max_parsed_bytes)
         self.scheduler = Scheduler(self._places, _loads(self.modes))
@@ -91,10 +92,14 @@ class Serving:
         """
         if profile.format != self.profile.format:
             raise ValueError("its [format] is not the one that is served; that needs a new start")
-        modes = Modes.of(profile, fmt)
+        modes = self._modes(profile, fmt)
         self.profile, self.fmt, self.modes = profile, fmt, modes
         self.scheduler.adopt(_loads(modes))
         self.intake.limits |= _limits(modes)
+
+    def _modes(self, profile: Profile, fmt: ChatFormat) -> Modes:
+        """With what the operator has the chat template told. Raises ValueError."""
+        return with_defaults(Modes.of(profile, fmt), self.settings.default_chat_template_kwargs)
 
     def _places(self) -> int:
         """How many generations the engine runs at once."""

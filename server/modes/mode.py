@@ -1,10 +1,22 @@
 """A mode as it is served: its profile, with all that can be known before a request comes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
+
+from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
+from chat_templates.messages import Message
 from chat_templates.settings import PromptStyle
+from chat_templates.thinking_probe import EFFORTS
 from server.modes.profile import DirectMode, Profile, ThinkingMode
+from server.modes.thinking import UNBOUND, Budget
+
+TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
+"""With which it is found out whether a template takes a mode at all."""
+NOT_THINKING = "this model does not think"
 
 
 @dataclass(frozen=True)
@@ -28,48 +40,128 @@ class ThinkClosing:
 
 
 @dataclass(frozen=True)
+class TemplateLevels:
+    """The variables by which a template is told how hard to think: those `of` each effort that it knows, those where
+    nothing is asked, and the one that a budget in tokens goes into; empty where there is none.
+    """
+
+    of: Mapping[str, Mapping[str, Any]]
+    default: Mapping[str, Any]
+    of_tokens: str = ""
+
+    def told(self, budget: Budget | None) -> Mapping[str, Any]:
+        """The variables for a request with this budget. An effort that the template does not know is told as the next
+        one above that it knows, else as the highest.
+        """
+        if budget is None:
+            return self.default
+        if isinstance(budget.value, int):
+            tells = self.of_tokens and budget.value != UNBOUND
+            return {self.of_tokens: budget.value} if tells else self.default
+        known = [effort for effort in EFFORTS if effort in self.of]
+        if not known:
+            return self.default
+        above = [effort for effort in known if EFFORTS.index(effort) >= EFFORTS.index(budget.value)]
+        return self.of[above[0] if above else known[-1]]
+
+
+NO_LEVELS = TemplateLevels({}, {})
+
+
+@dataclass(frozen=True)
 class Mode:
-    """One mode of a served model. `closing`: how its thinking is closed; None for a mode that does not think."""
+    """One mode of a served model. `closing`: how its thinking is closed; None for a mode that does not think.
+
+    `variables` are those by which a checkpoint's template knows the mode.
+    """
 
     name: str
     profile: DirectMode | ThinkingMode
     style: PromptStyle
     closing: ThinkClosing | None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    levels: TemplateLevels = NO_LEVELS
 
     @property
     def thinks(self) -> bool:
         """Whether its requests think before they answer."""
         return self.closing is not None
 
+    def style_for(self, budget: Budget | None, added: Mapping[str, Any], from_client: Mapping[str, Any]) -> PromptStyle:
+        """How a request's prompt is rendered: with the level of its budget, and further variables of the template."""
+        told = self.levels.told(budget)
+        if not (told or added or from_client):
+            return self.style
+        return msgspec.structs.replace(self.style, added={**added, **told}, from_client=from_client)
+
 
 @dataclass(frozen=True)
 class Modes:
     """The modes that a model has, of those of its profile, in the profile's order. `on` and `off` are what peers'
-    switches mean; None where the model has no such mode. `lacking` are those that would think, where it cannot.
+    switches mean; None where the model has no such mode. `lacking` are those that it has not, each with the reason.
+
+    `switches` are the variables that make a template's modes, and `variables` those that clients may set beside them.
+    `given` are the operator's, of every request that sets no other, and `budget` is what they say of the thinking.
     """
 
     by_name: dict[str, Mode]
     default: Mode
     on: Mode | None
     off: Mode | None
-    lacking: frozenset[str]
+    lacking: Mapping[str, str]
+    switches: frozenset[str] = frozenset()
+    variables: frozenset[str] = frozenset()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
 
     @classmethod
     def of(cls, profile: Profile, fmt: ChatFormat) -> "Modes":
-        """Those of `profile` that a model with the format `fmt` has: one that does not think has direct modes only.
+        """Those of `profile` that a model with the format `fmt` has: one that does not think has direct modes only, and
+        what the chat template refuses is none.
 
         Raises ValueError where none is left.
         """
-        made = {
-            name: _mode(name, mode, fmt) for name, mode in profile.modes.items() if fmt.has_thinking or not mode.thinks
-        }
+        lacking = _lacking(profile, fmt)
+        made = {name: _mode(name, mode, fmt) for name, mode in profile.modes.items() if name not in lacking}
         if not made:
-            raise ValueError("this model does not think, and the profile has no mode of kind direct")
+            raise ValueError(f"{'; '.join(dict.fromkeys(lacking.values()))}, and the profile has no other mode")
         default = made.get(profile.default_mode) or next(iter(made.values()))
         on, off = made.get(profile.dialects.on or ""), made.get(profile.dialects.off or "")
-        return cls(made, default, on, off, frozenset(profile.modes) - frozenset(made))
+        switches = frozenset(name for mode in made.values() for name in mode.variables)
+        allowed = fmt.variables if profile.client_variables is None else frozenset(profile.client_variables)
+        return cls(made, default, on, off, lacking, switches, allowed - switches)
+
+
+def _lacking(profile: Profile, fmt: ChatFormat) -> dict[str, str]:
+    """The modes that the model cannot be in, each with the reason."""
+    thinking = {} if fmt.has_thinking else {name: NOT_THINKING for name, mode in profile.modes.items() if mode.thinks}
+    left = {name: mode.style for name, mode in profile.modes.items() if name not in thinking}
+    refused = {name: reason for name, style in left.items() if (reason := refusal(fmt, style))}
+    # A template that takes none of them does not take the conversation that was tried.
+    return thinking if len(refused) == len(left) else thinking | refused
+
+
+def refusal(fmt: ChatFormat, style: PromptStyle) -> str:
+    """What a chat template says where it refuses a style; else empty."""
+    try:
+        fmt.render(TRIED_MESSAGES, style)
+    except FormatError as error:
+        return error.message
+    return ""
 
 
 def _mode(name: str, profile: DirectMode | ThinkingMode, fmt: ChatFormat) -> Mode:
-    closing = ThinkClosing.of(profile, fmt) if isinstance(profile, ThinkingMode) else None
-    return Mode(name, profile, profile.style, closing)
+    style = profile.style
+    variables = fmt.switch.variables(thinks=profile.thinks) if style.variables is None else style.variables
+    if isinstance(profile, DirectMode):
+        return Mode(name, profile, style, None, variables)
+    return Mode(name, profile, style, ThinkClosing.of(profile, fmt), variables, _levels(profile, fmt))
+
+
+def _levels(profile: ThinkingMode, fmt: ChatFormat) -> TemplateLevels:
+    levels = profile.levels
+    if levels is None:
+        return TemplateLevels(fmt.switch.levels, {}) if profile.template_variables is None else NO_LEVELS
+    of: dict[str, dict[str, Any]] = {effort: {levels.variable: value} for effort, value in levels.of.items()}
+    default = {} if levels.default is None else of[levels.default]
+    return TemplateLevels(of, default, levels.variable if levels.takes_tokens else "")

@@ -14,6 +14,7 @@ from chat_templates.settings import FormatSettings, PromptStyle
 from engine.sampling import Count, Share, TokenSampling
 from server.cli_errors import UsageError
 from server.modes.repetition import Repetition
+from server.modes.thinking import Effort
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 GENERAL = PROFILE_FOLDER / "general.toml"
@@ -37,9 +38,9 @@ class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_field
     """What all kinds of modes have. The sampling is that of requests that name none.
 
     `template` is one of our own (`direct`, `thinking`) or a jinja file, from the profile's folder; None: the
-    checkpoint's own, or ours for the kind. `template_variables` are what a checkpoint's template gets; None:
-    `enable_thinking`, as the kind says. `default_max_tokens`: where the client names no limit; None: what the context
-    leaves, within `max_tokens_limit`.
+    checkpoint's own, or ours for the kind. `template_variables` are what a checkpoint's template gets; None: those by
+    which it turns thinking on or off, as far as that can be found. `default_max_tokens`: where the client names no
+    limit; None: what the context leaves, within `max_tokens_limit`.
     """
 
     template: str | None = None
@@ -58,11 +59,10 @@ class ModeProfile(TokenSampling, frozen=True, kw_only=True, forbid_unknown_field
     def style(self) -> PromptStyle:
         """How its prompts are rendered."""
         template = self.template
-        variables = self.template_variables
         return PromptStyle(
             opens_thinking=self.thinks,
             template=Path(template) if template is not None and template.endswith(TEMPLATE_FILE) else template,
-            variables={"enable_thinking": self.thinks} if variables is None else variables,
+            variables=self.template_variables,
         )
 
 
@@ -86,14 +86,35 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("the shares must grow from minimal to max")
 
 
+class Levels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a family's template is told how hard to think: its `variable`, and the value `of` each effort that it knows.
+
+    An effort that it does not know is told as the next one above that it knows, else the highest. `default` is that of
+    requests that name none; None: the template is told nothing. `takes_tokens`: a budget in tokens is told as it is.
+    """
+
+    variable: str
+    of: dict[Effort, Any]
+    default: Effort | None = None
+    takes_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.of:
+            raise ValueError("of: there must be an effort that the template knows")
+        if self.default is not None and self.default not in self.of:
+            raise ValueError(f"default is {self.default!r}, which must be one of {', '.join(self.of)}")
+
+
 class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"):
     """A mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
 
     `short_wrap_up` takes the place of `wrap_up` where that is more than half of a budget; nothing where both are. A
     thought that goes round in circles, by the rule of `repetition`, is closed as a spent budget is.
-    `answer` has the sampling fields by which the answer is drawn where it differs from the thinking.
+    `answer` has the sampling fields by which the answer is drawn where it differs from the thinking. `levels` None: as
+    far as they can be found in the template, where `template_variables` are to be found too; else none.
     """
 
+    levels: Levels | None = None
     thinking_budget: Count | None = None
     answer_reserve: Tokens
     wrap_up: str
@@ -121,22 +142,38 @@ class _AnswerSampling(TokenSampling, frozen=True, kw_only=True, forbid_unknown_f
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoints that a shipped profile is for: `model_type` in config.json, and texts in their chat template.
 
-    `has_template` False: those that bring no chat template, and so are written to in our own.
+    `template_lacks` are texts that it has not. `has_template` False: those that bring no chat template, and so are
+    written to in our own.
     """
 
     model_types: tuple[str, ...]
     template_has: tuple[str, ...] = ()
+    template_lacks: tuple[str, ...] = ()
     has_template: bool = True
 
     def fits(self, model_type: str, template: str) -> bool:
         """Whether a checkpoint is one of them."""
-        has_all = all(text in template for text in self.template_has)
-        return model_type in self.model_types and has_all and (self.has_template or not template)
+        if model_type not in self.model_types or (template and not self.has_template):
+            return False
+        return all(text in template for text in self.template_has) and not any(
+            text in template for text in self.template_lacks
+        )
 
     @property
     def strictness(self) -> int:
         """How much it asks of a template."""
-        return len(self.template_has) + (not self.has_template)
+        return len(self.template_has) + len(self.template_lacks) + (not self.has_template)
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a shipped profile's knowledge comes from, for `docs/families.md`: the `models` it was written for, the
+    `sources` of switch, tags and sampling, and in words what of it was `checked` and what was `unchecked`.
+    """
+
+    models: str
+    sources: tuple[str, ...] = ()
+    checked: str
+    unchecked: str = ""
 
 
 class Dialects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,10 +186,15 @@ class Dialects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The modes by their names, in the order in which they are listed, and the one of requests that name none.
 
-    `format` is for checkpoints with their own chat template.
+    `format` is for checkpoints with their own chat template. `client_variables` are those of its variables that
+    clients may set; None: all that the template has. `sampling_of_checkpoint`: where the checkpoint names a sampling,
+    in its generation_config.json, that takes the place of the modes'.
     """
 
+    family: Family | None = None
     match: Match | None = None
+    client_variables: tuple[str, ...] | None = None
+    sampling_of_checkpoint: bool = False
     format: FormatSettings = FormatSettings()
     default_mode: ModeName
     dialects: Dialects

@@ -64,9 +64,11 @@ def _wanted(request: ModeRequest, modes: Modes) -> Mode:
         return mode
     mode = modes.by_name.get(wanted)
     if wanted in modes.lacking:
-        raise BadRequestError(f"{field}: this model does not think, so it has no {wanted} mode.", param=field)
+        raise BadRequestError(f"{field}: {modes.lacking[wanted]}, so it has no {wanted} mode.", param=field)
     if mode is None:
-        raise BadRequestError(f'{field} must be {_listed(list(modes.by_name))}, not "{wanted[:40]}".', param=field)
+        always = "" if any(not mode.thinks for mode in modes.by_name.values()) else " This model always thinks."
+        message = f'{field} must be {_listed(list(modes.by_name))}, not "{wanted[:40]}".{always}'
+        raise BadRequestError(message, param=field)
     return mode
 
 

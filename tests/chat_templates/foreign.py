@@ -11,7 +11,7 @@ from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
 from chat_templates.format import ChatFormat
 from chat_templates.settings import FormatSettings, PromptStyle
 from tests.chat_templates.small_tokenizers import byte_level_with
-from tests.styles import STYLES, Mode
+from tests.styles import Mode
 
 # In Qwen3's manner: the switch closes the block, nothing opens it; the thinking of past turns is cut out of their text.
 QWEN = """
@@ -124,7 +124,7 @@ def make_foreign(
     settings = settings or FormatSettings()
     checkpoint = CheckpointTemplate(TemplateFiles(template, None, names or IM_NAMES), settings)
     tokenizer = tokenizer_json(special, added or [])
-    return ChatFormat.of_checkpoint(tokenizer, checkpoint, settings)
+    return ChatFormat.of_checkpoint(tokenizer, checkpoint)
 
 
 def tokenizer_json(special: list[str], added: list[str], bos: str | None = None) -> str:
@@ -161,8 +161,12 @@ def granite() -> ChatFormat:
     return make_foreign(GRANITE, ["<|start|>", "<|of|>", "<|end|>"], None, GRANITE_SETTINGS, names)
 
 
+SWITCHED: dict[Mode, PromptStyle] = {
+    "standard": PromptStyle(opens_thinking=False, variables={"enable_thinking": False}),
+    "reasoning": PromptStyle(opens_thinking=True, variables={"enable_thinking": True}),
+}
 STYLES_OF: dict[str, dict[Mode, PromptStyle]] = {
-    **dict.fromkeys(("qwen", "smol", "gemma"), STYLES),
+    **dict.fromkeys(("qwen", "smol", "gemma"), SWITCHED),
     "granite": {
         "standard": PromptStyle(opens_thinking=False, variables={"thinking": False}),
         "reasoning": PromptStyle(opens_thinking=True, variables={"thinking": True}),

@@ -45,7 +45,7 @@ LARGE = [
 
 def format_of(source: str) -> ChatFormat:
     template = CheckpointTemplate(TemplateFiles(source, None, {"eos_token": "[|endofturn|]"}), FormatSettings())
-    return ChatFormat(Vocabulary(TOKENIZER, required=(), template=source), template, FormatSettings())
+    return ChatFormat(Vocabulary(TOKENIZER, required=(), template=source), template)
 
 
 @pytest.mark.parametrize("source", SLOW)

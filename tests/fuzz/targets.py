@@ -135,7 +135,7 @@ def templates(data: bytes) -> None:
         template = CheckpointTemplate(TemplateFiles(source, None, {"eos_token": "[|endofturn|]"}), FormatSettings())
     except (FormatError, TemplateSyntaxError):
         return
-    fmt = ChatFormat(Vocabulary(TOKENIZER, required=(), template=source), template, FormatSettings())
+    fmt = ChatFormat(Vocabulary(TOKENIZER, required=(), template=source), template)
     with limits.at_most(SECONDS):
         fmt.render(messages, DIRECT)
 

@@ -10,7 +10,7 @@ from pydantic import FailFast, Field, WithJsonSchema
 from server.api.common.fields import Fields
 from server.api.common.formats import NamedToolChoice, ToolChoice
 from server.api.common.sampling import MAX_TOP_LOGPROBS, SamplingFields
-from server.api.common.thinking import ThinkingFields
+from server.api.common.thinking import ThinkingFields, template_variables
 from server.core.request import Conversation, NamedTool, ToolUse
 from server.errors import BadRequestError
 
@@ -155,7 +155,7 @@ TOOL_NAMES = {"tool_choice.name": "tool_choice.function.name"}
 """What the fields of `ToolUse` are called here, where that is not their neutral name."""
 
 
-def conversation_of(body: ConversationFields) -> Conversation:
+def conversation_of(body: ChatFields) -> Conversation:
     """Raises BadRequestError where the fields contradict each other."""
     if body.add_generation_prompt and body.continue_final_message:
         raise BadRequestError(
@@ -167,6 +167,7 @@ def conversation_of(body: ConversationFields) -> Conversation:
         tools=body.tools or (),
         opens_turn=body.add_generation_prompt is not False,
         continues=bool(body.continue_final_message),
+        variables=template_variables(body),
     )
 
 

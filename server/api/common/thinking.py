@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from server.api.common.fields import INT64, Fields, tag_of
 from server.api.common.openapi import SERVED_MODES
@@ -57,7 +57,11 @@ class ThinkingOptions(Fields):
 
 
 class ChatTemplateKwargs(Fields):
-    """vLLM's and SGLang's way to ask for thinking; templates get no other variables from clients."""
+    """vLLM's and SGLang's way to ask for thinking, and to tell the model's chat template more. Which variables it takes
+    is the profile's to say; an error names them. Strings in them are text, no control tokens.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     enable_thinking: bool | None = None
     """True is the profile's mode for thinking, false the one that answers at once."""
@@ -92,7 +96,7 @@ class ThinkingFields(Fields):
     chat_template_kwargs: ChatTemplateKwargs | None = None
     """vLLM's and SGLang's way to ask for thinking.
 
-    Differs: not in OpenAI's API; other variables than `enable_thinking` and `thinking` are ignored.
+    Differs: not in OpenAI's API; variables that the profile does not list are refused.
     """
     thinking_token_budget: Bound | None = None
     """The most tokens of thinking, wrap-up included; -1: the token limit alone bounds it. In a mode that does not think
@@ -210,6 +214,12 @@ def mode_wish(
         requests=[ModeRequest(field, modes[field](_at(body, field))) for field in asked],
         budgets=[Budget(field, _at(body, field)) for field in bounds],
     )
+
+
+def template_variables(body: ThinkingFields) -> Mapping[str, Any]:
+    """What a body has the chat template told beside thinking on or off."""
+    told = body.chat_template_kwargs
+    return (told.model_extra or {}) if told is not None else {}
 
 
 def shows_thinking(body: Fields) -> bool:

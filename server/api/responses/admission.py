@@ -7,7 +7,7 @@ import msgspec
 
 from server.api.common.formats import ANY_OBJECT, TextFormat, forms_of
 from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
-from server.api.common.thinking import mode_wish, shows_thinking
+from server.api.common.thinking import mode_wish, shows_thinking, template_variables
 from server.api.responses.body import ResponseRequest
 from server.api.responses.conversation import Turns
 from server.api.responses.items import Input, Item, ItemReference, Message, items_of, stored_form
@@ -51,7 +51,7 @@ def _asked(
     turns.add(inputs, "input")
     request = Request(
         id=new_id("resp", "_"),
-        prompt=Conversation(turns.messages, tools.tools),
+        prompt=Conversation(turns.messages, tools.tools, variables=template_variables(asked)),
         tool_use=tools.use,
         received=received,
         model=asked.model,

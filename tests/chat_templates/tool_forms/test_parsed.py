@@ -26,11 +26,11 @@ def made(name: str, kind: str) -> ChatFormat:
     """A format with that form, its tags tokens of that kind."""
     marks = ["｜DSML｜"] if name == "dsml" else sorted({t for tag in tags_of(FORMS[name]) for t in TOKEN.findall(tag)})
     template = CheckpointTemplate(
-        TemplateFiles("{{ messages[0].content }}{{ tools }}", None, IM_NAMES), FormatSettings(thinks=True)
+        TemplateFiles("{{ messages[0].content }}{{ tools }}", None, IM_NAMES), FormatSettings(thinks=True, calls=name)
     )
     special = [*IM, *(marks if kind == "special" else [])]
     added = ["<think>", "</think>", *(marks if kind == "added" else [])]
-    return ChatFormat.of_checkpoint(tokenizer_json(special, added), template, FormatSettings(calls=name))
+    return ChatFormat.of_checkpoint(tokenizer_json(special, added), template)
 
 
 FORMATS = {(name, kind): made(name, kind) for name, kind in KINDS}

@@ -1,0 +1,59 @@
+"""What the server found out of a model's modes, in lines for the one who starts it."""
+
+import json
+from collections.abc import Iterator
+
+from chat_templates.errors import FormatError
+from chat_templates.format import ChatFormat
+from chat_templates.templates import NO_TEMPLATE
+from chat_templates.tool_forms.known import HERMES
+from server.modes.mode import TRIED_MESSAGES, Mode, Modes, refusal
+from server.modes.profile import GENERAL, Profile
+
+SHOWN = 60
+"""Characters of a prompt's end."""
+
+
+def report(modes: Modes, fmt: ChatFormat, name: str) -> list[str]:
+    """A line for each mode that the model has, and for each that it lacks; `name` is the profile's."""
+    lines = [f"mode {mode.name}: {'; '.join(_facts(mode, fmt, name))}" for mode in modes.by_name.values()]
+    return lines + [f"no mode {mode}: {reason}" for mode, reason in modes.lacking.items()]
+
+
+def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str) -> Iterator[str]:
+    """What should be looked at before the server is relied on."""
+    if not fmt.can_chat:
+        yield f"{NO_TEMPLATE}; /v1/completions is served."
+        return
+    if name == GENERAL.stem and fmt.is_foreign:
+        yield (
+            "No profile is for this model: tags, switch and sampling are as found in the checkpoint. Look at the modes "
+            "above, and write a profile (docs/profiles.md) where they are wrong."
+        )
+    if profile.default_mode in modes.lacking:
+        reason = modes.lacking[profile.default_mode]
+        yield f"The default mode is {modes.default.name}, not {profile.default_mode}: {reason}."
+    for mode in modes.by_name.values():
+        if reason := refusal(fmt, mode.style):
+            yield f"The chat template did not take a short conversation in mode {mode.name}: {reason}"
+
+
+def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
+    yield f"prompts end with {json.dumps(_prompt(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
+    if fmt.is_foreign:
+        given = {**mode.variables, **mode.levels.default}
+        told = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+        yield f"the template is told {told}" if told else "the template is told nothing"
+    if fmt.has_thinking:
+        how = "toggles" if fmt.toggles else "does not toggle in the template"
+        yield f"thinking {how}, between {fmt.settings.think} and {fmt.settings.think_end}"
+    yield f"tool calls as {fmt.settings.calls or HERMES}"
+    found = fmt.is_foreign and mode.style.variables is None
+    yield f"known from the {f'template, and profile {name}' if found else f'profile {name}'}"
+
+
+def _prompt(fmt: ChatFormat, mode: Mode) -> str:
+    try:
+        return fmt.decode(fmt.render(TRIED_MESSAGES, mode.style), show_control=True)
+    except FormatError:
+        return ""
