@@ -1,6 +1,7 @@
 """Over HTTP, with an engine of few places: short requests are answered while thinkers fill the server."""
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Iterator
 
 import httpx
@@ -23,10 +24,12 @@ class FewPlaces(FakeEngine):
 
     def __init__(self, fmt: ChatFormat) -> None:
         self.running = self.most = 0
+        letters, rng = fmt.encode_text(" a b c d e f g h i j k l m n"), random.Random(0)
+        thought = [rng.choice(letters) for _ in range(4000)]  # one that repeated itself would be closed
 
         def script(prompt: list[int]) -> Iterator[int]:
             if fmt.is_thinking_open(prompt):
-                return script_of(fmt.encode_text(" and"), len(prompt))(prompt)
+                return script_of(thought, len(prompt))(prompt)
             return iter([*fmt.encode_text("so"), fmt.end_of_turn_id])
 
         super().__init__(script, (fmt.end_of_turn_id,), max_num_seqs=PLACES, max_context=100_000)
