@@ -14,7 +14,7 @@ from chat_templates.format import ChatFormat
 from engine.messages import Delta, Generate, PageGroup, PageNeed
 from server.app import create_app
 from server.cli_errors import UsageError
-from server.commands.limits import of_engine_options
+from server.commands.arguments.limits import of_engine_options
 from server.core.serving import Serving
 from server.modes.profile import ModeLimits, Profile
 from server.settings import Settings

@@ -1,12 +1,12 @@
 """The flags of `twogear serve` that say how much the server takes on, and vLLM's two that say the same."""
 
 import argparse
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from server.cli_errors import UsageError
+from server.commands.arguments.numbers import above_0, count
 from server.settings import Settings
 
 DEFAULTS = Settings()
@@ -20,15 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defaults come from Settings."""
     group = parser.add_argument_group("limits", "What is beyond them is answered with 503 and Retry-After.")
     group.add_argument(
-        "--max-waiting", type=_count, metavar="N", default=DEFAULTS.max_waiting,
+        "--max-waiting", type=count, metavar="N", default=DEFAULTS.max_waiting,
         help="how many choices may wait for a place in the engine",
     )  # fmt: skip
     group.add_argument(
-        "--max-wait-seconds", type=_above_0, metavar="S", default=DEFAULTS.max_wait_seconds,
+        "--max-wait-seconds", type=above_0, metavar="S", default=DEFAULTS.max_wait_seconds,
         help="how long a request may wait for its first place",
     )  # fmt: skip
     group.add_argument(
-        "--max-committed", type=_above_0, metavar="TIMES",
+        "--max-committed", type=above_0, metavar="TIMES",
         help="how many times the KV cache may be promised to what runs and waits, as if all became as long as it may; "
         "left out, any number of times",
     )  # fmt: skip
@@ -51,24 +51,3 @@ def _vllms_number(name: str, text: str) -> int:
     if match is None or (match[2].isupper() and "." in match[1]):
         raise UsageError(f"{name} must be a number, such as 100 or 2k; it is {text!r}")
     return int(float(match[1]) * UNITS[match[2]])
-
-
-def _number(text: str, convert: Callable[[str], float]) -> float:
-    try:
-        return convert(text)
-    except ValueError:
-        return math.nan
-
-
-def _count(text: str) -> int:
-    value = _number(text, int)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count: a whole number from 0 on is")
-    return int(value)
-
-
-def _above_0(text: str) -> float:
-    value = _number(text, float)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
