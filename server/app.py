@@ -79,7 +79,12 @@ def create_app(
     app.add_middleware(HeadAsGet)
     install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, lambda: list(serving.modes.by_name))
-    app.add_middleware(Gate, access=serving.access, origins=origins_of(settings), routes=Routes(apis, open_paths=PATHS if settings.ui else ()))
+    app.add_middleware(
+        Gate,
+        access=serving.access,
+        origins=origins_of(settings),
+        routes=Routes(apis, open_paths=PATHS if settings.ui else ()),
+    )
     return app
 
 

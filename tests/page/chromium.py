@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
-SLOW_MS = 60_000
+SLOW_MS = 30_000
 """How long anything on a page may take on a busy machine."""
 
+expect.set_options(timeout=SLOW_MS)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: chromium)")
 
 

@@ -10,14 +10,14 @@ export type Language = (typeof LANGUAGES)[number];
 
 type Body = Record<string, unknown>;
 
-/** Where OpenAI's and Anthropic's packages know a field; the others go into their `extra_body`. */
+/** The fields that the Python packages of OpenAI and Anthropic name; the others go into their `extra_body`. */
 const KNOWN: Record<Api, ReadonlySet<string>> = {
   "Chat completions": new Set([
     ...["model", "messages", "stream", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"],
     ...["max_completion_tokens", "tools", "response_format", "logprobs", "top_logprobs"],
   ]),
   Responses: new Set(["model", "input", "instructions", "stream", "temperature", "top_p", "max_output_tokens", "tools", "text", "include", "top_logprobs"]),
-  Messages: new Set(["model", "messages", "system", "stream", "max_tokens", "temperature", "top_p", "top_k", "tools"]),
+  Messages: new Set(["model", "messages", "system", "stream", "max_tokens", "tools"]),
 };
 const PATHS: Record<Api, string> = { "Chat completions": "v1/chat/completions", Responses: "v1/responses", Messages: "v1/messages" };
 const CALLS: Record<Api, string> = { "Chat completions": "chat.completions.create", Responses: "responses.create", Messages: "messages.create" };

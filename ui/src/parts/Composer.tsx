@@ -61,13 +61,14 @@ export function Composer() {
             tokens
           </label>
         )}
-        <span class="grow" />
         {isRunning ? (
-          <button type="button" class="stop" onClick={stopAll}>
-            Stop
-          </button>
+          <span class="send" key="stop">
+            <button type="button" class="stop" onClick={stopAll}>
+              Stop
+            </button>
+          </span>
         ) : (
-          <>
+          <span class="send" key="send">
             {names.length > 1 && (
               <button type="button" disabled={!canSend} title="Ctrl+Enter" onClick={() => send(names)}>
                 All gears
@@ -76,7 +77,7 @@ export function Composer() {
             <button type="submit" class="accent" disabled={!canSend} title="Enter">
               Send
             </button>
-          </>
+          </span>
         )}
       </div>
     </form>

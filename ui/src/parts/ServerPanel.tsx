@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { fetchMetrics, ServerError } from "../server/api";
 import { connection, version } from "../server/connection";
-import { type PageGroup, type Reading, readingOf } from "../server/metrics";
+import { type Reading, readingOf } from "../server/metrics";
 import { number, percent } from "../text/format";
 
 const PAUSE = 1000;
@@ -69,7 +69,7 @@ function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
       <h3>
         {number(rates.at(-1) ?? 0)} tokens/s <span class="dim">generated now</span>
       </h3>
-      <Line values={rates} />
+      <Line values={rates} label="Tokens per second" />
       <h3>Tokens of requests that ended</h3>
       <table>
         <tbody>
@@ -82,8 +82,16 @@ function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
         </tbody>
       </table>
       <h3>KV cache pages</h3>
-      {last.groups.map((group) => (
-        <Pages key={group.group} group={group} />
+      {last.groups.map(({ group, used, cached, free }) => (
+        <figure key={group}>
+          <figcaption>
+            {group}{" "}
+            <span class="dim">
+              {number(used)} in use, {number(cached)} cached, {number(free)} free
+            </span>
+          </figcaption>
+          <Line values={readings.map((reading) => usedOf(reading, group))} label={`Pages of ${group} in use`} />
+        </figure>
       ))}
       <h3>Prefix cache</h3>
       <p>
@@ -94,32 +102,19 @@ function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
   );
 }
 
-function Pages({ group }: { group: PageGroup }) {
-  const all = group.used + group.cached + group.free;
-  const share = (count: number) => (all === 0 ? 0 : (100 * count) / all);
-  const text = `${number(group.used)} in use, ${number(group.cached)} cached, ${number(group.free)} free`;
-  return (
-    <figure>
-      <figcaption>
-        {group.group} <span class="dim">{text}</span>
-      </figcaption>
-      <svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" aria-label={`${group.group}: ${text}`}>
-        <rect class="used" width={share(group.used)} height="4" />
-        <rect class="cached" x={share(group.used)} width={share(group.cached)} height="4" />
-      </svg>
-    </figure>
-  );
-}
-
-/** The last minute of a rate. */
-function Line({ values }: { values: number[] }) {
+/** The last minute of a figure. */
+function Line({ values, label }: { values: number[]; label: string }) {
   const most = Math.max(1, ...values);
-  const points = values.map((value, at) => `${at + KEPT - 1 - values.length},${19 - (18 * value) / most}`).join(" ");
+  const points = values.map((value, at) => `${at + KEPT - values.length},${19 - (18 * value) / most}`).join(" ");
   return (
-    <svg class="line" viewBox={`0 0 ${KEPT - 2} 20`} preserveAspectRatio="none" role="img" aria-label={`Tokens per second of the last minute, at most ${number(most)}`}>
+    <svg class="line" viewBox={`0 0 ${KEPT - 1} 20`} preserveAspectRatio="none" role="img" aria-label={`${label} in the last minute, at most ${number(most)}`}>
       <polyline points={points} />
     </svg>
   );
+}
+
+function usedOf(reading: Reading, group: string): number {
+  return reading.groups.find((one) => one.group === group)?.used ?? 0;
 }
 
 function rateBetween(one: Reading, next: Reading): number {

@@ -101,7 +101,7 @@ function TurnActions({ turn, isLast }: { turn: ModelTurn; isLast: boolean }) {
       {isLast &&
         offered.map((name) => (
           <button type="button" key={name} class={failed && name === run.mode ? "small accent" : "small"} onClick={() => retry(turn, name)}>
-            {name === run.mode ? "Again" : `Retry in ${name}`}
+            {name === run.mode ? `Again in ${name || "the same mode"}` : `Retry in ${name}`}
           </button>
         ))}
     </div>
