@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
-SLOW_MS = 30_000
+SLOW_MS = 120_000
 """How long anything on a page may take on a busy machine."""
 
 expect.set_options(timeout=SLOW_MS)

@@ -24,7 +24,7 @@ DESKTOP = {"width": 1200, "height": 800}
 
 @dataclass
 class Model:
-    """What the model writes: `thought` where the prompt lets it think, then `answer`; each part after `pause` seconds."""
+    """What the model writes: `thought` where the prompt lets it think, then `answer`; each after `pause` seconds."""
 
     fmt: ChatFormat
     thought: str = "hm, hm"

@@ -110,7 +110,7 @@ def test_an_edited_message_replaces_what_came_after(page: Page, engine: FakeEngi
 
 def test_nothing_that_the_model_writes_runs_or_loads(page: Page, model: Model) -> None:
     model.answer = HOSTILE
-    answered(page, "Hi", mode="standard")
+    answered(page, "Hi", mode="reasoning")
     shown = runs(page).locator(".markdown")
     expect(shown.locator("strong")).to_have_text("bold")
     expect(shown.locator("math").first).to_be_attached()
