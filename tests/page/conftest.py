@@ -19,6 +19,8 @@ from tests.page.chromium import CHROMIUM, SLOW_MS, chromium
 from tests.scripted_server import serving
 from tests.setup.test_house import ROOT
 
+LONG = "\n".join(f"step {number}: {number * 7919 % 10007}" for number in range(3000)) + " end"
+"""Text without loops, which the server would end."""
 DESKTOP = {"width": 1200, "height": 800}
 
 

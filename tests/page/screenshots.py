@@ -27,7 +27,8 @@ def ask(page: Page, question: str, button: str) -> None:
     """Sends a question and waits until all of its answers have ended."""
     page.get_by_label("Message", exact=True).fill(question)
     page.get_by_role("button", name=button, exact=True).click()
-    page.locator(".turn-actions").last.wait_for()
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
 
 
 def take(browser: Browser, url: str) -> None:
@@ -38,6 +39,8 @@ def take(browser: Browser, url: str) -> None:
     page.screenshot(path=FOLDER / "page.png")
     page.get_by_role("button", name="Server").click()
     page.get_by_text("KV cache pages").wait_for()
+    ask(page, "What is 17 * 23?", "All gears")
+    page.wait_for_timeout(2000)
     page.screenshot(path=FOLDER / "page-server.png")
     dark = open_page(browser, url, DESKTOP, "dark")
     dark.get_by_role("button", name="Settings").click()

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from chat_templates.format import ChatFormat
 from tests.fake_engine import FakeEngine
-from tests.page.conftest import Model
+from tests.page.conftest import LONG, Model
 from tests.page.doing import answered, ask, runs, settle
 
 pytestmark = pytest.mark.timeout(300)
@@ -69,7 +69,7 @@ def test_retry_in_the_other_gear_and_back(page: Page) -> None:
 
 
 def test_answer_now(page: Page, model: Model) -> None:
-    model.thought, model.pause = "on and on " * 5000, 0.002
+    model.thought, model.pause = LONG, 0.002
     ask(page, "Hi", mode="reasoning")
     page.get_by_role("button", name="Answer now").click()
     settle(page)
@@ -78,23 +78,23 @@ def test_answer_now(page: Page, model: Model) -> None:
 
 
 def test_escape_ends_the_thinking_first_and_the_answer_second(page: Page, model: Model) -> None:
-    model.thought, model.answer, model.pause = "on and on " * 5000, "so " * 5000, 0.002
+    model.thought, model.answer, model.pause = LONG, LONG, 0.002
     ask(page, "Hi", mode="reasoning")
     expect(page.get_by_role("button", name="Answer now")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(runs(page).locator(".markdown")).to_contain_text("so so")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
     page.keyboard.press("Escape")
     expect(runs(page)).to_contain_text("Stopped. What came is kept.")
 
 
 def test_stop_keeps_what_came(page: Page, model: Model, engine: FakeEngine) -> None:
-    model.answer, model.pause = "on and on " * 5000, 0.05
+    model.answer, model.pause = LONG, 0.05
     ask(page, "Hi", mode="standard")
-    expect(runs(page).locator(".markdown")).to_contain_text("on and on")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
     page.get_by_role("button", name="Stop", exact=True).click()
     settle(page)
     expect(runs(page)).to_contain_text("Stopped")
-    expect(runs(page).locator(".markdown")).to_contain_text("on and on")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
 
 
 def test_an_edited_message_replaces_what_came_after(page: Page, engine: FakeEngine, fmt: ChatFormat) -> None:
@@ -132,7 +132,7 @@ def test_a_long_thought_is_only_added_to(
     new_page: Callable[..., Page], serve: Callable[..., str], model: Model
 ) -> None:
     """Text that is there is never taken away or written again, so that a frame's work does not grow with it."""
-    model.thought, model.pause = "one two three four\n" * 2500 + "end", 0.001
+    model.thought, model.pause = LONG, 0.001
     page = new_page(serve(model.engine(max_context=100_000, chunks=(8,))))
     ask(page, "Hi", mode="reasoning")
     plain = runs(page).locator(".plain")
@@ -144,6 +144,7 @@ def test_a_long_thought_is_only_added_to(
         })).observe(document.querySelector(".plain"), {childList: true, subtree: true, characterData: true});
     }""")
     settle(page)
+    expect(runs(page).locator(".error")).to_have_count(0, timeout=1000)
     assert plain.evaluate("element => element.textContent") == model.thought
     assert page.evaluate("window.removed") == 0
     lengths = plain.evaluate("element => [...element.children].map(piece => piece.textContent.length)")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.fake_engine import FakeEngine
-from tests.page.conftest import Model
+from tests.page.conftest import LONG, Model
 from tests.page.doing import answered, ask, runs, settle
 
 pytestmark = pytest.mark.timeout(300)
@@ -131,7 +131,7 @@ def test_the_code_of_a_request_runs(page: Page, engine: FakeEngine, api: str, tm
 
 
 def test_the_live_view(page: Page, model: Model) -> None:
-    model.thought, model.pause = "on and on " * 5000, 0.002
+    model.thought, model.pause = LONG, 0.002
     page.get_by_role("button", name="Server").click()
     expect(page.locator(".drawer")).to_contain_text("sliding 1 in use")
     ask(page, "Hi", mode="reasoning")

@@ -7,6 +7,7 @@ import { PlainView } from "../text/PlainView";
 const PEEK = 240;
 const HOW: Record<string, string> = {
   budget: "ended by its budget",
+  repetition: "closed for going in circles",
   length: "ended by the token limit",
   stopped: "told to answer",
 };
