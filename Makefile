@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve soak test test-vllm fuzz coverage check bench bench-peers train lock clean
+.PHONY: help setup serve ui screenshots soak test test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,12 @@ setup: ## the environment in .venv/ (ACCELERATOR=cpu or cuda, PYTHON=); a second
 
 serve: setup ## serve the embedded model on 127.0.0.1:8000 (PORT=, MODEL=, ARGS=)
 	@exec $(BIN)/twogear serve $(MODEL) --port $(PORT) $(ARGS)
+
+ui: ## build the page at / from ui/ into server/ui/ (needs Node 20 and npm; only who changes the page needs this)
+	cd ui && npm ci --ignore-scripts && npm run check && npm run build
+
+screenshots: setup ## the pictures of the page in README and docs, of a real server (needs Chromium)
+	$(BIN)/python -m tests.page.screenshots
 
 # Each of the many processes that the tests start would else compile vLLM's six thousand modules anew.
 test: setup ## the whole test suite (ARGS= for pytest)
@@ -68,5 +74,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .venv-vllm-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
+	rm -rf .venv .venv-vllm-* ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

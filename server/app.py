@@ -17,6 +17,7 @@ from server.api.common.openapi import Api, install_openapi
 from server.api.registry import APIS
 from server.core.serving import Serving
 from server.engine_client import EngineClient
+from server.http.page import PATHS, page_routes
 from server.http.responses import HeadAsGet, install_error_handlers
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -73,10 +74,17 @@ def create_app(
     app.keeps_texts = settings.log_text
     for api in apis:
         app.include_router(api.router)
+    if settings.ui:
+        app.router.routes.extend(page_routes())
     app.add_middleware(HeadAsGet)
     install_error_handlers(app, [api.errors for api in apis if api.errors is not None])
     install_openapi(app, apis, lambda: list(serving.modes.by_name))
-    app.add_middleware(Gate, access=serving.access, origins=origins_of(settings), routes=Routes(apis))
+    app.add_middleware(
+        Gate,
+        access=serving.access,
+        origins=origins_of(settings),
+        routes=Routes(apis, open_paths=PATHS if settings.ui else ()),
+    )
     return app
 
 

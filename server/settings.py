@@ -83,6 +83,8 @@ class Settings:
     """The path under which a proxy serves this server."""
     docs: bool = True
     """Whether there are /docs, /redoc and /openapi.json."""
+    ui: bool = True
+    """Whether there is a page at / to talk to the server with."""
     ssl_keyfile: Path | None = None
     ssl_certfile: Path | None = None
     """With the key, TLS is spoken."""

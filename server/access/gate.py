@@ -21,11 +21,15 @@ OPEN_PAGES = ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect")
 
 
 class Routes:
-    """What the paths of APIs belong to. One that none of them names belongs to the models, and so needs a key."""
+    """What the paths of APIs belong to. One that none of them names belongs to the models, and so needs a key.
 
-    def __init__(self, apis: Sequence[Api]) -> None:
+    `open_paths` are of no API, and need none.
+    """
+
+    def __init__(self, apis: Sequence[Api], open_paths: Sequence[str] = ()) -> None:
         named = {path: group for api in apis for path, group in api.access.items()}
         groups: dict[str, Group] = {path: None if group == "open" else group for path, group in named.items()}
+        groups |= dict.fromkeys(open_paths)
         self._exact: dict[str, Group] = {**dict.fromkeys(OPEN_PAGES), **groups}
         self._patterns = [(compile_path(path)[0], group) for path, group in groups.items() if "{" in path]
 

@@ -1,22 +1,17 @@
 """Web pages in a real Chromium: what a page of an allowed origin gets, and what a foreign one can have done.
 
-The page tells its own server what came of its requests, so that no driver is needed. Skipped where there is no browser
-(`.ci/run` installs one).
+The page notes what came of its requests. Skipped where there is no browser (`.ci/run` installs one).
 """
 
 import json
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from playwright.sync_api import Browser
 from starlette.responses import HTMLResponse
 
 from chat_templates.format import ChatFormat
@@ -25,14 +20,11 @@ from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
+from tests.page.chromium import SLOW_MS, chromium, needs_chromium
 from tests.scripted_server import serving
 from tests.server.conftest import always, body
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
-WAIT_SECONDS = 150
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: chromium)")
+pytestmark = needs_chromium
 
 # `results` gets what each request came to: the status and text, or the name of the error that the page got instead.
 SCRIPT = """
@@ -81,18 +73,17 @@ async function chunks() {
     frame.onload = () => resolve("sent");
     form.submit();
   }));
-  await fetch("%(report)s", {method: "POST", headers: {"Content-Type": "text/plain"}, body: JSON.stringify(results)});
+  window.results = results;
 })();
 </script><body></body>
 """
 
 
 class PageServer:
-    """Serves the page, on an origin of its own, and gets its results."""
+    """Serves the page, on an origin of its own."""
 
     def __init__(self) -> None:
         self.html = ""
-        self.results: Queue[dict[str, Any]] = Queue()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.origin = f"http://localhost:{self._http.server_port}"  # another site than 127.0.0.1
         self._thread = threading.Thread(target=self._http.serve_forever)
@@ -108,22 +99,15 @@ class PageServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer(outer.html.encode())
-
-            def do_POST(self) -> None:
-                outer.results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self._answer(b"")
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base class
-                """Says nothing."""
-
-            def _answer(self, content: bytes) -> None:
+                content = outer.html.encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/html; charset=utf-8")
                 self.send_header("Content-Length", str(len(content)))
-                self.send_header("Access-Control-Allow-Origin", "*")
                 self.end_headers()
                 self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base class
+                """Says nothing."""
 
         return Handler
 
@@ -140,40 +124,41 @@ def engine(fmt: ChatFormat) -> FakeEngine:
     return FakeEngine(always([*fmt.encode_text("Hello"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
 
 
-@contextmanager
-def browser(url: str, folder: Path) -> Iterator[None]:
-    """Chromium with the page at `url` open."""
-    assert CHROMIUM is not None
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([CHROMIUM, *options, f"--user-data-dir={folder}", url], **quiet)  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
-def html(api: str, report: str) -> str:
-    return SCRIPT % {"api": json.dumps(api), "asked": json.dumps(body()), "report": report}
+def html(api: str) -> str:
+    return SCRIPT % {"api": json.dumps(api), "asked": json.dumps(body())}
 
 
-def results_of(pages: PageServer, app: FastAPI, tmp_path: Path) -> dict[str, Any]:
+def results_at(url: str, browser: Browser) -> dict[str, Any]:
+    """What came of the requests of the page at `url`."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url)
+        page.wait_for_function("window.results", timeout=SLOW_MS)
+        results: dict[str, Any] = page.evaluate("window.results")
+        return results
+
+
+def results_of(pages: PageServer, app: FastAPI, browser: Browser) -> dict[str, Any]:
     """What came of the requests of a page that the page server has."""
     with serving(app) as url:
-        pages.html = html(url.removesuffix("/v1"), "/results")
-        with browser(pages.origin, tmp_path / "browser"):
-            return pages.results.get(timeout=WAIT_SECONDS)
+        pages.html = html(url.removesuffix("/v1"))
+        return results_at(pages.origin, browser)
 
 
 @pytest.mark.timeout(400)
 def test_a_page_of_an_allowed_origin(
-    pages: PageServer, engine: FakeEngine, profile: Profile, fmt: ChatFormat, tmp_path: Path
+    pages: PageServer, engine: FakeEngine, profile: Profile, fmt: ChatFormat, browser: Browser
 ) -> None:
     limits = Limits(requests_per_minute=100)
     keys = KeyFile(keys=(Key(name="page", hash=hash_of(b"sk-page"), limits=limits),))
     app = create_app(engine, Settings(allowed_origins=(pages.origin,)), profile, fmt, keys=keys)
-    results = results_of(pages, app, tmp_path)
+    results = results_of(pages, app, browser)
     assert results["whole"]["status"] == 200
     assert json.loads(results["whole"]["text"])["choices"][0]["message"]["content"] == "Hello"
     assert results["whole"]["left"] == "99"
@@ -186,9 +171,9 @@ def test_a_page_of_an_allowed_origin(
 
 @pytest.mark.timeout(400)
 def test_a_foreign_page(
-    pages: PageServer, engine: FakeEngine, profile: Profile, fmt: ChatFormat, tmp_path: Path
+    pages: PageServer, engine: FakeEngine, profile: Profile, fmt: ChatFormat, browser: Browser
 ) -> None:
-    results = results_of(pages, create_app(engine, Settings(), profile, fmt), tmp_path)
+    results = results_of(pages, create_app(engine, Settings(), profile, fmt), browser)
     assert results["whole"] == results["stream"] == results["no key"] == results["models"] == "TypeError"
     for name in ("unasked text/plain", "unasked application/x-www-form-urlencoded"):
         assert results[name] == {"status": 0, "text": "", "left": None}, "sent, but for nothing that the page can read"
@@ -197,17 +182,15 @@ def test_a_foreign_page(
 
 
 @pytest.mark.timeout(400)
-def test_the_servers_own_page(
-    pages: PageServer, engine: FakeEngine, profile: Profile, fmt: ChatFormat, tmp_path: Path
-) -> None:
+def test_the_servers_own_page(engine: FakeEngine, profile: Profile, fmt: ChatFormat, browser: Browser) -> None:
     app = create_app(engine, Settings(), profile, fmt)
 
     @app.get("/page")
     async def page() -> HTMLResponse:
-        return HTMLResponse(html("", f"{pages.origin}/results"))
+        return HTMLResponse(html(""))
 
-    with serving(app) as url, browser(f"{url.removesuffix('/v1')}/page", tmp_path / "browser"):
-        results = pages.results.get(timeout=WAIT_SECONDS)
+    with serving(app) as url:
+        results = results_at(f"{url.removesuffix('/v1')}/page", browser)
     assert results["whole"]["status"] == 200
     assert results["stream"]["text"].endswith("data: [DONE]\n\n")
     assert results["models"] == 200

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="switch /docs, /redoc and /openapi.json off",
     )
+    group.add_argument("--no-ui", dest="ui", action="store_false", help="switch the page at / off")
 
 
 def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]) -> dict[str, object]:

@@ -1,0 +1,151 @@
+"""Talking on the page: every mode, stopping, editing, asking again, and what the model writes staying text."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from chat_templates.format import ChatFormat
+from tests.fake_engine import FakeEngine
+from tests.page.conftest import LONG, Model
+from tests.page.doing import answered, ask, runs, settle
+
+pytestmark = pytest.mark.timeout(300)
+
+HOSTILE = """<script>window.hit = 1</script> <img src=x onerror="window.hit = 1">
+
+**bold** <b onclick="window.hit = 1">text</b>
+
+[click](javascript:window.hit=1) [go](https://example.com/) ![picture](https://example.com/leak?secret)
+
+<svg onload="window.hit = 1"></svg><iframe src="javascript:parent.hit=1"></iframe>
+
+\\(\\href{javascript:hit=1}{x}\\) $$x^2$$
+
+```html
+<script>window.hit = 1</script>
+```
+"""
+
+
+def test_an_answer_in_each_mode(page: Page, model: Model) -> None:
+    answered(page, "Hi", mode="standard")
+    expect(runs(page).last.locator(".markdown")).to_have_text("Hello")
+    expect(runs(page).last.locator(".thought")).to_have_count(0)
+    answered(page, "Again", mode="reasoning")
+    thought = runs(page).last.locator(".thought")
+    expect(thought.locator(".plain")).to_be_hidden()
+    thought.locator("summary").click()
+    expect(thought.locator(".plain")).to_have_text(model.thought)
+    tokens = len(model.fmt.encode_text(model.thought))
+    expect(thought.locator("summary")).to_contain_text(f"{tokens} tokens")
+
+
+def test_all_gears_and_going_on_from_one(page: Page, model: Model, engine: FakeEngine, fmt: ChatFormat) -> None:
+    answered(page, "Hi", button="All gears")
+    expect(runs(page)).to_have_count(2)
+    expect(runs(page).locator(".gear")).to_have_text(["standard", "reasoning"])
+    for run in runs(page).all():
+        expect(run.locator(".numbers")).to_contain_text("tokens/s")
+    model.answer = "second"
+    page.get_by_role("button", name="Retry in reasoning").click()
+    expect(runs(page)).to_have_count(3)
+    settle(page)
+    runs(page).nth(2).get_by_label("go on from this").check()
+    answered(page, "And now?")
+    assert "second" in fmt.decode(engine.seen[-1].prompt_ids)
+    assert "Hello" not in fmt.decode(engine.seen[-1].prompt_ids)
+
+
+def test_retry_in_the_other_gear_and_back(page: Page) -> None:
+    answered(page, "Hi", mode="standard")
+    page.get_by_role("button", name="Retry in reasoning").click()
+    expect(page.locator(".pager")).to_contain_text("2 of 2")
+    expect(runs(page).locator(".gear")).to_have_text(["reasoning"])
+    page.get_by_label("The answer before").click()
+    expect(runs(page).locator(".gear")).to_have_text(["standard"])
+    page.get_by_role("button", name="Side by side").click()
+    expect(runs(page)).to_have_count(2)
+
+
+def test_answer_now(page: Page, model: Model) -> None:
+    model.thought, model.pause = LONG, 0.002
+    ask(page, "Hi", mode="reasoning")
+    page.get_by_role("button", name="Answer now").click()
+    settle(page)
+    expect(runs(page).locator(".thought summary")).to_contain_text("told to answer")
+    expect(runs(page).locator(".markdown")).to_have_text("Hello")
+
+
+def test_escape_ends_the_thinking_first_and_the_answer_second(page: Page, model: Model) -> None:
+    model.thought, model.answer, model.pause = LONG, LONG, 0.002
+    ask(page, "Hi", mode="reasoning")
+    expect(page.get_by_role("button", name="Answer now")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
+    page.keyboard.press("Escape")
+    expect(runs(page)).to_contain_text("Stopped. What came is kept.")
+
+
+def test_stop_keeps_what_came(page: Page, model: Model, engine: FakeEngine) -> None:
+    model.answer, model.pause = LONG, 0.05
+    ask(page, "Hi", mode="standard")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    settle(page)
+    expect(runs(page)).to_contain_text("Stopped")
+    expect(runs(page).locator(".markdown")).to_contain_text("step 1")
+
+
+def test_an_edited_message_replaces_what_came_after(page: Page, engine: FakeEngine, fmt: ChatFormat) -> None:
+    answered(page, "First")
+    answered(page, "Second")
+    page.get_by_role("button", name="Edit", exact=True).first.click()
+    page.get_by_label("Edit the message").fill("Changed")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator(".user p")).to_have_text(["Changed"])
+    settle(page)
+    assert "First" not in fmt.decode(engine.seen[-1].prompt_ids)
+
+
+def test_nothing_that_the_model_writes_runs_or_loads(page: Page, model: Model) -> None:
+    model.answer = HOSTILE
+    answered(page, "Hi", mode="reasoning")
+    shown = runs(page).locator(".markdown")
+    expect(shown.locator("strong")).to_have_text("bold")
+    expect(shown.locator("math").first).to_be_attached()
+    expect(shown.locator("pre code")).to_contain_text("<script>window.hit = 1</script>")
+    expect(shown).to_contain_text("<img src=x onerror=")
+    assert shown.locator("script, img, iframe, svg, [onerror], [onload]").count() == 0
+    hrefs = shown.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert [href for href in hrefs if href] == ["https://example.com/", "https://example.com/leak?secret"]
+    assert page.evaluate("window.hit") is None
+
+
+def test_a_message_of_markup_stays_text(page: Page) -> None:
+    answered(page, HOSTILE)
+    assert page.locator(".user script, .user img").count() == 0
+    assert page.evaluate("window.hit") is None
+
+
+def test_a_long_thought_is_only_added_to(
+    new_page: Callable[..., Page], serve: Callable[..., str], model: Model
+) -> None:
+    """Text that is there is never taken away or written again, so that a frame's work does not grow with it."""
+    model.thought, model.pause = LONG, 0.001
+    page = new_page(serve(model.engine(max_context=100_000, chunks=(8,))))
+    ask(page, "Hi", mode="reasoning")
+    plain = runs(page).locator(".plain")
+    plain.wait_for(state="attached")
+    page.evaluate("""() => {
+        window.removed = 0;
+        new MutationObserver(changes => changes.forEach(change => {
+            if (change.type === "characterData" || change.removedNodes.length > 0) window.removed += 1;
+        })).observe(document.querySelector(".plain"), {childList: true, subtree: true, characterData: true});
+    }""")
+    settle(page)
+    expect(runs(page).locator(".error")).to_have_count(0, timeout=1000)
+    assert plain.evaluate("element => element.textContent") == model.thought
+    assert page.evaluate("window.removed") == 0
+    lengths = plain.evaluate("element => [...element.children].map(piece => piece.textContent.length)")
+    assert max(lengths) < 3000
