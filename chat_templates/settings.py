@@ -38,14 +38,14 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if self.calls is not None and self.calls not in FORMS:
             raise ValueError(f"calls is {self.calls!r}, which must be one of {', '.join(FORMS)}")
-        for tag in self.tags:
+        for tag in (*self.tags, self.tool_call, self.tool_call_end):
             if not tag or tag != tag.strip():
                 raise ValueError(f"{tag!r} is no tag: white space around it belongs into after_think and its like")
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """All tags."""
-        return (self.think, self.think_end, self.tool_call, self.tool_call_end, *self.hidden)
+        """All tags but those of calls."""
+        return (self.think, self.think_end, *self.hidden)
 
 
 class PromptStyle(msgspec.Struct, frozen=True, kw_only=True):

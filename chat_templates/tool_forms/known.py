@@ -100,7 +100,7 @@ FORMS: dict[str, CallForm] = {
 }
 """By the names that `calls` in a profile may have."""
 
-_MARKERS: dict[str, tuple[str, ...]] = {
+MARKERS: dict[str, tuple[str, ...]] = {
     HERMES: ("<tool_call>",),
     "granite3": ("<|tool_call|>",),
     "hunyuan": ("<tool_calls>",),
@@ -119,6 +119,7 @@ _MARKERS: dict[str, tuple[str, ...]] = {
     "lfm2": ("<|tool_call_start|>",),
     "llama3": ('"parameters": dictionary of argument name',),
 }
+"""What stands in the template, or among the tokens, of a checkpoint that writes the form."""
 
 
 def form_in(template: str, tokens: Iterable[str] = ()) -> str | None:
@@ -126,8 +127,8 @@ def form_in(template: str, tokens: Iterable[str] = ()) -> str | None:
 
     A form whose markers are a part of another's that is there too does not count.
     """
-    found = {name for name, marks in _MARKERS.items() if all(mark in template for mark in marks)}
+    found = {name for name, marks in MARKERS.items() if all(mark in template for mark in marks)}
     known = set(tokens)
-    found = found or {name for name, marks in _MARKERS.items() if known.issuperset(marks)}
-    widest = [name for name in found if not any(set(_MARKERS[name]) < set(_MARKERS[other]) for other in found)]
+    found = found or {name for name, marks in MARKERS.items() if known.issuperset(marks)}
+    widest = [name for name in found if not any(set(MARKERS[name]) < set(MARKERS[other]) for other in found)]
     return widest[0] if len(widest) == 1 else None

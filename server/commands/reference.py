@@ -6,6 +6,7 @@ against the code.
 """
 
 import argparse
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.known import FORMS, MARKERS
 from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server import errors
@@ -45,6 +48,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 OBSERVABILITY = DOCS / "observability.md"
 FAMILIES = DOCS / "families.md"
+PROFILES = DOCS / "profiles.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name
@@ -331,7 +335,35 @@ def _dialects() -> str:
     return _table(["of", "sent", "means"], rows)
 
 
+def _call_forms() -> str:
+    rows = ([f"`{name}`", _code(_picture(form)), ", ".join(map(_code, MARKERS[name]))] for name, form in FORMS.items())
+    return _table(["`calls`", "one call", "told by"], rows)
+
+
+def _picture(form: CallForm) -> str:
+    """One call as a model of the form writes it, `NAME` with `KEY` and `VALUE`."""
+    match form:
+        case JsonCalls():
+            text = f'{{"name": "NAME", "{form.arguments}": {{…}}}}'
+            text = f"[{text}]" if form.is_list else text
+        case NamedJsonCalls():
+            number = ":0" if form.is_numbered else ""
+            text = f"{form.call_open}{form.name_prefix}NAME{number}{form.name_end}{{…}}{form.call_close}"
+        case TaggedCalls():
+            value = f"{form.param_open}KEY{form.text_key_end or form.key_end}VALUE{form.param_close}"
+            text = f"{form.call_open}NAME{form.name_end}{value}{form.call_close}"
+        case PythonCalls():
+            text = "[NAME(KEY=VALUE)]" if form.is_list else "NAME(KEY=VALUE)"
+    return f"{form.open}{text}{form.close}".replace("\n", "")
+
+
+def _code(text: str) -> str:
+    """As HTML, since a bar in a table's code is none in Markdown."""
+    return f"<code>{html.escape(text, quote=False)}</code>"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "call forms": _call_forms,
     "shared fields": lambda: _fields(SamplingFields),
     "chat fields": lambda: _fields(ChatRequest, SamplingFields),
     "completion fields": lambda: _fields(CompletionRequest, SamplingFields),
@@ -371,5 +403,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    for file in (*FILES, FAMILIES, OBSERVABILITY):
+    for file in (*FILES, FAMILIES, OBSERVABILITY, PROFILES):
         file.write_text(render(file.read_text()))

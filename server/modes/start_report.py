@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
 from chat_templates.templates import NO_TEMPLATE
-from chat_templates.tool_forms.known import HERMES, form_in
+from chat_templates.tool_forms.known import HERMES
 from server.modes.mode import TRIED_MESSAGES, Mode, Modes, refusal
 from server.modes.profile import GENERAL, Profile
 
@@ -54,7 +54,7 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
 
 def _calls(fmt: ChatFormat) -> str:
     """The form, by its name."""
-    return fmt.settings.calls or form_in(fmt.source, fmt.vocabulary.added) or HERMES
+    return fmt.settings.calls or HERMES
 
 
 def _prompt(fmt: ChatFormat, mode: Mode) -> str:

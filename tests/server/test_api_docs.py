@@ -12,7 +12,16 @@ from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import FAMILIES, FILES, OBSERVABILITY, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference import (
+    FAMILIES,
+    FILES,
+    OBSERVABILITY,
+    PROFILES,
+    SHOWN_PROFILE,
+    TABLE,
+    TABLES,
+    render,
+)
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
@@ -22,7 +31,7 @@ WORDS = re.compile(r"`(\w+)`")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    texts = [TEXT, FAMILIES.read_text(), OBSERVABILITY.read_text()]
+    texts = [TEXT, FAMILIES.read_text(), OBSERVABILITY.read_text(), PROFILES.read_text()]
     for text in texts:
         assert render(text) == text, "renew them: python -m server.commands.reference"
     assert {found[1] for text in texts for found in TABLE.findall(text)} == set(TABLES)
