@@ -21,7 +21,7 @@ from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyl
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
-from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings, added_tokens
 from chat_templates.tool_forms.form import tags_of
 from chat_templates.tool_forms.known import HERMES
 
@@ -49,10 +49,10 @@ class ChatFormat:
 
     With a `template` the format is that of a checkpoint, with the tags of its settings; without, it is our own. The ids
     of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `calls`: the form of
-    tool calls. `has_thinking`: whether the model can think. `switch`: how a checkpoint's template is told to, and
-    `variables` what else it can be told; none for our own. `toggles`: whether the template itself makes a difference
-    between the two. `can_chat`: whether there is any template. `is_foreign`: whether there is a template of a
-    checkpoint; `source` is its text.
+    tool calls, that of the checkpoint. `has_thinking`: whether the model can think. `switch`: how a checkpoint's
+    template is told to, and `variables` what else it can be told; none for our own. `toggles`: whether the template
+    itself makes a difference between the two. `can_chat`: whether there is any template. `is_foreign`: whether there is
+    a template of a checkpoint; `source` is its text.
     """
 
     def __init__(
@@ -108,14 +108,13 @@ class ChatFormat:
                 return cls(Vocabulary(tokenizer))
             except FormatError:
                 return cls(Vocabulary(tokenizer, required=()), NoTemplate())
-        return cls.of_checkpoint(
-            tokenizer, CheckpointTemplate(files, settings or FormatSettings(), styles, added_spellings(tokenizer))
-        )
+        checkpoint = CheckpointTemplate(files, settings or FormatSettings(), styles, added_spellings(tokenizer))
+        return cls.of_checkpoint(tokenizer, checkpoint)
 
     @classmethod
     def of_checkpoint(cls, tokenizer_json: str, template: CheckpointTemplate) -> "ChatFormat":
         """The format of a checkpoint with this template. Raises FormatError."""
-        name = form_name(template.settings, template.source, added_spellings(tokenizer_json))
+        name = form_name(template.settings, template.source, added_tokens(tokenizer_json))
         settings = replace(template.settings, calls=name)
         tags = (*settings.tags, *tags_of(form_of(settings, name)))
         return cls(Vocabulary(tokenizer_json, required=(), tags=tags, template=template.source), template, settings)

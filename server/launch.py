@@ -76,8 +76,8 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     name = (settings.profile or choose_profile(folder, settings)).stem
     modes = app.state.serving.modes
     display.note(report(modes, fmt, name))
-    found = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
-    for warning in [*found, *warnings(modes, fmt, profile, name)]:
+    warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
+    for warning in [*warned, *warnings(modes, fmt, profile, name)]:
         if warning:
             display.warn(warning)
     prefer_event_loop()

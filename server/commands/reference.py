@@ -47,8 +47,8 @@ from server.telemetry.vllm_metrics import EngineView
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
 OBSERVABILITY = DOCS / "observability.md"
-PROFILES = DOCS / "profiles.md"
 FAMILIES = DOCS / "families.md"
+PROFILES = DOCS / "profiles.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHOWN_PROFILE = PROFILE_FOLDER / "twogear_tiny.toml"
 LIMITS = {  # in the profile, of the fields that have their defaults there under another name

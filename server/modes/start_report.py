@@ -47,9 +47,14 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     if fmt.has_thinking:
         how = "toggles" if fmt.toggles else "does not toggle in the template"
         yield f"thinking {how}, between {fmt.settings.think} and {fmt.settings.think_end}"
-    yield f"tool calls as {fmt.settings.calls or HERMES}"
+    yield f"tool calls as {_calls(fmt)}"
     found = fmt.is_foreign and mode.style.variables is None
     yield f"known from the {f'template, and profile {name}' if found else f'profile {name}'}"
+
+
+def _calls(fmt: ChatFormat) -> str:
+    """The form, by its name."""
+    return fmt.settings.calls or HERMES
 
 
 def _prompt(fmt: ChatFormat, mode: Mode) -> str:

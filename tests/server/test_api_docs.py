@@ -12,7 +12,16 @@ from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import FAMILIES, FILES, OBSERVABILITY, PROFILES, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference import (
+    FAMILIES,
+    FILES,
+    OBSERVABILITY,
+    PROFILES,
+    SHOWN_PROFILE,
+    TABLE,
+    TABLES,
+    render,
+)
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
