@@ -67,5 +67,17 @@ DIALECTS = (
     Dialect("vLLM", {"chat_template": "{{ messages }}"}, "chat_template"),
     Dialect("vLLM", {"use_beam_search": True}, "use_beam_search"),
     Dialect("OpenAI", {"modalities": ["text", "audio"]}, "modalities"),
+    Dialect("llama.cpp", {"mirostat": 2, "mirostat_tau": 5}, "mirostat"),
+    Dialect("llama.cpp", {"dry_multiplier": 0.8}, "dry_multiplier"),
+    Dialect("llama.cpp", {"xtc_probability": 0.5}, "xtc_probability"),
+    Dialect("llama.cpp", {"repeat_penalty": 1.1}, "repeat_penalty"),
+    Dialect("llama.cpp", {"n_predict": 5}, "n_predict"),
+    Dialect(
+        "llama.cpp, all off",
+        {"mirostat": 0, "mirostat_tau": 5, "typical_p": 1.0, "dry_multiplier": 0, "xtc_probability": 0.0},
+        {},
+    ),
+    Dialect("text-generation-inference", {"typical_p": 0.9}, "typical_p"),
+    Dialect("SGLang", {"stop_regex": "a+"}, "stop_regex"),
 )  # fmt: skip
 """Fields that mean the same here as where they come from need no row."""

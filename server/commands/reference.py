@@ -22,6 +22,7 @@ from server.api.chat.body import ChatRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.control_body import ControlRequest
 from server.api.common.fields import INT64
+from server.api.common.refused import UNSUPPORTED
 from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.admission import DEFAULT_MAX_TOKENS
@@ -283,6 +284,14 @@ def _dialects() -> str:
     return _table(["of", "sent", "means"], rows)
 
 
+def _unsupported() -> str:
+    def rows() -> Iterator[Row]:
+        for name, (off, instead) in UNSUPPORTED.items():
+            yield [f"`{name}`", ", ".join(f"`{json.dumps(value)}`" for value in off), instead and f"`{instead}`"]
+
+    return _table(["field", "asks for nothing", "instead"], rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "shared fields": lambda: _fields(SamplingFields),
     "chat fields": lambda: _fields(ChatRequest, SamplingFields),
@@ -314,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "version response": lambda: _answer(Versions),
     "error response": lambda: _answer(ErrorResponse),
     "dialects": _dialects,
+    "unsupported fields": _unsupported,
     "errors": _errors,
     "options": _options,
     "profiles": _profiles,

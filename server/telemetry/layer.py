@@ -57,7 +57,9 @@ class RequestLayer:
         found = [(b"x-request-id", request_id)]
         if self._shapes:
             headers = {name.decode("latin-1") for name, _ in scope["headers"]}
-            found += [(shape.id_header, request_id) for shape in self._shapes if shape.is_spoken(scope["path"], headers)]
+            found += [
+                (shape.id_header, request_id) for shape in self._shapes if shape.is_spoken(scope["path"], headers)
+            ]
         return found
 
     def _record(self, scope: Scope) -> RequestRecord:

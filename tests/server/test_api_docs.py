@@ -7,7 +7,8 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.fields import UNSUPPORTED, Fields
+from server.api.common.fields import Fields
+from server.api.common.refused import UNSUPPORTED
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 
-from server.api.common.fields import RETIRED, Fields, checked, read_object, refuse_misspelt, refuse_retired
+from server.api.common.fields import Fields, checked, read_object, refuse_misspelt
 from server.api.common.formats import StructuredOutputs, TextFormat
+from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 from server.api.common.sampling import MAX_TOP_LOGPROBS, DrawingFields, at_most
 from server.api.common.thinking import ReasoningOptions, ThinkingFields
 from server.api.responses.items import Input, one_of
@@ -26,6 +27,8 @@ MOVED = {
     "response_format": "text.format", "logprobs": "top_logprobs",
 }  # fmt: skip
 """Fields of chat completions, by what they are called here: refused, for the same reason."""
+INSTEAD = {"max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": ""}
+"""What the same fields are called here, of which the errors of unsupported ones tell."""
 Summary = Literal["auto", "concise", "detailed"]
 Include = Literal[
     "reasoning.encrypted_content",
@@ -195,6 +198,7 @@ class ResponseRequest(ThinkingFields, DrawingFields):
 def read_response_request(content: bytes) -> ResponseRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, ResponseRequest.model_fields)
-    refuse_misspelt(fields, {*ResponseRequest.model_fields, *RETIRED, *MOVED}, EXTENSIONS)
+    refuse_misspelt(fields, {*ResponseRequest.model_fields, *RETIRED, *MOVED, *UNSUPPORTED}, EXTENSIONS)
     refuse_retired(fields, {**RETIRED, **MOVED})
+    refuse_unsupported(fields, ResponseRequest.model_fields, INSTEAD)
     return checked(ResponseRequest, fields)
