@@ -233,6 +233,7 @@ class Shown:
     """A response under way."""
 
     is_over = False
+    log = None
 
     def __init__(self, client: str) -> None:
         self.client = client

@@ -422,7 +422,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
         ({"truncation": "maybe"}, "truncation", "must be"),
         ({"n": 2}, "n", "must be 1"),
-        ({"background": True}, "background", "is not supported: a response is made"),
+        ({"background": True, "store": False}, "background", "contradicts store"),
         ({"conversation": "conv_1"}, "conversation", "use previous_response_id"),
         ({"prompt": {"id": "a"}}, "prompt", "is not supported"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "is not supported"),
