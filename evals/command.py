@@ -7,13 +7,14 @@ from pathlib import Path
 from server.cli_errors import UsageError
 from server.urls import server_url
 
-HELP = "measure a running server: both modes, thinking budgets, tools and JSON, needles in long texts"
+HELP = "measure a running server: both modes, thinking budgets, tools and JSON, needles in long texts, loops"
 
 _WHAT = {
     "modes": "the same held-out questions in standard and reasoning mode",
     "budgets": "the same questions with growing thinking budgets, beside stopping without an answer",
     "tools": "tool calls and JSON answers in both modes",
     "needles": "codes to be found in texts of growing length, at every depth, in standard mode",
+    "loops": "thoughts that repeat themselves, and whether the rule for them closes others too",
 }
 
 
@@ -39,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most-tokens",
         type=int,
-        help="of modes and budgets: thought and answer at most; the server's own limits where not given, which a model "
-        "that repeats itself uses up",
+        help="of modes, budgets and loops: thought and answer at most; where not given, the server's own limits, for "
+        "loops 6000",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
@@ -49,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     if args.lengths is not None and args.what != "needles":
         raise UsageError(f"--lengths goes with needles, not with {args.what}")
-    if args.most_tokens is not None and args.what not in ("modes", "budgets"):
-        raise UsageError(f"--most-tokens goes with modes and budgets, not with {args.what}")
+    if args.most_tokens is not None and args.what not in ("modes", "budgets", "loops"):
+        raise UsageError(f"--most-tokens goes with modes, budgets and loops, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

@@ -16,7 +16,7 @@ from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
 KINDS = ("prompt", "cached", "reasoning", "answer")
-REASONING_FINISHES = ("natural", "budget", "length", "stopped")
+REASONING_FINISHES = ("natural", "budget", "repetition", "length", "stopped")
 NO_ROUTE = "none"  # of requests for what is not here; vLLM's word
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

@@ -1,8 +1,9 @@
 """One choice of an answer over token ids: thinking up to its limit, then the answer, in one generation or two.
 
 A choice starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
-closed for the model (its tokens are spent, it was told to end, or it ended its turn while thinking), or where the
-answer is drawn differently from the thinking (a client's stop tokens, least length and grammar bind the answer only).
+closed for the model (its tokens are spent, it goes round in circles, it was told to end, or it ended its turn while
+thinking), or where the answer is drawn differently from the thinking (a client's stop tokens, least length and grammar
+bind the answer only).
 What follows thinking whose tokens are spent is known before, so the engine is told with the first, and goes on to it
 in its next step; where the end tag is ordinary text, and for all else, the second has to be asked for.
 Knows no text, no engine: `server.core.generate` has the generations run.
@@ -16,10 +17,11 @@ import msgspec
 
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Continuation, Delta, Sampling, TokenLogprob
+from server.core.repetition import RepetitionWatch
 from server.modes.thinking import ThinkingPlan
 
 Finish = Literal["stop", "length"]
-ThinkingFinish = Literal["natural", "budget", "length", "stopped"]
+ThinkingFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Choice:
         self._plan = thinking
         self._think_end = think_end
         self._told_to_end = False
+        rule = thinking.repetition if thinking is not None else None
+        self._repetition = None if rule is None else RepetitionWatch(rule)
         self.generation = Generation(prompt_ids, self._answer_sampling)
         if thinking is not None and thinking.max_tokens > 0:
             self._start_thinking(thinking)
@@ -145,10 +149,14 @@ class Choice:
         end, tag_tokens = self._find_end(ids)
         room = plan.max_tokens - len(self.token_ids)
         thought = ids[: min(end, room)]
+        looped = self._repetition.feed(thought) if self._repetition is not None and end <= room else None
+        thought = thought[:looped]
         self.token_ids += thought
         self.reasoning_tokens += len(thought)
         if end > room:
             return self._close_after(thought, plan, plan.bound_by)
+        if looped is not None:
+            return self._close_after(thought, plan, "repetition")
         if end < len(ids):
             self.reasoning_tokens -= tag_tokens - 1
             return Advance(thought + self._end_naturally(ids[end:], delta))

@@ -75,4 +75,5 @@ def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: T
         closing=closing,
         bound_by="length" if budget is None or share < budget else "budget",
         separator=separator,
+        repetition=profile.repetition if profile.repetition.enabled else None,
     )

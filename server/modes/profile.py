@@ -13,6 +13,7 @@ import msgspec
 from chat_templates.settings import FormatSettings, PromptStyle
 from engine.sampling import Count, Share, TokenSampling
 from server.cli_errors import UsageError
+from server.modes.repetition import Repetition
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 GENERAL = PROFILE_FOLDER / "general.toml"
@@ -88,7 +89,8 @@ class EffortShares(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"):
     """A mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
 
-    `short_wrap_up` takes the place of `wrap_up` where that is more than half of a budget; nothing where both are.
+    `short_wrap_up` takes the place of `wrap_up` where that is more than half of a budget; nothing where both are. A
+    thought that goes round in circles, by the rule of `repetition`, is closed as a spent budget is.
     `answer` has the sampling fields by which the answer is drawn where it differs from the thinking.
     """
 
@@ -96,6 +98,7 @@ class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields
     answer_reserve: Tokens
     wrap_up: str
     short_wrap_up: str = ""
+    repetition: Repetition = Repetition()
     effort_shares: EffortShares = EffortShares(minimal=0.1, low=0.2, medium=0.5, high=0.8, xhigh=0.95)  # OpenRouter's
     answer: dict[str, Any] = msgspec.field(default_factory=dict)
 

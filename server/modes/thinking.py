@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from server.modes.repetition import Repetition
+
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 UNBOUND = -1
 """As a number of tokens: the token limit alone bounds the thinking."""
@@ -36,6 +38,7 @@ class ThinkingPlan:
 
     `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
     follows it in the template, its `separator`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
+    A thought that repeats itself as `repetition` says is closed at once.
     """
 
     max_tokens: int
@@ -43,3 +46,4 @@ class ThinkingPlan:
     closing: tuple[int, ...]
     bound_by: Literal["budget", "length"]
     separator: tuple[int, ...] = ()
+    repetition: Repetition | None = None

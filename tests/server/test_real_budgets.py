@@ -55,3 +55,14 @@ def test_budgets_hold(real_server: RealServer, case: str) -> None:
         assert usage["completion_tokens"] == sum(len(choice["ids"]) for choice in result["choices"])
         if case == "schema":
             assert json.loads(result["choices"][0]["content"])["sum"] in (1, 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_in_circles_is_closed(real_server: RealServer, stream: bool) -> None:
+    """A sum far too long for the embedded model, which writes one digit without end."""
+    messages = [{"role": "user", "content": f"Calculate {' + '.join(['99999'] * 20)}."}]
+    result = ask(real_server, stream=stream, messages=messages, temperature=0, max_tokens=3000)
+    [choice] = result["choices"]
+    assert choice["reasoning_finish_reason"] == "repetition"
+    assert choice["content"]
+    assert 1024 <= choice["ids"].index(FORMAT.think_end_id) < 2000

@@ -5,7 +5,7 @@ from typing import Literal
 from server.api.common.schema import Answer, Count, PlaceLogprob, TokenLogprob, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-ReasoningFinish = Literal["natural", "budget", "length", "stopped"]
+ReasoningFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
 
 
 class TopLogprobs(TokenLogprob):
@@ -79,7 +79,9 @@ class ChatChoice(Answer):
     stop_reason: str | int | None
     """The stop string, or the token of `stop_token_ids`, that ended the answer."""
     reasoning_finish_reason: ReasoningFinish | None = None
-    """How the thinking ended: by itself, its budget or the token limit spent, or told to. Absent in standard mode."""
+    """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
+    standard mode.
+    """
     token_ids: list[int] | None = None
     """All generated tokens, with `return_token_ids`."""
 

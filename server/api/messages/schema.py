@@ -123,9 +123,9 @@ class MessageEnd(Answer):
     """Never any."""
     container: None
     """Never any."""
-    reasoning_finish_reason: Literal["natural", "budget", "length", "stopped"] | None = None
-    """How the thinking ended, where there was any: by itself, with its budget, with the token limit, or because its
-    turn ended or a client ended it.
+    reasoning_finish_reason: Literal["natural", "budget", "repetition", "length", "stopped"] | None = None
+    """How the thinking ended, where there was any: by itself, with its budget, in circles, with the token limit, or
+    because its turn ended or a client ended it.
     """
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, RootModel
 from server.api.common.schema import Answer, Count, TokenLogprob
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-ReasoningFinish = Literal["natural", "budget", "length", "stopped"]
+ReasoningFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
 
 
 class PlaceLogprob(TokenLogprob):
@@ -206,7 +206,9 @@ class ResponseObject(Answer):
     incomplete_details: IncompleteDetails | None
     """Where it is incomplete."""
     reasoning_finish_reason: ReasoningFinish | None = None
-    """How the thinking ended: by itself, its budget or the token limit spent, or told to. Absent in standard mode."""
+    """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
+    standard mode.
+    """
     model: str
     """The model's own name, whichever alias was asked for."""
     output: list[OutputItem]
