@@ -1,8 +1,8 @@
 """What clients of other servers send, and what it means here in our own words: one row a dialect.
 
-docs/api.md shows the rows as a table, and a test sends each of them: what the engine is asked for is the same as for
-the fields that it stands for, or the request is refused by the name of the field. The fields themselves are those of
-the bodies in `server.api`.
+docs/api/chat.md shows the rows as a table, and a test sends each of them: what the engine is asked for is the same as
+for the fields that it stands for, or the request is refused by the name of the field. The fields themselves are those
+of the bodies in `server.api`.
 """
 
 from collections.abc import Mapping

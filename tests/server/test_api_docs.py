@@ -13,7 +13,8 @@ from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import FILES, OBSERVABILITY, SHOWN_PROFILE, TABLE, TABLES, render
+from server.commands.reference.fields import SHOWN_PROFILE
+from server.commands.reference.pages import FILES, OBSERVABILITY, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
