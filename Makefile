@@ -7,7 +7,7 @@ ARGS ?=
 STAGE ?= all
 RECIPE ?=
 VERSION ?= 0.31.0
-FUZZ_SECONDS ?= 600
+FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -33,8 +33,8 @@ test-vllm: setup ## the engine's tests on another release of vLLM, in an environ
 		requirements/cpu.txt requirements/dev.txt requirements/vllm-$(VERSION).txt
 	PYTHONDONTWRITEBYTECODE= nice .venv-vllm-$(VERSION)/bin/python -m pytest tests/engine tests/model_impl $(ARGS)
 
-fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of six)
-	@for target in bodies templates streams stops schemas grammars; do \
+fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of nine)
+	@for target in bodies messages responses plans templates streams stops schemas grammars; do \
 		mkdir -p runs/fuzz/$$target && nice $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 			-artifact_prefix=runs/fuzz/$$target- runs/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done

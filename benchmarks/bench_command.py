@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suites.add_argument("--minutes", type=float, default=60, help="no round is begun that would end later")
     suites.add_argument("--json", type=Path, metavar="FILE", help="a dated file under benchmarks/results/ if not given")
     load = parser.add_argument_group("load")
-    load.add_argument("--url", type=server_url, default="http://127.0.0.1:8000", help="the server, with /v1 or without")
+    load.add_argument(
+        "--url", type=server_url, default="http://127.0.0.1:8000",
+        help="the server, with /v1 or without; its API key is that of TWOGEAR_API_KEY or OPENAI_API_KEY",
+    )  # fmt: skip
     load.add_argument("--streams", type=int, default=8, help="requests at once")
     load.add_argument("--requests", type=int, help="in all; one for each stream if not given")
     load.add_argument("--mode", default="half", help="one of the server's modes, or half: every other request thinks")

@@ -26,6 +26,7 @@ from benchmarks.load.statistics import percentile
 from benchmarks.load.workload import Prompts
 from benchmarks.result_text import result_text
 from benchmarks.short_beside_thinkers import SHORT_TOKENS, SHORT_WORDS, Load
+from server.access.keys import client_headers
 from server.settings import EMBEDDED_MODEL
 
 ANSWERED = "answered"
@@ -106,7 +107,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes")
     args = parser.parse_args()
     raise_open_files(args.requests + OTHER_FILES)
-    model = httpx.get(f"{args.url}/v1/models", timeout=10).raise_for_status().json()["data"][0]["id"]
+    model = (
+        httpx.get(f"{args.url}/v1/models", headers=client_headers(), timeout=10)
+        .raise_for_status()
+        .json()["data"][0]["id"]
+    )
     load, rounds = Load(args.url, model, Prompts(EMBEDDED_MODEL)), []
     for _ in range(args.rounds):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -31,6 +31,7 @@ from benchmarks.load.open_files import OTHER_FILES, raise_open_files
 from benchmarks.load.statistics import percentile
 from benchmarks.load.workload import SAMPLING, Prompts
 from benchmarks.result_text import result_text
+from server.access.keys import client_headers
 from server.settings import EMBEDDED_MODEL
 
 RATE = 4.0
@@ -185,7 +186,11 @@ def main() -> None:
     rounds: list[dict[str, Any]] = []
     for _ in range(args.rounds):
         for name, url in servers:
-            model = httpx.get(f"{url}/v1/models", timeout=10).raise_for_status().json()["data"][0]["id"]
+            model = (
+                httpx.get(f"{url}/v1/models", headers=client_headers(), timeout=10)
+                .raise_for_status()
+                .json()["data"][0]["id"]
+            )
             for thinkers in args.thinkers:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     figures = runner.run(measure(Load(url, model, prompts), name, thinkers, args.seconds))

@@ -9,6 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from chat_templates.call_tags import CallTags, form_name, form_of
 from chat_templates.checkpoint import CheckpointTemplate, read_template
 from chat_templates.client_text import plain
 from chat_templates.detokenizer import Detokenizer, make_detokenizer
@@ -17,7 +20,9 @@ from chat_templates.messages import Message, Tool, Turn, check_messages, check_t
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
-from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_tokens
+from chat_templates.tool_forms.form import tags_of
+from chat_templates.tool_forms.known import HERMES
 
 NO_TOKEN = -1
 """In place of the id of a tag that the tokenizer has as ordinary text."""
@@ -42,8 +47,8 @@ class ChatFormat:
     place for `name` fields.
 
     With a `template` the format is that of a checkpoint, with the tags of `settings`; without, it is our own. The ids
-    of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `has_thinking`:
-    whether the model can think.
+    of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `calls`: the form of
+    tool calls, that of the checkpoint. `has_thinking`: whether the model can think.
     """
 
     def __init__(
@@ -58,8 +63,9 @@ class ChatFormat:
         tags = self.settings
         self.think_id = self._id(tags.think)
         self.think_end_id = self._id(tags.think_end)
-        self.tool_call_id = self._id(tags.tool_call)
-        self.tool_call_end_id = self._id(tags.tool_call_end)
+        self.calls = CallTags.of(form_of(tags, tags.calls or HERMES), vocabulary.control)
+        self.tool_call_id = self._id(self.calls.form.open)
+        self.tool_call_end_id = self._id(self.calls.form.close)
         self.end_of_turn_id = self._id(END_OF_TURN if template is None else template.end_of_turn)
         self.hidden_ids = frozenset(map(self._id, tags.hidden)) - {NO_TOKEN}
         self.text_tags = [tag for tag in tags.tags if self._id(tag) == NO_TOKEN]
@@ -93,8 +99,15 @@ class ChatFormat:
                 raise FormatError(f"it has no chat template, and for ours {error.message}", error.param) from None
         settings = settings or FormatSettings()
         checkpoint = CheckpointTemplate(files, settings, styles)
-        vocabulary = Vocabulary(tokenizer, required=(), tags=settings.tags, template=checkpoint.source)
-        return cls(vocabulary, checkpoint, settings)
+        return cls.of_checkpoint(tokenizer, checkpoint, settings)
+
+    @classmethod
+    def of_checkpoint(cls, tokenizer_json: str, template: CheckpointTemplate, settings: FormatSettings) -> "ChatFormat":
+        """The format of a checkpoint with this template. Raises FormatError."""
+        name = form_name(settings, template.source, added_tokens(tokenizer_json))
+        settings = replace(settings, calls=name)
+        tags = (*settings.tags, *tags_of(form_of(settings, name)))
+        return cls(Vocabulary(tokenizer_json, required=(), tags=tags, template=template.source), template, settings)
 
     def restyled(
         self, folder: Path, template: Path | None = None, styles: Sequence[PromptStyle] = (DIRECT, THINKING)

@@ -6,24 +6,30 @@ a tag of the format as ordinary text, that text is the tag. The rules:
 - `<think>` opens reasoning, `</think>` ends it; a second `<think>` is ignored. So is a `</think>` with nothing open
   before the answer's first word, and the first after a thinking that was closed for the model; else it is text. The
   newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
-- `<tool_call>` opens a call, in the answer as well as within the thinking, which then goes on; `</tool_call>`, the
-  tags above, another call or the end of the turn end it. One newline before a call belongs to the call. Within a string
-  of a call's arguments all tags are text, but for the `</think>` that ends a thinking and the end of the turn.
-- What stands in a call's tags but is none comes back as text (of the reasoning, if within it), as does what follows
-  the call's JSON. Of a call that was cut off before its arguments nothing is shown.
+- A section of calls, in the form that `ChatFormat.calls` says, is read in the answer as well as within the thinking,
+  which then goes on. Its opening tag begins it; its closing tag, what is no call, the tags above or the end of the turn
+  end it. One newline before it belongs to it. Within a string of a call's arguments all tags are text, but for the
+  `</think>` that ends a thinking and the end of the turn.
+- What stands in a section and is no call comes back as text (of the reasoning, if within it), as does what follows
+  a call there. Of a call that was cut off before its arguments nothing is shown.
 - Any other control token, the end of the turn among them, is left out.
 - Nothing that is text is lost: without `</think>` all is reasoning, and characters that the generation left
   unfinished end as U+FFFD.
 """
 
+import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.format import ChatFormat
 from chat_templates.tag_scanner import TagScanner
-from chat_templates.tool_call import ToolCallReader
+from chat_templates.tool_forms.cursor import MARKS, is_mark
+from chat_templates.tool_forms.reader import SectionReader
+
+_MARK = re.compile(f"[{MARKS}]")
 
 
 def new_call_id() -> str:
@@ -44,8 +50,9 @@ class OutputParser:
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
     `reopens`: whether `<think>` in the answer opens reasoning again; else it is taken like a `</think>` there.
-    `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls whose tags are
-    ordinary text are read as such, or as text.
+    `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls are
+    read as such, or their text as text. `tools`: the schemas of their arguments by name, which say what is text where
+    the form has no quotes.
     """
 
     def __init__(
@@ -57,23 +64,29 @@ class OutputParser:
         calls: bool = True,
         calls_in_thinking: bool = True,
         reopens: bool = True,
+        tools: Mapping[str, Any] | None = None,
     ) -> None:
         self.is_thinking = thinking_open
         self._fmt = fmt
         self._call_id = call_id
         self._detokenizer = fmt.detokenizer()
-        self._tag_ids = {fmt.think_id, fmt.think_end_id, fmt.tool_call_id, fmt.tool_call_end_id, *fmt.hidden_ids}
-        self._scanner = TagScanner(fmt.text_tags) if fmt.text_tags else None
+        self._tag_ids = {fmt.think_id, fmt.think_end_id, *fmt.hidden_ids}
         self._may_call = {False: calls, True: calls_in_thinking}
+        self._form = fmt.calls.marked
+        self._open_text = fmt.calls.open_text if calls or calls_in_thinking else ""
+        self._tools = tools or {}
+        text_tags = [*fmt.text_tags, self._open_text] if self._open_text else fmt.text_tags
+        self._scanner = TagScanner(text_tags) if text_tags else None
+        self._may_begin = not self._form.open  # a section without a tag begins the answer
         self._reopens = reopens
         self._has_answered = False
         self._owes_end = False  # the model did not end its thinking itself, and may do so late
         self._events: list[Event] = []
-        self._call: ToolCallReader | None = None
+        self._section: SectionReader | None = None
         self._calls = 0
         self._skip = 0  # newlines still to be left out, as part of the tag before them
         self._newline = ""  # held back: the next tag may own it
-        self._call_opening = ""  # what was left out before the open call, should it be none
+        self._opening = ""  # what was left out before the open section, should it hold no call
 
     def feed(self, token_ids: Sequence[int]) -> list[Event]:
         """What these ids add. Ids that the tokenizer does not have stand for no text."""
@@ -91,13 +104,13 @@ class OutputParser:
     def show(self, token_id: int) -> list[Event]:
         """What a control token adds that is to be shown as text."""
         self._flush()
-        self._text(self._fmt.vocabulary.token_text(token_id))
+        self._read(self._fmt.vocabulary.token_text(token_id), is_text=True)
         return self._take()
 
     @property
     def held(self) -> str:
         """The newline at the end of the answer so far that is not told yet, since a tag may own it."""
-        return "" if self.is_thinking or self._call is not None else self._newline
+        return "" if self.is_thinking or self._section is not None else self._newline
 
     def release(self) -> list[Event]:
         """Tells what is `held`: no tag owns it."""
@@ -108,9 +121,7 @@ class OutputParser:
     def finish(self, *, is_cut: bool = False) -> list[Event]:
         """The rest, once the generation has ended; `is_cut`: by a limit."""
         self._flush()
-        if is_cut and self._call is not None and self._call.is_head:
-            self._call = None
-        self._end_call()
+        self._end_section(is_cut=is_cut)
         self._emit(self._newline)
         self._newline = ""
         return self._take()
@@ -119,6 +130,7 @@ class OutputParser:
         """The rest of a thinking that was closed for the model without ids that say so; the answer follows."""
         events = self.finish()
         self.is_thinking = False
+        self._may_begin = not self._form.open
         self._skip = 0
         self._owes_end = True
         return events
@@ -129,53 +141,108 @@ class OutputParser:
 
     def _control(self, token_id: int) -> None:
         fmt = self._fmt
+        mark = fmt.calls.marks.get(token_id)
+        if mark is not None:
+            self._read(self._detokenizer.flush())
+            self._read(mark)
+            return
         self._flush()
         if self._is_quoted(token_id):
-            self._text(fmt.vocabulary.token_text(token_id))
+            self._read(fmt.vocabulary.token_text(token_id), is_text=True)
         elif token_id == fmt.think_id:
             self._open_thinking()
         elif token_id == fmt.think_end_id:
             self._close_thinking()
-        elif token_id == fmt.tool_call_id:
-            self._open_call()
-        elif token_id in (fmt.tool_call_end_id, fmt.end_of_turn_id):
-            self._end_call()
+        elif token_id == fmt.end_of_turn_id:
+            self._end_section()
         elif token_id in fmt.hidden_ids:
             self._hide()
 
     def _is_quoted(self, token_id: int) -> bool:
         """Whether a tag stands within a string of a call's arguments, where it is text."""
-        fmt = self._fmt
-        if self._call is None or not self._call.is_in_string:
+        section = self._section
+        if section is None or not (section.is_quoted or section.in_value):
             return False
-        ends_thinking = self.is_thinking and token_id == fmt.think_end_id
+        ends_thinking = self.is_thinking and token_id == self._fmt.think_end_id
         return token_id in self._tag_ids and not ends_thinking
 
     def _flush(self) -> None:
         self._read(self._detokenizer.flush())
         if self._scanner is not None:
-            self._text(self._scanner.flush())
+            self._text(self._unmarked(self._scanner.flush()))
 
-    def _read(self, text: str) -> None:
-        """Text with tags in it, where the format has any as text."""
-        if self._scanner is None:
+    def _read(self, text: str, *, is_text: bool = False) -> None:
+        """What was generated, characters that stand for tokens of calls in it; `is_text`: without any tag."""
+        if self._section is None and (is_text or (self._scanner is None and not self._may_begin and text.isascii())):
             self._text(text)
             return
-        for found in self._scanner.feed(text):
-            if not (found.is_tag and self._is_tag(found.text)):
-                self._text(found.text)
+        while text:
+            text = self._outside(text) if self._section is None else self._inside(text)
+
+    def _inside(self, text: str) -> str:
+        """Reads text in a section; returns what comes after it."""
+        section = self._section
+        assert section is not None
+        if section.is_quoted and len(text) == 1 and is_mark(text):
+            text = self._fmt.calls.spellings[ord(text)]
+        self._events += section.feed(text)
+        if not section.is_closed:
+            return ""
+        return self._closed(section)
+
+    def _closed(self, section: SectionReader) -> str:
+        """Leaves a section; returns what was read with it and is no part of it."""
+        self._section, self._calls = None, section.calls
+        if section.has_started:
+            self._has_answered = self._has_answered or not self.is_thinking
+        else:
+            self._text(self._opening)
+        return section.rest
+
+    def _outside(self, text: str) -> str:
+        """Reads text up to the next tag, and that; returns the rest."""
+        if self._may_begin and not self.is_thinking and (begun := text.lstrip()):
+            self._may_begin = False
+            if begun[0] in "[{" and self._may_call[False]:
+                self._text(text[: -len(begun)])
+                self._open_section()
+                return begun
+        if self._scanner is None or not self._fmt.calls.holds_marks:
+            mark = _MARK.search(text)
+            if mark is not None and mark.start() == 0:
+                self._mark(text[0])
+                return text[1:]
+            text, rest = (text, "") if mark is None else (text[: mark.start()], text[mark.start() :])
+        else:
+            rest = ""
+        if self._scanner is None:
+            self._text(text)
+            return rest
+        before, tag, after = self._scanner.take(text)
+        self._text(self._unmarked(before))
+        if tag and not self._is_tag(tag):
+            self._text(self._unmarked(tag))
+        return after + rest
+
+    def _mark(self, mark: str) -> None:
+        """A token of calls outside a section: it opens one, or is left out."""
+        if not self._may_call[self.is_thinking]:
+            return
+        if self._scanner is not None:
+            self._text(self._scanner.flush())
+        if mark == self._form.open:
+            self._open_section()
+
+    def _unmarked(self, text: str) -> str:
+        return self._fmt.calls.unmarked(text)
 
     def _is_tag(self, spelling: str) -> bool:
         """Does what the tag says, if it says anything here; else it is text."""
         tags = self._fmt.settings
-        if self._call is not None and self._call.is_in_string:
-            return False
-        if spelling == tags.tool_call_end and self._call is not None:
-            self._end_call(spelling)
-        elif self._call is not None or (spelling == tags.tool_call and not self._may_call[self.is_thinking]):
-            return False
-        elif spelling == tags.tool_call:
-            self._open_call(spelling)
+        if spelling == self._open_text:
+            if not self._may_call[self.is_thinking]:
+                return False
+            self._open_section(self._unmarked(spelling))
         elif spelling == tags.think_end and self.is_thinking:
             self._close_thinking()
         elif spelling == tags.think and self.is_thinking:
@@ -186,15 +253,14 @@ class OutputParser:
             return False
         return True
 
-    def _open_call(self, spelling: str = "") -> None:
-        self._end_call()
-        self._call = ToolCallReader(self._calls, self._call_id())
-        self._call_opening, self._newline = self._newline + spelling, ""
+    def _open_section(self, spelling: str = "") -> None:
+        self._section = SectionReader(self._form, self._tools, self._calls, self._call_id, self._fmt.calls.spellings)
+        self._opening, self._newline = self._newline + spelling, ""
         self._skip = 0
 
     def _hide(self) -> None:
         """A newline before the tag and one after it belong to it."""
-        self._end_call()
+        self._end_section()
         self._newline = ""
         self._skip = 1
 
@@ -203,7 +269,7 @@ class OutputParser:
             if not self.is_thinking:
                 self._text_in_answer(self._fmt.settings.think)
             return
-        self._end_call()
+        self._end_section()
         if not self.is_thinking:
             self._emit(self._newline)
             self._newline = ""
@@ -216,33 +282,31 @@ class OutputParser:
                 self._text_in_answer(self._fmt.settings.think_end)
             self._owes_end = False
             return
-        self._end_call()
+        self._end_section()
         self._newline = ""
         self.is_thinking = False
+        self._may_begin = not self._form.open
         self._skip = 2
 
     def _text_in_answer(self, spelling: str) -> None:
         """A tag of thinking where there is none: models repeat one before they answer, after that it is text."""
-        if self._has_answered and self._call is None:
+        if self._has_answered and self._section is None:
             self._text(spelling)
 
-    def _end_call(self, spelling: str = "") -> None:
-        call, self._call = self._call, None
-        if call is None:
+    def _end_section(self, *, is_cut: bool = False) -> None:
+        """What was begun and is no call is text, unless a limit cut it off."""
+        section = self._section
+        if section is None:
             return
-        events, rest = call.close()
-        self._events += events
-        if call.has_started:
-            self._calls += 1
-            self._has_answered = self._has_answered or not self.is_thinking
-            self._text(rest)
-        else:
-            self._text(self._call_opening + rest + spelling)
+        self._events += section.finish()
+        if is_cut and not section.has_started:
+            self._section = None
+            return
+        rest = self._closed(section)
+        self._text("" if is_cut else self._unmarked(rest))
 
     def _text(self, text: str) -> None:
-        if self._call is not None:
-            self._events += self._call.feed(text)
-            return
+        """Text of the answer or the reasoning."""
         while self._skip and text.startswith("\n"):
             text = text[1:]
             self._skip -= 1

@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 
+from chat_templates.tool_forms.known import FORMS
+
 
 class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[format]` table of a profile. The defaults are the commonest.
 
     `think` … `think_end` hold the thinking; the `after_` and `before_` texts are what the model writes next to them.
-    `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, with `inside_tool_call` before and after it.
+    `calls`: the form of tool calls, a name in `tool_forms.known`; None: as the checkpoint's template tells. In the form
+    `hermes`, `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, `inside_tool_call` before and after.
     `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
     A tag may be a token of its own or ordinary text. `thinks`: whether the model can think; None: as its template
     tells.
@@ -23,6 +26,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     after_think: str = "\n"
     before_think_end: str = "\n"
     after_think_end: str = "\n\n"
+    calls: str | None = None
     tool_call: str = "<tool_call>"
     tool_call_end: str = "</tool_call>"
     inside_tool_call: str = ""
@@ -31,14 +35,16 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     thinks: bool | None = None
 
     def __post_init__(self) -> None:
-        for tag in self.tags:
+        if self.calls is not None and self.calls not in FORMS:
+            raise ValueError(f"calls is {self.calls!r}, which must be one of {', '.join(FORMS)}")
+        for tag in (*self.tags, self.tool_call, self.tool_call_end):
             if not tag or tag != tag.strip():
                 raise ValueError(f"{tag!r} is no tag: white space around it belongs into after_think and its like")
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """All tags."""
-        return (self.think, self.think_end, self.tool_call, self.tool_call_end, *self.hidden)
+        """All tags but those of calls."""
+        return (self.think, self.think_end, *self.hidden)
 
 
 class PromptStyle(msgspec.Struct, frozen=True, kw_only=True):

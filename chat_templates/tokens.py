@@ -48,10 +48,10 @@ class Vocabulary:
     """One tokenizer.json, for a format whose `tags` it may have as tokens, and must have those that are `required`.
 
     `control` maps the spelling of every control token to its id: the special added tokens, and the tags also where the
-    tokenizer has them as ordinary added tokens (`<think>` in Qwen3): those are `plain_control_ids`. They are never
-    shown. `written` has beside these what a template may write as a token of its own: added tokens that `template`, its
-    source, spells, and all with a bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts before all text
-    (Llama's and Gemma's BOS).
+    tokenizer has them, or parts of them, as ordinary added tokens (`<think>` in Qwen3): those are `plain_control_ids`.
+    They are never shown. `written` has beside these what a template may write as a token of its own: added tokens that
+    `template`, its source, spells, and all with a bar (`<|fim_prefix|>`). `opening` are the ids that the tokenizer puts
+    before all text (Llama's and Gemma's BOS).
 
     Client text becomes none of the added tokens but white space and words. `eats_before` and `eats_after` are the
     spellings of tokens that take the white space next to them with them (Phi-3's roles).
@@ -66,7 +66,7 @@ class Vocabulary:
         if missing:
             raise FormatError(f"the tokenizer has no token of its own for {', '.join(missing)}", "tokenizer")
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}
-        control = sorted(special.union(required, added.keys() & set(tags)))
+        control = sorted(special.union(required, (text for text in added if _is_part(text, tags))))
         self.control: dict[str, int] = {text: added[text] for text in control}
         self.control_ids = frozenset(self.control.values())
         self.plain_control_ids = frozenset(added[text] for text in control if text not in special)
@@ -215,6 +215,16 @@ def _tokenizer(tokenizer_json: str) -> Tokenizer:
         return Tokenizer.from_str(tokenizer_json)
     except Exception as error:
         raise FormatError(f"tokenizer.json: {error}", "tokenizer") from error
+
+
+def added_tokens(tokenizer_json: str) -> list[str]:
+    """The spellings of the added tokens; raises FormatError."""
+    return [token["content"] for token in _checked(tokenizer_json)["added_tokens"]]
+
+
+def _is_part(text: str, tags: Sequence[str]) -> bool:
+    """Whether an added token is one of the tags, or markup within one."""
+    return text in tags or (len(text) > 2 and not _ORDINARY.fullmatch(text) and any(text in tag for tag in tags))
 
 
 def _is_markup(text: str, template: str) -> bool:

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import Literal, cast
 
+import msgspec
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.logprobs import Logprob
@@ -26,6 +27,7 @@ from engine.messages import (
     Delta,
     Failed,
     Generate,
+    Prioritize,
     Reload,
     Reloaded,
     Sampling,
@@ -82,6 +84,7 @@ class EngineLoop:
         self._computed = 0  # prompt tokens in the step under way
         self._stats = _StatsSender(self._pages, connection, self._steps)
         self._reported = -math.inf
+        self._progress: object = None  # at the last report
 
     def run(self) -> None:
         """Returns after Shutdown. Raises ConnectionError when the front end is gone, and what vLLM raises."""
@@ -111,8 +114,23 @@ class EngineLoop:
                     self._forget(request_id)
                     self._engine.abort_request([request_id])
                     self._stats.changed()
+                    self._progress = None  # that there is one fewer is worth a report
+                    self._report([])
+            case Prioritize(request_id, priority):
+                self._prioritize(request_id, priority)
             case Reload(folder):
                 self._connection.send(Reloaded(self._reload(folder)))
+
+    def _prioritize(self, request_id: str, priority: int) -> None:
+        """Also of a request that waits for the end of a search, and of a second part that is yet to be added."""
+        self._held = [
+            msgspec.structs.replace(one, priority=priority) if one.request_id == request_id else one
+            for one in self._held
+        ]
+        if (budget := self._budgets.get(request_id)) is not None:
+            budget.request = msgspec.structs.replace(budget.request, priority=priority)
+        if (own_id := self._own_ids.get(request_id)) is not None:
+            self._extender.prioritize(own_id, priority)
 
     def _reload(self, folder: str) -> str | None:
         """Takes other weights; the error in words where the old ones stay. What was cached belongs to the old ones."""
@@ -234,11 +252,14 @@ class EngineLoop:
         self._stats.changed()
 
     def _report(self, deltas: list[Delta]) -> None:
-        """Steps that bring no tokens, as those of a long prompt, are reported too, but not each of them."""
+        """Steps that bring no tokens, as those of a long prompt, are reported too, but not each of them, and none that
+        takes no request on: an engine that goes on with these has to look as silent as it is useless.
+        """
         now = time.monotonic()
-        if deltas or now - self._reported > _REPORT_INTERVAL:
+        if deltas or (now - self._reported > _REPORT_INTERVAL and self._pages.progress() != self._progress):
             self._connection.send(Step(deltas))
             self._reported = now
+            self._progress = None if deltas else self._pages.progress()
 
     def _begin_second_part(self, request_id: str) -> None:
         """The first part's pages are kept, or found in the prefix cache."""

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -70,6 +70,13 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """Stop a generation and free its pages; unknown ids are ignored. No further message about it follows."""
 
     request_id: str
+
+
+class Prioritize(msgspec.Struct, frozen=True, tag=True):
+    """Give a generation another priority, from the next step on; unknown ids are ignored."""
+
+    request_id: str
+    priority: int
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
@@ -215,7 +222,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     is_broken: bool = False
 
 
-ToEngine = Generate | Abort | Reload | Shutdown
+ToEngine = Generate | Abort | Prioritize | Reload | Shutdown
 FromEngine = Loading | Ready | Step | Stats | Reloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()

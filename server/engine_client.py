@@ -34,6 +34,7 @@ from engine.messages import (
     FromEngine,
     Generate,
     Loading,
+    Prioritize,
     Ready,
     Reload,
     Reloaded,
@@ -151,6 +152,9 @@ class EngineClient(Protocol):
         Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind where deltas come faster than they
         are asked for, by so much that the request was aborted.
         """
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Gives a request that runs another priority: where pages run out, the higher loses its own first."""
 
 
 class _EngineSocket(asyncio.Protocol):
@@ -286,6 +290,10 @@ class ProcessEngineClient:
                 # It is in a step, at whose end there is a report whoever still listens.
                 self._owes_report |= self._steps.silence >= _LONG_SILENCE
                 self._send(Abort(request.request_id))
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Gives a request that runs another priority: where pages run out, the higher loses its own first."""
+        self._send(Prioritize(request_id, priority))
 
     async def reload(self, folder: Path) -> None:
         """Has the engine take the weights of another checkpoint of the same shape, while no request runs.

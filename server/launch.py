@@ -28,6 +28,7 @@ from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
 from engine.checkpoint import read_config
 from engine.defaults import engine_defaults
+from engine.messages import Ready
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
@@ -38,6 +39,7 @@ from server.http.connections import Connections
 from server.http.protocol import protocol_of
 from server.modes.mode import Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
+from server.offload import prefer_event_loop
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers
@@ -69,8 +71,10 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     choices = engine_defaults(settings.model, engine_options)
     server = DrainingServer(app.state.serving, loaded_config(app, settings))
     display = StartDisplay(console, choices if settings.verbose else ())
-    if warning := open_address_warning(settings, has_keys=keys is not None):
-        display.warn(warning)
+    for warning in (open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)):
+        if warning:
+            display.warn(warning)
+    prefer_event_loop()
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, display))
@@ -82,6 +86,24 @@ def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
     if has_keys or is_loopback(settings.host):
         return ""
     return f"Anyone who can reach {settings.host} may use this server: it has no API keys (--api-keys FILE)."
+
+
+def connections_warning(settings: Settings) -> str:
+    """That there can be fewer connections than the settings allow. Empty where there can be all."""
+    most = Connections(settings).most
+    if most >= settings.max_connections:
+        return ""
+    return (
+        f"There can be {most} connections and not {settings.max_connections} (--max-connections): the system allows "
+        "this process too few open files (ulimit -Hn)."
+    )
+
+
+def committed_warning(settings: Settings, ready: Ready) -> str:
+    """That a limit does not hold with this engine. Empty where it does, or is not asked for."""
+    if settings.max_committed is None or ready.page_needs:
+        return ""
+    return "--max-committed is off: this engine cannot tell which pages a request takes (see its log, page counts)."
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -142,6 +164,10 @@ async def _watch_start(server: "DrainingServer", display: StartDisplay, url: str
         display.show(status)
         if status.state == "ready":
             serving = server.serving
+            if serving.engine.ready is not None and (
+                warning := committed_warning(serving.settings, serving.engine.ready)
+            ):
+                display.warn(warning)
             display.ready(url, monotonic() - started, serving.settings.model_name, list(serving.modes.by_name)[-1])
             return None
         await asyncio.sleep(POLL_SECONDS)

@@ -54,6 +54,7 @@ class FakeEngine:
         self.cached_tokens = 0
         self.seen: list[Generate] = []
         self.aborted: list[str] = []
+        self.prioritized: list[tuple[str, int]] = []
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
         self.restarts: dict[str, int] = {}
@@ -68,6 +69,10 @@ class FakeEngine:
 
     async def close(self) -> None:
         """Nothing to end."""
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Noted in `prioritized`."""
+        self.prioritized.append((request_id, priority))
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """The script's tokens, cut into deltas; a step of the event loop between them."""

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from server.access.keys import client_headers
+
 OnBody = Callable[[bytes, float], None]
 """Called with a piece of the body and the moment (perf_counter) at which it came."""
 
@@ -20,7 +22,7 @@ class HttpError(Exception):
 
 
 async def post(url: str, body: bytes, on_body: OnBody) -> None:
-    """Posts JSON and returns when the response is complete. Raises HttpError."""
+    """Posts JSON, with the environment's API key, and returns when the response is complete. Raises HttpError."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     loop = asyncio.get_running_loop()
@@ -32,8 +34,9 @@ async def post(url: str, body: bytes, on_body: OnBody) -> None:
         raise HttpError(f"no connection: {error}") from error
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Accept: text/event-stream\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
     )
+    head += "".join(f"{name}: {value}\r\n" for name, value in client_headers().items()) + "\r\n"
     try:
         transport.write(head.encode() + body)
         await exchange.done

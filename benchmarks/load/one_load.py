@@ -16,6 +16,7 @@ from benchmarks.load.drive import Job, Request
 from benchmarks.load.statistics import Figures, figures
 from benchmarks.load.suite import CHAT, drive_apart
 from benchmarks.load.workload import SAMPLING, Load, Mode, Prompts, requests
+from server.access.keys import client_headers
 from server.cli_errors import UsageError
 
 _LIMIT_SECONDS = 600.0
@@ -76,7 +77,9 @@ def _in_mode(request: Request, mode: str) -> Request:
 
 def _models(url: str) -> list[dict[str, Any]]:
     try:
-        listed = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=10).raise_for_status().json()
+        listed = (
+            httpx.get(f"{url.rstrip('/')}/v1/models", headers=client_headers(), timeout=10).raise_for_status().json()
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UsageError(f"no server answers at {url} ({error}); start one with `twogear serve`") from error
     return list(listed["data"])

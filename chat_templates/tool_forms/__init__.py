@@ -1,5 +1,4 @@
-"""The forms in which families of models write tool calls: as data (`form`), and read as they come (`reader`).
+"""The forms in which families of models write tool calls: as data (`form`, `known`), and read as they come (`reader`).
 
-Not in use yet: `chat_templates.parser` reads the one form that `tool_call` knows, and no profile names another. The
-grammars of these forms are `server.core.call_rules`'.
+The grammars of these forms are `server.core.call_rules`'.
 """

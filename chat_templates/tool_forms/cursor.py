@@ -11,12 +11,20 @@ from typing import TypeVar
 T = TypeVar("T")
 Step = Generator[None, None, T]
 SPACE = " \t\r\n"
+MARKS = "\udc00-\udcff"
+"""As a range of a pattern: characters that stand for tokens in what is read; no text can hold them."""
+
+
+def is_mark(char: str) -> bool:
+    """Whether a character stands for a token."""
+    return "\udc00" <= char <= "\udcff"
 
 
 class Cursor:
-    """The text so far, and how much of it has been read."""
+    """The text so far, and how much of it has been read. `is_quoted`: whether what was read ends within quotes."""
 
     def __init__(self) -> None:
+        self.is_quoted = False
         self.text = ""
         self.at = 0
         self.ended = False
@@ -82,18 +90,21 @@ class Cursor:
                 return ""
 
     def json(self, emit: Callable[[str], None]) -> Step[bool]:
-        """Reads a JSON object or list, emitting its text; whether it came to its end. Soundness is not looked at."""
-        depth, is_string, is_escaped = 0, False, False
+        """Reads a JSON object or list, emitting its text; whether it ended, before a token outside its strings.
+
+        Soundness is not looked at.
+        """
+        depth, is_escaped = 0, False
         while True:
             for index in range(self.at, len(self.text)):
                 char = self.text[index]
                 if is_escaped:
                     is_escaped = False
-                elif is_string:
+                elif self.is_quoted:
                     is_escaped = char == "\\"
-                    is_string = char != '"'
+                    self.is_quoted = char != '"'
                 elif char == '"':
-                    is_string = True
+                    self.is_quoted = True
                 elif char in "{[":
                     depth += 1
                 elif char in "}]":
@@ -101,8 +112,12 @@ class Cursor:
                     if depth <= 0:
                         self._emit(index + 1, emit)
                         return True
+                elif is_mark(char):
+                    self._emit(index, emit)
+                    return False
             self._emit(len(self.text), emit)
             if not (yield from self.more()):
+                self.is_quoted = False
                 return False
 
     def _may_grow(self, found: "re.Match[str]", stops: list[str]) -> bool:

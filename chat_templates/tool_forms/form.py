@@ -1,4 +1,4 @@
-"""What a family's tool calls look like, as data: the `[format.calls]` table of a profile.
+"""What a family's tool calls look like, as data: the `calls` of a profile.
 
 A generation has sections of calls. `open` begins one and `close` ends it, or the end of the turn where that is empty.
 Every tag may be a token of its own or ordinary text. In the forms' pictures `…` stands for what repeats.

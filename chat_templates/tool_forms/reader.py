@@ -1,7 +1,6 @@
 """Reads a section of tool calls as it comes, in any of the forms; knows nothing of tokens or of the text around it.
 
-A call has started once its name is known and its arguments begin. What is read of a call that never starts is text, as
-is what follows a call and belongs to none.
+A call has started once its name is known and its arguments begin.
 """
 
 import json
@@ -11,10 +10,9 @@ from typing import Any
 
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
 from chat_templates.tokens import replace_surrogates
-from chat_templates.tool_call import whole_call
-from chat_templates.tool_forms.cursor import SPACE, Cursor, Step
+from chat_templates.tool_forms.cursor import MARKS, SPACE, Cursor, Step
 from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
-from chat_templates.tool_forms.values import as_json, dumped, is_text, parameters_of, python_call, types_of
+from chat_templates.tool_forms.values import as_json, dumped, is_text, parameters_of, python_call, types_of, whole_call
 
 _NAME = r""""(?: [^"\\\x00-\x1f] | \\["\\/bfnrt] | \\u[0-9a-fA-F]{4} )+" """
 _HEAD = re.compile(
@@ -23,32 +21,54 @@ _HEAD = re.compile(
 _PYTHON_HEAD = re.compile(r"[A-Za-z_][\w.\-]*\(")
 _LONGEST_HEAD = 512  # characters; bounds how much is searched again with every token
 _LONGEST_NAME = 256
+_MAYBE_NAME = re.compile(rf"[{SPACE}]*[^{SPACE}{MARKS}]{{0,{_LONGEST_NAME}}}[{SPACE}]*")
+_FIRST_KEYS = ('"name"', '"type"')
+
+
+class NotACallError(Exception):
+    """What stands where a call should is none."""
 
 
 class SectionReader:
     """Reads one section; `open` has been read already.
 
-    `tools`: the schemas of the tools' arguments by name. `first`: the index of its first call.
+    `tools`: the schemas of the tools' arguments by name. `first`: the index of its first call. `spellings`: of the
+    tokens, by the characters that stand for them (their numbers) in the form and in what is fed.
 
         reader = SectionReader(form, tools, 0, new_call_id)
         events += reader.feed(text)      # until reader.is_closed: `rest` is what comes after the section
         events += reader.finish()        # where the generation, or the turn, ends in it
 
-    `lost` is the text, so far, that belongs to no call.
+    A section ends at its closing tag, or where something stands that is no call: `rest` begins with that.
     """
 
-    def __init__(self, form: CallForm, tools: Mapping[str, Any], first: int, call_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        form: CallForm,
+        tools: Mapping[str, Any],
+        first: int,
+        call_id: Callable[[], str],
+        spellings: Mapping[int, str] | None = None,
+    ) -> None:
         self.is_closed = False
         self.rest = ""
-        self.lost = ""
         self.calls = first
+        self.has_started = False
+        self.in_value = False
         self._form = form
         self._tools = tools
         self._call_id = call_id
+        self._spellings = spellings or {}
         self._cursor = Cursor()
+        self._ahead: Cursor | _PythonScan = self._cursor
         self._events: list[Event] = []
         self._steps = self._section()
         next(self._steps)
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether what was fed ends within quotes, where any tag is text."""
+        return self._cursor.is_quoted or self._ahead.is_quoted
 
     def feed(self, text: str) -> list[Event]:
         """What this text adds."""
@@ -57,7 +77,7 @@ class SectionReader:
         return self._take()
 
     def finish(self) -> list[Event]:
-        """The last events; what began no call is in `lost`."""
+        """The last events; what began no call is in `rest`."""
         self._cursor.ended = True
         self._run()
         return self._take()
@@ -67,9 +87,10 @@ class SectionReader:
             return
         try:
             next(self._steps)
-        except StopIteration:
+        except (StopIteration, NotACallError) as end:
+            cursor = self._cursor
             self.is_closed = True
-            self.rest = self._cursor.rest
+            self.rest = cursor.rest if isinstance(end, StopIteration) else cursor.text
 
     def _take(self) -> list[Event]:
         events, self._events = self._events, []
@@ -91,36 +112,24 @@ class SectionReader:
 
     def _start(self, name: str) -> None:
         self._read()
-        self._events.append(ToolCallStart(self.calls, self._call_id(), replace_surrogates(name)))
+        self.has_started = True
+        self._events.append(ToolCallStart(self.calls, self._call_id(), self._spelled(name)))
 
     def _argue(self, text: str) -> None:
         self._read()
-        self._events.append(ToolCallArguments(self.calls, replace_surrogates(text)))
+        self._events.append(ToolCallArguments(self.calls, self._spelled(text)))
 
     def _end(self, *, complete: bool) -> None:
         self._events.append(ToolCallEnd(self.calls, complete))
         self.calls += 1
-        self._read()
+
+    def _spelled(self, text: str) -> str:
+        """Text as clients see it."""
+        return text if text.isascii() else replace_surrogates(text.translate(self._spellings))
 
     def _read(self) -> None:
         """What the cursor has read is told of, or belongs to the tags."""
         self._cursor.forget()
-
-    def _lose(self, close: str) -> Step[None]:
-        """What was read and not told of is text, and what comes before the section's end."""
-        cursor = self._cursor
-        self.lost += cursor.text[: cursor.at]
-        self._read()
-        if close:
-            texts: list[str] = []
-            yield from cursor.until((close,), texts.append)
-            self.lost += "".join(texts)
-        else:
-            while (yield from cursor.more()):
-                pass
-            self.lost += cursor.rest
-            cursor.at = len(cursor.text)
-        self._read()
 
     def _closes(self, close: str) -> Step[bool]:
         """Whether the section's end comes next, after white space, or all text ends here."""
@@ -132,61 +141,91 @@ class SectionReader:
             self._read()
         return found
 
+    def _tag(self, tag: str) -> Step[None]:
+        """Reads a tag that has to be there."""
+        if tag and not (yield from self._cursor.literal(tag)):
+            raise NotACallError
+
+    def _name(self, stops: tuple[str, ...]) -> Step[tuple[str, str]]:
+        """What may be a name, and the tag after it."""
+        parts: list[str] = []
+
+        def collect(text: str) -> None:
+            parts.append(text)
+            if not _MAYBE_NAME.fullmatch("".join(parts)):
+                raise NotACallError
+
+        found = yield from self._cursor.until(stops, collect)
+        if not found:
+            raise NotACallError
+        return "".join(parts).strip(), found
+
     # {"name": …, "arguments": {…}}
 
     def _json_calls(self, form: JsonCalls) -> Step[None]:
         cursor = self._cursor
         yield from cursor.space()
-        is_list = bool((yield from cursor.literal("[")))
+        is_list = form.is_list and bool((yield from cursor.literal("[")))
         while True:
             yield from cursor.space()
-            if not cursor.rest.startswith("{") or not (yield from self._json_call()):
-                yield from self._lose(form.close)
-                return
-            if is_list:
+            complete = yield from self._json_call()
+            if is_list and complete:
                 yield from cursor.space()
                 if (yield from cursor.literal(",", "]")) == ",":
-                    self._read()
+                    self._end(complete=True)
                     continue
-                self._read()
-            if (yield from self._closes(form.close)):
+            is_closed = yield from self._closes(form.close)
+            self._end(complete=complete)
+            if is_closed:
                 return
-            if not cursor.rest.startswith("{"):
-                yield from self._lose(form.close)
-                return
+            if form.open or not (yield from cursor.literal(form.between.strip())):
+                raise NotACallError
 
     def _json_call(self) -> Step[bool]:
-        """One object; False where it is no call."""
+        """One object; whether it is whole. A call in another order of keys is told once it is."""
         cursor = self._cursor
-        whole: list[str] = []
-        reading = self._cursor_copy_reader(whole)
+        if not cursor.rest.startswith("{") or not (self._form.open or (yield from self._begins_with_a_key())):
+            raise NotACallError
+        look, whole = self._look_ahead()
         while True:
             head = _HEAD.match(cursor.text, cursor.at, cursor.at + _LONGEST_HEAD)
             if head is not None:
+                self._ahead = cursor
                 cursor.at = head.end()
                 return (yield from self._headed_call(json.loads(head[1])))
-            if reading():
+            if look():
                 break
             if not (yield from cursor.more()):
-                return False
-        call = whole_call(whole[0], ("arguments", "parameters"))
+                raise NotACallError
+        self._ahead = cursor
+        call = whole_call(whole[0])
         if call is None:
-            return False
+            raise NotACallError
         cursor.at += len(whole[0])
         self._start(call[0])
         self._argue(call[1])
-        self._end(complete=True)
         return True
 
-    def _cursor_copy_reader(self, whole: list[str]) -> Callable[[], bool]:
-        """Whether a whole object is there, looked at without reading it; then it is in `whole`."""
-        ahead = Cursor()
+    def _begins_with_a_key(self) -> Step[bool]:
+        """Whether an object without a tag before it looks like a call; so that other answers do not wait."""
+        cursor = self._cursor
+        start = cursor.at
+        cursor.at += 1
+        yield from cursor.space()
+        found = yield from cursor.literal(*_FIRST_KEYS)
+        cursor.at = start
+        return bool(found)
+
+    def _look_ahead(self) -> tuple[Callable[[], bool], list[str]]:
+        """Looks, without reading, whether a whole object is there; then it is in the list."""
+        whole: list[str] = []
         texts: list[str] = []
+        ahead = self._ahead = Cursor()
         steps = ahead.json(texts.append)
+        first = self._cursor.at
 
         def look() -> bool:
-            seen = len(ahead.text)
-            ahead.text += self._cursor.text[self._cursor.at + seen :]
+            ahead.text += self._cursor.text[first + len(ahead.text) :]
             try:
                 next(steps)
             except StopIteration:
@@ -194,18 +233,20 @@ class SectionReader:
                 return True
             return False
 
-        return look
+        return look, whole
 
     def _headed_call(self, name: str) -> Step[bool]:
         """The arguments as they come, and the brace after them."""
         cursor = self._cursor
         self._start(name)
         complete = yield from cursor.json(self._argue)
-        self._end(complete=complete)
-        yield from cursor.space()
-        yield from cursor.literal("}")
-        self._read()
-        return True
+        if complete:
+            yield from cursor.space()
+            if (yield from cursor.literal("}")):
+                self._read()
+            else:
+                cursor.at = 0
+        return complete
 
     # NAME tag {…}
 
@@ -214,38 +255,28 @@ class SectionReader:
         is_first = True
         while True:
             yield from cursor.space()
-            if form.call_open and not (yield from cursor.literal(form.call_open)):
-                yield from self._lose(form.close)
-                return
-            if not form.call_open and not is_first and not (yield from cursor.literal(form.open)):
-                yield from self._lose(form.close)
-                return
+            yield from self._tag(form.call_open or ("" if is_first else form.open))
             is_first = False
-            if not (yield from self._named_call(form)):
-                yield from self._lose(form.close)
-                return
+            yield from self._named_call(form)
             if (yield from self._closes(form.close)):
                 return
 
-    def _named_call(self, form: NamedJsonCalls) -> Step[bool]:
+    def _named_call(self, form: NamedJsonCalls) -> Step[None]:
         cursor = self._cursor
-        name: list[str] = []
-        stops = (form.name_end, form.id_open) if form.id_open else (form.name_end,)
-        found = yield from cursor.until(stops, name.append)
-        if found and found == form.id_open:
-            found = yield from cursor.until((form.name_end,), lambda _: None)
+        written, found = yield from self._name((form.name_end, form.id_open) if form.id_open else (form.name_end,))
+        if found == form.id_open:
+            yield from self._name((form.name_end,))
         yield from cursor.space()
-        called = _name_of("".join(name), form)
-        if not found or not called or not cursor.rest.startswith("{"):
-            return False
-        self._start(called)
+        name = _name_of(written, form)
+        if not name or not cursor.rest.startswith("{"):
+            raise NotACallError
+        self._start(name)
         complete = yield from cursor.json(self._argue)
-        self._end(complete=complete)
         if form.call_close:
             yield from cursor.space()
             yield from cursor.literal(form.call_close.strip(SPACE))
             self._read()
-        return True
+        self._end(complete=complete)
 
     # Tags around each value
 
@@ -253,45 +284,38 @@ class SectionReader:
         cursor = self._cursor
         while True:
             yield from cursor.space()
-            if form.call_open and not (yield from cursor.literal(form.call_open)):
-                yield from self._lose(form.close)
-                return
-            ended_by = yield from self._tagged_call(form)
-            if ended_by is None:
-                yield from self._lose(form.close)
-                return
-            if ended_by == form.close or (yield from self._closes(form.close)):
+            yield from self._tag(form.call_open)
+            if (yield from self._tagged_call(form)) == form.close or (yield from self._closes(form.close)):
                 return
 
-    def _tagged_call(self, form: TaggedCalls) -> Step[str | None]:
-        """One call; the tag that ended it, None where it is no call."""
+    def _tagged_call(self, form: TaggedCalls) -> Step[str]:
+        """One call; the tag that ended it."""
         cursor = self._cursor
-        parts: list[str] = []
         call_close = form.call_close or form.close
-        ends = (form.name_end,) if form.name_end else (form.param_open, call_close)
-        found = yield from cursor.until(ends, parts.append)
-        name = "".join(parts).strip()
-        if not found or not name or len(name) > _LONGEST_NAME or any(space in name for space in SPACE):
-            return None
+        name, found = yield from self._name((form.name_end,) if form.name_end else (form.param_open, call_close))
+        if not name:
+            raise NotACallError
         if found != form.name_end:
             cursor.at -= len(found)
         self._start(name)
-        schema = self._tools.get(name, {})
-        opening, complete = "{", False
+        schema = self._tools.get(self._spelled(name), {})
+        opening = "{"
         while True:
             yield from cursor.space()
             found = yield from cursor.literal(form.param_open, *dict.fromkeys((call_close, form.close)))
             if found != form.param_open:
-                complete = bool(found)
                 break
             self._argue(opening)
             opening = ", "
             if not (yield from self._parameter(form, schema)):
+                found = ""
                 break
-        if complete:
+        if found:
             self._argue("{}" if opening == "{" else "}")
-        self._end(complete=complete)
-        return found or "none"
+        self._end(complete=bool(found))
+        if not found and not cursor.ended:
+            raise NotACallError
+        return found
 
     def _parameter(self, form: TaggedCalls, schema: Any) -> Step[bool]:
         """A key and its value; whether it is whole."""
@@ -301,15 +325,17 @@ class SectionReader:
         found = yield from cursor.until(ends, key.append)
         if not found:
             return False
-        name = "".join(key).strip()
+        name = self._spelled("".join(key)).strip()
         self._argue(f"{dumped(name)}: ")
         types = types_of(parameters_of(schema).get(name), schema)
         if found == form.text_key_end or (not form.text_key_end and is_text(types)):
             return (yield from self._text_value(form))
         raw: list[str] = []
+        self.in_value = True
         closed = yield from cursor.until(_closes_of(form), raw.append)
+        self.in_value = False
         if closed:
-            self._argue(as_json("".join(raw), types))
+            self._argue(as_json(self._spelled("".join(raw)), types))
         return self._closed_by(closed, form)
 
     def _text_value(self, form: TaggedCalls) -> Step[bool]:
@@ -318,10 +344,12 @@ class SectionReader:
 
         def argue(text: str) -> None:
             if certain := value.feed(text):
-                self._argue(dumped(certain)[1:-1])
+                self._argue(dumped(self._spelled(certain))[1:-1])
 
         self._argue('"')
+        self.in_value = True
         closed = yield from self._cursor.until(_closes_of(form), argue)
+        self.in_value = False
         if closed:
             self._argue('"')
         return self._closed_by(closed, form)
@@ -338,36 +366,34 @@ class SectionReader:
         cursor = self._cursor
         yield from cursor.space()
         is_list = bool((yield from cursor.literal("[")))
+        if not is_list and not form.open:
+            raise NotACallError
         while True:
             yield from cursor.space()
-            call = yield from self._python_call()
-            if call is None:
-                yield from self._lose(form.close)
-                return
-            self._start(call[0])
-            self._argue(call[1])
-            self._end(complete=True)
+            name, arguments = yield from self._python_call()
+            self._start(name)
+            self._argue(arguments)
             yield from cursor.space()
             if (yield from cursor.literal(",", "]")) == "]":
                 is_list = False
-            self._read()
-            if not is_list and (yield from self._closes(form.close)):
+            is_closed = not is_list and (yield from self._closes(form.close))
+            self._end(complete=True)
+            if is_closed:
                 return
 
-    def _python_call(self) -> Step[tuple[str, str] | None]:
+    def _python_call(self) -> Step[tuple[str, str]]:
         """The call that comes next, once all of it is there."""
         cursor = self._cursor
-        scan = _PythonScan()
-        while True:
+        scan = self._ahead = _PythonScan()
+        end = scan.feed(cursor.rest)
+        while end == 0 and (yield from cursor.more()):
             end = scan.feed(cursor.rest)
-            if end:
-                text = cursor.rest[:end]
-                call = python_call(text)
-                if call is not None:
-                    cursor.at += end
-                return call
-            if end is None or not (yield from cursor.more()):
-                return None
+        self._ahead = cursor
+        call = python_call(self._spelled(cursor.rest[:end])) if end else None
+        if call is None:
+            raise NotACallError
+        cursor.at += end or 0
+        return call
 
 
 class _PythonScan:
@@ -378,6 +404,11 @@ class _PythonScan:
         self._depth = 0
         self._quote = ""
         self._is_escaped = False
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether the text so far ends within quotes."""
+        return bool(self._quote)
 
     def feed(self, text: str) -> int | None:
         """Where the call in `text`, which has grown, ends; 0 where that is to come; None where there is none."""
@@ -433,8 +464,5 @@ def _closes_of(form: TaggedCalls) -> tuple[str, ...]:
 
 
 def _name_of(written: str, form: NamedJsonCalls) -> str:
-    name = written.strip()
-    if form.is_numbered:
-        name = re.sub(r":\d+\Z", "", name)
-    name = name.removeprefix(form.name_prefix)
-    return name if len(name) <= _LONGEST_NAME and not any(space in name for space in SPACE) else ""
+    name = re.sub(r":\d+\Z", "", written) if form.is_numbered else written
+    return name.removeprefix(form.name_prefix)

@@ -8,6 +8,7 @@ from typing import Any
 from chat_templates.tokens import replace_surrogates
 
 _DEPTH = 8  # of references that are followed
+_ARGUMENTS = ("arguments", "parameters")  # of several that are there, the first counts
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -64,6 +65,32 @@ def as_json(raw: str, types: frozenset[str]) -> str:
 def dumped(value: Any) -> str:
     """JSON as Python spaces it. Raises ValueError for what is none."""
     return replace_surrogates(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def whole_call(text: str) -> tuple[str, str] | None:
+    """Name and JSON arguments of `{"name": …, "arguments": {…}}` in any order of keys; None if it is none."""
+    call = _object(text)
+    if call is None or call.pop("type", "function") != "function" or not call.keys() <= {"name", *_ARGUMENTS}:
+        return None  # dropping other keys would lose what the model said
+    name, arguments = call.get("name"), next((call[key] for key in _ARGUMENTS if key in call), None)
+    if isinstance(arguments, str):
+        arguments = _object(arguments)
+        if arguments is None:
+            return None
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict | None):
+        return None
+    try:
+        return name, dumped(arguments or {})
+    except (ValueError, RecursionError):  # Infinity and NaN are no JSON
+        return None
+
+
+def _object(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def python_call(text: str) -> tuple[str, str] | None:

@@ -35,6 +35,9 @@ class Pages(Protocol):
     def requests(self) -> tuple[int, int]:
         """How many requests run and how many wait."""
 
+    def progress(self) -> object:
+        """What differs from that of another step if a request has got on, or if that cannot be told."""
+
     def preemptions(self) -> int:
         """How often a request has lost its pages to others; 0 where that is not told."""
 
@@ -50,6 +53,9 @@ class Extends(Protocol):
 
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:
         """Whether the request goes on as `then` says; where not, it has to be ended and added again."""
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Gives a request another priority, where that can be."""
 
 
 class Recovers(Protocol):
@@ -203,6 +209,10 @@ class _NoPages:
         """Which of them wait is not told."""
         return self._engine.get_num_unfinished_requests(), 0
 
+    def progress(self) -> object:
+        """It cannot be told."""
+        return object()
+
     def preemptions(self) -> int:
         return 0
 
@@ -218,6 +228,9 @@ class _NoExtender:
 
     def extend(self, request_id: str, sampling: Sampling, then: Continuation) -> bool:  # noqa: ARG002
         return False
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        pass
 
 
 class _NoRecovery:

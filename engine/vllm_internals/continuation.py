@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 import msgspec
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
 from engine.messages import Continuation, Sampling
@@ -51,6 +52,19 @@ class Extender:
         self._scheduler._update_request_as_session(request, _update(request, then))
         self._scheduler._enqueue_waiting_request(request)
         return True
+
+    def prioritize(self, request_id: str, priority: int) -> None:
+        """Gives vLLM's request of that id another priority, whether it runs or waits."""
+        request = self._scheduler.requests.get(request_id)
+        if request is None or self._scheduler.policy is not SchedulingPolicy.PRIORITY:
+            return
+        queues = (self._scheduler.waiting, self._scheduler.kv_holding_waiting)
+        queue = None if request.status == RequestStatus.RUNNING else next((q for q in queues if request in q), None)
+        if queue is not None:  # a heap, which its place in has to be found anew
+            queue.remove_requests([request])
+        request.priority = priority
+        if queue is not None:
+            queue.add_request(request)
 
     def _obstacle(self) -> str | None:
         if self._scheduler.scheduler_config.async_scheduling or self._core.batch_queue is not None:

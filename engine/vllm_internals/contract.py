@@ -144,14 +144,17 @@ EXTENSION = FastPath(
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("kv_cache_manager", "requests", "running")),
+        PrivateName(_SCHEDULER, ("kv_cache_manager", "kv_holding_waiting", "policy", "requests", "running", "waiting")),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.add_request", parameters=("self", "request")),
+        PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.remove_requests", parameters=("self", "requests")),
+        PrivateName("vllm.v1.core.sched.request_queue:SchedulingPolicy", ("PRIORITY",)),
         PrivateName(f"{_SCHEDULER}._update_request_as_session", parameters=("self", "session", "update")),
         PrivateName(f"{_SCHEDULER}._enqueue_waiting_request", parameters=("self", "request")),
         PrivateName(
             _REQUEST,
             (
                 *("arrival_time", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens", "num_tokens"),
-                *("sampling_params", "status"),
+                *("priority", "sampling_params", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
@@ -194,7 +197,7 @@ PAGE_COUNTS = FastPath(
     (
         *_IN_PROCESS,
         *_POOL,
-        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "vllm_config")),
+        PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "running", "vllm_config")),
         PrivateName(f"{_SCHEDULER}._preempt_request", parameters=("self", "request", "timestamp")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),

@@ -48,6 +48,10 @@ class PageCounter:
         running, waiting = self._scheduler.get_request_counts()
         return running, waiting
 
+    def progress(self) -> object:
+        """How far each request that runs has been computed."""
+        return [(request.request_id, request.num_computed_tokens) for request in self._scheduler.running]
+
     def preemptions(self) -> int:
         """How often a request has lost its pages to others, since the engine's start."""
         return self._preemptions

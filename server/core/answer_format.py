@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat_templates.format import NO_TOKEN, ChatFormat
+from chat_templates.format import ChatFormat
 from server.core.grammar_jobs import CallsJob, Job, RuleJob
 from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
@@ -39,6 +39,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     parallel = request.tool_use.parallel and not isinstance(choice, NamedTool)
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.kind == "grammar"))
     is_strict = may_call and not (forced or rule) and any(map(_is_strict, _tools_of(request)))
+    is_strict = is_strict and bool(serving.fmt.calls.form.open)  # without a tag nothing tells a call from text
     called = forced or (tools if may_call and rule else _strict_tools(request, tools) if is_strict else [])
     if rule or called:
         _refuse_with_grammar(request)
@@ -51,6 +52,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
         parallel=parallel,
         forbids_calls=bool(tools) and not may_call,
         is_named=isinstance(choice, NamedTool),
+        tools=dict(tools) if may_call else {},
     )
 
 
@@ -91,13 +93,11 @@ def _banned(grammar: str | None, fmt: ChatFormat) -> tuple[int, ...]:
 
 
 def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, parallel: bool, is_free: bool) -> CallsJob:
-    fmt = serving.fmt
-    tags, ids = fmt.settings, (fmt.tool_call_id, fmt.tool_call_end_id)
+    calls, vocabulary = serving.fmt.calls, serving.fmt.vocabulary
     # Free text may hold any token that the library takes for text: there the tag is found as text.
-    as_text = NO_TOKEN in ids or (is_free and fmt.tool_call_id in fmt.vocabulary.plain_control_ids)
-    opening, closing = (tags.tool_call, tags.tool_call_end) if as_text else ids
-    most = None if parallel else 1
-    return CallsJob(request.name("tools"), tools, opening, closing, most, tags.inside_tool_call, is_free)
+    as_text = vocabulary.plain_control_ids if is_free else frozenset()
+    tokens = {spelling: token_id for spelling, token_id in calls.ids.items() if token_id not in as_text}
+    return CallsJob(request.name("tools"), calls.form, tools, tokens, parallel, is_free)
 
 
 async def _written(job: Job, request: Request, serving: Serving) -> str:

@@ -6,7 +6,7 @@ it by `enum` and `const` alone, not by `pattern`, `format` or its length.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
@@ -15,14 +15,14 @@ from chat_templates.tool_forms.values import is_text, parameters_of, resolved, t
 Schema = dict[str, Any] | bool
 _ANY = r"(.|\n)*"
 _KEY = r"/[a-zA-Z_][a-zA-Z0-9_\-]*/"
-_PYTHON = r"""python: TEXT | NUMBER | "True" | "False" | "None" | array | object
+_PYTHON = r"""python: STRING | NUMBER | "True" | "False" | "None" | array | object
 array: "[" (python (", " python)*)? "]"
-object: "{" (TEXT ": " python (", " TEXT ": " python)*)? "}"
-TEXT: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
+object: "{" (STRING ": " python (", " STRING ": " python)*)? "}"
+STRING: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
 NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
 _INTEGER = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _PYTHON_OF = {
-    "string": "TEXT",
+    "string": "STRING",
     "boolean": '("True" | "False")',
     "null": '"None"',
     "number": "NUMBER",
@@ -33,8 +33,8 @@ _PYTHON_OF = {
 class CallRules:
     """Writes the rule `calls`, and what it needs, for `tools`: names with the schemas of the arguments.
 
-    `tokens`: the ids of the tokens that stand-in characters in the form's tags stand for. `of_schema` makes the
-    right-hand side of a rule for JSON that fits a schema.
+    `tokens`: the ids of the tokens in the form's tags by their spellings. `of_schema` makes the right-hand side of a
+    rule for JSON that fits a schema.
     """
 
     def __init__(
@@ -48,43 +48,69 @@ class CallRules:
         self._tools = tools
         self._tokens = tokens
         self._of_schema = of_schema
+        longest_first = sorted(tokens, key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
-    def text(self, *, several: bool) -> str:
-        """The rules, for one call or for `several`."""
+    def text(self, *, several: bool, is_free: bool = False) -> str:
+        """The rules, for one call or for `several`.
+
+        `is_free`: any text may stand around the calls, or instead of them. It cannot hold a tag that is a token, and a
+        tag that is text ends it.
+        """
         calls = [f"call_{index}" for index in range(len(self._tools))]
-        rules = [*self._sections(several=several), f"call: {' | '.join(calls)}"]
+        rules = [*self._sections(several=several, is_free=is_free), f"a_call: {' | '.join(calls)}"]
         for call, (name, schema) in zip(calls, self._tools, strict=True):
             rules += self._call(call, name, schema)
         if isinstance(self._form, PythonCalls):
             rules.append(_PYTHON)
         if isinstance(self._form, TaggedCalls):
-            end = self._tags(self._form.param_close) if self._tokens.keys() & set(self._form.param_close) else ""
-            rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {end}"]
+            _, end = self._at_token(self._form.param_close)
+            rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {self._tags(end)}"]
         return "\n".join(rules)
 
-    def _sections(self, *, several: bool) -> Iterator[str]:
+    def _sections(self, *, several: bool, is_free: bool) -> Iterator[str]:
+        """`calls`, and `call`: a section."""
         form = self._form
         shares, before, between, after = _layout(form)
-        inner = f"call ({_quoted(between)} call)*" if shares and several else "call"
-        section = " ".join((self._tags(form.open), before, inner, after, self._tags(form.close)))
-        if shares or not several:
-            yield f"calls: {section}"
+        inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
+        opening = self._tags(form.open)
+        if is_free:
+            opening = yield from self._in_text(several=several)
+        elif shares or not several:
+            yield "calls: call"
         else:
-            yield f"calls: section ({_quoted(between)} section)*"
-            yield f"section: {section}"
+            yield f"calls: call ({_quoted(between)} call)*"
+        yield f"call: {' '.join((opening, before, inner, after, self._tags(form.close)))}"
+
+    def _in_text(self, *, several: bool) -> Generator[str, None, str]:
+        """Calls with text around them; returns what opens one.
+
+        Where that is text, the text before a call is part of it: the shortest that ends with that. What stands before a
+        token in a tag is part of the text too.
+        """
+        text = "TEXT: /(.|\\n)*/"
+        before, from_token = self._at_token(self._form.open)
+        if from_token:
+            yield f"calls: TEXT? {'(call TEXT?)*' if several else 'call?'}"
+            yield text
+            return self._tags(from_token)
+        yield f"calls: {'call*' if several else 'call?'} TEXT?"
+        yield text
+        yield f"text_to_call[suffix={_quoted(before)}]: /(.|\\n)*/"
+        return "text_to_call"
 
     def _call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
-        form = self._form
+        form, arguments = self._form, rule.replace("call", "arguments")
         match form:
             case JsonCalls():
                 head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, {json.dumps(form.arguments)}: '
-                yield f'{rule}: {_quoted(head)} {rule}_arguments "}}"'
-                yield f"{rule}_arguments: {self._of_schema(schema)}"
+                yield f'{rule}: {_quoted(head)} {arguments} "}}"'
+                yield f"{arguments}: {self._of_schema(schema)}"
             case NamedJsonCalls():
                 number = '":" /[0-9]{1,3}/' if form.is_numbered else ""
                 head = " ".join((self._tags(form.call_open), _quoted(form.name_prefix + name), number))
-                yield f"{rule}: {head} {self._tags(form.name_end)} {rule}_arguments {self._tags(form.call_close)}"
-                yield f"{rule}_arguments: {self._of_schema(schema)}"
+                yield f"{rule}: {head} {self._tags(form.name_end)} {arguments} {self._tags(form.call_close)}"
+                yield f"{arguments}: {self._of_schema(schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
             case PythonCalls():
@@ -121,14 +147,14 @@ class CallRules:
         return f"{key_end} {_quoted(trim)} free_text"
 
     def _free_text(self, form: TaggedCalls) -> str:
-        """Text up to the tag that ends it, which is part of it unless it is a token; without another tag that would."""
-        ends, trim = form.param_close, "\n" if form.trims else ""
-        tags = dict.fromkeys((ends, form.param_open, form.call_close or form.close))
-        spelled = [tag for tag in tags if not self._tokens.keys() & set(tag)]
-        never = "".join(f" & ~/{_ANY}{_regex(tag)}{_ANY}/" for tag in spelled if tag != ends)
-        if ends not in spelled:
-            return f"/{_ANY}{_regex(trim)}/{never}"
-        return f"/{_ANY}{_regex(trim + ends)}/ & ~/{_ANY}{_regex(ends)}(.|\\n)+/{never}"
+        """Text up to the tag that ends it, and that up to its first token; without a tag that would end it."""
+        end, trim = form.param_close, "\n" if form.trims else ""
+        before, from_token = self._at_token(end)
+        tags = dict.fromkeys((end, form.param_open, form.call_close or form.close))
+        never = "".join(f" & ~/{_ANY}{_regex(tag)}{_ANY}/" for tag in tags if tag != end or from_token)
+        if from_token:
+            return f"/{_ANY}{_regex(trim + before)}/{never}"
+        return f"/{_ANY}{_regex(trim + end)}/ & ~/{_ANY}{_regex(end)}(.|\\n)+/{never}"
 
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
@@ -139,11 +165,16 @@ class CallRules:
 
     def _tags(self, text: str) -> str:
         """Tags, of tokens and of text, in a rule."""
-        pattern = "|".join(map(re.escape, self._tokens)) or r"(?!)"
-        pieces = re.split(f"({pattern})", text)
         return " ".join(
-            f"<[{self._tokens[piece]}]>" if piece in self._tokens else _quoted(piece) for piece in pieces if piece
+            f"<[{self._tokens[piece]}]>" if piece in self._tokens else _quoted(piece)
+            for piece in self._split.split(text)
+            if piece
         )
+
+    def _at_token(self, tag: str) -> tuple[str, str]:
+        """A tag's text before its first token, and the rest."""
+        first = self._split.search(tag)
+        return (tag, "") if first is None else (tag[: first.start()], tag[first.start() :])
 
 
 def _layout(form: CallForm) -> tuple[bool, str, str, str]:

@@ -62,7 +62,8 @@ class ChoiceRun:
         """The same for one generation. It is broken off where the reader is behind, and the place left."""
         choice = self._choice
         generation = choice.generation
-        async with aclosing(self._engine.generate(self._request(generation, place))) as deltas:
+        request = self._request(generation, place)
+        async with aclosing(self._engine.generate(request)) as deltas:
             try:
                 async for delta in deltas:
                     self._scheduler.count(place, len(delta.token_ids))
@@ -72,7 +73,10 @@ class ChoiceRun:
                             generation = choice.generation
                         if choice.generation is not generation or choice.finish is not None:
                             break
-                    if self._has_to_leave(generation, place):
+                    if place.lane is Lane.THINK and not choice.thinking:
+                        self._scheduler.answers(place, can_set_back=choice.can_set_back)
+                        self._engine.prioritize(request.request_id, self._priority(place))
+                    if choice.generation is not generation or not self._may_stay(place):
                         return
             except ReaderBehind:
                 if not choice.can_set_back:
@@ -82,24 +86,19 @@ class ChoiceRun:
         raise EngineUnavailable("the engine broke off")
 
     def _request(self, generation: Generation, place: Place) -> Generate:
-        """Where pages run out, the engine takes those of thinkers first."""
-        priority = len(Lane) * self._claim.priority + place.lane
-        request_id = f"{self._request_id}-{next(self._numbers)}"
+        priority, request_id = self._priority(place), f"{self._request_id}-{next(self._numbers)}"
         return Generate(
             request_id, generation.prompt_ids, generation.sampling, priority, generation.then, self._cache_salt
         )
+
+    def _priority(self, place: Place) -> int:
+        """Where pages run out, the engine takes those of thinkers first."""
+        return len(Lane) * self._claim.priority + place.lane
 
     def _parts_of(self, delta: Delta) -> Sequence[Delta]:
         if delta.finish == "abort":
             raise EngineUnavailable("the engine gave up this request")
         return _singles(delta) if self._one_by_one and len(delta.token_ids) > 1 else (delta,)
-
-    def _has_to_leave(self, generation: Generation, place: Place) -> bool:
-        """Whether another generation takes the place of this one, or the place itself is to be left."""
-        choice = self._choice
-        if place.lane is Lane.THINK and not choice.thinking:
-            self._scheduler.answers(place, can_set_back=choice.can_set_back)
-        return choice.generation is not generation or not self._may_stay(place)
 
     def _may_stay(self, place: Place) -> bool:
         return self._choice.finish is None and not place.revoked

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from chat_templates.tool_forms.form import CallForm
+
 
 class RuleJob(msgspec.Struct, frozen=True, tag=True):
     """The grammar of an answer in the form that the client's field `param` asks for.
@@ -17,14 +19,13 @@ class RuleJob(msgspec.Struct, frozen=True, tag=True):
 
 
 class CallsJob(msgspec.Struct, frozen=True, tag=True):
-    """The rules for calls of `tools` (names and schemas of arguments), as `grammars.of_calls` takes them."""
+    """The rules for calls of `tools` (names and schemas of arguments) in a form, as `CallRules` takes them."""
 
     param: str
+    form: CallForm
     tools: list[tuple[str, Any]]
-    opening: int | str
-    closing: int | str
-    most: int | None
-    inside: str
+    tokens: dict[str, int]
+    several: bool
     is_free: bool = False
 
 

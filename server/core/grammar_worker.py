@@ -14,6 +14,7 @@ import sys
 
 from server.core import grammar_jobs as jobs
 from server.core import grammars
+from server.core.call_rules import CallRules
 from server.core.grammar_jobs import CallsJob, Died, Job, Refused, RuleJob
 
 
@@ -69,9 +70,14 @@ def _rule(job: RuleJob) -> str:
 
 
 def _calls(job: CallsJob) -> str:
-    calls = grammars.of_calls(job.tools, grammars.ANY_OPEN, grammars.ANY_CLOSE, most=job.most, is_free=job.is_free)
-    grammars.check(f"start: calls\n{calls}")
-    return grammars.of_calls(job.tools, job.opening, job.closing, most=job.most, inside=job.inside, is_free=job.is_free)
+    ids = {spelling: index for index, spelling in enumerate(job.tokens, start=1)}
+    grammars.check(f"start: calls\n{_rules(job, ids)}")
+    return _rules(job, job.tokens)
+
+
+def _rules(job: CallsJob, tokens: dict[str, int]) -> str:
+    rules = CallRules(job.form, job.tools, tokens, grammars.of_schema)
+    return rules.text(several=job.several, is_free=job.is_free)
 
 
 def _send(reply: bytes) -> None:

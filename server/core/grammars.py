@@ -26,7 +26,7 @@ MOST_MEMORY = 512 * 1024**2  # bytes of address space
 LIMITS = LLParserLimits(max_grammar_size=20_000, verbose_errors=False)
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 BYTES = LLTokenizer("byte")  # for the checks any vocabulary will do
-ANY_OPEN, ANY_CLOSE = 1, 2  # of its ids
+BYTE_IDS = 256  # of its tokens that a grammar may name instead of the model's
 
 Schema = schemas.Schema
 
@@ -80,56 +80,10 @@ def of_lark(grammar: str) -> str:
         raise ValueError(f"this is no grammar: {error}"[:LONGEST_REASON]) from error
 
 
-def of_tag(tag: int | str) -> str:
-    """What stands for a tag in a rule: a token's id, or text."""
-    return json.dumps(tag, ensure_ascii=False) if isinstance(tag, str) else f"<[{tag}]>"
-
-
-def of_calls(
-    tools: Sequence[tuple[str, Schema]],
-    opening: int | str,
-    closing: int | str,
-    *,
-    most: int | None,
-    inside: str = "",
-    is_free: bool = False,
-) -> str:
-    """Rules for `calls`: one call, or with `most` None several, of `tools`: names with the schemas of the arguments.
-
-    A call stands between the tags `opening` and `closing`, tokens or text; the model may write `inside` next to them.
-    `is_free`: any text may stand around the calls, or instead of them. It cannot hold a tag that is a token, and a tag
-    that is text ends it.
-    """
-    before, after = of_tag(opening), of_tag(closing)
-    if is_free and isinstance(opening, str):
-        before = "text_to_call"
-    if inside:
-        before, after = f"{before} {json.dumps(inside)}?", f"{json.dumps(inside)}? {after}"
-    names = [json.dumps(json.dumps(name, ensure_ascii=False), ensure_ascii=False)[1:-1] for name, _ in tools]
-    rules = [
-        _calls_in_text(most, opening) if is_free else "calls: call" if most == 1 else 'calls: call ("\\n" call)*',
-        "call: " + " | ".join(f"call_{index}" for index in range(len(tools))),
-    ]
-    for index, (name, (_, schema)) in enumerate(zip(names, tools, strict=True)):
-        head = f'"{{\\"name\\": {name}, \\"arguments\\": "'
-        rules.append(f'call_{index}: {before} {head} arguments_{index} "}}" {after}')
-        rules.append(f"arguments_{index}: {of_schema(schema)}")
-    return "\n".join(rules)
-
-
-def _calls_in_text(most: int | None, opening: int | str) -> str:
-    """Where `opening` is text, the text before a call is part of it: the shortest that ends with that."""
-    text = "TEXT: /(.|\\n)*/"
-    if isinstance(opening, str):
-        calls = "call? TEXT?" if most == 1 else "call* TEXT?"
-        return f"calls: {calls}\n{text}\ntext_to_call[suffix={of_tag(opening)}]: /(.|\\n)*/"
-    return f"calls: TEXT? call?\n{text}" if most == 1 else f"calls: TEXT? (call TEXT?)*\n{text}"
-
-
 def check(grammar: str) -> None:
     """Raises ValueError where `grammar` cannot be compiled within LIMITS and MOST_COMPILE_SECONDS.
 
-    Token ids in it must be ANY_OPEN and ANY_CLOSE.
+    Token ids in it must be below BYTE_IDS.
     """
     if len(grammar) > LONGEST:
         raise ValueError(f"a grammar of more than {LONGEST} characters.")

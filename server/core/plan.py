@@ -1,7 +1,9 @@
 """What admission makes of a request and `server.core.run` runs: a plan of one or several choices."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.messages import Sampling
 from server.access.quota import ANYONE, Caller
@@ -14,7 +16,8 @@ from server.telemetry.record import RequestRecord
 class AnswerFormat:
     """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
     thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
-    `is_named`: the client named the tool that is called. `banned`: tokens that the answer must not have.
+    `is_named`: the client named the tool that is called. `banned`: tokens that the answer must not have. `tools`: the
+    schemas of their arguments by name.
     """
 
     grammar: str | None = None
@@ -24,6 +27,7 @@ class AnswerFormat:
     forbids_calls: bool = False
     is_named: bool = False
     banned: tuple[int, ...] = ()
+    tools: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.errors import BadRequestError, ContextLengthError
 from server.modes.mode import Mode
-from server.offload import LONG, PROMPTS, offload, read_long
+from server.offload import LONG, PROMPTS, offload_long, read_long
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ async def _within_time(work: Callable[[], T], size: int) -> T:
                 return work()
         except TooSlowError:
             pass
-    return await offload(PROMPTS, work)
+    return await offload_long(PROMPTS, work)
 
 
 def _refuse_endless(text: str, least: int, vocabulary: Vocabulary, context: int, param: str) -> None:

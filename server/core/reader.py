@@ -32,6 +32,7 @@ class ChoiceReader:
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
             reopens=False,
+            tools=self._form.tools,
         )
         if plan.choices[index].thinking is not None and not choice.thinking:
             self._parser.end_thinking()  # closed before it began
@@ -78,18 +79,17 @@ class ChoiceReader:
         return not self._least or self.choice.completion_tokens > self._least
 
     def _parse(self, token_ids: list[int]) -> list[Event]:
-        """Calls are read where there can be any."""
+        """Control tokens that say nothing are text where the client wants them."""
         fmt = self._fmt
-        if fmt.control_ids.isdisjoint(token_ids):  # nearly always
+        if not self._shows_control or fmt.control_ids.isdisjoint(token_ids):  # nearly always
             return self._parser.feed(token_ids)
-        tags = {fmt.tool_call_id, fmt.tool_call_end_id}
         events: list[Event] = []
         for token_id in token_ids:
             may_call = self._form.calls_in_thinking if self._parser.is_thinking else self._form.calls
-            is_tag = token_id in (fmt.think_id, fmt.think_end_id) or (may_call and token_id in tags)
-            if self._shows_control and token_id in fmt.control_ids and not (is_tag and self._is_conversation):
+            is_tag = token_id in (fmt.think_id, fmt.think_end_id) or (may_call and token_id in fmt.calls.marks)
+            if token_id in fmt.control_ids and not (is_tag and self._is_conversation):
                 events += self._parser.show(token_id)
-            elif may_call or token_id not in tags:
+            else:
                 events += self._parser.feed([token_id])
         return joined(events)
 

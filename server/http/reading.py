@@ -16,7 +16,7 @@ from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
 from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
-from server.offload import LONG, READING, offload, without_gc
+from server.offload import LONG, READING, offload_long
 from server.telemetry.record import record_of
 
 Body = TypeVar("Body")
@@ -62,7 +62,7 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
         if len(content) < LONG:
             return parse(content), received
         await parsed.take(PARSED_BYTES * len(content))
-        body = await offload(READING, lambda: _parsed(parse, content))
+        body = await offload_long(READING, lambda: _parsed(parse, content))
     except BudgetSpent:
         raise serving.unavailable("too many long requests are coming in") from None
     finally:
@@ -72,8 +72,7 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:
     _check_parts(content)
-    with without_gc():
-        return parse(content)
+    return parse(content)
 
 
 def _check_parts(content: bytes) -> None:

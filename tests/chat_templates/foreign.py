@@ -10,7 +10,6 @@ from tokenizers.processors import TemplateProcessing
 from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
 from chat_templates.format import ChatFormat
 from chat_templates.settings import FormatSettings, PromptStyle
-from chat_templates.tokens import Vocabulary
 from tests.chat_templates.small_tokenizers import byte_level_with
 from tests.styles import STYLES, Mode
 
@@ -125,7 +124,7 @@ def make_foreign(
     settings = settings or FormatSettings()
     checkpoint = CheckpointTemplate(TemplateFiles(template, None, names or IM_NAMES), settings)
     tokenizer = tokenizer_json(special, added or [])
-    return ChatFormat(Vocabulary(tokenizer, required=(), tags=settings.tags, template=template), checkpoint, settings)
+    return ChatFormat.of_checkpoint(tokenizer, checkpoint, settings)
 
 
 def tokenizer_json(special: list[str], added: list[str], bos: str | None = None) -> str:

@@ -26,22 +26,12 @@ def reference_parse(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -
         else fmt.decode(list(run))
         for is_control, run in groupby(ids, fmt.control_ids.__contains__)
     )
-    text = _with_text_tags(text, is_thinking=is_thinking).replace(F, X)
+    calls: list[list[Event]] = []
+    text = _resolved(text, calls, is_thinking=is_thinking)
     text = f"{T}\n{text}" if is_thinking else text
     text = re.sub(f"({T}[^{E}]*{E})|{E}", r"\1", text)  # a </think> with nothing open
-    text = re.sub(f"({C}[^{C}{X}{T}{E}]*{X})|{X}", r"\1", text)  # the end of a call with none open
     text = re.sub(f"{T}\n", T, text)
     text = re.sub(f"{E}\n{{1,2}}", E, text)
-    calls: list[list[Event]] = []
-
-    def resolve(match: re.Match[str]) -> str:
-        events, rest = _call(match[1], len(calls))
-        if not events:
-            return match[1]
-        calls.append(events)
-        return f"{K}{rest}"
-
-    text = re.sub(f"{C}([^{C}{X}{T}{E}]*){X}?", resolve, text)
     text = re.sub(f"{T}[^{E}]*", lambda match: T + match[0].replace(T, ""), text)  # a <think> within the thinking
     text = re.sub(f"\n([{K}{E}])", r"\1", text)
     events: list[Event] = []
@@ -57,60 +47,98 @@ def reference_parse(fmt: ChatFormat, ids: Sequence[int], *, is_thinking: bool) -
     return events
 
 
-def _with_text_tags(text: str, *, is_thinking: bool) -> str:
-    """The same with the tags that are text spelled out: within a string of a call, or a late </think>."""
-    made, body, has_answered = "", "", False
-    is_call = False
-    for char in text:
-        is_text = char not in _SPELLINGS
-        if is_call and not is_text and _ends_in_string(body):
-            is_text = char != F and not (is_thinking and char == E)
-        elif char == E and not is_thinking and not is_call:
-            is_text = has_answered
-        if is_text:
-            written = _SPELLINGS.get(char, char)
-            made += written
-            if is_call:
-                body += written
-            elif not is_thinking:
-                has_answered = has_answered or not written.isspace()
-            continue
-        made += char
-        if is_call and not (char == E and not is_thinking):
-            has_answered = has_answered or (not is_thinking and bool(_call(body, 0)[0] or body.strip()))
-            is_call, body = False, ""
-        is_call = is_call or char == C
-        is_thinking = char == T or (is_thinking and char != E)
+def _resolved(text: str, calls: list[list[Event]], *, is_thinking: bool) -> str:
+    """The same with a mark for each call, and the tags that are text spelled out."""
+    made, at, has_answered = "", 0, False
+    while at < len(text):
+        char = text[at]
+        at += 1
+        if char == C:
+            events, rest, at = _section(text, at, len(calls), is_thinking=is_thinking)
+            if events:
+                calls.append(events)
+                made += K
+            made += rest
+            has_answered = has_answered or (not is_thinking and bool(events or rest.strip()))
+        elif char == E and not is_thinking:
+            made += _SPELLINGS[E] if has_answered else E
+        elif char in (T, E):
+            made += char
+            is_thinking = char == T
+        elif char not in _SPELLINGS:
+            made += char
+            has_answered = has_answered or not (is_thinking or char.isspace())
     return made
 
 
-def _ends_in_string(body: str) -> bool:
-    """Whether the arguments of a call that is cut off there end within a string."""
-    head = _HEAD.match(body, 0, 512)
-    depth = 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}]', body[head.end() :] if head else "", re.DOTALL):
-        if token[0][0] == '"' and not re.fullmatch(r'"(?:[^"\\]|\\.)*"', token[0], re.DOTALL):
-            return True
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0 and token[0] == "}":
-            return False
-    return False
+def _section(text: str, at: int, index: int, *, is_thinking: bool) -> tuple[list[Event], str, int]:
+    """Of what stands after an opening tag: the events, text that is settled to be text, and where reading goes on."""
+    ends = (T, F, E) if is_thinking else (T, F)
+    start = _after_space(text, at, ends)
+    if text[start : start + 1] != "{":
+        return [], "".join(char for char in text[at:start] if char != E), start
+    spelled, places, is_whole = _object(text, start, ends)
+    head = _HEAD.match(spelled, 0, 512)
+    if head is not None:
+        arguments, places, is_whole = _object(text, places[head.end()], ends)
+        events = _events(index, json.loads(head[1]), arguments, complete=is_whole)
+        at = places[-1]
+        if is_whole:
+            after = _after_space(text, at, ends)
+            at = after + 1 if text[after : after + 1] == "}" else at
+    else:
+        call = _whole(spelled) if is_whole else None
+        if call is None:
+            return [], "".join(char for char in text[at:start] if char != E) + spelled, places[-1]
+        events = _events(index, *call, complete=True)
+        at = places[-1]
+    after = _after_space(text, at, ends)
+    if text[after : after + 1] == X:
+        return events, "", after + 1
+    if after == len(text) or text[after] in ends:
+        return events, "", after
+    return events, "".join(char for char in text[at:after] if char != E), after
 
 
-def _call(body: str, index: int) -> tuple[list[Event], str]:
-    """The events of one call and the text after its JSON; no events if it is none."""
-    head = _HEAD.match(body, 0, 512)
-    if head is None:
-        call = _whole(body)
-        return ([], body) if call is None else (_events(index, *call, complete=True), "")
-    arguments, depth = body[head.end() :], 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}]', arguments, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0 and token[0] == "}":
-            rest = arguments[token.end() :]
-            rest = "" if rest.strip() in ("", "}") else rest
-            return _events(index, json.loads(head[1]), arguments[: token.end()], complete=True), rest
-    return _events(index, json.loads(head[1]), arguments, complete=False), ""
+def _after_space(text: str, at: int, ends: tuple[str, ...]) -> int:
+    """Where white space ends; a </think> that ends nothing is left out."""
+    while at < len(text) and (text[at] in " \t\r\n" or (text[at] == E and E not in ends)):
+        at += 1
+    return at
+
+
+def _object(text: str, at: int, ends: tuple[str, ...]) -> tuple[str, list[int], bool]:
+    """A JSON object with the tags in its strings spelled out; where each of its characters stands, and its end; whether
+    it came to its end.
+    """
+    spelled = ""
+    places: list[int] = []
+    depth, is_string, is_escaped = 0, False, False
+    while at < len(text):
+        char = text[at]
+        ends_here = char in ends if char in (F, E) else char in _SPELLINGS and not is_string
+        if ends_here:
+            return spelled, [*places, at], False
+        if char in _SPELLINGS and not is_string:
+            at += 1
+            continue
+        written = _SPELLINGS.get(char, char)
+        spelled += written
+        places += [at] * len(written)
+        at += 1
+        if is_escaped:
+            is_escaped = False
+        elif is_string:
+            is_escaped, is_string = char == "\\", char != '"'
+        elif char == '"':
+            is_string = True
+        elif char in "{[":
+            depth += 1
+        elif char in "}]":
+            depth -= 1
+            if depth == 0:
+                return spelled, [*places, at], True
+    return spelled, [*places, at], False
 
 
 def _events(index: int, name: str, arguments: str, *, complete: bool) -> list[Event]:

@@ -29,9 +29,14 @@ from server.api.chat.body import read_chat_request
 from server.api.common.control_body import read_control_request
 from server.api.completions.admission import completion_request
 from server.api.completions.body import read_completion_request
+from server.api.messages.admission import count_tokens_request, messages_request
+from server.api.messages.body import read_count_tokens_request, read_messages_request
+from server.api.responses.admission import admit_response, response_request
+from server.api.responses.body import read_response_request
+from server.api.responses.store import ResponseStore
 from server.api.tokens.admission import tokenize_request
 from server.api.tokens.body import read_detokenize_request, read_tokenize_request
-from server.core.admission import admit
+from server.core.admission import admit, prompt_ids
 from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import GrammarPool
 from server.core.grammars import of_schema, schema_of
@@ -83,6 +88,43 @@ def bodies(data: bytes) -> None:
     for request in _requests(data[0] % 5 if data else 0, data[1:]):
         if not any(f'"{field}"'.encode() in data for field in BOUND):
             asyncio.run(admit(request, SERVING))
+
+
+def messages(data: bytes) -> None:
+    """A body of Anthropic's, once its tokens are counted and once it is planned."""
+    received = Received(size=len(data))
+    with suppress(ApiError):
+        asyncio.run(prompt_ids(count_tokens_request(read_count_tokens_request(data), received), SERVING))
+    asyncio.run(_plan_messages(data))
+
+
+def responses(data: bytes) -> None:
+    """A body of `/v1/responses`; nothing is stored that it could refer to."""
+    asyncio.run(_plan_response(data))
+
+
+def plans(data: bytes) -> None:
+    """The first byte is the API, the rest a body with tools and what else binds the answer; it is planned."""
+    plan = (_plan_chat, _plan_completion, _plan_messages, _plan_response)[data[0] % 4 if data else 0]
+    asyncio.run(plan(data[1:]))
+
+
+async def _plan_chat(content: bytes) -> None:
+    await admit(chat_request(read_chat_request(content), Received(size=len(content))), SERVING)
+
+
+async def _plan_completion(content: bytes) -> None:
+    await admit(completion_request(read_completion_request(content), Received(size=len(content))), SERVING)
+
+
+async def _plan_messages(content: bytes) -> None:
+    await admit(messages_request(read_messages_request(content), Received(size=len(content))), SERVING)
+
+
+async def _plan_response(content: bytes) -> None:
+    body, store = read_response_request(content), ResponseStore(0, 0)
+    asked = await response_request(body, Received(size=len(content)), store)
+    await admit_response(asked.request, SERVING, truncates=body.truncation == "auto")
 
 
 def templates(data: bytes) -> None:
@@ -161,7 +203,8 @@ def grammars(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (bodies, templates, streams, stops, schemas, grammars)
+    target.__name__: target
+    for target in (bodies, messages, responses, plans, templates, streams, stops, schemas, grammars)
 }
 
 

@@ -14,7 +14,7 @@ from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
 from server.commands.reference.fields import SHOWN_PROFILE
-from server.commands.reference.pages import FILES, OBSERVABILITY, TABLE, TABLES, render
+from server.commands.reference.pages import FILES, OBSERVABILITY, PROFILES, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 
@@ -24,7 +24,7 @@ WORDS = re.compile(r"`(\w+)`")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    texts = [TEXT, OBSERVABILITY.read_text()]
+    texts = [TEXT, OBSERVABILITY.read_text(), PROFILES.read_text()]
     for text in texts:
         assert render(text) == text, "renew them: python -m server.commands.reference"
     assert {found[1] for text in texts for found in TABLE.findall(text)} == set(TABLES)

@@ -24,6 +24,9 @@ async def test_every_generation_has_the_salt(client: Client, fmt: ChatFormat) ->
             assert answer.status_code == 200, answer.text
         text = await http.post("/v1/completions", json={"prompt": "a", "cache_salt": "salt"})
         assert text.status_code == 200
+        message = {"model": MODEL, "messages": HELLO, "max_tokens": 9, "metadata": {"user_id": "other"}}
+        said = await http.post("/v1/messages", json={**message, "cache_salt": "salt"})
+        assert said.status_code == 200, said.text
         response = await http.post("/v1/responses", json={"model": MODEL, "input": "a", "cache_salt": "salt"})
         assert response.status_code == 200, response.text
         assert len(engine.seen) >= 10

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from llguidance import LLMatcher, LLTokenizer
 
-from chat_templates.tool_forms.form import CallForm, TaggedCalls, tags_of, with_stand_ins
+from chat_templates.tool_forms.form import CallForm, TaggedCalls, tags_of
+from chat_templates.tool_forms.known import FORMS
 from server.core.call_rules import CallRules
 from server.core.grammars import of_schema
-from tests.chat_templates.tool_forms.forms import FORMS, ONE_A_SECTION, TOOLS, Call, written
+from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 from tests.chat_templates.tool_forms.test_reader import calls, read
 
 BYTES = LLTokenizer("byte")
@@ -106,7 +107,6 @@ def _read_all(form: CallForm, text: str) -> list[Call]:
         found, complete, reader = read(form, list(text.removeprefix(form.open)), STRICT)
         assert found, text
         assert complete == [True] * len(complete), text
-        assert reader.lost == "", text
         everything += found
         text = reader.rest
     return everything
@@ -116,11 +116,22 @@ def _read_all(form: CallForm, text: str) -> list[Call]:
 def test_tags_that_are_tokens(name: str) -> None:
     form = FORMS[name]
     tags = [tag for tag in tags_of(form) if tag.startswith(("<", "["))]
-    characters = {tag: chr(0xDC00 + index) for index, tag in enumerate(tags)}
-    tokens = {character: 1000 + index for index, character in enumerate(characters.values())}
-    rules = CallRules(with_stand_ins(form, characters), list(STRICT.items()), tokens, of_schema).text(several=True)
-    assert "<[1000]>" in rules
-    assert not LLMatcher(LLTokenizer("byte"), f"start: calls\n{rules}".replace("<[1", "<[0"), log_level=0).get_error()
+    tokens = {tag: 100 + index for index, tag in enumerate(tags)}
+    for is_free in (False, True):
+        rules = CallRules(form, list(STRICT.items()), tokens, of_schema).text(several=True, is_free=is_free)
+        assert "<[100]>" in rules
+        assert not LLMatcher(BYTES, f"start: calls\n{rules}", log_level=0).get_error()
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.open])
+def test_text_around_calls(name: str) -> None:
+    """Where calls are free, tags that are text; nothing but a call comes after an opening tag."""
+    form = FORMS[name]
+    call = form.open + written(form, [("weather", {"city": "Rome"})])
+    rules = CallRules(form, list(TOOLS.items()), {}, of_schema).text(several=True, is_free=True)
+    for text in ("So: 1 < 2.", f"So:\n{call}", f"{call}\n{call}", f"{call}\nDone." if form.close else call):
+        assert accepted(text, f"start: calls\n{rules}") == ("", True), text
+    assert accepted(f"So: {form.open} no", f"start: calls\n{rules}")[1] is False
 
 
 def test_arguments_that_are_not_listed() -> None:

@@ -324,3 +324,14 @@ def test_being_set_back_changes_no_token(
         return shown, choice.token_ids, choice.reasoning_tokens, choice.finish, choice.thinking_finish
 
     assert outcome(OnePlace(looks)) == outcome(one_place())
+
+
+@pytest.mark.parametrize("budget", [3, 50])
+def test_the_engine_is_told_that_a_thinker_answers_in_the_generation_that_it_thought_in(budget: int) -> None:
+    """Whether it closed the thinking by itself or its tokens are spent: its pages go after those of who thinks."""
+    ids = [10, 11, 12, 13, 14, THINK_END, 20, 21, END_OF_TURN]
+    plan = ThinkingPlan(max_tokens=budget, wrap_up=(), closing=CLOSING, bound_by="budget")
+    _, engine, _, _ = play(ids, plan, [1])
+    (first,) = {one.request_id for one in engine.seen}
+    assert {one.priority for one in engine.seen} == {Lane.THINK}
+    assert engine.prioritized == [(first, Lane.ANSWER)]

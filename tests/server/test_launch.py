@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from engine.messages import Delta, Generate
+from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageNeed, Ready
 from server.app import create_app
 from server.engine_client import EngineUnavailable
-from server.launch import DrainingServer, bind, server_config
+from server.launch import DrainingServer, bind, committed_warning, connections_warning, server_config
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, script_of
@@ -171,3 +171,18 @@ def test_it_listens_until_the_engine_is_closed(profile: Profile, fmt: ChatFormat
     assert httpx.post(running.url + CHAT, json=body()).status_code == 503
     let_go.set()
     running.thread.join()
+
+
+def test_a_limit_that_does_not_hold_is_told_at_the_start() -> None:
+    blind = Ready(PROTOCOL_VERSION, "fake", "Fake", 4096, 8, (), ())
+    sees = Ready(PROTOCOL_VERSION, "fake", "Fake", 4096, 8, (), (), page_needs=(PageNeed(32, 4),))
+    assert committed_warning(Settings(), blind) == ""
+    assert committed_warning(Settings(max_committed=2.0), sees) == ""
+    assert committed_warning(Settings(max_committed=2.0), blind).startswith("--max-committed is off: ")
+
+
+def test_too_few_open_files_are_told_at_the_start() -> None:
+    assert connections_warning(Settings(max_connections=1)) == ""
+    said = connections_warning(Settings(max_connections=1 << 30))
+    assert "and not 1073741824 (--max-connections)" in said
+    assert "ulimit -Hn" in said

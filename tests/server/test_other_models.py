@@ -18,9 +18,11 @@ from chat_templates.client_text import plain as plain_text
 from chat_templates.format import ChatFormat
 from chat_templates.messages import check_messages
 from chat_templates.settings import DIRECT, FormatSettings
+from chat_templates.tool_forms.form import JsonCalls
 from server.app import create_app
 from server.cli import main
 from server.core import grammars
+from server.core.call_rules import CallRules
 from server.modes.profile import GENERAL, PROFILE_FOLDER, load_profile, shipped_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.chat_templates.conversations import CLOCK
@@ -142,7 +144,7 @@ async def test_tool_calls_of_the_commonest_form() -> None:
 
 
 def test_a_grammar_for_calls_between_tags_that_are_text() -> None:
-    rules = grammars.of_calls([("now", True)], "<tool_call>", "</tool_call>", most=1, inside="\n")
+    rules = CallRules(JsonCalls(inside="\n"), [("now", True)], {}, grammars.of_schema).text(several=False)
     grammars.check(f"start: calls\n{rules}")
     assert '"<tool_call>" "\\n"?' in rules
 

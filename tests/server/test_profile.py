@@ -32,6 +32,7 @@ def test_the_default_profile_is_the_contracts() -> None:
     [
         ("temperature = 0.6", 'temperature = "hot"', "$.modes[...].temperature"),
         ("temperature = 0.6", "temperature = 3.0", "$.modes[...].temperature"),
+        ("temperature = 0.6", f"temperature = 0.6\ntop_k = {2**63}", "$.modes[...].top_k"),
         ("temperature = 0.6", "temprature = 0.6", "temprature"),
         ("answer_reserve = 512", "", "answer_reserve"),
         ('kind = "thinking"', 'kind = "slow"', "slow"),

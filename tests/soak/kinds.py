@@ -93,3 +93,11 @@ _KINDS = [
     Kind("messages, streamed", "/v1/messages", _chat("Hi", max_tokens=24, model="twogear-tiny", stream=True)),
     Kind("tokenize", "/tokenize", {"prompt": "what is a token " * 50}),
 ]
+_ONE: dict[str, Any] = {"model": "twogear-tiny", "max_tokens": 1}
+GUESTS: dict[str, dict[str, Any]] = {
+    CHAT: _chat("Hi", **_ONE),
+    "/v1/completions": {"prompt": "1,", **_ONE},
+    "/v1/messages": _chat("Hi", **_ONE),
+    "/v1/responses": {"model": "twogear-tiny", "input": "Hi", "max_output_tokens": 1},
+}
+"""What the guest asks, by path."""

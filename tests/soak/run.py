@@ -1,4 +1,7 @@
-"""One soak: rounds of load with a fault each, a last one without, and what has to hold at the end."""
+"""One soak: rounds of load with a fault each, a last one without, and what has to hold at the end.
+
+In every round the keys are read anew twice: without the guest's, and with it again.
+"""
 
 import asyncio
 import json
@@ -6,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +18,10 @@ from typing import Any
 
 import httpx
 
+from server.access.keys import hash_of, new_secret
 from tests.real_server import RealServer
 from tests.soak.clients import Client, Seen, Token, hold
-from tests.soak.kinds import REFUSED, Kind, kinds
+from tests.soak.kinds import GUESTS, REFUSED, Kind, kinds
 
 ENGINE_TIMEOUT = 20
 OPTIONS = (
@@ -27,6 +32,7 @@ OPTIONS = (
 FAULTS = (signal.SIGKILL, signal.SIGSTOP)
 MOST_GROWTH = 0.05
 BACK_SECONDS = 240.0
+RELOAD_SECONDS = 60.0
 GRACE = 2.0
 """Seconds around a fault in which an error may have been on its way."""
 
@@ -62,11 +68,37 @@ class Report:
         return "\n".join(f"{name}: {json.dumps(value)}" for name, value in parts.items())
 
 
-class Soak:
-    """Over a running server."""
+class Keys:
+    """The server's file of keys: that of the load, and a guest's."""
 
-    def __init__(self, server: RealServer, size: Size, seed: int) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "keys.toml"
+        self.load, self.guest = new_secret(), new_secret()
+        self.write(guest=True)
+
+    def write(self, *, guest: bool) -> None:
+        """With or without the guest's; in one go, as the server may read it at any time."""
+        secrets = {"load": self.load, **({"guest": self.guest} if guest else {})}
+        lines = [
+            f'[[keys]]\nname = "{name}"\nhash = "{hash_of(one.encode())}"\nroutes = ["models", "control", "metrics"]\n'
+            for name, one in secrets.items()
+        ]
+        new = self.file.with_suffix(".new")
+        new.write_text("\n".join(lines))
+        new.replace(self.file)
+
+
+def _bearer(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+class Soak:
+    """Over a running server that has `keys`."""
+
+    def __init__(self, server: RealServer, size: Size, seed: int, keys: Keys) -> None:
         self._server = server
+        self._keys = keys
+        self._unheeded: list[str] = []  # reloads that changed nothing
         self._size = size
         self._rng = random.Random(seed)
         self._seen = Seen()
@@ -78,7 +110,8 @@ class Soak:
         """All rounds."""
         limits = httpx.Limits(max_connections=None)
         let_go = asyncio.Event()
-        async with httpx.AsyncClient(base_url=self._server.url, timeout=300, limits=limits) as http:
+        headers = _bearer(self._keys.load)
+        async with httpx.AsyncClient(base_url=self._server.url, timeout=300, limits=limits, headers=headers) as http:
             paths = (await http.get("/openapi.json")).json()["paths"]
             asked = kinds(paths)
             solo = await self._alone(http, asked)
@@ -87,7 +120,9 @@ class Soak:
             held = [asyncio.create_task(hold(url.host, url.port or 80, n, let_go)) for n in range(number)]
             for turn in range(self._size.rounds):
                 fault = FAULTS[turn % len(FAULTS)] if turn + 1 < self._size.rounds else None
+                reloads = asyncio.create_task(self._reload_keys(http))
                 await self._round(Client(http, solo, self._seen), asked, fault)
+                await reloads
             let_go.set()
             lost = [end for end in await asyncio.gather(*held, return_exceptions=True) if isinstance(end, Exception)]
             failures = [f"{len(lost)} connections were not held, one of them: {one!r}" for one in lost[:1]]
@@ -111,6 +146,26 @@ class Soak:
             await asyncio.gather(*(client.go_on(asked, rng, until) for rng in rngs))
         pids = {"front end": self._server.process.pid, "engine": self._server.engine_pid}
         self._memory.append({part: (pid, _resident(pid)) for part, pid in pids.items()})
+
+    async def _reload_keys(self, http: httpx.AsyncClient) -> None:
+        """The guest is let in, is not, and is again, on every route."""
+        for guest in (False, True):
+            await asyncio.sleep(self._size.seconds / 3)
+            self._keys.write(guest=guest)
+            self._server.process.send_signal(signal.SIGHUP)
+            for path, body in GUESTS.items():
+                if not await self._is_let_in(http, path, body, guest):
+                    self._unheeded.append(f"{path}: the guest's key is {'not ' * guest}taken")
+
+    async def _is_let_in(self, http: httpx.AsyncClient, path: str, body: dict[str, Any], wanted: bool) -> bool:
+        """Whether the guest soon is, or is not, as `wanted`. The files are read in a thread: the load goes on."""
+        until = time.monotonic() + RELOAD_SECONDS
+        while time.monotonic() < until:
+            response = await http.post(path, json=body, headers=_bearer(self._keys.guest))
+            if (response.status_code != 401) == wanted:
+                return True
+            await asyncio.sleep(0.1)
+        return False
 
     async def _inject(self, fault: signal.Signals) -> None:
         pid = self._server.engine_pid
@@ -143,6 +198,7 @@ class Soak:
             *wrong,
             *(f"neither answer nor error: {one}" for one in seen.broken),
             *(f"another answer than alone: {one}" for one in seen.different),
+            *(f"keys that were read anew: {one}" for one in self._unheeded),
             *([] if answered else ["nothing was answered"]),
         ]
 
@@ -204,8 +260,14 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
 
 def soak(size: Size, seed: int = 0, options: tuple[Any, ...] = OPTIONS) -> Report:
     """Starts a server and runs the soak over it."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Keys(Path(folder))
+        return _soak(keys, size, seed, ("--api-keys", str(keys.file), *options))
+
+
+def _soak(keys: Keys, size: Size, seed: int, options: tuple[Any, ...]) -> Report:
     with RealServer(*options) as server:
-        report = asyncio.run(Soak(server, size, seed).run())
+        report = asyncio.run(Soak(server, size, seed, keys).run())
         if (code := server.stop()) != 0:
             report.failures.append(f"the server ended with status {code}")
     return report

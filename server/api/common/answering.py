@@ -14,7 +14,7 @@ from server.core.events import Piece
 from server.core.serving import Serving
 from server.errors import ApiError, JsonObject
 from server.http.responses import Encoded, encoded
-from server.offload import PROMPTS, offload, without_gc
+from server.offload import PROMPTS, offload_long
 
 T = TypeVar("T")
 LONG_ENTRIES = 4096
@@ -69,12 +69,7 @@ async def complete(pieces: Pieces, gatherer: Gatherer) -> JsonObject | Encoded:
 
 async def _aside(work: Callable[[], T]) -> T:
     """Away from the event loop."""
-
-    def run() -> T:
-        with without_gc():
-            return work()
-
-    return await offload(PROMPTS, run)
+    return await offload_long(PROMPTS, work)
 
 
 async def stream(pieces: Pieces, writer: EventWriter) -> AsyncGenerator[bytes, None]:

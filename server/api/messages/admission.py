@@ -25,6 +25,7 @@ def messages_request(asked: MessagesRequest, received: Received) -> Request:
         sampling=_sampling(asked),
         stop=Stop(texts=tuple(asked.stop_sequences or ())),
         forms=_forms(asked),
+        cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
         names=names,
     )
@@ -40,6 +41,7 @@ def count_tokens_request(asked: CountTokensRequest, received: Received) -> Reque
         received=received,
         model=asked.model,
         mode=_mode(asked),
+        cache_salt=asked.cache_salt or "",
         names=names,
     )
 

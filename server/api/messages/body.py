@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag, field
 from server.api.common.conversation import MAX_TOOLS
 from server.api.common.fields import INT64, Fields, checked, read_object, refuse_misspelt
 from server.api.common.refused import UNSUPPORTED, refuse_unsupported
-from server.api.common.sampling import MAX_STOPS, StopString, TokenCount
+from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount
 from server.api.common.thinking import ModeName
 
 # Fields beyond those that every client sends, whose misspellings are refused: ignoring one changes what is asked.
 EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "thinking", "output_config", "output_format", "stop_sequences",
-    "tool_choice",
+    "tool_choice", "cache_salt",
 )  # fmt: skip
 
 INSTEAD = {
@@ -299,6 +299,12 @@ class CountTokensRequest(Fields):
 
     Differs: not in Anthropic's API.
     """
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT)] | None = None
+    """What is in the prefix cache is found by requests of the same salt only, so that `cache_read_input_tokens` tells
+    nobody else whether this text was sent. Something that cannot be guessed.
+
+    Differs: not in Anthropic's API.
+    """
     mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
     """Refused, unless it is empty: this server calls no tools."""
     container: None = None
@@ -330,7 +336,7 @@ class MessagesRequest(CountTokensRequest):
     stream: bool | None = None
     """True: the response comes as server-sent events."""
     metadata: dict[str, Any] | None = None
-    """Accepted and not used."""
+    """Accepted and not used: `user_id` is no `cache_salt`."""
     service_tier: str | None = None
     """Accepted: there is one tier, `standard`."""
 

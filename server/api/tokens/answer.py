@@ -5,22 +5,28 @@ from server.core.admission import find_mode, prompt_ids
 from server.core.request import Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
-from server.errors import JsonObject
+from server.http.responses import Encoded, encoded
 from server.offload import read_long
 
 
-async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> JsonObject:
+async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> Encoded:
     """VLLM's response, `with_texts` of the tokens. Raises ApiError for what a completion would refuse, too."""
     ids = await prompt_ids(request, serving)
-    token_strs = None
-    if with_texts:
-        token_strs = await read_long(lambda: list(map(serving.fmt.vocabulary.token_text, ids)), len(ids))
     context = serving.admit().max_context
-    return {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": token_strs}
+
+    def answer() -> Encoded:
+        token_strs = list(map(serving.fmt.vocabulary.token_text, ids)) if with_texts else None
+        return encoded({"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": token_strs})
+
+    return await read_long(answer, len(ids))
 
 
-async def detokenize(asked: DetokenizeRequest, serving: Serving) -> JsonObject:
+async def detokenize(asked: DetokenizeRequest, serving: Serving) -> Encoded:
     """VLLM's response; raises ApiError."""
     find_mode(asked.model, serving)
-    ids = known_ids(asked.tokens, "tokens", serving)
-    return {"prompt": await read_long(lambda: serving.fmt.decode(ids, show_control=True), len(ids))}
+
+    def answer() -> Encoded:
+        ids = known_ids(asked.tokens, "tokens", serving)
+        return encoded({"prompt": serving.fmt.decode(ids, show_control=True)})
+
+    return await read_long(answer, len(asked.tokens))

@@ -24,11 +24,21 @@ from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versio
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
 from server.commands.reference.fields import answer, fields
-from server.commands.reference.tables import anthropic_errors, dialects, errors, metrics, options, profiles, unsupported
+from server.commands.reference.tables import (
+    anthropic_errors,
+    call_forms,
+    dialects,
+    errors,
+    metrics,
+    options,
+    profiles,
+    unsupported,
+)
 
 DOCS = Path(__file__).parents[3] / "docs"
 FILES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md")), DOCS / "options.md"]
 OBSERVABILITY = DOCS / "observability.md"
+PROFILES = DOCS / "profiles.md"
 TABLE = re.compile(r"(<!-- table (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -68,6 +78,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "version response": lambda: answer(Versions),
     "error response": lambda: answer(ErrorResponse),
     "dialects": dialects,
+    "call forms": call_forms,
     "unsupported fields": unsupported,
     "errors": errors,
     "options": options,

@@ -1,11 +1,14 @@
 """Tables of everything else: errors, options, profiles, metrics, dialects, and what is not here."""
 
 import argparse
+import html
 import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.known import FORMS, MARKERS
 from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
 from server.api.common.refused import UNSUPPORTED
@@ -122,3 +125,31 @@ def unsupported() -> str:
             yield [f"`{name}`", ", ".join(f"`{json.dumps(value)}`" for value in off), instead and f"`{instead}`"]
 
     return table(["field", "asks for nothing", "instead"], rows())
+
+
+def call_forms() -> str:
+    """The forms of tool calls, and what tells them."""
+    rows = ([f"`{name}`", _code(_picture(form)), ", ".join(map(_code, MARKERS[name]))] for name, form in FORMS.items())
+    return table(["`calls`", "one call", "told by"], rows)
+
+
+def _picture(form: CallForm) -> str:
+    """One call as a model of the form writes it, `NAME` with `KEY` and `VALUE`."""
+    match form:
+        case JsonCalls():
+            text = f'{{"name": "NAME", "{form.arguments}": {{…}}}}'
+            text = f"[{text}]" if form.is_list else text
+        case NamedJsonCalls():
+            number = ":0" if form.is_numbered else ""
+            text = f"{form.call_open}{form.name_prefix}NAME{number}{form.name_end}{{…}}{form.call_close}"
+        case TaggedCalls():
+            value = f"{form.param_open}KEY{form.text_key_end or form.key_end}VALUE{form.param_close}"
+            text = f"{form.call_open}NAME{form.name_end}{value}{form.call_close}"
+        case PythonCalls():
+            text = "[NAME(KEY=VALUE)]" if form.is_list else "NAME(KEY=VALUE)"
+    return f"{form.open}{text}{form.close}".replace("\n", "")
+
+
+def _code(text: str) -> str:
+    """As HTML, since a bar in a table's code is none in Markdown."""
+    return f"<code>{html.escape(text, quote=False)}</code>"

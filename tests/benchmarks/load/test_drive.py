@@ -119,3 +119,17 @@ async def test_what_takes_too_long_is_given_up() -> None:
         outcome = await drive(job(url, 2, limit=0.2))
         given_up.set()
     assert all("not answered 0.2 s" in (sample.error or "") for sample in outcome.samples)
+
+
+async def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOGEAR_API_KEY", "sk-twogear-mine")
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        await stream(writer, {})
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        await drive(job(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", 1))
+    assert b"\r\nAuthorization: Bearer sk-twogear-mine\r\n" in heads[0]

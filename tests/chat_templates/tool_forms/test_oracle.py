@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from chat_templates.tool_forms.form import TaggedCalls, tags_of
-from tests.chat_templates.tool_forms.forms import FORMS, ONE_A_SECTION, TOOLS, Call, written
+from chat_templates.tool_forms.known import FORMS
+from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 from tests.chat_templates.tool_forms.test_reader import read
 
 PARSERS = {
