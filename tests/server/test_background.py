@@ -64,8 +64,8 @@ async def test_its_events_can_be_read_again_from_any_on(http: httpx.AsyncClient)
         rest = await http.get(f"{URL}/{response_id}?stream=true&starting_after={after}")
         assert rest.headers["content-type"].startswith("text/event-stream")
         assert rest.text == "\n\n".join(parts[after + 1 :])
-    for after in (str(len(events) - 1), "-1", "first"):
-        refused = await http.get(f"{URL}/{response_id}?stream=true&starting_after={after}")
+    for wrong in (str(len(events) - 1), "-1", "first"):
+        refused = await http.get(f"{URL}/{response_id}?stream=true&starting_after={wrong}")
         assert (refused.status_code, error_of(refused)["param"]) == (400, "starting_after")
 
 
@@ -116,7 +116,11 @@ async def test_what_fails_later_says_so_and_what_has_no_place_is_refused_at_once
             assert "too odd" in error_of(response)["message"]
     for setting, status in ((Settings(max_stored_responses=0), 400), (Settings(max_in_flight=1), 503)):
         gate = asyncio.Event()
-        waiting = FakeEngine(always([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_num_seqs=1, step=gate.wait)
+
+        async def step(gate: asyncio.Event = gate) -> None:
+            await gate.wait()
+
+        waiting = FakeEngine(always([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_num_seqs=1, step=step)
         transport = httpx.ASGITransport(create_app(waiting, setting, profile, fmt))
         async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:
             first = await http.post(URL, json=asked(background=True))
