@@ -21,7 +21,7 @@ from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyl
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
 from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
-from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings, added_tokens
+from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
 from chat_templates.tool_forms.form import tags_of
 from chat_templates.tool_forms.known import HERMES
 
@@ -114,7 +114,7 @@ class ChatFormat:
     @classmethod
     def of_checkpoint(cls, tokenizer_json: str, template: CheckpointTemplate) -> "ChatFormat":
         """The format of a checkpoint with this template. Raises FormatError."""
-        name = form_name(template.settings, template.source, added_tokens(tokenizer_json))
+        name = form_name(template.settings, template.source, added_spellings(tokenizer_json))
         settings = replace(template.settings, calls=name)
         tags = (*settings.tags, *tags_of(form_of(settings, name)))
         return cls(Vocabulary(tokenizer_json, required=(), tags=tags, template=template.source), template, settings)

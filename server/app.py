@@ -33,7 +33,8 @@ class App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Called by Starlette before the first request."""
-        return RequestLayer(super().build_middleware_stack(), self.watchers, keeps_texts=self.keeps_texts)
+        stack = super().build_middleware_stack()
+        return RequestLayer(stack, self.watchers, self.state.error_shapes, keeps_texts=self.keeps_texts)
 
 
 def create_app(

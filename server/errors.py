@@ -209,6 +209,8 @@ class ErrorShape:
     header: str
     body: Callable[[ApiError, str], JsonObject]
     """Of an error and the id of the request that it ends."""
+    id_header: bytes = b""
+    """Under which its clients look for the id of a request too, beside `x-request-id`."""
 
     def is_spoken(self, path: str, headers: Container[str]) -> bool:
         """Whether a request of `path` that has `headers`, in lower case, is one of this API's."""

@@ -18,6 +18,7 @@ FOREIGN_SITES = (b"cross-site", b"same-site")
 EXPOSED = b", ".join(
     [
         b"x-request-id",
+        b"request-id",
         b"retry-after",
         *(
             b"x-ratelimit-%s-%s" % (what, kind)

@@ -1,8 +1,8 @@
 """What clients of other servers send, and what it means here in our own words: one row a dialect.
 
-docs/api.md shows the rows as a table, and a test sends each of them: what the engine is asked for is the same as for
-the fields that it stands for, or the request is refused by the name of the field. The fields themselves are those of
-the bodies in `server.api`.
+docs/api/chat.md shows the rows as a table, and a test sends each of them: what the engine is asked for is the same as
+for the fields that it stands for, or the request is refused by the name of the field. The fields themselves are those
+of the bodies in `server.api`.
 """
 
 from collections.abc import Mapping
@@ -67,5 +67,17 @@ DIALECTS = (
     Dialect("vLLM", {"chat_template": "{{ messages }}"}, "chat_template"),
     Dialect("vLLM", {"use_beam_search": True}, "use_beam_search"),
     Dialect("OpenAI", {"modalities": ["text", "audio"]}, "modalities"),
+    Dialect("llama.cpp", {"mirostat": 2, "mirostat_tau": 5}, "mirostat"),
+    Dialect("llama.cpp", {"dry_multiplier": 0.8}, "dry_multiplier"),
+    Dialect("llama.cpp", {"xtc_probability": 0.5}, "xtc_probability"),
+    Dialect("llama.cpp", {"repeat_penalty": 1.1}, "repeat_penalty"),
+    Dialect("llama.cpp", {"n_predict": 5}, "n_predict"),
+    Dialect(
+        "llama.cpp, all off",
+        {"mirostat": 0, "mirostat_tau": 5, "typical_p": 1.0, "dry_multiplier": 0, "xtc_probability": 0.0},
+        {},
+    ),
+    Dialect("text-generation-inference", {"typical_p": 0.9}, "typical_p"),
+    Dialect("SGLang", {"stop_regex": "a+"}, "stop_regex"),
 )  # fmt: skip
 """Fields that mean the same here as where they come from need no row."""

@@ -20,6 +20,8 @@ UNFORCED = f'{DIRECTIVE} {{"no_forcing": true}}\n'
 """Before a grammar: text that can come in one way only may be any tokens. Else the library tokenizes it, and takes
 spellings of control tokens in it for those.
 """
+LARK = "%lark"
+"""In a grammar: a tool's own, whose patterns may let any text through."""
 NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -80,7 +82,7 @@ async def _grammar(
 def _may_spell_control(rule: RuleJob | None, grammar: str, fmt: ChatFormat) -> bool:
     """Whether a text that fits the grammar may spell a control token that its author wrote, escaped or not."""
     is_free = (rule is not None and rule.kind == "regex") or '"pattern' in grammar
-    return is_free or any(spelling in grammar for spelling in fmt.vocabulary.control)
+    return is_free or LARK in grammar or any(spelling in grammar for spelling in fmt.vocabulary.control)
 
 
 def _banned(grammar: str | None, fmt: ChatFormat) -> tuple[int, ...]:

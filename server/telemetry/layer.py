@@ -5,6 +5,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.errors import ErrorShape
 from server.telemetry.record import CLIENT_LEFT, KEY, RequestRecord, request_id
 from server.telemetry.texts import Texts
 
@@ -18,12 +19,16 @@ MAX_PATH = 256
 class RequestLayer:
     """`app`, with a record in the scope of each request, which `watchers` get at its end.
 
-    `keeps_texts`: whether texts go into the records.
+    `shapes`: of the APIs whose clients look for the id under a name of their own. `keeps_texts`: whether texts go into
+    the records.
     """
 
-    def __init__(self, app: ASGIApp, watchers: Sequence[Watcher], *, keeps_texts: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, watchers: Sequence[Watcher], shapes: Sequence[ErrorShape] = (), *, keeps_texts: bool = False
+    ) -> None:
         self._app = app
         self._watchers = watchers
+        self._shapes = [shape for shape in shapes if shape.id_header]
         self._keeps_texts = keeps_texts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,12 +37,12 @@ class RequestLayer:
             await self._app(scope, receive, send)
             return
         record = scope[KEY] = self._record(scope)
-        id_header = (b"x-request-id", record.id.encode())
+        id_headers = self._id_headers(scope, record.id.encode())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _note_response(record, message["status"])
-                message["headers"] = [*message.get("headers", ()), id_header]
+                message["headers"] = [*message.get("headers", ()), *id_headers]
             await send(message)
 
         try:
@@ -47,6 +52,15 @@ class RequestLayer:
             record.route = getattr(scope.get("route"), "path", None)
             for watcher in self._watchers:
                 watcher(record)
+
+    def _id_headers(self, scope: Scope, request_id: bytes) -> list[tuple[bytes, bytes]]:
+        found = [(b"x-request-id", request_id)]
+        if self._shapes:
+            headers = {name.decode("latin-1") for name, _ in scope["headers"]}
+            found += [
+                (shape.id_header, request_id) for shape in self._shapes if shape.is_spoken(scope["path"], headers)
+            ]
+        return found
 
     def _record(self, scope: Scope) -> RequestRecord:
         headers = scope["headers"]

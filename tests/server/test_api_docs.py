@@ -7,21 +7,14 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.fields import UNSUPPORTED, Fields
+from server.api.common.fields import Fields
+from server.api.common.refused import UNSUPPORTED
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
 from server.api.responses.body import ResponseRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest
-from server.commands.reference import (
-    FAMILIES,
-    FILES,
-    OBSERVABILITY,
-    PROFILES,
-    SHOWN_PROFILE,
-    TABLE,
-    TABLES,
-    render,
-)
+from server.commands.reference.fields import SHOWN_PROFILE
+from server.commands.reference.pages import FAMILIES, FILES, OBSERVABILITY, PROFILES, TABLE, TABLES, render
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import Client
 

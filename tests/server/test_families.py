@@ -8,7 +8,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
 from chat_templates.format import ChatFormat
 from chat_templates.tokens import Vocabulary
-from server.commands.reference import DOCS, render
+from server.commands.reference.pages import DOCS, render
 from server.modes.mode import Mode, Modes
 from server.modes.profile import GENERAL, PROFILE_FOLDER, Profile, load_profile, shipped_profile, styles_of
 from server.modes.thinking import Budget

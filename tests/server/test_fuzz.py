@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.fields import RETIRED
+from server.api.common.refused import RETIRED
 from server.api.completions.body import CompletionRequest
 from server.api.responses.body import ResponseRequest
 from server.api.responses.items import TYPES

@@ -5,8 +5,14 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
+from server.api.chat.body import ChatRequest
+from server.api.common.refused import UNSUPPORTED
+from server.api.completions.body import CompletionRequest
+from server.api.messages.body import MessagesRequest
+from server.api.responses.body import ResponseRequest
 from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -222,3 +228,32 @@ async def test_a_limit_beyond_the_context_has_its_code(client: Client, fmt: Chat
             error = (await http.post(CHAT, json=body(max_tokens=limit))).json()["error"]
             assert error["code"] == "context_length_exceeded"
             assert ("4096" if limit == 5000 else "131072") in error["message"]
+
+
+BODIES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    CHAT: (ChatRequest, body()),
+    TEXT: (CompletionRequest, {"prompt": "a"}),
+    "/v1/responses": (ResponseRequest, {"model": MODEL, "input": "Hi"}),
+    "/v1/messages": (MessagesRequest, body(max_tokens=9)),
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_others_have_and_we_do_not_is_refused_unless_it_is_off(
+    client: Client, fmt: ChatFormat, path: str
+) -> None:
+    """The field to use instead, which the error names, is one of the same API's."""
+    kind, asked = BODIES[path]
+    async with client(writer(fmt, "a")) as http:
+        for name, (off, _) in UNSUPPORTED.items():
+            if name in kind.model_fields:
+                continue
+            for value in (None, *off):
+                response = await http.post(path, json={**asked, name: value})
+                assert response.status_code == 200, (name, value, response.text)
+            response = await http.post(path, json={**asked, name: [["on"]]})
+            message = response.json()["error"]["message"]
+            assert response.status_code == 400, name
+            head, _, way = message.partition(" is not supported here, and would change the result: ")
+            assert head == name, message
+            assert way == "leave it out." or way.removeprefix("use ").split(".")[0] in kind.model_fields, message

@@ -39,6 +39,21 @@ async def test_the_clients_id_comes_back_on_every_response(client: Client, engin
     assert [response.status_code for response in responses] == [200, 200, 400, 400, 404, 405, 200, 200]
 
 
+async def test_anthropics_clients_find_it_under_their_name(client: Client, engine: FakeEngine) -> None:
+    named, path = {"X-Request-Id": "trip-7"}, "/v1/messages"
+    async with client(engine) as http:
+        good = await http.post(path, json=body(max_tokens=9), headers=named)
+        streamed = await http.post(path, json=body(max_tokens=9, stream=True))
+        bad = await http.post(path, json={}, headers=named)
+        unknown = await http.get("/v1/models/none", headers={**named, "anthropic-version": "2023-06-01"})
+        others = await http.post(CHAT, json=body())
+    assert [one.status_code for one in (good, streamed, bad, unknown, others)] == [200, 200, 400, 404, 200]
+    for response in (good, streamed, bad, unknown):
+        assert response.headers["request-id"] == response.headers["x-request-id"]
+    assert bad.json()["request_id"] == unknown.json()["request_id"] == bad.headers["request-id"] == "trip-7"
+    assert "request-id" not in others.headers
+
+
 async def test_an_unforeseen_failure_has_it_too(
     engine: FakeEngine, profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT
+from server.api.responses.events_log import EventLog
 from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore, StoredInput
 from server.app import create_app
 from server.errors import UnknownResponseError
@@ -233,6 +234,7 @@ class Shown:
     """A response under way."""
 
     is_over = False
+    log: EventLog | None = None
 
     def __init__(self, client: str) -> None:
         self.client = client

@@ -334,6 +334,10 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     form = {"type": "grammar", "syntax": "regex", "definition": "a|bc"}
     await post(http, tools=[{**SHELL, "format": form}], tool_choice="required")
     assert "^(?:a|bc)$" in grammar_of(engine)
+    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a" LF\n%import common.LF'}
+    for choice in ("required", "auto"):
+        await post(http, tools=[{**SHELL, "format": lark}], tool_choice=choice)
+        assert "%lark {" in grammar_of(engine)
     await post(http, tools=[{**WEATHER, "strict": True}])
     strict = {"type": "function", "function": {**function, "strict": True}}
     assert engine.seen[-1].prompt_ids == fmt.render(HELLO, DIRECT, [strict])
@@ -422,7 +426,7 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
         ({"truncation": "maybe"}, "truncation", "must be"),
         ({"n": 2}, "n", "must be 1"),
-        ({"background": True}, "background", "is not supported: a response is made"),
+        ({"background": True, "store": False}, "background", "contradicts store"),
         ({"conversation": "conv_1"}, "conversation", "use previous_response_id"),
         ({"prompt": {"id": "a"}}, "prompt", "is not supported"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "is not supported"),
@@ -446,7 +450,13 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
         ({"tools": [{"type": "mcp"}, {**WEATHER, "name": "a b"}]}, "tools[1].name", "up to 64 letters"),
         ({"tools": [{**WEATHER, "parameters": "x"}]}, "tools[0].parameters", "must be"),
-        ({"tools": [{**SHELL, "format": GRAMMAR}]}, "tools[0].format.syntax", "must be 'regex'"),
+        ({"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "a: b"}}]}, "tools", "no grammar takes this"),
+        (
+            {"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "start: %json {}"}}]},
+            "tools",
+            "%json is not supported",
+        ),
+        ({"tools": [{**SHELL, "format": {**GRAMMAR, "syntax": "bnf"}}]}, "tools[0].format.syntax", "must be"),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice.name", "no function tool 'f'"),
         (

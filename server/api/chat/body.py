@@ -4,7 +4,8 @@ The fields themselves stand in `server.api.common`; `server.api.chat.admission` 
 """
 
 from server.api.common.conversation import ChatFields
-from server.api.common.fields import RETIRED, checked, read_object, refuse_misspelt, refuse_retired
+from server.api.common.fields import checked, read_object, refuse_misspelt
+from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 
 # The fields beyond OpenAI's own whose misspellings are refused: ignoring one would silently change what is asked.
 EXTENSIONS = (
@@ -25,6 +26,7 @@ class ChatRequest(ChatFields):
 def read_chat_request(content: bytes) -> ChatRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, ChatRequest.model_fields)
-    refuse_misspelt(fields, {*ChatRequest.model_fields, *RETIRED}, EXTENSIONS)
+    refuse_misspelt(fields, {*ChatRequest.model_fields, *RETIRED, *UNSUPPORTED}, EXTENSIONS)
     refuse_retired(fields)
+    refuse_unsupported(fields, ChatRequest.model_fields)
     return checked(ChatRequest, fields)

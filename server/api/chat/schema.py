@@ -1,4 +1,4 @@
-"""What the responses of `/v1/chat/completions` look like, for the OpenAPI document and docs/api.md."""
+"""What the responses of `/v1/chat/completions` look like, for the OpenAPI document and docs/api/chat.md."""
 
 from typing import Literal
 

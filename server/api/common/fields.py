@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -12,17 +12,6 @@ from pydantic_core import ErrorDetails
 
 from server.errors import BadRequestError
 
-# Fields of before of OpenAI and of vLLM: refused unless they ask for nothing, rather than ignored.
-RETIRED = {
-    "functions": "tools", "function_call": "tool_choice",
-    "guided_json": "structured_outputs", "guided_regex": "structured_outputs", "guided_choice": "structured_outputs",
-    "guided_grammar": "structured_outputs",
-}  # fmt: skip
-UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "audio": (), "chat_template": (), "documents": ([],), "length_penalty": (1,), "logits_processors": ([],),
-    "modalities": (["text"], []), "truncate_prompt_tokens": (), "use_beam_search": (False,), "web_search_options": (),
-}  # fmt: skip
-"""Fields that would change the result, and what in them, beside null, asks for nothing. The rest is refused."""
 INT64 = 2**63 - 1
 MAX_NAME = 40  # no misspelling of an extension is longer
 MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost nothing
@@ -93,24 +82,6 @@ def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: It
         meant = _meant_extension(name, plain)
         if meant is not None:
             raise BadRequestError(f'There is no field "{name}". Did you mean "{meant}"?', param=name)
-
-
-def refuse_retired(fields: dict[str, Any], retired: Mapping[str, str] = RETIRED) -> None:
-    """Raises BadRequestError for a field of `retired` or UNSUPPORTED that asks for something.
-
-    Beside a newer one that asks for the same a retired one is nothing to complain of.
-    """
-    newer_form = fields.get("structured_outputs")
-    same = newer_form if isinstance(newer_form, dict) else {}
-    for name, newer in retired.items():
-        value = fields.get(name)
-        if value not in (None, [], "none", "auto") and same.get(name.removeprefix("guided_")) != value:
-            raise BadRequestError(f"{name} is not supported: use {newer}.", param=name)
-    for name, neutral in UNSUPPORTED.items():
-        if fields.get(name) is not None and fields[name] not in neutral:
-            raise BadRequestError(
-                f"{name} is not supported here, and would change the result: leave it out.", param=name
-            )
 
 
 def _meant_extension(name: str, plain: dict[str, str]) -> str | None:

@@ -1,6 +1,6 @@
 """The fields that chat and text completions share: sampling, stopping, choices, form, streaming.
 
-What a field means stands under it, for the OpenAPI document and docs/api.md; a paragraph "Differs:" says from whom.
+What a field means stands under it, for the OpenAPI document and docs/api/; a paragraph "Differs:" says from whom.
 """
 
 from typing import Annotated, Any

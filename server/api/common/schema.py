@@ -1,4 +1,4 @@
-"""What the responses of several APIs have in common, for the OpenAPI document and docs/api.md.
+"""What the responses of several APIs have in common, for the OpenAPI document and docs/api/.
 
 The responses themselves are built as plain dicts; tests hold them against these models.
 """

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Discriminator, FailFast, Field, Tag
 
-from server.api.common.fields import RETIRED, checked, read_object, refuse_misspelt, refuse_retired, tag_of
+from server.api.common.fields import checked, read_object, refuse_misspelt, tag_of
+from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 from server.api.common.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, TokenId
 from server.errors import BadRequestError
 
@@ -74,8 +75,9 @@ class CompletionRequest(SamplingFields):
 def read_completion_request(content: bytes) -> CompletionRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, CompletionRequest.model_fields)
-    refuse_misspelt(fields, {*CompletionRequest.model_fields, *CHAT_ONLY, *RETIRED}, EXTENSIONS)
+    refuse_misspelt(fields, {*CompletionRequest.model_fields, *CHAT_ONLY, *RETIRED, *UNSUPPORTED}, EXTENSIONS)
     refuse_retired(fields)
+    refuse_unsupported(fields, CompletionRequest.model_fields)
     for name in CHAT_ONLY:
         if fields.get(name) not in (None, False, "", [], {}, "none", {"type": "text"}):
             raise BadRequestError(f"{name} means nothing to a text completion: use /v1/chat/completions.", param=name)

@@ -1,4 +1,4 @@
-"""What the responses of `/v1/completions` look like, for the OpenAPI document and docs/api.md."""
+"""What the responses of `/v1/completions` look like, for the OpenAPI document and docs/api/completions.md."""
 
 from typing import Literal
 

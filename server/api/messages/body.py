@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag, field
 
 from server.api.common.conversation import MAX_TOOLS
 from server.api.common.fields import INT64, Fields, checked, read_object, refuse_misspelt
+from server.api.common.refused import UNSUPPORTED, refuse_unsupported
 from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount
 from server.api.common.thinking import ModeName
 
@@ -17,6 +18,12 @@ EXTENSIONS = (
     "reasoning_mode", "thinking_token_budget", "thinking", "output_config", "output_format", "stop_sequences",
     "tool_choice", "cache_salt",
 )  # fmt: skip
+
+INSTEAD = {
+    "response_format": "output_config.format", "n": "", "repetition_penalty": "", "bad_words": "", "logit_bias": "",
+    "include_stop_str_in_output": "", "min_tokens": "", "seed": "",
+}  # fmt: skip
+"""What fields of the other APIs are called here, or that there is nothing like them, for errors of unsupported ones."""
 
 
 class TextBlockParam(Fields):
@@ -337,7 +344,8 @@ class MessagesRequest(CountTokensRequest):
 def read_messages_request(content: bytes) -> MessagesRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, MessagesRequest.model_fields)
-    refuse_misspelt(fields, MessagesRequest.model_fields, EXTENSIONS)
+    refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED}, EXTENSIONS)
+    refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)
     return checked(MessagesRequest, fields)
 
 

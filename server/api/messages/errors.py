@@ -32,4 +32,4 @@ def _message(error: ApiError) -> str:
     return f"{error.param}: {error.message}"
 
 
-ERRORS = ErrorShape(prefix="/v1/messages", header="anthropic-version", body=anthropic_error)
+ERRORS = ErrorShape(prefix="/v1/messages", header="anthropic-version", body=anthropic_error, id_header=b"request-id")

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from server.api.responses.admission import Asked
 from server.api.responses.body import JsonSchemaText, ResponseRequest
+from server.api.responses.events_log import EventLog
 from server.api.responses.output import ItemStatus, Output, ThinkingShown
 from server.api.responses.tools import FunctionTool, HostedTool, Tool
 from server.core.choice import cached_tokens
@@ -20,15 +21,27 @@ Keep = Callable[[JsonObject], None]
 
 class ResponseAnswer:
     """One response under way: gathers its pieces, or writes the events that they are. `keep` is given it whole; None
-    where it is not to be stored.
+    where it is not to be stored. `log` gets its events too.
 
     The log-probabilities, as all else, are kept until the end in a stream too: its last event has them.
     """
 
-    def __init__(self, body: ResponseRequest, asked: Asked, run: Run, model: str, keep: Keep | None) -> None:
+    def __init__(
+        self,
+        body: ResponseRequest,
+        asked: Asked,
+        run: Run,
+        model: str,
+        keep: Keep | None,
+        *,
+        log: EventLog | None = None,
+    ) -> None:
+        self.id = run.plan.id
         self.client = asked.request.received.client
+        self.log = log
         self.is_over = False
         self._is_cancelled = False
+        self._is_queued = bool(body.background)
         self._body = body
         self._asked = asked
         self._run = run
@@ -48,6 +61,7 @@ class ResponseAnswer:
 
     def begin(self) -> bytes:
         """The first events."""
+        self._is_queued = False
         response = self.snapshot()
         return self._events([_event("created", response), _event("in_progress", response)])
 
@@ -67,12 +81,14 @@ class ResponseAnswer:
         self.is_over = True
         code = "invalid_prompt" if isinstance(error, BadRequestError) else "server_error"
         failed = {**self.snapshot("failed"), "error": {"code": code, "message": error.message}}
+        if self._body.background and self._keep is not None:
+            self._keep(failed)
         told: JsonObject = {"type": "error", "code": error.code or code, "message": error.message, "param": error.param}
         return self._events([{**told, **error.body()}, _event("failed", failed)])
 
     def snapshot(self, status: str | None = None) -> JsonObject:
         """The response so far."""
-        status = status or ("cancelled" if self._is_cancelled else "in_progress")
+        status = status or ("cancelled" if self._is_cancelled else "queued" if self._is_queued else "in_progress")
         return {**self._head, "status": status, "output": self._output.items(), "usage": None}
 
     def cancel(self) -> JsonObject:
@@ -103,7 +119,10 @@ class ResponseAnswer:
         for number, event in enumerate(events, self._number):
             event["sequence_number"] = number
         self._number += len(events)
-        return b"".join([encode_event(event, str(event["type"])) for event in events])
+        encoded = [encode_event(event, str(event["type"])) for event in events]
+        if self.log is not None:
+            self.log.add(encoded)
+        return b"".join(encoded)
 
 
 def _event(kind: str, response: JsonObject) -> JsonObject:
@@ -149,7 +168,7 @@ def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
         "tool_choice": _choice(body),
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "truncation": body.truncation or "disabled",
-        "background": False,
+        "background": bool(body.background),
         "service_tier": "default",
         "metadata": body.metadata or {},
         "prompt_cache_key": body.prompt_cache_key,

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 
-from server.api.common.fields import RETIRED, Fields, checked, read_object, refuse_misspelt, refuse_retired
+from server.api.common.fields import Fields, checked, read_object, refuse_misspelt
 from server.api.common.formats import StructuredOutputs, TextFormat
+from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 from server.api.common.sampling import MAX_TOP_LOGPROBS, DrawingFields, at_most
 from server.api.common.thinking import ReasoningOptions, ThinkingFields
 from server.api.responses.items import Input, one_of
 from server.api.responses.tools import ToolChoice, Tools
+from server.errors import BadRequestError
 
 MAX_METADATA = 16
 EXTENSIONS = (
@@ -26,6 +28,8 @@ MOVED = {
     "response_format": "text.format", "logprobs": "top_logprobs",
 }  # fmt: skip
 """Fields of chat completions, by what they are called here: refused, for the same reason."""
+INSTEAD = {"max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": ""}
+"""What the same fields are called here, of which the errors of unsupported ones tell."""
 Summary = Literal["auto", "concise", "detailed"]
 Include = Literal[
     "reasoning.encrypted_content",
@@ -47,12 +51,6 @@ def _refused(instead: str) -> Any:
             raise ValueError(f"is not supported: {instead}")
 
     return Annotated[None, BeforeValidator(check)]
-
-
-def _not_in_background(value: object) -> object:
-    if value is True:
-        raise ValueError("is not supported: a response is made while its client waits; use stream")
-    return value
 
 
 class ResponseReasoning(ReasoningOptions):
@@ -182,8 +180,10 @@ class ResponseRequest(ThinkingFields, DrawingFields):
     """Means nothing here, and comes back with the response."""
     user: str | None = None
     """Means nothing here, and comes back with the response."""
-    background: Annotated[Literal[False] | None, BeforeValidator(_not_in_background)] = None
-    """True is refused."""
+    background: bool | None = None
+    """True: the response is made whether or not its client waits. It comes at once, `queued`, and `GET` tells how far
+    it is; with `stream` its events can be read again from any on. It must be stored, and is lost if the server ends.
+    """
     conversation: _refused("use previous_response_id") = None  # type: ignore[valid-type]
     """Refused."""
     prompt: _refused("send the prompt itself, as input and instructions") = None  # type: ignore[valid-type]
@@ -195,6 +195,10 @@ class ResponseRequest(ThinkingFields, DrawingFields):
 def read_response_request(content: bytes) -> ResponseRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, ResponseRequest.model_fields)
-    refuse_misspelt(fields, {*ResponseRequest.model_fields, *RETIRED, *MOVED}, EXTENSIONS)
+    refuse_misspelt(fields, {*ResponseRequest.model_fields, *RETIRED, *MOVED, *UNSUPPORTED}, EXTENSIONS)
     refuse_retired(fields, {**RETIRED, **MOVED})
+    refuse_unsupported(fields, ResponseRequest.model_fields, INSTEAD)
+    if fields.get("background") is True and fields.get("store") is False:
+        message = "background contradicts store: such a response can only be read once it is stored."
+        raise BadRequestError(message, param="background")
     return checked(ResponseRequest, fields)

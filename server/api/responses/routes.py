@@ -1,17 +1,21 @@
 """The routes of responses: read, admit, run, answer, and what clients may ask of those that are stored or run."""
 
+import re
 from functools import partial
 from http import HTTPStatus
 
 import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from server.api.common.answering import complete, rejections, stream
+from server.api.common.answering import complete, rejections
+from server.api.common.answering import stream as streamed
 from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.responses.admission import admit_response, response_request
 from server.api.responses.answer import ResponseAnswer
+from server.api.responses.background import Background
 from server.api.responses.body import ResponseRequest, read_response_request
+from server.api.responses.events_log import EventLog
 from server.api.responses.schema import (
     DeletedResponse,
     InputTokens,
@@ -44,6 +48,16 @@ def store_of(request: Request) -> ResponseStore:
     return store
 
 
+def background_of(request: Request) -> Background:
+    """The app's responses in the background, made with the first of them."""
+    state = request.app.state
+    if not hasattr(state, "background"):
+        state.background = Background(store_of(request))
+    made = state.background
+    assert isinstance(made, Background)
+    return made
+
+
 @router.post(
     "/v1/responses",
     openapi_extra=body_of(ResponseRequest),
@@ -55,16 +69,22 @@ async def responses(request: Request) -> Response:
     serving, store = serving_of(request), store_of(request)
     with rejections(serving):
         body, received = await read(request, read_response_request)
+        if body.background and not store.is_on:
+            raise BadRequestError("background: this server stores no responses.", param="background")
         asked = await response_request(body, received, store)
         plan = await admit_response(asked.request, serving, truncates=body.truncation == "auto")
     run = Run(plan, serving)
     keep = None
     if body.store is not False and store.is_on:
         keep = partial(store.put, inputs=asked.inputs, client=received.client)
-    answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep)
+    log = store.new_log() if body.background and body.stream else None
+    answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep, log=log)
     store.began(plan.id, answer)
+    if body.background:
+        await background_of(request).begin(run.pieces(), answer)
+        return json_response(answer.snapshot()) if log is None else EventStream(log.follow())
     if body.stream:
-        return EventStream(stream(run.pieces(), answer))
+        return EventStream(streamed(run.pieces(), answer))
     return json_response(await until_disconnect(request.receive, complete(run.pieces(), answer)))
 
 
@@ -90,17 +110,35 @@ async def compact() -> Response:
 
 
 @router.get(
-    "/v1/responses/{response_id}", response_class=Response, responses=answers_of(ResponseObject, 400, 404, 413, 415)
+    "/v1/responses/{response_id}",
+    response_class=Response,
+    responses=answers_of(ResponseObject, 400, 404, 413, 415, event=ResponseEvent),
 )
-async def response(request: Request, response_id: str) -> Response:
-    """A response that is stored, or as far as it is."""
+async def response(
+    request: Request, response_id: str, stream: str = "false", starting_after: str | None = None
+) -> Response:
+    """A response that is stored, or as far as it is; with `stream`, its events, from the one after `starting_after`."""
     client, store = await _client(request), store_of(request)
-    if request.query_params.get("stream") == "true":
-        raise BadRequestError("stream: events are sent once, to the client that asked.", param="stream")
     running = store.under_way(response_id, client)
+    stored = None if running is not None else store.get(response_id, client)
+    if stream == "true":
+        return _events_after(starting_after, (running or store.get(response_id, client)).log)
     if running is not None:
         return json_response(running.snapshot())
-    return Response(store.get(response_id, client).response, media_type="application/json")
+    assert stored is not None
+    return Response(stored.response, media_type="application/json")
+
+
+def _events_after(starting_after: str | None, log: EventLog | None) -> EventStream:
+    """Raises BadRequestError."""
+    if log is None:
+        message = "stream: the events are kept of responses that were asked for with background and stream only."
+        raise BadRequestError(message, param="stream")
+    if starting_after is not None and not re.fullmatch("[0-9]{1,9}", starting_after):
+        raise BadRequestError("starting_after must be the sequence_number of an event.", param="starting_after")
+    after = -1 if starting_after is None else int(starting_after)
+    log.check(after)
+    return EventStream(log.follow(after))
 
 
 @router.delete(
@@ -149,11 +187,15 @@ async def input_items(
     responses=answers_of(ResponseObject, 400, 404, 413, 415),
 )
 async def cancel(request: Request, response_id: str) -> Response:
-    """Ends a running response after its next tokens; its stream ends with what there is."""
+    """Ends a running response after its next tokens; its stream ends with what there is. One of the background that is
+    over stays as it is.
+    """
     client, store, serving = await _client(request), store_of(request), serving_of(request)
     running = store.under_way(response_id, client)
     if running is None:
-        store.get(response_id, client)
+        stored = store.get(response_id, client)
+        if orjson.loads(stored.response)["background"]:
+            return Response(stored.response, media_type="application/json")
         raise BadRequestError("Only a response that is still running can be cancelled.", param="response_id")
     serving.cancel(response_id, caller_of(request.scope))
     return json_response(running.cancel())

@@ -199,7 +199,7 @@ class ResponseObject(Answer):
     """Unix time, in seconds."""
     completed_at: int | None
     """The same of its end, if it was completed."""
-    status: Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "cancelled", "failed"]
     """`completed`: the model ended its turn, or a stop was reached."""
     error: ResponseError | None
     """Where it failed."""
@@ -247,7 +247,7 @@ class ResponseObject(Answer):
     """As asked for."""
     store: bool
     """Whether it is stored."""
-    background: Literal[False]
+    background: bool
     """Always false."""
     service_tier: Literal["default"]
     """Always the same."""

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
+from server.api.responses.events_log import EventLog, LogBytes
 from server.errors import JsonObject, UnknownResponseError
 
 MOST_LEFT = 65_536
@@ -34,18 +35,22 @@ class StoredInput(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A response as JSON, the items of its own input as JSON, and the id of the response before it."""
+    """A response as JSON, the items of its own input as JSON, and the id of the response before it; its events, if they
+    are kept.
+    """
 
     client: str
     response: bytes
     input: bytes
     previous: str | None
     item_ids: tuple[str, ...]
+    log: EventLog | None = None
 
     @property
     def size(self) -> int:
         """Bytes, about."""
-        return ENTRY_BYTES + len(self.response) + len(self.input) + ITEM_BYTES * len(self.item_ids)
+        events = 0 if self.log is None else self.log.size
+        return ENTRY_BYTES + len(self.response) + len(self.input) + ITEM_BYTES * len(self.item_ids) + events
 
     def items(self) -> list[JsonObject]:
         """Those of the input, and those of the output."""
@@ -60,6 +65,7 @@ class Running(Protocol):
 
     client: str
     is_over: bool
+    log: EventLog | None
 
     def snapshot(self) -> JsonObject:
         """The response so far."""
@@ -79,6 +85,7 @@ class ResponseStore:
         self._running: WeakValueDictionary[str, Running] = WeakValueDictionary()
         self._most = most
         self._most_bytes = most_bytes
+        self._log_bytes = LogBytes(most_bytes // 2)
         self._by_id: OrderedDict[str, Stored] = OrderedDict()
         self._of_item: dict[tuple[str, str], str] = {}
         self._left: OrderedDict[str, Left] = OrderedDict()
@@ -119,8 +126,21 @@ class ResponseStore:
             self._by_id[response_id] = stored
             self.size += stored.size
             self._of_item |= {(client, item): response_id for item in stored.item_ids}
-            while self.size > self._most_bytes or len(self._by_id) > self._most:
-                self._remove(next(iter(self._by_id)), "evicted")
+            self._make_room()
+
+    def new_log(self) -> EventLog:
+        """For the events of a response that is to be stored."""
+        return EventLog(self._log_bytes)
+
+    def keep_events(self, response_id: str, log: EventLog) -> None:
+        """Keeps the events of a response that is stored, unless they alone are too many."""
+        with self._lock:
+            stored = self._by_id.get(response_id)
+            if stored is None or stored.size + log.size > self._most_bytes:
+                return
+            self._by_id[response_id] = stored._replace(log=log)
+            self.size += log.size
+            self._make_room()
 
     def get(self, response_id: str, client: str) -> Stored:
         """Raises UnknownResponseError, which says whether it was there once."""
@@ -151,6 +171,10 @@ class ResponseStore:
         with self._lock:
             response_id = self._of_item.get((client, item_id))
             return None if response_id is None else self._by_id[response_id]
+
+    def _make_room(self) -> None:
+        while self.size > self._most_bytes or len(self._by_id) > self._most:
+            self._remove(next(iter(self._by_id)), "evicted")
 
     def _remove(self, response_id: str, how: Left) -> None:
         stored = self._by_id.pop(response_id)

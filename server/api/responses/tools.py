@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag
 from server.api.common.conversation import MAX_TOOLS
 from server.api.common.fields import Fields
 from server.api.responses.items import one_of, tag_by_type
+from server.core import lark_in_json
 from server.core.request import NamedTool, ToolUse
 from server.errors import BadRequestError
 
@@ -46,16 +47,18 @@ class TextInput(Fields):
     """The kind of the input."""
 
 
-class RegexInput(Fields):
+class GrammarInput(Fields):
     """Text in a form."""
 
     type: Literal["grammar"]
     """The kind of the input."""
-    syntax: Literal["regex"]
-    """Differs: `lark` is refused, since the model writes the input within JSON."""
-    definition: str
-    """A regular expression that all of the input matches. It binds the input as the schema of a strict function binds
-    its arguments.
+    syntax: Literal["regex", "lark"]
+    """The notation of the definition."""
+    definition: Annotated[str, Field(min_length=1)]
+    """A regular expression that all of the input matches, or a Lark grammar of it. It binds the input as the schema of
+    a strict function binds its arguments.
+
+    Differs: of Lark's directives there are `%ignore` and `%import common.NAME`.
     """
 
 
@@ -69,7 +72,7 @@ class CustomTool(Fields):
     description: str | None = None
     """What it does, for the model."""
     format: Annotated[
-        Annotated[TextInput, Tag("(text)")] | Annotated[RegexInput, Tag("(grammar)")], one_of("text", "grammar")
+        Annotated[TextInput, Tag("(text)")] | Annotated[GrammarInput, Tag("(grammar)")], one_of("text", "grammar")
     ] | None = None  # fmt: skip
     """The form of its input; absent: any text."""
 
@@ -239,13 +242,15 @@ def _schema(tool: FunctionTool | CustomTool) -> dict[str, Any] | None:
     if isinstance(tool, FunctionTool):
         return tool.parameters
     text = {"type": "string"}
-    if isinstance(tool.format, RegexInput):
+    if isinstance(tool.format, GrammarInput) and tool.format.syntax == "lark":
+        text[lark_in_json.KEY] = tool.format.definition
+    elif isinstance(tool.format, GrammarInput):
         text["pattern"] = f"^(?:{tool.format.definition})$"
     return {"type": "object", "properties": {"input": text}, "required": ["input"]}
 
 
 def _is_strict(tool: FunctionTool | CustomTool) -> bool:
-    return bool(tool.strict) if isinstance(tool, FunctionTool) else isinstance(tool.format, RegexInput)
+    return bool(tool.strict) if isinstance(tool, FunctionTool) else isinstance(tool.format, GrammarInput)
 
 
 def as_arguments(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the responses about the server itself look like, for the OpenAPI document and docs/api.md."""
+"""What the responses about the server itself look like, for the OpenAPI document and docs/api/service.md."""
 
 from typing import Annotated, Literal
 

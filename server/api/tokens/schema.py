@@ -1,4 +1,4 @@
-"""What the responses of `/tokenize` and `/detokenize` look like, for the OpenAPI document and docs/api.md."""
+"""What the responses of `/tokenize` and `/detokenize` look like, for the OpenAPI document and docs/api/tokens.md."""
 
 from server.api.common.schema import Answer, Count
 

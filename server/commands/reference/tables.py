@@ -1,0 +1,203 @@
+"""Tables of everything else: errors, options, profiles, metrics, dialects, and what is not here."""
+
+import argparse
+import html
+import json
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.known import FORMS, MARKERS
+from engine.messages import PageGroup, Stats
+from engine.sampling import SAMPLING_FIELDS, TokenSampling
+from server.api.common.refused import UNSUPPORTED
+from server.api.messages.errors import TYPES
+from server.commands import serve
+from server.commands.dialects import DIALECTS
+from server.commands.reference.fields import Row, table
+from server.errors import ApiError
+from server.metrics import Metrics
+from server.modes.profile import PROFILE_FOLDER, ModeProfile, Profile, ThinkingMode, load_profile
+from server.telemetry.vllm_metrics import EngineView
+
+
+def errors() -> str:
+    """The statuses of our own errors."""
+
+    def kinds(of: type[ApiError]) -> Iterator[type[ApiError]]:
+        for kind in of.__subclasses__():
+            yield kind
+            yield from kinds(kind)
+
+    rows = sorted(
+        [str(int(kind.status)), f"`{kind.kind}`", str(kind.__doc__).splitlines()[0].partition(" `")[0]]
+        for kind in kinds(ApiError)
+    )
+    return table(["status", "type", "when"], rows)
+
+
+def anthropic_errors() -> str:
+    """The types of errors in Anthropic's shape, by status."""
+    types = {**TYPES, HTTPStatus.INTERNAL_SERVER_ERROR: "api_error"}
+    rows = [[str(int(status)), f"`{kind}`"] for status, kind in sorted(types.items())]
+    return table(["status", "type"], [["400, 405, 415", "`invalid_request_error`"], *rows])
+
+
+def options() -> str:
+    """The options of `twogear serve`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    serve.add_arguments(parser)
+    rows = [["`MODEL`", "the embedded model", "a local folder or a hub id"]]
+    for action in parser._actions:
+        if action.option_strings:
+            name = " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
+            rows.append([f"`{name}`", f"`{action.default}`" if action.default else "", str(action.help)])
+    return table(["option", "default", "meaning"], rows)
+
+
+def profiles() -> str:
+    """The shipped profiles, and how each mode draws."""
+
+    def sampling(mode: ModeProfile) -> str:
+        plain = TokenSampling()
+        names = [name for name in SAMPLING_FIELDS if getattr(mode, name) != getattr(plain, name)]
+        return ", ".join(f"{name} {getattr(mode, name):g}" for name in names) or "greedy"
+
+    rows = []
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        profile = load_profile(path)
+        types = ", ".join(profile.match.model_types) if profile.match else "all others"
+        modes = "; ".join(f"{name}: {sampling(mode)}" for name, mode in profile.modes.items())
+        rows.append([f"`{path.stem}`", types, modes])
+    return table(["profile", "`model_type`", "sampling of each mode"], rows)
+
+
+def families() -> str:
+    """The shipped profiles that are for a family of models."""
+    rows = []
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        profile, shown = load_profile(path), f"`{path.stem}`"
+        if profile.family is None:
+            continue
+        family, fmt = profile.family, profile.format
+        thinks = bool(_thinking(profile))
+        tags = "as found" if fmt.finds_tags else f"`{fmt.think}` `{fmt.think_end}`"
+        sampling = "generation_config.json, else the profile" if profile.sampling_of_checkpoint else "the profile"
+        sources = " ".join(f"[{index}]({link})" for index, link in enumerate(family.sources, 1))
+        levels = [mode.levels.variable for mode in _thinking(profile) if mode.levels is not None]
+        rows.append(
+            [
+                family.models,
+                shown,
+                ", ".join(profile.modes),
+                _switch(profile) if thinks else "none",
+                ", ".join(f"`{name}`" for name in levels),
+                tags if thinks else "none",
+                fmt.calls or "as the template tells",
+                sampling,
+                sources,
+                family.checked,
+                family.unchecked,
+            ]
+        )
+    head = ["family", "profile", "modes", "switch", "levels", "tags", "calls", "sampling", "sources", "checked", "not"]
+    return table(head, rows)
+
+
+def _thinking(profile: Profile) -> list[ThinkingMode]:
+    return [mode for mode in profile.modes.values() if isinstance(mode, ThinkingMode)]
+
+
+def _switch(profile: Profile) -> str:
+    """The variables by which the template knows the modes."""
+    told = []
+    for mode in profile.modes.values():
+        if mode.template is not None:
+            return "templates of ours"
+        if mode.template_variables is None:
+            return "as found, `enable_thinking` most often"
+        told += [f"`{name}` {json.dumps(value)}" for name, value in mode.template_variables.items()]
+    return ", ".join(told) or "none: always thinks, unless the server closes the block"
+
+
+def metrics(*, of_vllm: bool = False) -> str:
+    """Our own metrics, or those under vLLM's names."""
+    view = EngineView(
+        model_name="",
+        ready=lambda: True,
+        load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
+        queued=lambda: 0,
+        cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
+    )
+    registry = Metrics(view, ()).registry
+    rows = []
+    for collector in list(registry._collector_to_names):
+        for metric in collector.collect():
+            if metric.name.startswith("vllm:") is of_vllm:
+                labels = getattr(collector, "_labelnames", None) or metric.samples[0].labels
+                name = metric.name + ("_total" if metric.type == "counter" else "")
+                rows.append(
+                    [
+                        f"`{name}`",
+                        metric.type,
+                        ", ".join(label for label in labels if label != "le"),
+                        metric.documentation,
+                    ]
+                )
+    return table(["metric", "type", "labels", "meaning"], rows)
+
+
+def dialects() -> str:
+    """What clients of other servers send, and what it means here."""
+
+    def shown(fields: Any) -> str:
+        return f"`{json.dumps(fields)}`"
+
+    rows = (
+        [
+            one.peers,
+            shown(one.sent),
+            f"400 that names `{one.means}`" if isinstance(one.means, str) else shown(one.means),
+        ]
+        for one in DIALECTS
+    )
+    return table(["of", "sent", "means"], rows)
+
+
+def unsupported() -> str:
+    """The fields that are refused unless they are off."""
+
+    def rows() -> Iterator[Row]:
+        for name, (off, instead) in UNSUPPORTED.items():
+            yield [f"`{name}`", ", ".join(f"`{json.dumps(value)}`" for value in off), instead and f"`{instead}`"]
+
+    return table(["field", "asks for nothing", "instead"], rows())
+
+
+def call_forms() -> str:
+    """The forms of tool calls, and what tells them."""
+    rows = ([f"`{name}`", _code(_picture(form)), ", ".join(map(_code, MARKERS[name]))] for name, form in FORMS.items())
+    return table(["`calls`", "one call", "told by"], rows)
+
+
+def _picture(form: CallForm) -> str:
+    """One call as a model of the form writes it, `NAME` with `KEY` and `VALUE`."""
+    match form:
+        case JsonCalls():
+            text = f'{{"name": "NAME", "{form.arguments}": {{…}}}}'
+            text = f"[{text}]" if form.is_list else text
+        case NamedJsonCalls():
+            number = ":0" if form.is_numbered else ""
+            text = f"{form.call_open}{form.name_prefix}NAME{number}{form.name_end}{{…}}{form.call_close}"
+        case TaggedCalls():
+            value = f"{form.param_open}KEY{form.text_key_end or form.key_end}VALUE{form.param_close}"
+            text = f"{form.call_open}NAME{form.name_end}{value}{form.call_close}"
+        case PythonCalls():
+            text = "[NAME(KEY=VALUE)]" if form.is_list else "NAME(KEY=VALUE)"
+    return f"{form.open}{text}{form.close}".replace("\n", "")
+
+
+def _code(text: str) -> str:
+    """As HTML, since a bar in a table's code is none in Markdown."""
+    return f"<code>{html.escape(text, quote=False)}</code>"
