@@ -29,9 +29,8 @@ ui: ## build the page at / from ui/ into server/ui/ (needs Node 20 and npm; only
 screenshots: setup ## the pictures of the page in README and docs, of a real server (needs Chromium)
 	$(BIN)/python -m tests.page.screenshots
 
-# Each of the many processes that the tests start would else compile vLLM's six thousand modules anew.
 test: setup ## the whole test suite (ARGS= for pytest)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
+	@tests/run.sh $(ARGS)
 
 test-vllm: setup ## the engine's tests on another release of vLLM, in an environment of its own (VERSION=, ARGS= for pytest)
 	@[ -f requirements/vllm-$(VERSION).txt ] || requirements/lock-vllm.sh $(VERSION)
