@@ -153,7 +153,7 @@ def test_what_is_stored(sdk: openai.OpenAI) -> None:
         ({"temperature": -1.0}, openai.BadRequestError, "temperature", None),
         ({"input": "9 " * 140_000}, openai.BadRequestError, "input", "context_length_exceeded"),
         ({"model": "gpt-5"}, openai.NotFoundError, "model", "model_not_found"),
-        ({"background": True}, openai.BadRequestError, "background", None),
+        ({"background": True, "store": False}, openai.BadRequestError, "background", None),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -164,6 +164,19 @@ def test_errors_are_the_sdks(
     with pytest.raises(kind) as caught:
         sdk.responses.create(**fields(**wrong), stream=stream)
     assert (caught.value.param, caught.value.code) == (param, code)
+
+
+@real
+def test_in_the_background(sdk: openai.OpenAI) -> None:
+    with sdk.responses.create(**fields(background=True), stream=True) as stream:
+        begun = next(iter(stream))
+    assert begun.type == "response.created"
+    with sdk.responses.retrieve(begun.response.id, stream=True, starting_after=begun.sequence_number) as stream:
+        *events, last = stream
+    assert [event.sequence_number for event in events] == list(range(1, last.sequence_number))
+    assert last.type == "response.completed"
+    done = sdk.responses.retrieve(begun.response.id)
+    assert (done.status, done.output_text) == ("completed", last.response.output_text)
 
 
 @real
