@@ -36,7 +36,7 @@ NOTE_TOOL = {
     },
 }
 FORMAT = ChatFormat.from_folder(EMBEDDED_MODEL)
-LETTERS = "abcdefghijklmnopqrstuvwxyz "
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LONG_TURN = {
     "temperature": 1.5,
     "min_tokens": 50,
