@@ -7,11 +7,12 @@ from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
 from chat_templates.templates import NO_TEMPLATE
 from chat_templates.tool_forms.known import HERMES
-from server.modes.mode import TRIED_MESSAGES, Mode, Modes, refusal
+from server.modes.mode import Mode, Modes, refusal
 from server.modes.profile import GENERAL, Profile
 
-SHOWN = 60
-"""Characters of a prompt's end."""
+SHOWN = 100
+"""Characters of a prompt's end, at most."""
+QUESTION = "Is 1 + 1 = 2?"
 
 
 def report(modes: Modes, fmt: ChatFormat, name: str) -> list[str]:
@@ -39,7 +40,7 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str) -> Iter
 
 
 def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
-    yield f"prompts end with {json.dumps(_prompt(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
+    yield f"prompts end with {json.dumps(_after_the_question(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
     if fmt.is_foreign:
         given = {**mode.variables, **mode.levels.default}
         told = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
@@ -57,8 +58,10 @@ def _calls(fmt: ChatFormat) -> str:
     return fmt.settings.calls or HERMES
 
 
-def _prompt(fmt: ChatFormat, mode: Mode) -> str:
+def _after_the_question(fmt: ChatFormat, mode: Mode) -> str:
+    """What the template writes after the last message of a user; nothing where it takes no such conversation."""
     try:
-        return fmt.decode(fmt.render(TRIED_MESSAGES, mode.style), show_control=True)
+        prompt = fmt.decode(fmt.render([{"role": "user", "content": QUESTION}], mode.style), show_control=True)
     except FormatError:
         return ""
+    return prompt.rpartition(QUESTION)[2]
