@@ -25,9 +25,11 @@ def open_page(browser: Browser, url: str, size: tuple[int, int], colours: str) -
 
 def ask(page: Page, question: str, button: str) -> None:
     """Sends a question and waits until all of its answers have ended."""
+    asked = page.get_by_role("button", name="Edit", exact=True)
+    before = asked.count()
     page.get_by_label("Message", exact=True).fill(question)
     page.get_by_role("button", name=button, exact=True).click()
-    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    asked.nth(before).wait_for()  # Stop may be gone before it is seen
     page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
 
 
