@@ -1,8 +1,9 @@
-"""Thoughts that go round in circles: which of them the mode's rule would close, and whether it would close others.
+"""Thoughts that go round in circles: which of them the rule of a profile closes, and which others.
 
 The server has to run with a profile whose rule is off (`enabled = false` in `[modes.NAME.repetition]`), so that every
-thought shows how it ends by itself. The rule is then applied to its tokens. Asked are held-out questions, and others
-that are far from what the embedded checkpoint was trained on, with which it often loops.
+thought shows how it ends by itself. The rule that profiles have unless they say otherwise is then applied to its
+tokens. Asked are held-out questions, and others that are far from what the embedded checkpoint was trained on, with
+which it often loops.
 """
 
 import argparse

@@ -10,7 +10,7 @@ REACH = 4
 
 
 class RepetitionWatch:
-    """Reads the tokens of one thought. It costs a comparison for each delta of one that is shorter than the window."""
+    """Reads the tokens of one thought. Of one that is shorter than the window they are only kept."""
 
     def __init__(self, rule: Repetition) -> None:
         self._rule = rule
