@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -160,9 +161,16 @@ class EngineClient(Protocol):
 class _EngineSocket(asyncio.Protocol):
     """The front end's end of the connection: whole messages up, and the news that the engine is gone."""
 
-    def __init__(self, client: "ProcessEngineClient") -> None:
+    def __init__(self, client: "ProcessEngineClient", sock: socket.socket) -> None:
         self._client = client
         self._frames = FrameBuffer()
+        self._rest = sock.dup()
+
+    def drain(self) -> None:
+        """Takes what the engine sent before its end: a write that failed ends asyncio's reading at once."""
+        with self._rest, contextlib.suppress(OSError):
+            while data := self._rest.recv(1 << 18, socket.MSG_DONTWAIT):
+                self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -177,6 +185,7 @@ class _EngineSocket(asyncio.Protocol):
         self,
         exc: Exception | None,  # noqa: ARG002 - asyncio's signature
     ) -> None:
+        self.drain()
         self._client.on_connection_lost()
 
 
@@ -221,6 +230,7 @@ class ProcessEngineClient:
         self._ending: _Ending | None = None
         self._running_at_end: frozenset[str] = frozenset()
         self._ended = asyncio.Event()
+        self._closed = asyncio.Event()
         self._ready_since: float | None = None
         self._steps = StepWatch(self._most_seconds)
         self._owes_report = False  # of a step whose clients have left
@@ -397,6 +407,7 @@ class ProcessEngineClient:
         """Called by the connection: usually the first sign that the process is dead."""
         self._transport = None
         self._end(None)
+        self._closed.set()
 
     def _end(self, ending: _Ending | None) -> None:
         """This life of the engine is over; `ending` is None where only the exit status will tell why."""
@@ -457,7 +468,9 @@ class ProcessEngineClient:
         exit_status: int | None = None
         try:
             loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_unix_connection(lambda: _EngineSocket(self), sock=engine.socket)
+            transport, _ = await loop.create_unix_connection(
+                lambda: _EngineSocket(self, engine.socket), sock=engine.socket
+            )
             self._transport = transport
             await asyncio.wait([engine.exited, ended], return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait([engine.exited, watch], timeout=GENTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -468,6 +481,7 @@ class ProcessEngineClient:
             last_lines = list(engine.last_lines) if hung else []
             if transport is not None:
                 transport.abort()
+                await self._closed.wait()
             exit_status = await engine.end()
             self._process = None
         ending = self._ending or self._ending_of(exit_status, engine)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -155,3 +156,17 @@ async def test_all_that_ran_at_an_end_is_told_to_each(start: Start) -> None:
         assert len(lost) == 2
         assert {error.number for error in lost} == {1}
         assert {error.running for error in lost} == {frozenset(one.request_id for one in requests[1:])}
+
+
+async def test_what_was_sent_before_the_end_is_not_lost_to_a_write_that_fails_first(start: Start) -> None:
+    async with start("exit") as client:
+        await ready(client)
+        await token_ids(client, request([5]))
+        first, second = (asyncio.create_task(token_ids(client, request([5]))) for _ in range(2))
+        await asyncio.sleep(0)  # both are with the engine, which ends over the second
+        time.sleep(1.0)  # noqa: ASYNC251 - the loop reads nothing meanwhile
+        with pytest.raises(EngineLost):
+            await collect(client, request([5]))
+        assert await first == [7] * TOKENS
+        with pytest.raises(EngineLost):
+            await second
