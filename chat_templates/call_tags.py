@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from chat_templates.settings import FormatSettings
-from chat_templates.tool_forms.form import CallForm, JsonCalls, tags_of, with_stand_ins
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, tags_of, with_stand_ins
 from chat_templates.tool_forms.known import FORMS, HERMES, form_in
 
 _FIRST_MARK = 0xDC00
@@ -53,6 +53,11 @@ class CallTags:
             marks={control[text]: char for text, char in used.items()},
             spellings={ord(char): text for text, char in used.items()},
         )
+
+    @property
+    def answer_open(self) -> str:
+        """What begins an answer where every message has a header; empty elsewhere."""
+        return self.form.answer_open if isinstance(self.form, NamedJsonCalls) else ""
 
     @property
     def open_text(self) -> str:

@@ -17,6 +17,7 @@ from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
 from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn, check_messages, check_variables
+from chat_templates.one_call import with_one_call
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import compiling, rendered
 from chat_templates.thinking_probe import find_switch, is_closed, with_found_tags
@@ -171,6 +172,8 @@ class CheckpointTemplate:
         add_generation_prompt: bool,
         is_open: bool,
     ) -> str:
+        last = len(turns) - 1
+        turns = with_one_call(turns) if self.settings.one_call_a_turn else turns
         messages = [_message(turn) for turn in turns]
         if is_open:
             fields = ["content"] if turns[-1]["content"] or not turns[-1]["reasoning_content"] else PAST_THINKING
@@ -189,9 +192,7 @@ class CheckpointTemplate:
         if not is_open:
             return text
         if END not in text:
-            raise FormatError(
-                "this model's chat template leaves out the text to be continued", f"messages[{len(turns) - 1}]"
-            )
+            raise FormatError("this model's chat template leaves out the text to be continued", f"messages[{last}]")
         return text[: text.rindex(END)]
 
     def _of_style(self, style: PromptStyle) -> dict[str, Any]:

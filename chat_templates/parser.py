@@ -21,10 +21,11 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.format import ChatFormat
+from chat_templates.harmony import HarmonyParser
 from chat_templates.tag_scanner import TagScanner
 from chat_templates.tool_forms.cursor import MARKS, is_mark
 from chat_templates.tool_forms.reader import SectionReader
@@ -35,6 +36,44 @@ _MARK = re.compile(f"[{MARKS}]")
 def new_call_id() -> str:
     """An id for a tool call, spelled as OpenAI's are."""
     return f"call_{secrets.token_hex(12)}"
+
+
+class Parser(Protocol):
+    """Reads one generation: `OutputParser`, or for harmony `HarmonyParser`."""
+
+    is_thinking: bool
+
+    @property
+    def held(self) -> str: ...  # noqa: D102 - as in OutputParser, like all that follow
+    def feed(self, token_ids: Sequence[int]) -> list[Event]: ...  # noqa: D102
+    def show(self, token_id: int) -> list[Event]: ...  # noqa: D102
+    def release(self) -> list[Event]: ...  # noqa: D102
+    def finish(self, *, is_cut: bool = False) -> list[Event]: ...  # noqa: D102
+    def end_thinking(self) -> list[Event]: ...  # noqa: D102
+
+
+def make_parser(
+    fmt: ChatFormat,
+    *,
+    thinking_open: bool,
+    calls: bool,
+    calls_in_thinking: bool,
+    tools: Mapping[str, Any],
+    call_id: Callable[[], str] | None = None,
+) -> Parser:
+    """The parser for a format, for a thinking that does not open again."""
+    call_id = call_id or new_call_id
+    if fmt.has_channels:
+        return HarmonyParser(fmt, thinking_open=thinking_open, call_id=call_id, calls=calls, tools=tools)
+    return OutputParser(
+        fmt,
+        thinking_open=thinking_open,
+        call_id=call_id,
+        calls=calls,
+        calls_in_thinking=calls_in_thinking,
+        reopens=False,
+        tools=tools,
+    )
 
 
 class OutputParser:

@@ -16,8 +16,10 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `calls`: the form of tool calls, a name in `tool_forms.known`; None: as the checkpoint's template tells. In the form
     `hermes`, `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, `inside_tool_call` before and after.
     `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
-    A tag may be a token of its own or ordinary text. `thinks`: whether the model can think; None: as its template
-    tells. `finds_tags`: where template or tokenizer have the tags of another family, thinking is between those.
+    A tag may be a token of its own, ordinary text, or both beside each other. `one_call_a_turn`: the template takes
+    turns with one call each, without text beside the thinking (gpt-oss). `thinks`: whether the model can think; None:
+    as its template tells. `finds_tags`: where template or tokenizer have the tags of another family, thinking is
+    between those.
     """
 
     think: str = "<think>"
@@ -32,6 +34,7 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     inside_tool_call: str = ""
     hidden: tuple[str, ...] = ()
     tools: str = "tools"
+    one_call_a_turn: bool = False
     thinks: bool | None = None
     finds_tags: bool = False
 

@@ -31,7 +31,8 @@ class NamedJsonCalls(
     """`open call_open NAME name_end {…} call_close … close`.
 
     `name_prefix`: what the model writes before the name. `is_numbered`: a colon and the call's number follow it.
-    `id_open`: what stands before an id of the model's, between name and `name_end`; read, not written.
+    `id_open`: what stands before an id of the model's, between name and `name_end`; read, not written. `answer_open`:
+    what begins an answer where every message has a header, as in harmony: there a call ends the turn.
     """
 
     open: str
@@ -43,6 +44,7 @@ class NamedJsonCalls(
     is_numbered: bool = False
     id_open: str = ""
     between: str = ""
+    answer_open: str = ""
 
 
 class TaggedCalls(
@@ -70,6 +72,19 @@ class TaggedCalls(
     shares_section: bool = False
 
 
+class BareKeyCalls(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bare-keys", tag_field="kind"
+):
+    """`open call_open NAME{KEY:VALUE,…} close`, values in JSON but for its texts, which stand between two of `quote`, and
+    for its keys, which have no quotes. A quote in a text ends it.
+    """
+
+    open: str
+    close: str
+    call_open: str
+    quote: str
+
+
 class PythonCalls(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="python", tag_field="kind"
 ):
@@ -80,13 +95,13 @@ class PythonCalls(
     is_list: bool = True
 
 
-CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | PythonCalls
+CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | BareKeyCalls | PythonCalls
 
 
 def tags_of(form: CallForm) -> tuple[str, ...]:
     """The texts of the form that may be tokens of their own, without those that are empty."""
     names = {"open", "close", "call_open", "name_end", "call_close", "param_open", "key_end", "param_close"}
-    names |= {"text_key_end", "id_open"}
+    names |= {"text_key_end", "id_open", "answer_open", "quote"}
     texts = (getattr(form, name) for name in form.__struct_fields__ if name in names)
     return tuple(text for text in texts if text)
 

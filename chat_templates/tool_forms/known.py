@@ -5,7 +5,7 @@ What each is after: the templates of the named families; the oracle's test holds
 
 from collections.abc import Iterable
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 
 HERMES = "hermes"
 FORMS: dict[str, CallForm] = {
@@ -37,6 +37,11 @@ FORMS: dict[str, CallForm] = {
         call_close="<|tool_call_end|>",
         name_prefix="functions.",
         is_numbered=True,
+    ),
+    "harmony": NamedJsonCalls(
+        open="<|start|>assistant<|channel|>commentary to=functions.",
+        name_end=" <|constrain|>json<|message|>",
+        answer_open="<|start|>assistant<|channel|>final<|message|>",
     ),
     "qwen3-coder": TaggedCalls(
         open="<tool_call>",
@@ -93,6 +98,7 @@ FORMS: dict[str, CallForm] = {
         param_close="</｜DSML｜parameter>",
         shares_section=True,
     ),
+    "gemma4": BareKeyCalls(open="<|tool_call>", close="<tool_call|>", call_open="call:", quote='<|"|>'),
     "pythonic": PythonCalls(),
     "olmo3": PythonCalls(open="<function_calls>", close="</function_calls>", is_list=False),
     "lfm2": PythonCalls(open="<|tool_call_start|>", close="<|tool_call_end|>"),
@@ -109,11 +115,13 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "deepseek-v3.1": ("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"),
     "deepseek-v3": ("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "```json"),
     "kimi": ("<|tool_calls_section_begin|>",),
+    "harmony": ("<|start|>assistant", "<|channel|>", "<|message|>"),
     "qwen3-coder": ("<tool_call>", "<function=", "<parameter="),
     "seed-oss": ("<seed:tool_call>",),
     "glm": ("<tool_call>", "<arg_key>"),
     "minimax": ("<minimax:tool_call>",),
     "dsml": ("｜DSML｜",),
+    "gemma4": ("<|tool_call>",),
     "pythonic": ("[func_name1(params_name1=",),
     "olmo3": ("<function_calls>",),
     "lfm2": ("<|tool_call_start|>",),

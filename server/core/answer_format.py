@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chat_templates.format import ChatFormat
+from server.core.call_rules import tags_in_rule
 from server.core.grammar_jobs import CallsJob, Job, RuleJob
 from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
@@ -36,7 +37,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     forced = _forced_tools(request, tools)
     rule = _rule(request.forms) if request.forms and not forced else None
     # A tool that is named is called once, as OpenAI and vLLM do.
-    parallel = request.tool_use.parallel and not isinstance(choice, NamedTool)
+    parallel = request.tool_use.parallel and not isinstance(choice, NamedTool) and not serving.fmt.has_channels
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.kind == "grammar"))
     is_strict = may_call and not (forced or rule) and any(map(_is_strict, _tools_of(request)))
     is_strict = is_strict and bool(serving.fmt.calls.form.open)  # without a tag nothing tells a call from text
@@ -52,6 +53,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
         parallel=parallel,
         forbids_calls=bool(tools) and not may_call,
         is_named=isinstance(choice, NamedTool),
+        has_header=bool(called) and serving.fmt.has_channels,
         tools=dict(tools) if may_call else {},
     )
 
@@ -73,7 +75,7 @@ async def _grammar(
             return answer if DIRECTIVE in answer else UNFORCED + answer
     if tools:
         calls = await _written(_calls(tools, request, serving, parallel=parallel, is_free=is_free), request, serving)
-    whole = _whole(answer, calls)
+    whole = _whole(answer, calls, _header(serving.fmt))
     if whole is not None and _may_spell_control(rule, whole, serving.fmt):
         return UNFORCED + whole
     return whole
@@ -107,14 +109,19 @@ async def _written(job: Job, request: Request, serving: Serving) -> str:
         raise serving.unavailable(str(error)) from None
 
 
-def _whole(answer: str | None, calls: str | None) -> str | None:
-    """Of a rule's right-hand side for the answer and of rules for calls."""
+def _header(fmt: ChatFormat) -> str:
+    """The part of a rule for what stands before an answer that may be a call instead; mostly nothing."""
+    return tags_in_rule(fmt.calls.answer_open, fmt.calls.ids)
+
+
+def _whole(answer: str | None, calls: str | None, header: str) -> str | None:
+    """Of a rule's right-hand side for the answer and of rules for calls; `header`: of an answer, beside calls."""
     ways = [way for way, rules in (("answer", answer), ("calls", calls)) if rules is not None]
     if not ways:
         return None
     rules = [f"start: {' | '.join(ways)}"]
     if answer is not None:
-        rules.append(f"answer: {answer}")
+        rules.append(f"answer: {header} ({answer})" if header and calls is not None else f"answer: {answer}")
     return "\n".join([*rules, calls] if calls is not None else rules)
 
 

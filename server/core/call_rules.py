@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
 
 Schema = dict[str, Any] | bool
@@ -20,6 +20,19 @@ array: "[" (python (", " python)*)? "]"
 object: "{" (STRING ": " python (", " STRING ": " python)*)? "}"
 STRING: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
 NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+_BARE = r"""bare: text_value | NUMBER | "true" | "false" | "null" | bare_list | bare_object
+bare_list: "[" (bare ("," bare)*)? "]"
+bare_object: "{" (/[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare ("," /[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare)*)? "}"
+NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+_BARE_OF = {
+    "string": "text_value",
+    "boolean": '("true" | "false")',
+    "null": '"null"',
+    "number": "NUMBER",
+    "integer": "/-?(0|[1-9][0-9]*)/",
+    "array": "bare_list",
+    "object": "bare_object",
+}
 _INTEGER = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _PYTHON_OF = {
     "string": "STRING",
@@ -48,8 +61,7 @@ class CallRules:
         self._tools = tools
         self._tokens = tokens
         self._of_schema = of_schema
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._split = _splitter(tokens)
 
     def text(self, *, several: bool, is_free: bool = False) -> str:
         """The rules, for one call or for `several`.
@@ -63,6 +75,8 @@ class CallRules:
             rules += self._call(call, name, schema)
         if isinstance(self._form, PythonCalls):
             rules.append(_PYTHON)
+        if isinstance(self._form, BareKeyCalls):
+            rules += [_BARE, *self._text_in_quotes(self._form)]
         if isinstance(self._form, TaggedCalls):
             _, end = self._at_token(self._form.param_close)
             rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {self._tags(end)}"]
@@ -74,7 +88,9 @@ class CallRules:
         shares, before, between, after = _layout(form)
         inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
         opening = self._tags(form.open)
-        if is_free:
+        if isinstance(form, NamedJsonCalls) and form.answer_open:
+            yield f"calls: call | {self._tags(form.answer_open)} TEXT\nTEXT: /{_ANY}/" if is_free else "calls: call"
+        elif is_free:
             opening = yield from self._in_text(several=several)
         elif shares or not several:
             yield "calls: call"
@@ -113,6 +129,9 @@ class CallRules:
                 yield f"{arguments}: {self._of_schema(schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
+            case BareKeyCalls():
+                head = f"{self._tags(form.call_open)} {_quoted(name + '{')}"
+                yield f'{rule}: {head} {self._bare_fields(form, schema, schema)} "}}"'
             case PythonCalls():
                 yield from self._python_call(rule, name, schema)
 
@@ -156,6 +175,45 @@ class CallRules:
             return f"/{_ANY}{_regex(trim + before)}/{never}"
         return f"/{_ANY}{_regex(trim + end)}/ & ~/{_ANY}{_regex(end)}(.|\\n)+/{never}"
 
+    def _text_in_quotes(self, form: BareKeyCalls) -> Iterator[str]:
+        """A text, the quote that ends it as far as that is text."""
+        before, from_token = self._at_token(form.quote)
+        ends = "" if from_token else f"{_regex(before)}/ & ~/{_ANY}{_regex(before)}(.|\\n)+"
+        yield f"BARE_TEXT: /{_ANY}{ends}/"
+        yield f"text_value: {self._tags(form.quote)} BARE_TEXT {self._tags(from_token)}"
+
+    def _bare_fields(self, form: BareKeyCalls, schema: Any, root: Schema, depth: int = 8) -> str:
+        """The keys and values of an object without quotes."""
+        fields = [
+            (f"{_quoted(key + ':')} {self._bare_value(form, part, root, depth)}", needed)
+            for key, part, needed in _arguments(schema)
+        ]
+        if _is_open(schema):
+            fields.append((f'{_KEY} ":" bare', False))
+        return _separated(fields, ",")
+
+    def _bare_value(self, form: BareKeyCalls, part: Any, root: Schema, depth: int) -> str:
+        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
+            part = resolved(part["$ref"], root)
+        known = _known_texts(part, root)
+        quote = self._tags(form.quote)
+        if known is not None:
+            return f"{quote} ({' | '.join(map(_quoted, known))}) {quote}"
+        types = types_of(part, root)
+        if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
+            ways = sorted({_BARE_OF.get(name, "bare") for name in types})
+            return f"({' | '.join(ways)})" if ways else "bare"
+        match next(iter(types)):
+            case "integer" | "number":
+                return "%json " + json.dumps({key: part[key] for key in part if key in _INTEGER})
+            case "array" if "items" in part:
+                item = self._bare_value(form, part["items"], root, depth - 1)
+                return f'("[" ({item} ("," {item})*)? "]")'
+            case "object" if parameters_of(part):
+                return f'("{{" {self._bare_fields(form, dict(part), root, depth - 1)} "}}")'
+            case name:
+                return _BARE_OF.get(name, name)
+
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
         parts = [(f"{_quoted(key + '=')} {_python_value(part, schema)}", needed) for key, part, needed in arguments]
@@ -164,17 +222,24 @@ class CallRules:
         yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
 
     def _tags(self, text: str) -> str:
-        """Tags, of tokens and of text, in a rule."""
-        return " ".join(
-            f"<[{self._tokens[piece]}]>" if piece in self._tokens else _quoted(piece)
-            for piece in self._split.split(text)
-            if piece
-        )
+        return tags_in_rule(text, self._tokens)
 
     def _at_token(self, tag: str) -> tuple[str, str]:
         """A tag's text before its first token, and the rest."""
         first = self._split.search(tag)
         return (tag, "") if first is None else (tag[: first.start()], tag[first.start() :])
+
+
+def tags_in_rule(text: str, tokens: Mapping[str, int]) -> str:
+    """Tags, of tokens and of text, as part of a rule."""
+    pieces = _splitter(tokens).split(text)
+    return " ".join(f"<[{tokens[piece]}]>" if piece in tokens else _quoted(piece) for piece in pieces if piece)
+
+
+def _splitter(tokens: Mapping[str, int]) -> re.Pattern[str]:
+    """Splits a text at the tokens' spellings."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
 
 def _layout(form: CallForm) -> tuple[bool, str, str, str]:
@@ -193,6 +258,8 @@ def _layout(form: CallForm) -> tuple[bool, str, str, str]:
         case TaggedCalls():
             before = _quoted(form.space) if form.call_open else ""
             return form.shares_section, before, form.space, _quoted(form.space)
+        case BareKeyCalls():
+            return False, "", "", ""
         case PythonCalls():
             return True, *(('"["', ", ", '"]"') if form.is_list else ("", "\n", ""))
 
@@ -259,11 +326,11 @@ def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
             return _PYTHON_OF.get(name, name)
 
 
-def _separated(parts: Sequence[tuple[str, bool]]) -> str:
+def _separated(parts: Sequence[tuple[str, bool]], comma: str = ", ") -> str:
     """Arguments, each with whether it is needed, with commas between those that are there."""
     ways = []
     for first, (text, needed) in enumerate(parts):
-        rest = [f'(", " {other}){"" if is_needed else "?"}' for other, is_needed in parts[first + 1 :]]
+        rest = [f"({_quoted(comma)} {other}){'' if is_needed else '?'}" for other, is_needed in parts[first + 1 :]]
         ways.append(" ".join([text, *rest]))
         if needed:
             return f"({' | '.join(ways)})"

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 
 Call = tuple[str, dict[str, Any]]
 
-ONE_A_SECTION = {"hermes", "qwen3-coder", "glm", "mistral"}
+ONE_A_SECTION = {"hermes", "qwen3-coder", "glm", "mistral", "gemma4", "harmony"}
 """Of which a model opens a new section for each call."""
 
 
@@ -33,6 +33,8 @@ def written(form: CallForm, calls: Sequence[Call]) -> str:
             )
         case TaggedCalls():
             text = (form.space if form.call_open else "") + "".join(_tagged(form, call) + form.space for call in calls)
+        case BareKeyCalls():
+            text = "".join(form.call_open + name + _bare(form, arguments) for name, arguments in calls)
         case PythonCalls():
             texts = [f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})" for name, arguments in calls]
             text = f"[{', '.join(texts)}]" if form.is_list else "\n".join(texts)
@@ -50,6 +52,17 @@ def _tagged(form: TaggedCalls, call: Call) -> str:
             form.param_open + key + end + trimmed + (value if is_text else _json(value)) + trimmed + form.param_close
         )
     return form.space.join([*parts, *([form.call_close] if form.call_close else [])])
+
+
+def _bare(form: BareKeyCalls, value: Any) -> str:
+    match value:
+        case str():
+            return form.quote + value + form.quote
+        case dict():
+            return "{" + ",".join(f"{key}:{_bare(form, item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ",".join(_bare(form, item) for item in value) + "]"
+    return _json(value)
 
 
 def _json(value: Any) -> str:
