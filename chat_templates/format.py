@@ -111,7 +111,7 @@ class ChatFormat:
         often FormatError) for what is in them.
         """
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        files = read_template(folder, template)
+        files = read_template(folder, template, settings)
         if files is None:
             OwnTemplates().check(styles)
             try:
@@ -136,7 +136,7 @@ class ChatFormat:
 
         Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
         """
-        files = read_template(folder, template)
+        files = read_template(folder, template, self.settings)
         if (files is not None) != (self.is_foreign and self.can_chat):
             raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
         if files is None:

@@ -13,13 +13,18 @@ import msgspec
 class JsonCalls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json", tag_field="kind"):
     """`open {"name": NAME, "arguments": {…}} close`, or a list of such objects.
 
-    `arguments`: the key that is written; "arguments" and "parameters" are both read. `is_list`: whether a list is
-    written. `inside`: white space that the model may write next to the tags. `between`: what stands between sections.
+    `name` and `arguments`: the keys that are written; "name" and "tool_name", "arguments" and "parameters" are read.
+    `id`: the key of the call's number in its list, which is written before the name; read, not told. `by_name`:
+    instead, an object is `{NAME: {…}}`. `is_list`: whether a list is written. `inside`: white space that the model may
+    write next to the tags. `between`: what stands between sections.
     """
 
     open: str = "<tool_call>"
     close: str = "</tool_call>"
+    name: str = "name"
     arguments: str = "arguments"
+    id: str = ""
+    by_name: bool = False
     is_list: bool = False
     inside: str = ""
     between: str = "\n"
@@ -55,7 +60,9 @@ class TaggedCalls(
     Values have no quotes: the tool's schema says which are text, or, with `text_key_end`, the end of the key does:
     that for text, `key_end` for JSON. One line break at each end of a text belongs to the tags if `trims`. `space`: the
     white space that is written between the tags. `shares_section`: whether several calls are written in one section,
-    not in one each.
+    not in one each. `index_open`: what stands between a call's name and its number, counted from 1, before `name_end`.
+    `json_key_ends`: what else ends the key of a value in JSON, for the types that it is of. `lead`: what a model writes
+    before a section.
     """
 
     open: str
@@ -70,13 +77,16 @@ class TaggedCalls(
     trims: bool = False
     space: str = "\n"
     shares_section: bool = False
+    index_open: str = ""
+    json_key_ends: dict[str, str] = {}
+    lead: str = ""
 
 
 class BareKeyCalls(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bare-keys", tag_field="kind"
 ):
-    """`open call_open NAME{KEY:VALUE,…} close`, values in JSON but for its texts, which stand between two of `quote`, and
-    for its keys, which have no quotes. A quote in a text ends it.
+    """`open call_open NAME{KEY:VALUE,…} close`: JSON but for its texts, which stand between two of `quote`, and for its
+    keys, which have no quotes. A quote in a text ends it.
     """
 
     open: str
@@ -101,7 +111,7 @@ CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | BareKeyCalls | PythonCalls
 def tags_of(form: CallForm) -> tuple[str, ...]:
     """The texts of the form that may be tokens of their own, without those that are empty."""
     names = {"open", "close", "call_open", "name_end", "call_close", "param_open", "key_end", "param_close"}
-    names |= {"text_key_end", "id_open", "answer_open", "quote"}
+    names |= {"lead", "index_open", "text_key_end", "id_open", "answer_open", "quote"}
     texts = (getattr(form, name) for name in form.__struct_fields__ if name in names)
     return tuple(text for text in texts if text)
 
@@ -112,7 +122,13 @@ def with_stand_ins(form: CallForm, stand_ins: Mapping[str, str]) -> CallForm:
     for name in form.__struct_fields__:
         value = getattr(form, name)
         if isinstance(value, str):
-            for spelling, character in stand_ins.items():
-                value = value.replace(spelling, character)
-            changed[name] = value
+            changed[name] = _with_stand_ins(value, stand_ins)
+        elif isinstance(value, dict):
+            changed[name] = {key: _with_stand_ins(text, stand_ins) for key, text in value.items()}
     return msgspec.structs.replace(form, **changed)
+
+
+def _with_stand_ins(text: str, stand_ins: Mapping[str, str]) -> str:
+    for spelling, character in stand_ins.items():
+        text = text.replace(spelling, character)
+    return text

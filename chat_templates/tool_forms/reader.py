@@ -15,9 +15,13 @@ from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, Na
 from chat_templates.tool_forms.values import as_json, dumped, is_text, parameters_of, python_call, types_of, whole_call
 
 _NAME = r""""(?: [^"\\\x00-\x1f] | \\["\\/bfnrt] | \\u[0-9a-fA-F]{4} )+" """
+_ID = r""""tool_call_id" \s* : \s* "[^"\\]*" \s* , \s*"""
 _HEAD = re.compile(
-    rf"""\{{ \s* "name" \s* : \s* ({_NAME}) \s* , \s* "(?:arguments|parameters)" \s* : \s* (?=\{{)""", re.VERBOSE
+    rf"""\{{ \s* (?:{_ID})? "(?:tool_)?name" \s* : \s* ({_NAME}) \s* , \s*
+    "(?:arguments|parameters)" \s* : \s* (?=\{{)""",
+    re.VERBOSE,
 )
+_NAME_FIRST = re.compile(rf"\{{ \s* ({_NAME}) \s* : \s* (?=\{{)", re.VERBOSE)
 _PYTHON_HEAD = re.compile(r"[A-Za-z_][\w.\-]*\(")
 _LONGEST_HEAD = 512  # characters; bounds how much is searched again with every token
 _LONGEST_NAME = 256
@@ -171,7 +175,7 @@ class SectionReader:
         is_list = form.is_list and bool((yield from cursor.literal("[")))
         while True:
             yield from cursor.space()
-            complete = yield from self._json_call()
+            complete = yield from self._json_call(form)
             if is_list and complete:
                 yield from cursor.space()
                 if (yield from cursor.literal(",", "]")) == ",":
@@ -184,14 +188,15 @@ class SectionReader:
             if form.open or not (yield from cursor.literal(form.between.strip())):
                 raise NotACallError
 
-    def _json_call(self) -> Step[bool]:
+    def _json_call(self, form: JsonCalls) -> Step[bool]:
         """One object; whether it is whole. A call in another order of keys is told once it is."""
         cursor = self._cursor
+        begins = _NAME_FIRST if form.by_name else _HEAD
         if not cursor.rest.startswith("{") or not (self._form.open or (yield from self._begins_with_a_key())):
             raise NotACallError
         look, whole = self._look_ahead()
         while True:
-            head = _HEAD.match(cursor.text, cursor.at, cursor.at + _LONGEST_HEAD)
+            head = begins.match(cursor.text, cursor.at, cursor.at + _LONGEST_HEAD)
             if head is not None:
                 self._ahead = cursor
                 cursor.at = head.end()
@@ -201,7 +206,7 @@ class SectionReader:
             if not (yield from cursor.more()):
                 raise NotACallError
         self._ahead = cursor
-        call = whole_call(whole[0])
+        call = None if form.by_name else whole_call(whole[0])
         if call is None:
             raise NotACallError
         cursor.at += len(whole[0])
@@ -295,9 +300,12 @@ class SectionReader:
         """One call; the tag that ended it."""
         cursor = self._cursor
         call_close = form.call_close or form.close
-        name, found = yield from self._name((form.name_end,) if form.name_end else (form.param_open, call_close))
+        ends = (form.name_end,) if form.name_end else (form.param_open, call_close)
+        name, found = yield from self._name((form.index_open, *ends) if form.index_open else ends)
         if not name:
             raise NotACallError
+        if form.index_open and found == form.index_open:
+            _, found = yield from self._name(ends)
         if found != form.name_end:
             cursor.at -= len(found)
         self._start(name)
@@ -324,8 +332,8 @@ class SectionReader:
         """A key and its value; whether it is whole."""
         cursor = self._cursor
         key: list[str] = []
-        ends = (form.key_end, form.text_key_end) if form.text_key_end else (form.key_end,)
-        found = yield from cursor.until(ends, key.append)
+        ends = (form.key_end, form.text_key_end, *form.json_key_ends.values())
+        found = yield from cursor.until(tuple(end for end in ends if end), key.append)
         if not found:
             return False
         name = self._spelled("".join(key)).strip()

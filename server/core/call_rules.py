@@ -87,7 +87,7 @@ class CallRules:
         form = self._form
         shares, before, between, after = _layout(form)
         inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
-        opening = self._tags(form.open)
+        opening = self._tags(_opening(form))
         if isinstance(form, NamedJsonCalls) and form.answer_open:
             yield f"calls: call | {self._tags(form.answer_open)} TEXT\nTEXT: /{_ANY}/" if is_free else "calls: call"
         elif is_free:
@@ -105,7 +105,7 @@ class CallRules:
         token in a tag is part of the text too.
         """
         text = "TEXT: /(.|\\n)*/"
-        before, from_token = self._at_token(self._form.open)
+        before, from_token = self._at_token(_opening(self._form))
         if from_token:
             yield f"calls: TEXT? {'(call TEXT?)*' if several else 'call?'}"
             yield text
@@ -119,8 +119,7 @@ class CallRules:
         form, arguments = self._form, rule.replace("call", "arguments")
         match form:
             case JsonCalls():
-                head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, {json.dumps(form.arguments)}: '
-                yield f'{rule}: {_quoted(head)} {arguments} "}}"'
+                yield f'{rule}: {_json_head(form, name)} {arguments} "}}"'
                 yield f"{arguments}: {self._of_schema(schema)}"
             case NamedJsonCalls():
                 number = '":" /[0-9]{1,3}/' if form.is_numbered else ""
@@ -138,7 +137,8 @@ class CallRules:
     def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
         space = _quoted(form.space)
         arguments = list(_arguments(schema))
-        head = f"{self._tags(form.call_open)} {_quoted(name)} {self._tags(form.name_end)}"
+        number = f"{self._tags(form.index_open)} /[0-9]{{1,3}}/" if form.index_open else ""
+        head = f"{self._tags(form.call_open)} {_quoted(name)} {number} {self._tags(form.name_end)}"
         texts = " ".join(
             f"({space} {rule}_{index}){'' if needed else '?'}" for index, (*_, needed) in enumerate(arguments)
         )
@@ -154,7 +154,12 @@ class CallRules:
     def _tagged_value(self, form: TaggedCalls, part: Any, root: Schema) -> str:
         """From the end of the key to the end of the value."""
         key_end, close = self._tags(form.key_end), self._tags(form.param_close)
-        if not is_text(types_of(part, root)):
+        types = types_of(part, root)
+        if not is_text(types):
+            if form.json_key_ends:
+                named = {"number" if name == "integer" else name for name in types - {"string"}}
+                ends = sorted({self._tags(form.json_key_ends.get(name, form.key_end)) for name in named})
+                key_end = f"({' | '.join(ends)})"
             trim = _quoted("\n") if form.trims else ""
             return f"{key_end} {trim} ({self._of_schema(_with_definitions(part, root))}) {trim} {close}"
         key_end = self._tags(form.text_key_end) if form.text_key_end else key_end
@@ -240,6 +245,21 @@ def _splitter(tokens: Mapping[str, int]) -> re.Pattern[str]:
     """Splits a text at the tokens' spellings."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
+def _opening(form: CallForm) -> str:
+    """All that is written before the calls of a section."""
+    return (form.lead if isinstance(form, TaggedCalls) else "") + form.open
+
+
+def _json_head(form: JsonCalls, name: str) -> str:
+    """An object up to the call's arguments, as part of a rule."""
+    called = json.dumps(name, ensure_ascii=False)
+    if form.by_name:
+        return _quoted(f"{{{called}: ")
+    head = _quoted(f"{json.dumps(form.name)}: {called}, {json.dumps(form.arguments)}: ")
+    number = f'{_quoted(json.dumps(form.id) + ": ")} /"[0-9]{{1,3}}", /' if form.id else ""
+    return f'"{{" {number} {head}'
 
 
 def _layout(form: CallForm) -> tuple[bool, str, str, str]:
