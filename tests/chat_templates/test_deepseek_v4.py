@@ -65,7 +65,7 @@ TOOLS = [
 
 
 def theirs(
-    encoder: ModuleType, conversation: list[Any], tools: list[Any], thinks: bool, effort: str, drop: bool
+    encoder: ModuleType, conversation: list[Any], tools: list[Any], *, thinks: bool, effort: str, drop: bool
 ) -> str:
     """As vLLM's tokenizer for it calls the encoder: tools are the first system message's."""
     messages = [
