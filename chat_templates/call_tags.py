@@ -70,6 +70,12 @@ class CallTags:
         """Whether the opening tag is made of text and tokens."""
         return any(ord(char) in self.spellings for char in self.open_text)
 
+    def in_marks(self, tag: str) -> str:
+        """Another tag, with the characters for the tokens that it shares with the form."""
+        for mark, spelling in self.spellings.items():
+            tag = tag.replace(spelling, chr(mark))
+        return tag
+
     def unmarked(self, text: str) -> str:
         """Text without the characters that stand for tokens."""
         return text if text.isascii() else re.sub("[\udc00-\udcff]", "", text)

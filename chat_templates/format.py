@@ -19,7 +19,7 @@ from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
-from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
+from chat_templates.think_end import MixedEnd, TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
 from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
 from chat_templates.tool_forms.form import tags_of
@@ -225,6 +225,9 @@ class ChatFormat:
 
     def think_end(self) -> ThinkEnd:
         """A new watch for the end of a thinking."""
+        if self._holds_tokens(self.settings.think_end):
+            first, *within, last = self._tag_ids(self.settings.think_end)
+            return MixedEnd(first, self.decode(within), last, self.detokenizer())
         if self.think_end_id == NO_TOKEN:
             return TextEnd(self.settings.think_end, self.detokenizer())
         return TokenEnd(self.think_end_id)

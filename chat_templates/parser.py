@@ -114,7 +114,9 @@ class OutputParser:
         self._form = fmt.calls.marked
         self._open_text = fmt.calls.open_text if calls or calls_in_thinking else ""
         self._tools = tools or {}
-        text_tags = [*fmt.text_tags, self._open_text] if self._open_text else fmt.text_tags
+        self._think, self._think_end = map(fmt.calls.in_marks, (fmt.settings.think, fmt.settings.think_end))
+        self._hidden = frozenset(map(fmt.calls.in_marks, fmt.settings.hidden))
+        text_tags = [*map(fmt.calls.in_marks, fmt.text_tags), *([self._open_text] if self._open_text else [])]
         self._scanner = TagScanner(text_tags) if text_tags else None
         self._may_begin = not self._form.open  # a section without a tag begins the answer
         self._reopens = reopens
@@ -277,16 +279,15 @@ class OutputParser:
 
     def _is_tag(self, spelling: str) -> bool:
         """Does what the tag says, if it says anything here; else it is text."""
-        tags = self._fmt.settings
         if spelling == self._open_text:
             if not self._may_call[self.is_thinking]:
                 return False
             self._open_section(self._unmarked(spelling))
-        elif spelling == tags.think_end and self.is_thinking:
+        elif spelling == self._think_end and self.is_thinking:
             self._close_thinking()
-        elif spelling == tags.think and self.is_thinking:
+        elif spelling == self._think and self.is_thinking:
             self._open_thinking()
-        elif spelling in tags.hidden:
+        elif spelling in self._hidden:
             self._hide()
         else:
             return False
