@@ -138,7 +138,8 @@ class CallRules:
         space = _quoted(form.space)
         arguments = list(_arguments(schema))
         number = f"{self._tags(form.index_open)} /[0-9]{{1,3}}/" if form.index_open else ""
-        head = f"{self._tags(form.call_open)} {_quoted(name)} {number} {self._tags(form.name_end)}"
+        parts = (self._tags(form.call_open), _quoted(name), number, self._tags(form.name_end))
+        head = " ".join(part for part in parts if part)
         texts = " ".join(
             f"({space} {rule}_{index}){'' if needed else '?'}" for index, (*_, needed) in enumerate(arguments)
         )

@@ -45,7 +45,7 @@ USER = {"role": "user", "content": "Weather? 서울 <｜User｜>"}
 ANSWER = {"role": "assistant", "content": "Sun.", "reasoning_content": "Look out."}
 CALLS = [call("1", "weather", city='Rome "x"', days=3, tags=["a"], exact=True), call("2", "now")]
 ASKS = {"role": "assistant", "content": "I look.", "reasoning_content": "hm", "tool_calls": CALLS}
-CONVERSATIONS = {
+CONVERSATIONS: dict[str, list[Any]] = {
     "one turn": [USER],
     "system": [SYSTEM, USER],
     "several turns": [SYSTEM, USER, ANSWER, USER, ANSWER, USER],
@@ -58,7 +58,7 @@ CONVERSATIONS = {
     "a system message at the end": [USER, ANSWER, SYSTEM],
     "an answer at the end": [USER, ANSWER],
 }
-TOOLS = [
+TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "weather", "description": "é", "parameters": {"type": "object"}}},
     {"type": "function", "function": {"name": "now", "description": "Time."}},
 ]

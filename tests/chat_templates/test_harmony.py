@@ -1,6 +1,9 @@
 """gpt-oss' messages in channels: read as openai-harmony reads them, at every split, and rendered as it renders them."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +15,7 @@ from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.harmony import HarmonyParser
 from chat_templates.messages import Message
 from chat_templates.settings import PromptStyle
-from tests.chat_templates.harmony import PROFILE, TOKENS, encoding, small_format
+from tests.chat_templates.harmony import PROFILE, TOKENS, encoding, small_format, vocabulary_folder
 from tests.chat_templates.tool_forms.test_parsed import ids_of
 from tests.chat_templates.tool_forms.test_reader import _calls_of
 
@@ -97,6 +100,28 @@ def theirs(text: str) -> Read:
 def test_what_openai_harmony_reads(name: str) -> None:
     text = EXAMPLES[name]
     assert ours(text) == ours(text, []) == theirs(text)
+
+
+DIFFERENT = {
+    "browser": "vLLM leaves out what is for a tool of its own",
+    "no message token in the thought": "vLLM reads a message without that token as none",
+}
+
+
+def test_what_vllm_reads() -> None:
+    pytest.importorskip("vllm")
+    folder = vocabulary_folder()
+    if folder is None:
+        pytest.skip("o200k_base is not here")
+    command = [sys.executable, "-m", "tests.chat_templates.vllm_harmony"]
+    environment = {**os.environ, "TIKTOKEN_ENCODINGS_BASE": str(folder)}
+    asked = json.dumps(list(EXAMPLES.values()))
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = dict(zip(EXAMPLES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    for name, (thought, answer, calls) in found.items():
+        same = (thought, answer, [tuple(call) for call in calls]) == ours(EXAMPLES[name])
+        assert same is (name not in DIFFERENT), (name, found[name])
 
 
 said = st.text(alphabet=st.sampled_from(list("aB1 <|>{}é한😀\n")), min_size=1, max_size=8)
