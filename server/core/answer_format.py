@@ -23,6 +23,10 @@ spellings of control tokens in it for those.
 """
 LARK = "%lark"
 """In a grammar: a tool's own, whose patterns may let any text through."""
+ANY_TEXT = "start: TEXT\nTEXT: /(.|\\n)*/"
+"""Of an answer that has no token of a header in it: where messages have headers, the server writes the answer's itself,
+and no call can follow.
+"""
 NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -45,13 +49,16 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     if rule or called:
         _refuse_with_grammar(request)
     grammar = await _grammar(rule, called, request, serving, parallel=parallel, is_free=is_strict)
+    forbids_calls = bool(tools) and not may_call
+    if grammar is None and forbids_calls and serving.fmt.has_channels and not _ends_late(request):
+        grammar = ANY_TEXT
     return AnswerFormat(
         grammar=grammar,
         banned=_banned(grammar, serving.fmt),
         calls=may_call,
         calls_in_thinking=may_call and not (forced or is_strict),
         parallel=parallel,
-        forbids_calls=bool(tools) and not may_call,
+        forbids_calls=forbids_calls,
         is_named=isinstance(choice, NamedTool),
         has_header=bool(called) and serving.fmt.has_channels,
         tools=dict(tools) if may_call else {},
@@ -196,6 +203,11 @@ def _rule(forms: Sequence[Form]) -> RuleJob:
             return RuleJob(field, "choice", texts)
         case GrammarForm(field, grammar):
             return RuleJob(field, "grammar", grammar)
+
+
+def _ends_late(request: Request) -> bool:
+    """Whether tokens may have to come after a grammar's end, where there can be none."""
+    return bool(request.stop.min_tokens or request.stop.ignore_eos)
 
 
 def _refuse_with_grammar(request: Request) -> None:

@@ -193,6 +193,15 @@ async def test_a_strict_tool_in_a_free_answer() -> None:
     assert "calls: call | <[" in (engine.seen[-1].sampling.grammar or "")
 
 
+async def test_where_no_tool_may_be_called_the_answer_is_opened_for_the_model() -> None:
+    engine = model(f"hm<|end|>{FINAL}It is 4.<|return|>")
+    async with serving(engine) as http:
+        done = await asked(http, tools=[TOOL], tool_choice="none")
+    assert prompt_of(engine).endswith(f"hm<|end|>{FINAL}")
+    assert engine.seen[-1].sampling.grammar == "start: TEXT\nTEXT: /(.|\\n)*/"
+    assert done["message"].get("tool_calls") in (None, [])
+
+
 async def test_probabilities_of_the_answer_are_those_of_its_text() -> None:
     async with serving(model(ANSWER)) as http:
         done = await asked(http, logprobs=True)
