@@ -68,7 +68,7 @@ async def test_channels_and_their_counts() -> None:
         assert usage["completion_tokens_details"]["reasoning_tokens"] == len(FMT.encode_text("hm"))
         assert whole["choices"][0]["finish_reason"] == "stop"
         modes = [entry["id"] for entry in (await http.get("/v1/models")).json()["data"]]
-        assert modes == ["m", "m:low", "m:medium", "m:high"]
+        assert modes == ["m", "m:reasoning", "m:low", "m:medium", "m:high"]
         refused = await http.post("/v1/chat/completions", json={**body, "reasoning_effort": "none"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "reasoning_effort")
 
