@@ -16,6 +16,7 @@ from chat_templates.format import ChatFormat
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from tests.fake_engine import FakeEngine
+from tests.real_server import RealServer
 from tests.scripted_server import app_of, serving
 from tests.server.terminal import Terminal
 
@@ -287,3 +288,20 @@ def test_what_is_typed_meanwhile_is_not_shown_and_comes_next(
     terminal.type("And then?\r")
     terminal.wait_for("y z", "standard> And then?", "Hello.")
     assert terminal.text.count("And then?") == 1
+
+
+@pytest.mark.engine
+def test_the_real_model(chat: Callable[..., Terminal], real_server: RealServer) -> None:
+    terminal = chat(f"{real_server.url}/v1", "--mode", "reasoning")
+    terminal.wait_for_prompt("reasoning>")
+    terminal.type("/set temperature 0\r")
+    terminal.wait_for("Set: temperature 0.")
+    terminal.type("What is 303 + 948 - 105?\r")
+    terminal.wait_for("\n1146\n", " thinking, ", "tokens/s")
+    terminal.wait_for_prompt("reasoning>")
+    terminal.type("/new\r")
+    terminal.wait_for("A new conversation")
+    terminal.type("/both What is 38 + 45?\r")
+    terminal.wait_for("tokens/s", times=3)
+    terminal.wait_for_prompt("reasoning>")
+    assert terminal.text.count("83 ") + terminal.text.count("83\n") >= 2
