@@ -20,11 +20,14 @@ REQUESTS, AT_ONCE = (int(number) for number in (*sys.argv[1:3], *("64", "8")[len
 
 async def one(client: AsyncOpenAI, model: str, number: int, at_once: asyncio.Semaphore) -> tuple[float, int]:
     """Seconds to the first token of a request, and how many tokens it had."""
-    messages = [{"role": "user", "content": f"What is {number} + {number * 7 % 100}?"}]
     async with at_once:
         started, first, tokens = time.monotonic(), 0.0, 0
         stream = await client.chat.completions.create(
-            model=model, messages=messages, stream=True, stream_options={"include_usage": True}, max_tokens=300
+            model=model,
+            messages=[{"role": "user", "content": f"What is {number} + {number * 7 % 100}?"}],
+            stream=True,
+            stream_options={"include_usage": True},
+            max_tokens=300,
         )
         async for chunk in stream:
             if chunk.choices and not first:

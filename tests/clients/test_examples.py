@@ -79,7 +79,7 @@ def test_structured_documents(environment: None, tmp_path: Path) -> None:
 
 def test_a_batch_goes_on_where_it_was_interrupted(environment: None, tmp_path: Path) -> None:
     target = tmp_path / "results.jsonl"
-    command = [sys.executable, EXAMPLES / "batch_file.py", EXAMPLES / "batch_requests.jsonl", target]
+    command: list[str | Path] = [sys.executable, EXAMPLES / "batch_file.py", EXAMPLES / "batch_requests.jsonl", target]
     run(*command)
     results = {line["custom_id"]: line["response"] for line in map(json.loads, target.read_text().splitlines())}
     assert {name: result["status_code"] for name, result in results.items()} == {
@@ -96,11 +96,11 @@ def proxy(environment: None, tmp_path: Path) -> Iterator[str]:
     """LiteLLM's proxy with the example's settings: its address."""
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-    config = ["--config", EXAMPLES / "litellm_proxy.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    config = ["--config", str(EXAMPLES / "litellm_proxy.yaml"), "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "proxy.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "litellm", *config], cwd=tmp_path, stdout=output, stderr=output,
+            [str(Path(sys.executable).parent / "litellm"), *config], cwd=tmp_path, stdout=output, stderr=output,
             env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         )  # fmt: skip
     try:

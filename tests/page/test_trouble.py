@@ -180,7 +180,7 @@ def test_what_the_terminal_saved_is_imported(
 ) -> None:
     url, file = serve(engine), tmp_path / "chat.json"
     typed = f"/system Be kind.\n/budget 40\nHi\n/both And you?\n/use reasoning\n/save {file}\n"
-    command = [Path(sys.executable).parent / "twogear", "chat", "--url", url]
+    command = [str(Path(sys.executable).parent / "twogear"), "chat", "--url", url]
     subprocess.run(command, input=typed, text=True, check=True, capture_output=True)
     page = new_page(url)
     page.get_by_label("File to import").set_input_files(file)
