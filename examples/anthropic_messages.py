@@ -6,6 +6,7 @@
 TWOGEAR_URL is where the server is (the SDK adds /v1 itself), TWOGEAR_API_KEY the key, if it needs one.
 """
 
+import json
 import os
 
 from anthropic import Anthropic, beta_tool
@@ -33,7 +34,7 @@ with client.messages.stream(
 @beta_tool
 def get_weather(city: str) -> str:
     """Get the weather in a city."""
-    return f'{{"city": "{city}", "temperature": 21, "condition": "sunny"}}'
+    return json.dumps({"temperature": 21, "condition": "sunny"} if city == "Rome" else "unknown")
 
 
 runner = client.beta.messages.tool_runner(

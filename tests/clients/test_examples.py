@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from tests.setup.test_house import ROOT
 
 pytestmark = pytest.mark.engine
 EXAMPLES = ROOT / "examples"
+MASTER_KEY = f"sk-{secrets.token_hex(24)}"
 START_SECONDS = 240
 """Of LiteLLM's proxy on a busy machine; alone it takes ten."""
 
@@ -101,7 +103,7 @@ def proxy(environment: None, tmp_path: Path) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "litellm"), *config], cwd=tmp_path, stdout=output, stderr=output,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": MASTER_KEY},
         )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{port}"
@@ -123,7 +125,8 @@ def proxy(environment: None, tmp_path: Path) -> Iterator[str]:
 def test_litellms_proxy(proxy: str) -> None:
     for model, thinks in (("fast", False), ("thinking", True)):
         asked = {"model": model, "messages": [{"role": "user", "content": "What is 38 + 45?"}]}
-        response = httpx.post(f"{proxy}/v1/chat/completions", json=asked, timeout=120)
+        headers = {"Authorization": f"Bearer {MASTER_KEY}"}
+        response = httpx.post(f"{proxy}/v1/chat/completions", json=asked, headers=headers, timeout=120)
         assert response.status_code == 200, response.text
         message = response.json()["choices"][0]["message"]
         assert message["content"]
