@@ -1,6 +1,8 @@
 """What the page says when something is wrong, and that nothing typed is lost."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +173,23 @@ def test_export_and_import(page: Page, tmp_path: Path) -> None:
     page.get_by_label("File to import").set_input_files(file)
     expect(page.get_by_text("Imported 1 conversation from saved.json")).to_be_visible()
     expect(runs(page)).to_have_count(2)
+
+
+def test_what_the_terminal_saved_is_imported(
+    new_page: Callable[..., Page], serve: Callable[..., str], engine: FakeEngine, model: Model, tmp_path: Path
+) -> None:
+    url, file = serve(engine), tmp_path / "chat.json"
+    typed = f"/system Be kind.\n/budget 40\nHi\n/both And you?\n/use reasoning\n/save {file}\n"
+    command = [str(Path(sys.executable).parent / "twogear"), "chat", "--url", url]
+    subprocess.run(command, input=typed, text=True, check=True, capture_output=True)
+    page = new_page(url)
+    page.get_by_label("File to import").set_input_files(file)
+    expect(page.get_by_text("Imported 1 conversation from chat.json")).to_be_visible()
+    expect(runs(page)).to_have_count(3)
+    expect(runs(page).locator(".markdown").last).to_have_text("Hello")
+    expect(runs(page).locator(".thought")).to_have_count(1)
+    answered(page, "Go on")
+    assert "Be kind." in model.fmt.decode(engine.seen[-1].prompt_ids)
 
 
 @pytest.mark.parametrize(
