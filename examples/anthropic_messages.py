@@ -28,7 +28,9 @@ with client.messages.stream(
             print(event.thinking, end="", flush=True)
         elif event.type == "text":
             print(event.text, end="", flush=True)
-    print(f"\n({stream.get_final_message().usage.output_tokens} tokens)")
+        elif event.type == "content_block_stop":
+            print()
+    print(f"({stream.get_final_message().usage.output_tokens} tokens)")
 
 
 @beta_tool

@@ -43,7 +43,7 @@ def run(*command: str | Path, stdin: str = "") -> str:
     [
         ("openai_chat.py", ["# standard", "# reasoning", "303+948", " of them thinking)"]),
         ("openai_responses.py", ["thought:", "answer: 83", "then: 3", "name='Paul' age=27 city='Lisbon'"]),
-        ("anthropic_messages.py", ["83", "'name': 'get_weather'", REPLY]),
+        ("anthropic_messages.py", ["\n83\n(", "'name': 'get_weather'", "21 degrees"]),
         ("langchain_chain.py", ["standard ['83', '15']", "reasoning [", "name='Paul' age=27 city='Lisbon'"]),
         ("agent_with_tools.py", ["thinks:", "calls:", "sunny", REPLY]),
         ("load_test.py", ["twogear-tiny:standard: 64 answered, 0 failed", "twogear-tiny:reasoning: 64 answered"]),
