@@ -134,6 +134,12 @@ async def test_no_thinking(client: Client, talker: FakeEngine, how: dict[str, An
     assert "reasoning_finish_reason" not in message
 
 
+@pytest.mark.parametrize("display", ["summarized", "updates"])
+async def test_thinking_is_shown_in_either_way(client: Client, talker: FakeEngine, display: str) -> None:
+    thinking, _ = (await post(client, talker, thinking={"type": "adaptive", "display": display}))["content"]
+    assert thinking["thinking"] == "38+45"
+
+
 async def test_thinking_that_is_left_out_stays_in_its_signature(client: Client, talker: FakeEngine) -> None:
     message = await post(client, talker, thinking={"type": "adaptive", "display": "omitted"})
     thinking, text = message["content"]
