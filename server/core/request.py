@@ -154,8 +154,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
     limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
     drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
-    response is sent as it comes. `kept_whole`: all of it is kept to its end, also then. `cache_salt`: what is remembered
-    of the request's text is for requests of the same salt.
+    response is sent as it comes. `kept_whole`: all of it is kept to its end, also then. `cache_salt`: what is
+    remembered of the request's text is for requests of the same salt.
     """
 
     id: str

@@ -93,7 +93,7 @@ class RequestRecord:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """While any block of this is open, the request has not ended: a response may still be made in the background."""
+        """The request ends with the last block of this: its response may still be made when the client was answered."""
         self.workers += 1
         try:
             yield
