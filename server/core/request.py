@@ -14,6 +14,7 @@ import msgspec
 
 from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BytesHeld
+from server.core.grammar_jobs import TextGrammar
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 from server.telemetry.record import RequestRecord
@@ -122,12 +123,13 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 class ToolUse(msgspec.Struct, frozen=True):
     """Whether tools may or must be called; `parallel`: more than one call in an answer. `longest_name`: of a tool, in
-    characters.
+    characters. `texts`: by the names of strict tools whose one argument is a text, what it has to fit.
     """
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
     longest_name: int = 64
+    texts: Mapping[str, TextGrammar] = msgspec.field(default_factory=dict)
 
 
 class Shown(msgspec.Struct, frozen=True):

@@ -338,6 +338,9 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     for choice in ("required", "auto"):
         await post(http, tools=[{**SHELL, "format": lark}], tool_choice=choice)
         assert "%lark {" in grammar_of(engine)
+    marked = {"type": "object", "properties": {"input": {"type": "string", "x-lark": 'start: "a"'}}}
+    await post(http, tools=[{**WEATHER, "parameters": marked}], tool_choice="required")
+    assert "%lark" not in grammar_of(engine)  # a function of the client's is bound by its JSON schema alone
     await post(http, tools=[{**WEATHER, "strict": True}])
     strict = {"type": "function", "function": {**function, "strict": True}}
     assert engine.seen[-1].prompt_ids == fmt.render(HELLO, DIRECT, [strict])
@@ -450,10 +453,14 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
         ({"tools": [{"type": "mcp"}, {**WEATHER, "name": "a b"}]}, "tools[1].name", "up to 64 letters"),
         ({"tools": [{**WEATHER, "parameters": "x"}]}, "tools[0].parameters", "must be"),
-        ({"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "a: b"}}]}, "tools", "no grammar takes this"),
         (
-            {"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "start: %json {}"}}]},
-            "tools",
+            {"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "a: b"}}]},
+            "tools[0].format.definition",
+            "no grammar takes this",
+        ),
+        (
+            {"tools": [WEATHER, {**SKY, "tools": [{**SHELL, "format": {**GRAMMAR, "definition": "start: %json {}"}}]}]},
+            "tools[1].tools[0].format.definition",
             "%json is not supported",
         ),
         ({"tools": [{**SHELL, "format": {**GRAMMAR, "syntax": "bnf"}}]}, "tools[0].format.syntax", "must be"),
