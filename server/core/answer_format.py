@@ -106,7 +106,25 @@ def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, para
     # Free text may hold any token that the library takes for text: there the tag is found as text.
     as_text = vocabulary.plain_control_ids if is_free else frozenset()
     tokens = {spelling: token_id for spelling, token_id in calls.ids.items() if token_id not in as_text}
-    return CallsJob(request.name("tools"), calls.form, tools, tokens, parallel, is_free)
+    params = _params_of(tools, request)
+    return CallsJob(
+        param=params[0] if len(params) == 1 else request.name("tools"),
+        form=calls.form,
+        tools=tools,
+        params=params,
+        tokens=tokens,
+        several=parallel,
+        is_free=is_free,
+        texts={name: text for name, text in request.tool_use.texts.items() if name in dict(tools)},
+    )
+
+
+def _params_of(tools: list[NamedSchema], request: Request) -> list[str]:
+    """The client's fields that the tools' schemas came in."""
+    paths: dict[str, str] = {}
+    for index, tool in enumerate(_tools_of(request)):
+        paths.setdefault(tool["function"]["name"], f"tools[{index}].function.parameters")
+    return [request.name(paths[name]) for name, _ in tools]
 
 
 async def _written(job: Job, request: Request, serving: Serving) -> str:

@@ -1,7 +1,7 @@
 """Grammars of tool calls in each form that models write them in, as rules in llguidance's Lark dialect.
 
 What the rules let through, `chat_templates.tool_forms.reader` reads back. In forms without quotes a text's schema binds
-it by `enum` and `const` alone, not by `pattern`, `format` or its length.
+it by `enum` and `const` alone, not by `pattern`, `format` or its length; the grammar of a tool's one text binds it.
 """
 
 import json
@@ -11,6 +11,8 @@ from typing import Any
 
 from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
+from server.core.grammar_jobs import TextGrammar
+from server.core.text_grammars import as_it_is, within_json
 
 Schema = dict[str, Any] | bool
 _ANY = r"(.|\n)*"
@@ -47,7 +49,7 @@ class CallRules:
     """Writes the rule `calls`, and what it needs, for `tools`: names with the schemas of the arguments.
 
     `tokens`: the ids of the tokens in the form's tags by their spellings. `of_schema` makes the right-hand side of a
-    rule for JSON that fits a schema.
+    rule for JSON that fits a schema. `texts`: by the names of tools whose one argument is a text, its grammar.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class CallRules:
         tools: Sequence[tuple[str, Schema]],
         tokens: Mapping[str, int],
         of_schema: Callable[[Schema], str],
+        texts: Mapping[str, TextGrammar] | None = None,
     ) -> None:
         self._form = form
         self._tools = tools
         self._tokens = tokens
         self._of_schema = of_schema
+        self._texts = texts or {}
         self._split = _splitter(tokens)
 
     def text(self, *, several: bool, is_free: bool = False) -> str:
@@ -120,19 +124,34 @@ class CallRules:
         match form:
             case JsonCalls():
                 yield f'{rule}: {_json_head(form, name)} {arguments} "}}"'
-                yield f"{arguments}: {self._of_schema(schema)}"
+                yield f"{arguments}: {self._arguments(name, schema)}"
             case NamedJsonCalls():
                 number = '":" /[0-9]{1,3}/' if form.is_numbered else ""
                 head = " ".join((self._tags(form.call_open), _quoted(form.name_prefix + name), number))
                 yield f"{rule}: {head} {self._tags(form.name_end)} {arguments} {self._tags(form.call_close)}"
-                yield f"{arguments}: {self._of_schema(schema)}"
+                yield f"{arguments}: {self._arguments(name, schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
             case BareKeyCalls():
                 head = f"{self._tags(form.call_open)} {_quoted(name + '{')}"
-                yield f'{rule}: {head} {self._bare_fields(form, schema, schema)} "}}"'
+                text = self._texts.get(name)
+                fields = (
+                    self._bare_fields(form, schema, schema) if text is None else self._bare_text(form, text, schema)
+                )
+                yield f'{rule}: {head} {fields} "}}"'
             case PythonCalls():
                 yield from self._python_call(rule, name, schema)
+
+    def _arguments(self, name: str, schema: Schema) -> str:
+        """As JSON."""
+        text = self._texts.get(name)
+        if text is None:
+            return self._of_schema(schema)
+        (key,) = parameters_of(schema)
+        if text.kind == "regex":
+            bound = {"type": "string", "pattern": f"^(?:{text.definition})$"}
+            return self._of_schema({"type": "object", "properties": {key: bound}, "required": [key]})
+        return f'{_quoted(f"{{{json.dumps(key)}: ")} {_string(text)} "}}"'
 
     def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
         space = _quoted(form.space)
@@ -148,7 +167,9 @@ class CallRules:
         yield f"{rule}: {head} {texts} {rest} {end}"
         for index, (key, part, _) in enumerate(arguments):
             key_text = f"{self._tags(form.param_open)} {_quoted(key)}"
-            yield f"{rule}_{index}: {key_text} {self._tagged_value(form, part, schema)}"
+            text = self._texts.get(name)
+            value = self._tagged_value(form, part, schema) if text is None else self._tagged_text(form, text)
+            yield f"{rule}_{index}: {key_text} {value}"
         if rest:
             yield f"{rule}_any: {self._tags(form.param_open)} {_KEY} {self._tagged_value(form, {}, schema)}"
 
@@ -171,6 +192,14 @@ class CallRules:
             return f"{key_end} ({texts}) {close}"
         return f"{key_end} {_quoted(trim)} free_text"
 
+    def _tagged_text(self, form: TaggedCalls, text: TextGrammar) -> str:
+        """The same of a text that fits a grammar. It should have no tag in it: the reader would take it for the end."""
+        trim = "\n" if form.trims else ""
+        before, from_token = self._at_token(form.param_close)
+        end = " ".join(map(_quoted, trim + before))  # each a lexeme, as in the text
+        key_end = self._tags(form.text_key_end or form.key_end)
+        return f"{key_end} {_quoted(trim)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
+
     def _free_text(self, form: TaggedCalls) -> str:
         """Text up to the tag that ends it, and that up to its first token; without a tag that would end it."""
         end, trim = form.param_close, "\n" if form.trims else ""
@@ -187,6 +216,14 @@ class CallRules:
         ends = "" if from_token else f"{_regex(before)}/ & ~/{_ANY}{_regex(before)}(.|\\n)+"
         yield f"BARE_TEXT: /{_ANY}{ends}/"
         yield f"text_value: {self._tags(form.quote)} BARE_TEXT {self._tags(from_token)}"
+
+    def _bare_text(self, form: BareKeyCalls, text: TextGrammar, schema: Schema) -> str:
+        """The one field of a custom tool, whose text should have no quote of the form's in it."""
+        (key,) = parameters_of(schema)
+        before, from_token = self._at_token(form.quote)
+        end = " ".join(map(_quoted, before))  # each a lexeme, as in the text
+        quoted = f"{self._tags(form.quote)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
+        return f"{_quoted(key + ':')} {quoted}"
 
     def _bare_fields(self, form: BareKeyCalls, schema: Any, root: Schema, depth: int = 8) -> str:
         """The keys and values of an object without quotes."""
@@ -222,7 +259,11 @@ class CallRules:
 
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
-        parts = [(f"{_quoted(key + '=')} {_python_value(part, schema)}", needed) for key, part, needed in arguments]
+        text = self._texts.get(name)
+        parts = [
+            (f"{_quoted(key + '=')} {_python_value(part, schema) if text is None else _string(text)}", needed)
+            for key, part, needed in arguments
+        ]
         if _is_open(schema):
             parts.append((f'{_KEY} "=" python', False))
         yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
@@ -356,6 +397,11 @@ def _separated(parts: Sequence[tuple[str, bool]], comma: str = ", ") -> str:
         if needed:
             return f"({' | '.join(ways)})"
     return f"({' | '.join(ways)})?" if ways else ""
+
+
+def _string(text: TextGrammar) -> str:
+    """A string with quotes, the same in JSON and in Python."""
+    return f'"\\"" %lark {{\n{within_json(text)}\n}} "\\""'
 
 
 def _quoted(text: str) -> str:

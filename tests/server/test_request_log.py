@@ -1,5 +1,6 @@
 """The request log: a JSON line for each request, what stands in it, and what never does."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -92,6 +93,31 @@ async def test_a_request_in_a_mode_that_thinks(
     }
     assert list(seconds) == ["queue", "first_token", "first_answer_token", "total"]
     assert list(seconds.values()) == sorted(seconds.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_of_the_background_is_one_line_once_it_is_over(
+    connect: Connect, lines: Lines, engine: FakeEngine, fmt: ChatFormat, stream: bool
+) -> None:
+    asked = {"model": f"{MODEL}:reasoning", "input": "Hi", "background": True, "stream": stream}
+    async with connect() as http:
+        begun = await http.post("/v1/responses", json=asked, headers={"X-Request-Id": "mine"})
+        assert begun.status_code == 200
+        while not lines():  # noqa: ASYNC110 - the log has no event
+            await asyncio.sleep(0.005)
+        engine.fail_after = 2
+        await http.post("/v1/responses", json=asked, headers={"X-Request-Id": "lost"})
+        while len(lines()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    line, lost = lines()
+    assert line["request_id"] == "mine"
+    assert line["response_id"] in begun.text
+    assert (line["status"], line["outcome"], line["streamed"]) == (200, "completed", stream)
+    assert line["tokens"]["reasoning"] == len(fmt.encode_text("let me see")) + 1
+    assert list(line["seconds"]) == ["queue", "first_token", "first_answer_token", "total"]
+    assert list(line["seconds"].values()) == sorted(line["seconds"].values())
+    assert (lost["request_id"], lost["status"], lost["outcome"]) == ("lost", 200, "failed")
+    assert lost["error"]["type"] == "service_unavailable_error"
 
 
 async def test_what_was_rejected_and_why(connect: Connect, lines: Lines, engine: FakeEngine) -> None:
