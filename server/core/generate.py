@@ -10,8 +10,7 @@ import msgspec
 from engine.messages import Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
-from server.delta_stream import ReaderBehind
-from server.engine_client import EngineClient, EngineUnavailable
+from server.engine_client import EngineClient, EngineUnavailable, ReaderBehind
 
 T = TypeVar("T")
 

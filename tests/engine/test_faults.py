@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from server.engine_client import EngineLost, EngineUnavailable, ProcessEngineClient
+from server.engine_client import EngineLost, EngineUnavailable
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import ROOT, collect, request, token_ids, until
 from tests.engine.scripted_process import TOKENS
 
@@ -20,7 +21,7 @@ Start = Callable[..., AbstractAsyncContextManager[ProcessEngineClient]]
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a scripted engine whose third request meets the fault, once."""
-    monkeypatch.setattr("server.engine_client._FIRST_PAUSE", 0.3)
+    monkeypatch.setattr("server.engine_supervisor._FIRST_PAUSE", 0.3)
     package = tmp_path / "engine"
     package.mkdir()
     package.joinpath("__init__.py").touch()

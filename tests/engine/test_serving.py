@@ -11,7 +11,8 @@ from engine.vllm_internals.contract import FAST_PATHS
 from model_impl.cpu import DECODE
 from model_impl.cpu import FAST_PATHS as KERNEL_PATHS
 from model_impl.cpu.native import KernelsUnavailableError, load
-from server.engine_client import ProcessEngineClient, RequestFailed
+from server.engine_client import RequestFailed
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import MAX_CONTEXT, PAGE, collect, config, prompt, request, token_ids, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

@@ -11,7 +11,8 @@ from server.core.choice import Advance, Choice
 from server.core.generate import ChoiceRun
 from server.core.merge import AHEAD, merged
 from server.core.scheduler import Lane, ModeLoad, Scheduler
-from server.delta_stream import MOST_PENDING, DeltaStream, ReaderBehind, _size
+from server.delta_stream import MOST_PENDING, DeltaStream, _size
+from server.engine_client import ReaderBehind
 from tests.fake_engine import FakeEngine, script_of
 
 PROMPT = [7, 7, 7]
