@@ -10,7 +10,7 @@ inside:
     │   └── EngineLost      the engine ended while it worked on the request: 503
     └── RequestFailed       the engine refused this request: 400
         └── RequestBroke    a step failed on this request, and on it alone
-    ReaderBehind            the deltas were not read as fast as they came
+    ReaderBehind            the request was aborted since its deltas were not read, or not as fast as they came
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -51,7 +51,7 @@ class RequestBroke(RequestFailed):
 
 
 class ReaderBehind(Exception):  # noqa: N818 - reads as what it says
-    """So much waits for the reader that no more was taken. What came before has been read."""
+    """The request was aborted since its reader stays away, or so much waits for it. What came before has been read."""
 
 
 class EngineStatus(NamedTuple):
@@ -96,9 +96,15 @@ class EngineClient(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
 
-        Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind where deltas come faster than they
-        are asked for, by so much that the request was aborted.
+        Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind after `abort`, and where deltas
+        come faster than they are asked for, by so much that the request was aborted.
         """
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether the engine works on a request. Where it does not any more, some deltas may still be unread."""
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request that runs. Its reader gets what has come, and then ReaderBehind."""
 
     def prioritize(self, request_id: str, priority: int) -> None:
         """Gives a request that runs another priority: where pages run out, the higher loses its own first."""

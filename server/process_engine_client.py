@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.messages import Abort, Delta, Failed, Generate, Prioritize, Ready, Reload, Reloaded, Stats, Step
 from server.delta_stream import DeltaStream
-from server.engine_client import EngineError, EngineStatus, EngineUnavailable, RequestBroke, RequestFailed
+from server.engine_client import EngineError, EngineStatus, EngineUnavailable, ReaderBehind, RequestBroke, RequestFailed
 from server.engine_supervisor import EngineSupervisor, OfRequests
 
 logger = logging.getLogger("twogear.engine")
@@ -91,9 +91,17 @@ class ProcessEngineClient:
                     return
         finally:
             if self._streams.get(request.request_id) is stream:
-                self._drop(request.request_id)
-                self._supervisor.await_report()
-                self._supervisor.send(Abort(request.request_id))
+                self.abort(request.request_id)
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether the engine works on a request. Where it does not any more, some deltas may still be unread."""
+        return request_id in self._streams
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request that runs. Its reader gets what has come, and then ReaderBehind."""
+        self._drop(request_id).fail(ReaderBehind())
+        self._supervisor.await_report()
+        self._supervisor.send(Abort(request_id))
 
     def prioritize(self, request_id: str, priority: int) -> None:
         """Gives a request that runs another priority: where pages run out, the higher loses its own first."""
