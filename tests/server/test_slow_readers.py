@@ -92,7 +92,7 @@ async def test_a_place_ends_with_its_generation_whoever_reads_that(
     run = ChoiceRun(engine, scheduler, scheduler.claim("mode"), choice, "id", one_by_one=True)
     async for _ in run.read(lambda advance: ids.extend(advance.token_ids)):
         if len(ids) == 1:
-            async with asyncio.timeout(30), scheduler.place(scheduler.claim("mode"), thinking=False, can_set_back=True):
+            async with scheduler.place(scheduler.claim("mode"), thinking=False, can_set_back=True):
                 pass
     assert ids == [100] * PLAYED
     assert len(engine.seen) == 1
@@ -115,7 +115,7 @@ async def test_a_thinker_that_is_not_read_is_set_back_at_once(fmt: ChatFormat, m
     thinkers = {name: thinker(name) for name in "abc"}
     for reader in thinkers.values():  # three of four places, and nobody reads on
         await anext(reader)
-    async with asyncio.timeout(30), AsyncExitStack() as places:
+    async with AsyncExitStack() as places:
         for _ in range(3):
             claim = scheduler.claim("direct")
             await places.enter_async_context(scheduler.place(claim, thinking=False, can_set_back=True))

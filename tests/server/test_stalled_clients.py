@@ -101,7 +101,7 @@ async def stalled(engine: OnePlace) -> None:
 async def another(connection: socket.socket) -> str:
     """The answer to a short question, to the same server."""
     host, port = connection.getpeername()
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=None) as http:
         response = await http.post("/v1/chat/completions", json=body(max_tokens=2))
     return str(response.json()["choices"][0]["message"]["content"])
 
@@ -111,15 +111,14 @@ async def test_a_client_that_does_not_read_keeps_no_place_from_others(
 ) -> None:
     """The connection stays. When it is read on, the rest comes: from where it was left, with no token lost."""
     monkeypatch.setattr("server.core.absent_readers.LOOK_SECONDS", 0.02)
-    engine, most = OnePlace(fmt), 3000
+    engine, most = OnePlace(fmt), 500
     async with stream(engine, profile, fmt, Settings(stall_seconds=600), max_tokens=most) as connection:
         await stalled(engine)
         assert 0 < engine.made < most
         assert await another(connection) == "aa"
         loop, got = asyncio.get_running_loop(), b""
-        async with asyncio.timeout(60):
-            while b"[DONE]" not in got[-100:]:
-                got += await loop.sock_recv(connection, 1 << 20)
+        while b"[DONE]" not in got[-100:]:
+            got += await loop.sock_recv(connection, 1 << 20)
     (first, second), rest = engine.seen[:2], engine.seen[2:]
     assert second.sampling.max_tokens == 2
     assert rest
@@ -133,15 +132,14 @@ async def test_what_cannot_be_gone_on_with_keeps_its_place(
     """As it does where it is read: a client that pauses does not lose an answer with a seed."""
     monkeypatch.setattr("server.core.absent_readers.LOOK_SECONDS", 0.02)
     engine = OnePlace(fmt)
-    settings, seeded = Settings(stall_seconds=600), {"seed": 1, "temperature": 1.0, "max_tokens": 3000}
+    settings, seeded = Settings(stall_seconds=600), {"seed": 1, "temperature": 1.0, "max_tokens": 500}
     async with stream(engine, profile, fmt, settings, **seeded) as connection:
         await stalled(engine)
         waiting = asyncio.create_task(another(connection))
         await asyncio.sleep(0.5)
         assert not waiting.done()
         loop, got = asyncio.get_running_loop(), b""
-        async with asyncio.timeout(60):
-            while b"[DONE]" not in got[-100:]:
-                got += await loop.sock_recv(connection, 1 << 20)
+        while b"[DONE]" not in got[-100:]:
+            got += await loop.sock_recv(connection, 1 << 20)
         assert await waiting == "aa"
     assert len(engine.seen) == 2
