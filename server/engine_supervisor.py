@@ -223,7 +223,12 @@ class EngineSupervisor:
         while True:
             self._begin_life()
             self._set_status(EngineStatus("loading", self._stage, 0.0))
-            exit_status, ending = await self._live()
+            try:
+                exit_status, ending = await self._live()
+            except OSError as error:  # no memory, process or file is left for it
+                public = "the engine could not be started"
+                exit_status, ending = None, _Ending("crash", public, f"{public}: {error}")
+                logger.error("%s", ending.text)  # noqa: TRY400 - a line, no traceback
             if self._status.state == "closed":
                 return
             failures = 1 if self._was_stable() else failures + 1
