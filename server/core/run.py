@@ -15,8 +15,7 @@ from server.core.reader import ChoiceReader
 from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
 from server.core.thoughts import Recollection
-from server.delta_stream import ReaderBehind
-from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.engine_client import EngineError, ReaderBehind, RequestBroke, RequestFailed
 from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, RateLimitError, SlowReaderError
 from server.metrics import RequestWatch
 from server.telemetry.record import GenerationRecord
