@@ -18,9 +18,9 @@ from tests.real_server import RealServer
 
 pytestmark = [needs_chromium, pytest.mark.engine, pytest.mark.timeout(600)]
 
-LONG_LIST = '{"type": "array", "items": {"enum": [7]}, "minItems": 40000}'
+LONG_LIST = '{"type": "array", "items": {"enum": [7]}, "minItems": 5000}'
 """A schema whose answer takes longer than any test does."""
-LIMIT = "100000"
+LIMIT = "20000"
 
 
 class Cable:
@@ -101,7 +101,7 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(
     page = new_page(real_server.url)
     begin_a_long_answer(page)
     os.kill(real_server.engine_pid, signal.SIGKILL)
-    expect(runs(page).locator(".error")).to_contain_text("killed by SIGKILL")
+    expect(runs(page).locator(".error")).to_contain_text("while it worked on this request")
     expect(runs(page).locator(".markdown")).to_contain_text("7")
     expect(page.locator(".banner")).to_be_visible()
     page.get_by_label("Message", exact=True).fill("typed meanwhile")
