@@ -1,10 +1,7 @@
 """Fixtures for the tests of clients: the real server, a scripted one that calls a tool, no network for any library."""
 
 import os
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,41 +22,6 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 def url(real_server: RealServer) -> str:
     """The API of the embedded checkpoint's server; tests that use it are marked `engine`."""
     return f"{real_server.url}/v1"
-
-
-NPM = Path(__file__).parent / "npm"
-LACKING = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "ENOSPC")
-"""Network and disk, by npm's codes."""
-
-
-def npm_install(folder: Path) -> None:
-    """Installs what the lock in `folder` pins, once; skips the test where there is no npm or no network for it."""
-    if shutil.which("npm") is None:
-        pytest.skip("there is no npm on this machine")
-    installed, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
-    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    lacking = next((error for error in LACKING if error in done.stderr), None)
-    if done.returncode and lacking:
-        pytest.skip(f"npm cannot install here: {lacking}")
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="session")
-def node() -> Callable[..., str]:
-    """Runs a script of tests/clients/npm and tells what it prints; installs the packages from their lock, once."""
-    npm_install(NPM)
-
-    def run(*command: str) -> str:
-        done = subprocess.run(["node", *command], cwd=NPM, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture(scope="module")

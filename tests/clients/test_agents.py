@@ -16,7 +16,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.modes.profile import Profile
-from tests.clients.conftest import npm_install
+from tests import npm
 from tests.clients.scenarios import MODEL
 from tests.fake_engine import FakeEngine, Script
 from tests.scripted_server import app_of, serving
@@ -38,7 +38,7 @@ Run = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    npm_install(AGENTS)
+    npm.install(AGENTS)
 
 
 def script_of(fmt: ChatFormat, tool: tuple[str, dict[str, str]]) -> Script:
