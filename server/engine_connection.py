@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -46,8 +46,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods alone
 
     def send(self, message: ToEngine) -> None:
         """Has the engine get a message, if it is still there."""
