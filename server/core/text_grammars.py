@@ -10,11 +10,14 @@ import json
 import re
 import warnings
 from collections.abc import Iterable
-from re import _constants as codes
-from re import _parser as patterns
+from importlib import import_module
 from typing import Any
 
 from server.core.grammar_jobs import TextGrammar
+
+# Python's own reading of patterns, which has no public name and no types.
+codes: Any = import_module("re._constants")
+patterns: Any = import_module("re._parser")
 
 COMMON = {
     "DIGIT": "[0-9]",

@@ -5,11 +5,11 @@ most clients drop it. It is found again by the calls' ids, which the server made
 """
 
 import threading
-from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chat_templates.events import Event, ReasoningText, ToolCallStart
+from server.core.client_memory import ClientMemory
 from server.core.generated_tokens import Owner
 
 MOST_BYTES = 1 << 25
@@ -21,16 +21,9 @@ _NAMES = ("reasoning_content", "reasoning")
 
 
 class _Key(NamedTuple):
+    client: str
     salt: str
     call: str
-
-
-class _Share:
-    """What one client has: `size` in bytes, and the thoughts, oldest first."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.thoughts: OrderedDict[_Key, str] = OrderedDict()
 
 
 class Thoughts:
@@ -40,48 +33,38 @@ class Thoughts:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._shares = defaultdict[str, _Share](_Share)
+        self._thoughts: dict[_Key, str] = {}
+        self._memory = ClientMemory[_Key](most_bytes)
         self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """In bytes, not less than what it takes."""
-        return self._bytes
+        return self._memory.size
 
     def remember(self, thought: str, call_ids: Sequence[str], owner: Owner) -> None:
         """The model thought this, and then made these calls."""
         client, salt = owner
         with self._lock:
             for call_id in call_ids if thought else ():
-                share, key = self._shares[client], _Key(salt, _bare(call_id))
-                self._count(share, _size(thought) - _size(share.thoughts.pop(key, None)))
-                share.thoughts[key] = thought
-            while self._bytes > self._most_bytes:
-                name, most = max(self._shares.items(), key=lambda share: share[1].size)
-                self._count(most, -_size(most.thoughts.popitem(last=False)[1]))
-                if not most.thoughts:
-                    del self._shares[name]
+                key = _Key(client, salt, _bare(call_id))
+                self._memory.forget(client, key)
+                self._memory.count(client, key, CALL_BYTES + WIDEST * len(thought))
+                self._thoughts[key] = thought
+            for _, key in self._memory.overflow():
+                del self._thoughts[key]
 
     def filled(self, messages: Sequence[Mapping[str, Any]], owner: Owner) -> Sequence[Mapping[str, Any]]:
         """The messages, still unchecked, with what is remembered in those turns with calls that say no thinking."""
         with self._lock:
-            share = self._shares.get(owner[0])
-            if share is None:
-                return messages
-            return [self._filled(message, share, owner[1]) for message in messages]
+            return [self._filled(message, owner) for message in messages]
 
-    def _filled(self, message: Mapping[str, Any], share: _Share, salt: str) -> Mapping[str, Any]:
+    def _filled(self, message: Mapping[str, Any], owner: Owner) -> Mapping[str, Any]:
         for call_id in _call_ids(message):
-            thought = share.thoughts.get(_Key(salt, _bare(call_id)))
+            thought = self._thoughts.get(_Key(*owner, _bare(call_id)))
             if thought is not None:
                 return {**message, _NAMES[0]: thought}
         return message
-
-    def _count(self, share: _Share, size: int) -> None:
-        share.size += size
-        self._bytes += size
 
 
 class Recollection:
@@ -121,7 +104,3 @@ def _call_ids(message: Any) -> list[str]:
 def _bare(call_id: str) -> str:
     """Without what an API puts before it (`call_`, `toolu_`)."""
     return call_id.rpartition("_")[2]
-
-
-def _size(thought: str | None) -> int:
-    return 0 if thought is None else CALL_BYTES + WIDEST * len(thought)
