@@ -1,7 +1,7 @@
 """The deltas of one request on their way from the engine's connection to their reader."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -15,11 +15,17 @@ TOKEN_BYTES, ENTRY_BYTES = 36, 96
 
 
 class DeltaStream:
-    """The deltas of one request on their way to its reader; a slow reader gets several at once, as one."""
+    """The deltas of one request on their way to its reader, up to that with `finish`. A slow reader gets several at
+    once, as one.
 
-    __slots__ = ("_error", "_pending", "_size", "_waiter")
+    `leave` is called with it when its reader leaves.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_error", "_has_ended", "_leave", "_pending", "_size", "_waiter")
+
+    def __init__(self, leave: Callable[["DeltaStream"], None]) -> None:
+        self._leave = leave
+        self._has_ended = False
         self._size = 0
         self._pending: list[Delta] = []
         self._error: Exception | None = None
@@ -40,18 +46,40 @@ class DeltaStream:
         self._error = error
         self._wake()
 
-    async def next(self) -> Delta:
+    def __aiter__(self) -> "DeltaStream":
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Delta:
         """All that has come since the last call as one delta, up to one that goes on to another generation; waits for a
-        first. Raises the stream's error.
+        first. Raises the stream's error. Who is cancelled while it waits has left.
         """
+        if self._has_ended:
+            raise StopAsyncIteration
         while not self._pending:
             if self._error is not None:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        pending, self._pending, self._size = self._pending, [], 0
-        if len(pending) == 1:
-            return pending[0]
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self._leave(self)
+                raise
+        delta = self._pending[0]
+        if len(self._pending) > 1:
+            delta = self._merge_pending()
+        else:
+            self._pending, self._size = [], 0
+        self._has_ended = delta.finish is not None
+        return delta
+
+    async def aclose(self) -> None:
+        """No more deltas are wanted."""
+        self._has_ended = True
+        self._leave(self)
+
+    def _merge_pending(self) -> Delta:
+        pending = self._pending
         end = next((number for number, delta in enumerate(pending, 1) if delta.goes_on), len(pending))
         self._pending = pending[end:]
         self._size = sum(map(_size, self._pending))

@@ -13,7 +13,7 @@ inside:
     ReaderBehind            the request was aborted since its deltas were not read, or not as fast as they came
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from engine.messages import Delta, Generate, Ready, Stats
@@ -68,6 +68,19 @@ class EngineStatus(NamedTuple):
     reason: str = ""
 
 
+class Deltas(Protocol):
+    """What the engine generates for one request, as an asynchronous generator of it would be used."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Itself."""
+
+    def __anext__(self) -> Awaitable[Delta]:
+        """The next delta. Raises StopAsyncIteration after the last, and what `generate` says."""
+
+    def aclose(self) -> Awaitable[None]:
+        """No more are wanted."""
+
+
 class EngineClient(Protocol):
     """What the front end needs from an engine."""
 
@@ -93,8 +106,8 @@ class EngineClient(Protocol):
     async def close(self) -> None:
         """Ends the engine; running requests fail with EngineUnavailable."""
 
-    def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
-        """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
+    def generate(self, request: Generate) -> Deltas:
+        """Deltas of one request, the last with `finish`; closing them earlier aborts the request.
 
         Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind after `abort`, and where deltas
         come faster than they are asked for, by so much that the request was aborted.

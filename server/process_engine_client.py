@@ -6,7 +6,8 @@ Knows token ids, not chat; imports neither torch nor vLLM.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from engine.messages import Abort, Delta, Failed, Generate, Prioritize, Ready, Reload, Reloaded, Stats, Step
@@ -76,22 +77,22 @@ class ProcessEngineClient:
         """Ends the engine, gently if it answers; running requests fail with EngineUnavailable."""
         await self._supervisor.close()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
-        """Deltas of one request, the last with `finish`; leaving the iterator earlier aborts the request.
+    def generate(self, request: Generate) -> DeltaStream:
+        """Deltas of one request, the last with `finish`; closing them earlier aborts the request.
 
-        Raises EngineUnavailable, also in the middle, RequestFailed, ReaderBehind, and ValueError for an id that is in
-        use.
+        They raise EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind. Raises these too, and
+        ValueError for an id that is in use.
         """
-        stream = self._open(request)
+        self._check_ready()
+        if request.request_id in self._streams:
+            raise ValueError(f"request id {request.request_id} is in use")
         try:
-            while True:
-                delta = await stream.next()
-                yield delta
-                if delta.finish is not None:
-                    return
-        finally:
-            if self._streams.get(request.request_id) is stream:
-                self.abort(request.request_id)
+            self._supervisor.send(request)
+        except OverflowError as error:
+            raise RequestFailed(f"a number is too large: {error}") from error
+        stream = self._streams[request.request_id] = DeltaStream(partial(self._leave, request.request_id))
+        self._prefilling[request.request_id] = len(request.prompt_ids)
+        return stream
 
     def is_running(self, request_id: str) -> bool:
         """Whether the engine works on a request. Where it does not any more, some deltas may still be unread."""
@@ -152,17 +153,10 @@ class ProcessEngineClient:
         if status.state != "ready":
             raise EngineUnavailable(f"the engine is {status.state}: {status.detail}")
 
-    def _open(self, request: Generate) -> DeltaStream:
-        self._check_ready()
-        if request.request_id in self._streams:
-            raise ValueError(f"request id {request.request_id} is in use")
-        try:
-            self._supervisor.send(request)
-        except OverflowError as error:
-            raise RequestFailed(f"a number is too large: {error}") from error
-        stream = self._streams[request.request_id] = DeltaStream()
-        self._prefilling[request.request_id] = len(request.prompt_ids)
-        return stream
+    def _leave(self, request_id: str, stream: DeltaStream) -> None:
+        """The reader is gone."""
+        if self._streams.get(request_id) is stream:
+            self.abort(request_id)
 
     def _deliver(self, delta: Delta) -> None:
         stream = self._streams.get(delta.request_id)

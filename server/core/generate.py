@@ -1,7 +1,7 @@
 """Has the engine run the generations of one choice, one after the other, in a place of the engine's. Knows no text."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -11,7 +11,7 @@ import msgspec
 from engine.messages import Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
-from server.engine_client import EngineClient, EngineUnavailable, ReaderBehind
+from server.engine_client import Deltas, EngineClient, EngineUnavailable, ReaderBehind
 
 T = TypeVar("T")
 
@@ -53,42 +53,44 @@ class ChoiceRun:
             place_for = self._scheduler.place
             async with place_for(self._claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
                 while self._may_stay(place):
-                    async with aclosing(self._read_generation(place, read)) as pieces:
-                        async for piece in pieces:
-                            yield piece
+                    # Not a generator of its own: each one that a token passes through costs it a microsecond.
+                    generation, reader = choice.generation, place.reader
+                    request = self._request(generation, place)
+                    async with self._generating(request, place) as deltas:
+                        async for delta in deltas:
+                            self._scheduler.count(place, len(delta.token_ids))
+                            for one in self._parts_of(delta):
+                                piece = read(choice.feed(one))
+                                reader.looks = 1
+                                yield piece
+                                reader.looks = 0
+                                if one.goes_on:
+                                    generation = choice.generation
+                                if choice.generation is not generation or choice.finish is not None:
+                                    break
+                            if place.lane is Lane.THINK and not choice.thinking:
+                                self._answers(request, place)
+                            if choice.generation is not generation or not self._reads_on(place):
+                                break
+                        else:
+                            raise EngineUnavailable("the engine broke off")
             choice.set_back()
 
-    async def _read_generation(self, place: Place, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
-        """The same for one generation. It is broken off where the reader is behind, and the place left."""
-        choice = self._choice
-        generation = choice.generation
-        request = self._request(generation, place)
-        reader = place.reader
-        reader.stays_away = partial(self._do_without_reader, place, request.request_id)
+    @asynccontextmanager
+    async def _generating(self, request: Generate, place: Place) -> AsyncIterator[Deltas]:
+        """What the engine generates for a request. It is broken off where the reader is behind, and the place left."""
+        place.reader.stays_away = partial(self._do_without_reader, place, request.request_id)
         async with aclosing(self._engine.generate(request)) as deltas:
             try:
-                async for delta in deltas:
-                    self._scheduler.count(place, len(delta.token_ids))
-                    for one in self._parts_of(delta):
-                        piece = read(choice.feed(one))
-                        reader.looks = 1
-                        yield piece
-                        reader.looks = 0
-                        if one.goes_on:
-                            generation = choice.generation
-                        if choice.generation is not generation or choice.finish is not None:
-                            break
-                    if place.lane is Lane.THINK and not choice.thinking:
-                        self._scheduler.answers(place, can_set_back=choice.can_set_back)
-                        self._engine.prioritize(request.request_id, self._priority(place))
-                    if choice.generation is not generation or not self._reads_on(place):
-                        return
+                yield deltas
             except ReaderBehind:
-                if not choice.can_set_back:
+                if not self._choice.can_set_back:
                     raise
                 place.revoked = True
-                return
-        raise EngineUnavailable("the engine broke off")
+
+    def _answers(self, request: Generate, place: Place) -> None:
+        self._scheduler.answers(place, can_set_back=self._choice.can_set_back)
+        self._engine.prioritize(request.request_id, self._priority(place))
 
     def _do_without_reader(self, place: Place, request_id: str) -> None:
         """Leaves the place if the engine has done its part, or can go on later; the reader gets what has come."""
@@ -116,7 +118,7 @@ class ChoiceRun:
 
     def _reads_on(self, place: Place) -> bool:
         """In a place that is left, what has come is read to its end."""
-        return self._may_stay(place) or (place.is_left and self._choice.finish is None)
+        return self._choice.finish is None and (place.is_left or not place.revoked)
 
     def _may_stay(self, place: Place) -> bool:
         return self._choice.finish is None and not place.revoked

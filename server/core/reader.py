@@ -1,6 +1,6 @@
 """Reads the tokens of one choice: events of thinking and answer, up to a stop string, with their log-probabilities."""
 
-from chat_templates.events import AnswerText, Event, ToolCallEnd, ToolCallStart, joined
+from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallEnd, ToolCallStart, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import make_parser
 from server.core.choice import Advance, Choice
@@ -19,6 +19,7 @@ class ChoiceReader:
         self.choice = choice
         self._fmt = fmt
         self._stop = StopStrings(plan.stop.texts, is_shown=plan.stop.is_shown)
+        self._has_stops = bool(plan.stop.texts)
         self._least = plan.stop.min_tokens if plan.stop.texts else 0
         self._shows_stop = plan.stop.is_shown
         self._shows_control = plan.shows_control_tokens
@@ -49,6 +50,7 @@ class ChoiceReader:
                 control=self._shows_control,
             )
         )
+        self._has_entries = top is not None or plan.choices[index].sampling.prompt_logprobs is not None
         self._shown = ("content", "reasoning") if plan.reasoning_logprobs else ("content",)
 
     def read(self, advance: Advance) -> Piece:
@@ -58,8 +60,9 @@ class ChoiceReader:
         events = self._parse(advance.token_ids)
         if advance.closed:
             events += self._parser.end_thinking()
-        shown = self._until_stop(events)
-        if self._stop.would_end(self._parser.held) and self._may_stop:
+        is_thought = len(events) == 1 and type(events[0]) is ReasoningText  # in which nothing stops
+        shown = events if is_thought else self._until_stop(events)
+        if self._has_stops and self._stop.would_end(self._parser.held) and self._may_stop:
             shown += self._until_stop(self._parser.release())
         return self._piece(shown)
 
@@ -99,7 +102,8 @@ class ChoiceReader:
         if self._shows_ids:
             token_ids = self.choice.token_ids[self._shown_ids :]
             self._shown_ids += len(token_ids)
-        return Piece(self.index, events, logprobs, token_ids, self._count_entries(logprobs))
+        entries = self._count_entries(logprobs) if self._has_entries else 0
+        return Piece(self.index, events, logprobs, token_ids, entries)
 
     def _count_entries(self, logprobs: dict[str, list[LogprobEntry]] | None) -> int:
         entries = 0 if logprobs is None else (1 + self._top) * sum(map(len, logprobs.values()))

@@ -33,6 +33,7 @@ class Run:
         self._serving = serving
         recalls = plan.is_conversation and plan.answer_format.calls and serving.profile.recalls_thinking
         self._recollections = [Recollection() for _ in plan.choices] if recalls else []
+        self._notes = bool(self._recollections) or plan.record.texts is not None
         self._record = GenerationRecord(
             response_id=plan.id,
             mode=plan.mode,
@@ -63,7 +64,8 @@ class Run:
                         async for piece in pieces:
                             reader = readers[piece.choice]
                             watch.advance(piece.choice, reader.choice, answering=reader.answering)
-                            self._note(piece)
+                            if self._notes:
+                                self._note(piece)
                             yield piece
                 for reader in readers:
                     piece = reader.finish()

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.errors import ApiError
 from server.http.responses import error_response
+from server.telemetry.record import SEND_KEY
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class EventStream(Response):
                 await error_response(error, scope)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            send = scope.get(SEND_KEY, send)  # the layers between have seen what they look at
             await send({"type": "http.response.body", "body": first, "more_body": True})
             async for body in self._events:
                 await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ErrorShape
-from server.telemetry.record import CLIENT_LEFT, KEY, RequestRecord, request_id
+from server.telemetry.record import CLIENT_LEFT, KEY, SEND_KEY, RequestRecord, request_id
 from server.telemetry.texts import Texts
 
 Watcher = Callable[[RequestRecord], None]
@@ -36,6 +36,7 @@ class RequestLayer:
             await self._app(scope, receive, send)
             return
         record = scope[KEY] = self._record(scope)
+        scope[SEND_KEY] = send
         id_headers = self._id_headers(scope, record.id.encode())
 
         async def send_with_id(message: Message) -> None:

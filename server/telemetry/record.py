@@ -20,6 +20,8 @@ SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 CLIENT_LEFT = 499
 """The status in the log where a client left before the response began; nobody was there to get one."""
 PROBES = ("/health", "/live", "/metrics")
+SEND_KEY = "twogear.send"
+"""The key in a request's scope of the server's own `send`, without the layers that look at how a response starts."""
 KEY = "twogear.record"
 
 

@@ -14,7 +14,7 @@ DELTAS = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), mi
 
 @given(DELTAS)
 def test_nothing_is_lost_and_generations_stay_apart(made: list[tuple[int, bool, bool]]) -> None:
-    stream = DeltaStream()
+    stream = DeltaStream(lambda _: None)
     put: list[Delta] = []
     got: list[Delta] = []
     next_token = 0
@@ -30,9 +30,9 @@ def test_nothing_is_lost_and_generations_stay_apart(made: list[tuple[int, bool, 
             )
             stream.put(put[-1])
             if read:
-                got.append(await stream.next())
+                got.append(await anext(stream))
         while sum(len(delta.token_ids) for delta in got) < next_token:
-            got.append(await stream.next())
+            got.append(await anext(stream))
 
     asyncio.run(run())
     assert [i for delta in got for i in delta.token_ids] == list(range(next_token))

@@ -30,7 +30,7 @@ class FastEngine(FakeEngine):
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         self.seen.append(request)
-        stream, size = DeltaStream(), 0
+        stream, size = DeltaStream(lambda _: None), 0
         for delta in self._deltas(request):
             size += _size(delta)
             if not stream.put(delta):
@@ -38,7 +38,7 @@ class FastEngine(FakeEngine):
         self.pending = max(self.pending, size)
         finish = None
         while finish is None:
-            delta = await stream.next()
+            delta = await anext(stream)
             finish = delta.finish
             yield delta
 
@@ -127,22 +127,22 @@ async def test_a_thinker_that_is_not_read_is_set_back_at_once(fmt: ChatFormat, m
 
 
 async def test_bare_tokens_wait_however_many_they_are() -> None:
-    stream = DeltaStream()
+    stream = DeltaStream(lambda _: None)
     assert all(stream.put(Delta("id", [1] * 32)) for _ in range(1000))
-    assert len((await stream.next()).token_ids) == 32_000
+    assert len((await anext(stream)).token_ids) == 32_000
 
 
 async def test_what_has_been_read_waits_no_more() -> None:
-    stream = DeltaStream()
+    stream = DeltaStream(lambda _: None)
     delta = Delta("id", [1] * 100, logprobs=[TokenLogprob(-1.0, [(1, -1.0)] * 20)] * 100)
     for _ in range(100):
         assert stream.put(delta)
-        assert await stream.next() == delta
+        assert await anext(stream) == delta
     while stream.put(delta):
         pass
-    await stream.next()
+    await anext(stream)
     with pytest.raises(ReaderBehind):
-        await stream.next()
+        await anext(stream)
 
 
 async def counting(made: Callable[[], None]) -> AsyncGenerator[int, None]:

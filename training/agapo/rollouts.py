@@ -5,7 +5,7 @@ families' own scoring.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from training.agapo.prompts import Prompt
 class Engine(Protocol):
     """What is needed of an engine client."""
 
-    def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: Generate) -> AsyncIterator[Delta]:
         """Deltas of one request, the last with `finish`."""
 
     async def reload(self, folder: Path) -> None:

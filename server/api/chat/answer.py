@@ -202,7 +202,7 @@ class ChunkWriter:
 
     def _event(self, index: int, event: Event) -> bytes:
         """One event; text, which most of them are, is put between what stood around the first such text."""
-        if self._continuous_usage or not isinstance(event, AnswerText | ReasoningText):
+        if self._continuous_usage or not isinstance(event, (AnswerText, ReasoningText)):
             delta = self._delta(index, event)
             return b"" if delta is None else encode_event(self._chunk(index, delta))
         around = self._around.get((index, type(event)))
