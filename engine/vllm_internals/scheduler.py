@@ -27,6 +27,9 @@ SWITCH = "TWOGEAR_MULTI_STEP_MS"
 """The environment variable for how long the steps of one round may take, in milliseconds; 0 for single steps."""
 
 _MOST_STEPS = 32
+_FEW = 4
+"""Where no more requests run, the round after a prompt's is a single step: a first token may bring no text to show (it
+opens a call, or is a part of a character), and the second would come with all others of its round."""
 
 
 def longest_seconds(milliseconds: str) -> float:
@@ -101,12 +104,15 @@ class MultiStepScheduler(Scheduler):
 
     def _next_steps(self) -> int:
         """How many steps to schedule at once; 0 where what is next is not only decoding."""
+        follows_prompts = self._steps == 0
         if self.pause_state is not PauseState.UNPAUSED:
             return 0
         waits = self.get_request_counts()[1] > 0
         has_room = len(self.running) < self.max_num_running_reqs
         if not self.running or (waits and has_room) or not all(map(_decodes, self.running)):
             return 0
+        if follows_prompts and len(self.running) <= _FEW:
+            return 1
         steps = min(
             int(self._longest / self._step_seconds),
             _MOST_STEPS,
