@@ -4,6 +4,8 @@ The event loop's own way would count none of those that say nothing, and keep ea
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,70 +28,70 @@ class Config(uvicorn.Config):
     def load(self) -> None:
         """Called by uvicorn."""
         super().load()
-        context, protocol = self.ssl, self.http_protocol_class
+        context = self.ssl
         if context is None:
             return
         self.ssl = None
-        limits = self._connections
-        made: Any = lambda **options: _Handshake(lambda: protocol(**options), context, limits)  # noqa: E731
+        protocol = type("ServersSecured", (_Secured,), {"limits": self._connections})
+        made: Any = lambda **options: _Handshake(lambda: protocol(**options), context)  # noqa: E731
         self.http_protocol_class = made
 
 
-class _Handshake(asyncio.Protocol):
-    """A connection until its handshake is over; from then on it is one of `make`'s.
+class _Secured(Protocol):
+    """A connection whose handshake is over."""
 
-    What comes with the end of the handshake is kept for that one, which nobody has told of its connection yet.
-    """
+    is_secured = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by asyncio."""
+        self.limits.close(_address_of(transport))  # which was counted before the handshake
+        self.is_secured = True
+        super().connection_made(transport)
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its handshake is over; from then on it is that of the protocol that `make` makes."""
 
     _shaking: ClassVar[set[asyncio.Task[None]]] = set()
 
-    def __init__(self, make: Callable[[], Protocol], context: ssl.SSLContext, limits: Connections) -> None:
+    def __init__(self, make: Callable[[], _Secured], context: ssl.SSLContext) -> None:
         self._make = make
         self._context = context
-        self._limits = limits
-        self._early: list[bytes] = []
-        self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Called by asyncio, for the connection without TLS; one too many is closed without a word."""
-        address = get_remote_addr(transport)
-        source = None if address is None else address[0]
-        if not self._limits.open(source):
-            self._limits.close(source)
+        """Called by asyncio, for the connection without TLS. One too many is closed without a word."""
+        protocol, address = self._make(), _address_of(transport)
+        if not protocol.limits.open(address):
+            protocol.limits.close(address)
             transport.abort()
             return
-        transport.pause_reading()
-        task = asyncio.get_running_loop().create_task(self._shake(transport, source))
+        try:  # The loop takes the connection over once more: what has come is still in the kernel.
+            connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        except OSError:  # there is no file left
+            protocol.limits.close(address)
+            return
+        finally:
+            transport.abort()
+        task = asyncio.get_running_loop().create_task(self._shake(connection, protocol, address))
         self._shaking.add(task)
         task.add_done_callback(self._shaking.discard)
 
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio, with what came through TLS."""
-        self._early.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Called by asyncio."""
-        self._is_lost = True
-
-    async def _shake(self, transport: asyncio.Transport, source: str | None) -> None:
-        loop, secured = asyncio.get_running_loop(), None
+    async def _shake(self, connection: socket.socket, protocol: _Secured, address: str | None) -> None:
         try:
             with suppress(OSError):  # a failed handshake, or one that took too long, is no failure of ours
-                secured = await loop.start_tls(
-                    transport,
-                    self,
-                    self._context,
-                    server_side=True,
-                    ssl_handshake_timeout=self._limits.header_timeout,
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: protocol,
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=protocol.limits.header_timeout,
                     ssl_shutdown_timeout=LINGER,
                 )
         finally:
-            self._limits.close(source)
-            if secured is None:
-                transport.abort()
-        if secured is not None and not self._is_lost:
-            protocol = self._make()
-            secured.set_protocol(protocol)
-            protocol.connection_made(secured)  # which counts it from now on
-            for data in self._early:
-                protocol.data_received(data)
+            if not protocol.is_secured:
+                protocol.limits.close(address)
+                connection.close()
+
+
+def _address_of(transport: asyncio.Transport) -> str | None:
+    address = get_remote_addr(transport)
+    return None if address is None else address[0]

@@ -86,6 +86,18 @@ async def test_a_client_that_begins_no_handshake_is_ended(
         assert asyncio.get_running_loop().time() - started < 50
 
 
+def test_the_loop_of_a_real_server_ends_them_too(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    pytest.importorskip("uvloop").run(silent(files, engine, profile, fmt))
+
+
+async def silent(files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    async with serving(files, engine, profile, fmt, header_timeout=0.3) as (server, port):
+        assert await everything(port) == b""
+        assert not server.server_state.connections
+
+
 async def test_a_client_that_says_nothing_after_its_handshake_is_ended(
     files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat
 ) -> None:
@@ -118,7 +130,12 @@ def url(files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: Cha
     listener = bind("127.0.0.1", 0)
     app = create_app(engine, settings, profile, fmt)
     server = DrainingServer(app.state.serving, loaded_config(app, settings))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:  # as `twogear serve` does
+            runner.run(server.serve(sockets=[listener]))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     yield f"https://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
