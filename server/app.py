@@ -23,6 +23,7 @@ from server.modes.profile import Profile
 from server.settings import Settings
 from server.telemetry.layer import RequestLayer, Watcher
 from server.telemetry.observers import Observer
+from server.telemetry.request_log import RequestLog
 
 
 class App(FastAPI):
@@ -72,6 +73,9 @@ def create_app(
         settings=settings, profile=profile, fmt=fmt, engine=engine, access=Access(keys)
     )
     app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
+    for observer in observers:
+        if isinstance(observer, RequestLog):
+            serving.metrics.registry.register(observer)
     app.keeps_texts = settings.log_text
     for api in apis:
         app.include_router(api.router)

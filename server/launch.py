@@ -36,6 +36,7 @@ from server.core.serving import Serving
 from server.engine_client import EngineStatus
 from server.http.connections import Connections
 from server.http.protocol import protocol_of
+from server.http.tls import Config
 from server.modes.checkpoint_sampling import with_sampling
 from server.modes.mode import TRIED_MESSAGES, Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
@@ -116,8 +117,9 @@ def committed_warning(settings: Settings, ready: Ready) -> str:
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app."""
     connections = Connections(settings)
-    return uvicorn.Config(
+    return Config(
         app,
+        connections,
         http=protocol_of(connections),
         ws="none",
         backlog=connections.backlog,

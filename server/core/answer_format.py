@@ -9,18 +9,13 @@ from typing import Any
 
 from chat_templates.format import ChatFormat
 from server.core.call_rules import tags_in_rule
-from server.core.grammar_jobs import CallsJob, Job, RuleJob
+from server.core.grammar_jobs import UNFORCED, CallsJob, Job, RuleJob, Written, unforced
 from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
 from server.core.request import ChoiceForm, Conversation, Form, GrammarForm, JsonForm, NamedTool, RegexForm, Request
 from server.core.serving import Serving
 from server.errors import BadRequestError
 
-DIRECTIVE = "%llguidance"
-UNFORCED = f'{DIRECTIVE} {{"no_forcing": true}}\n'
-"""Before a grammar: text that can come in one way only may be any tokens. Else the library tokenizes it, and takes
-spellings of control tokens in it for those.
-"""
 LARK = "%lark"
 """In a grammar: a tool's own, whose patterns may let any text through."""
 ANY_TEXT = "start: TEXT\nTEXT: /(.|\\n)*/"
@@ -76,15 +71,19 @@ async def _grammar(
 ) -> str | None:
     """The grammar of an answer that is one of both; None for a free one. `is_free`: any text stands around calls."""
     answer = calls = None
+    is_long = False
     if rule is not None:
-        answer = await _written(rule, request, serving)
+        written = await _written(rule, request, serving)
+        answer, is_long = written.text, written.is_long
         if rule.kind == "grammar":
-            return answer if DIRECTIVE in answer else UNFORCED + answer
+            return unforced(answer)
     if tools:
-        calls = await _written(_calls(tools, request, serving, parallel=parallel, is_free=is_free), request, serving)
+        job = _calls(tools, request, serving, parallel=parallel, is_free=is_free)
+        written = await _written(job, request, serving)
+        calls, is_long = written.text, is_long or written.is_long
     whole = _whole(answer, calls, _header(serving.fmt))
-    if whole is not None and _may_spell_control(rule, whole, serving.fmt):
-        return UNFORCED + whole
+    if whole is not None and (is_long or _may_spell_control(rule, whole, serving.fmt)):
+        return unforced(whole)
     return whole
 
 
@@ -127,7 +126,7 @@ def _params_of(tools: list[NamedSchema], request: Request) -> list[str]:
     return [request.name(paths[name]) for name, _ in tools]
 
 
-async def _written(job: Job, request: Request, serving: Serving) -> str:
+async def _written(job: Job, request: Request, serving: Serving) -> Written:
     try:
         return await POOL.written(job, request.received.size)
     except PoolBusy as error:

@@ -6,6 +6,13 @@ import msgspec
 
 from chat_templates.tool_forms.form import CallForm
 
+DIRECTIVE = "%llguidance"
+UNFORCED = f'{DIRECTIVE} {{"no_forcing": true}}\n'
+"""In a grammar: text that can come in one way only may be any tokens. Else the library tokenizes it, and takes
+spellings of control tokens in it for those; and it does so again for each token, for all of the text that is still to
+come.
+"""
+
 
 class RuleJob(msgspec.Struct, frozen=True, tag=True):
     """The grammar of an answer in the form that the client's field `param` asks for.
@@ -46,9 +53,12 @@ Job = RuleJob | CallsJob
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):
-    """The rule, or the rules, or the whole grammar."""
+    """The rule, or the rules, or the whole grammar. `is_long`: so much text in it can come in one way only that it has
+    to be UNFORCED.
+    """
 
     text: str
+    is_long: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -67,6 +77,12 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Reply = Written | Refused | Died
+
+
+def unforced(grammar: str) -> str:
+    """The same grammar, UNFORCED also where it has a directive of its own: the last one holds."""
+    return f"{UNFORCED}{grammar}\n{UNFORCED}" if DIRECTIVE in grammar else UNFORCED + grammar
+
 
 _ENCODER = msgspec.json.Encoder()
 _JOBS: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)

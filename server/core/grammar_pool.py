@@ -47,7 +47,7 @@ class GrammarPool:
         self._waiting = 0
         atexit.register(self.close)
 
-    async def written(self, job: Job, size: int) -> str:
+    async def written(self, job: Job, size: int) -> Written:
         """The grammar that `job` asks for, of a body of `size` bytes.
 
         Raises BadRequestError for what no grammar takes and for what costs too much, and PoolBusy.
@@ -62,8 +62,8 @@ class GrammarPool:
             if not isinstance(reply, Died):  # which a busy machine may have caused
                 self._cache.put(digest, reply)
         match reply:
-            case Written(text):
-                return text
+            case Written():
+                return reply
             case Refused(reason, param):
                 raise _refusal(job, reason, param)
             case Died(number):

@@ -18,7 +18,8 @@ import msgspec
 from server.core import grammar_jobs as jobs
 from server.core import grammars
 from server.core.call_rules import CallRules
-from server.core.grammar_jobs import CallsJob, Died, Job, Refused, RuleJob
+from server.core.grammar_jobs import CallsJob, Died, Job, Refused, RuleJob, Written, unforced
+from server.core.schema_limits import MOST_FORCED, most_forced
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def _reply(line: bytes, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (grammars.MOST_MEMORY, grammars.MOST_MEMORY))
     signal.setitimer(signal.ITIMER_PROF, seconds)  # computing time; the signal ends the process
     try:
-        reply = jobs.encode(jobs.Written(_written(jobs.decode_job(line))))
+        reply = jobs.encode(_written(jobs.decode_job(line)))
     except RecursionError:
         reply = jobs.encode(Refused("nested too deep"))
     except MemoryError:
@@ -53,39 +54,41 @@ def _reply(line: bytes, seconds: float) -> None:
     _send(reply)
 
 
-def _written(job: Job) -> str:
+def _written(job: Job) -> Written:
     """Raises ValueError."""
     if isinstance(job, CallsJob):
         return _calls(job)
-    text = _rule(job)
-    grammars.check(text if job.kind == "grammar" else f"start: answer\nanswer: {text}")
-    return text
+    rule = _rule(job)
+    grammar = rule.text if job.kind == "grammar" else f"start: answer\nanswer: {rule.text}"
+    grammars.check(unforced(grammar) if rule.is_long else grammar)
+    return rule
 
 
-def _rule(job: RuleJob) -> str:
+def _rule(job: RuleJob) -> Written:
     match job.kind:
         case "json":
-            return grammars.of_schema(grammars.schema_of(job.value))
+            schema = grammars.schema_of(job.value)
+            return Written(grammars.of_schema(schema), most_forced(schema) > MOST_FORCED)
         case "regex":
-            return grammars.of_regex(job.value)
+            return Written(grammars.of_regex(job.value), is_long=True)
         case "choice":
-            return grammars.of_choices(job.value)
+            return Written(grammars.of_choices(job.value), max(map(len, job.value), default=0) > MOST_FORCED)
         case "grammar":
-            return grammars.of_lark(job.value)
+            return Written(grammars.of_lark(job.value), is_long=True)
 
 
 class _OfToolError(Exception):
     """What is wrong with one of several tools, and the field that it came in."""
 
 
-def _calls(job: CallsJob) -> str:
+def _calls(job: CallsJob) -> Written:
     try:
         _check_calls(job)
     except ValueError as error:
         for tool, param in zip(job.tools, job.params, strict=True):
             _check_tool(job, tool, param)
         raise ValueError(f"all of them together: {_line(error)}") from error
-    return _rules(job, job.tokens)
+    return Written(_rules(job, job.tokens), _are_long(job))
 
 
 def _check_tool(job: CallsJob, tool: tuple[str, Any], param: str) -> None:
@@ -98,7 +101,12 @@ def _check_tool(job: CallsJob, tool: tuple[str, Any], param: str) -> None:
 
 def _check_calls(job: CallsJob) -> None:
     ids = {spelling: index for index, spelling in enumerate(job.tokens, start=1)}
-    grammars.check(f"start: calls\n{_rules(job, ids)}")
+    grammar = f"start: calls\n{_rules(job, ids)}"
+    grammars.check(unforced(grammar) if _are_long(job) else grammar)
+
+
+def _are_long(job: CallsJob) -> bool:
+    return any(most_forced(schema) > MOST_FORCED for _, schema in job.tools)
 
 
 def _rules(job: CallsJob, tokens: dict[str, int]) -> str:

@@ -15,7 +15,7 @@ from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
-from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError
+from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError, UnavailableError
 from server.offload import LONG, READING, offload_long
 from server.telemetry.record import record_of
 
@@ -64,10 +64,26 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
         await parsed.take(PARSED_BYTES * len(content))
         body = await offload_long(READING, lambda: _parsed(parse, content))
     except BudgetSpent:
-        raise serving.unavailable("too many long requests are coming in") from None
+        raise _too_many(serving) from None
     finally:
         coming.release()
     return body, msgspec.structs.replace(received, held=parsed)
+
+
+async def hold_more(received: Received, size: int, serving: Serving) -> Received:
+    """The same with memory for `size` bytes of JSON that the server kept for the client; raises UnavailableError."""
+    if size < LONG:
+        return received
+    held = received.held or serving.parsed.holder()
+    try:
+        await held.take(PARSED_BYTES * size)
+    except BudgetSpent:
+        raise _too_many(serving) from None
+    return msgspec.structs.replace(received, held=held)
+
+
+def _too_many(serving: Serving) -> UnavailableError:
+    return serving.unavailable("too many long requests are coming in")
 
 
 def _parsed(parse: Callable[[bytes], Body], content: bytes) -> Body:

@@ -31,7 +31,7 @@ from server.api.completions.admission import completion_request
 from server.api.completions.body import read_completion_request
 from server.api.messages.admission import count_tokens_request, messages_request
 from server.api.messages.body import read_count_tokens_request, read_messages_request
-from server.api.responses.admission import admit_response, response_request
+from server.api.responses.admission import admit_response, continued, response_request
 from server.api.responses.body import read_response_request
 from server.api.responses.store import ResponseStore
 from server.api.tokens.admission import tokenize_request
@@ -122,8 +122,8 @@ async def _plan_messages(content: bytes) -> None:
 
 
 async def _plan_response(content: bytes) -> None:
-    body, store = read_response_request(content), ResponseStore(0, 0)
-    asked = await response_request(body, Received(size=len(content)), store)
+    body = read_response_request(content)
+    asked = await response_request(body, Received(size=len(content)), continued(body, "", ResponseStore(0, 0), 0))
     await admit_response(asked.request, SERVING, truncates=body.truncation == "auto")
 
 

@@ -13,10 +13,11 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from chat_templates.format import ChatFormat
 from server.core import grammar_jobs as jobs
-from server.core import schema_limits
+from server.core import grammars, schema_limits
 from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import GrammarPool
 from server.errors import BadRequestError
@@ -144,10 +145,11 @@ async def test_a_lost_process_is_replaced_and_what_it_said_is_remembered() -> No
     others = set(workers(os.getpid()))
     job = RuleJob("x", "regex", "a+")
     text = await pool.written(job, 0)
+    assert (text.text, text.is_long) == ("/a+/", True)
     (first,) = set(workers(os.getpid())) - others
     os.kill(first, signal.SIGKILL)
     assert await pool.written(job, 0) == text
-    assert await pool.written(RuleJob("x", "regex", "b+"), 0)
+    assert (await pool.written(RuleJob("x", "regex", "b+"), 0)).text
     (second,) = set(workers(os.getpid())) - others
     assert second != first
     pool.close()
@@ -163,7 +165,7 @@ def test_no_process_outlives_the_one_that_started_it() -> None:
 import asyncio, time
 from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import POOL
-print(asyncio.run(POOL.written(RuleJob("x", "regex", "a+"), 0)), flush=True)
+print(asyncio.run(POOL.written(RuleJob("x", "regex", "a+"), 0)).text, flush=True)
 time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
@@ -251,7 +253,10 @@ def test_a_job_that_exceeds_a_limit_ends_alone(memory: int, seconds: float, endi
         b"%g %b" % (seconds, jobs.encode(job)) for job in (RuleJob("x", "json", schema), RuleJob("x", "regex", "a+"))
     ]
     result = subprocess.run([sys.executable, "-c", code], input=b"\n".join(lines), capture_output=True, check=True)
-    assert list(map(jobs.decode_reply, result.stdout.splitlines())) == [jobs.Died(ending), jobs.Written("/a+/")]
+    assert list(map(jobs.decode_reply, result.stdout.splitlines())) == [
+        jobs.Died(ending),
+        jobs.Written("/a+/", is_long=True),
+    ]
 
 
 async def test_costly_grammars_hold_up_costly_ones_only() -> None:
@@ -260,9 +265,38 @@ async def test_costly_grammars_hold_up_costly_ones_only() -> None:
     costly = [asyncio.create_task(pool.written(RuleJob("x", "json", schema), 0)) for schema in schemas]
     await asyncio.sleep(0)
     for number in range(5):
-        assert await pool.written(RuleJob("y", "regex", "a" * (number + 1)), 0)
+        assert (await pool.written(RuleJob("y", "regex", "a" * (number + 1)), 0)).text
     assert not all(task.done() for task in costly)
     for task in costly:
         with pytest.raises(BadRequestError, match=r"^x: "):
             await task
     pool.close()
+
+
+PAIRS = {f"a{n}": {"type": "array", "prefixItems": [{"$ref": f"#/$defs/a{n + 1}"}] * 2, "minItems": 2, "items": False}
+         for n in range(17)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [7]},
+        {"type": "array", "items": {"const": "a"}, "minItems": 30, "maxItems": 30},
+        {"type": "array", "minItems": 5, "items": {"type": "array", "minItems": 6, "items": {"enum": [None]}}},
+        {"type": "array", "minItems": 9, "items": {"type": "number", "minimum": 1e20, "maximum": 1e20}},
+        {"type": "object", "properties": {"a": {"const": [1, {"b": "é"}]}, "c": {"type": "null"}},
+         "required": ["a", "c"]},
+        {"$ref": "#/$defs/a12", "$defs": {**PAIRS, "a17": {"const": 7}}},
+    ],
+)  # fmt: skip
+def test_no_more_is_forced_than_is_said(schema: Any) -> None:
+    matcher = LLMatcher(grammars.BYTES, f"start: {grammars.of_schema(schema)}", log_level=0)
+    forced = len(matcher.compute_ff_tokens())
+    assert 0 < forced <= schema_limits.most_forced(schema)
+
+
+def test_common_schemas_are_not_long() -> None:
+    thing = {"type": "object", "properties": {name: {"type": "string"} for name in ("name", "address", "comment")},
+             "required": ["name", "address"], "description": "x" * 5000}  # fmt: skip
+    assert schema_limits.most_forced(thing) < schema_limits.MOST_FORCED
+    assert schema_limits.most_forced({"type": "array", "items": thing}) < schema_limits.MOST_FORCED

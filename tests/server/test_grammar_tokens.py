@@ -128,3 +128,45 @@ async def test_calls_of_strict_tools_are_bound_from_their_first_token(
         return
     again = [*before, fmt.tool_call_end_id, *before, fmt.tool_call_end_id, *fmt.encode_text("\nDone.")]
     assert taken(grammar, again, tokens, fmt) == len(again) + 1
+
+
+SEVENS = {"type": "array", "items": {"enum": [7]}, "minItems": 40_000}
+BEHIND = {"type": "object", "properties": {"a": {"type": "string"}, "b": SEVENS}, "required": ["a", "b"]}
+PAIRS = {
+    "$ref": "#/$defs/a0",
+    "$defs": {
+        "a17": {"const": 7},
+        **{f"a{n}": {"type": "array", "prefixItems": [{"$ref": f"#/$defs/a{n + 1}"}] * 2, "minItems": 2, "items": False}
+           for n in range(17)},
+    },
+}  # fmt: skip
+TEXT = ", ".join(["7"] * 50)
+UNTRUE = '%llguidance {"no_forcing": false}\nstart: ("7" ", "){40000}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"structured_outputs": {"json": SEVENS}}, f"[{TEXT}"),
+        ({"structured_outputs": {"json": {**SEVENS, "minItems": 5000}}}, f"[{TEXT}"),
+        ({"structured_outputs": {"json": BEHIND}}, f'{{"a": "x", "b": [{TEXT}'),
+        ({"structured_outputs": {"json": {"const": [7] * 4000}}}, f"[{TEXT}"),
+        ({"structured_outputs": {"json": {"const": "a" * 100_000}}}, '"' + "a" * 100),
+        ({"structured_outputs": {"json": PAIRS}}, "[" * 17 + "7, 7], [7, 7]], [[7, 7]"),
+        ({"structured_outputs": {"choice": ["b", "a" * 100_000]}}, "a" * 100),
+        ({"structured_outputs": {"regex": "(7, ){40000}"}}, TEXT),
+        ({"structured_outputs": {"grammar": UNTRUE}}, TEXT),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": BEHIND}}], "tool_choice": "required"},
+         f'{{"name": "f", "arguments": {{"a": "x", "b": [{TEXT}'),
+    ],
+)  # fmt: skip
+async def test_much_text_that_can_come_in_one_way_only_is_drawn_as_any_other(
+    client: Client, fmt: ChatFormat, tokens: LLTokenizer, fields: dict[str, Any], text: str
+) -> None:
+    """The library would tokenize all that is to come for each token, and beyond 50,000 items it gives up."""
+    grammar = await grammar_of(client, fmt, **fields)
+    assert grammar.startswith('%llguidance {"no_forcing": true}\n')
+    ids = fmt.encode_text(text)
+    if "tools" in fields:
+        ids = [fmt.tool_call_id, *ids]
+    assert taken(grammar, ids, tokens, fmt) == len(ids)

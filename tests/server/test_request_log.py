@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ from server.cli import main
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from server.settings import EMBEDDED_MODEL, Settings
+from server.telemetry import request_log
 from server.telemetry.observers import open_observers
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import MODEL, body
@@ -218,6 +222,8 @@ async def test_tool_calls_are_text_too(fmt: ChatFormat, engine: FakeEngine, conn
 async def test_a_file_that_was_moved_away_is_made_anew(connect: Connect, lines: Lines, tmp_path: Path) -> None:
     async with connect() as http:
         await http.get("/version")
+        while not lines():  # noqa: ASYNC110 - the log has no event
+            await asyncio.sleep(0.005)
         (tmp_path / "log").rename(tmp_path / "log.1")
         await http.get("/v1/models")
     assert [line["route"] for line in lines()] == ["/v1/models"]
@@ -232,10 +238,14 @@ async def test_a_log_that_cannot_be_written_ends_no_request(
     folder.mkdir()
     async with connect(request_log=str(folder / "log")) as http:
         assert (await http.post(CHAT, json=body())).status_code == 200
+        while not (folder / "log").read_text().endswith("\n"):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         shutil.rmtree(folder)
         answers = [await http.post(CHAT, json=body(stream=True)) for _ in range(3)]
         assert all(answer.status_code == 200 and answer.text.endswith("[DONE]\n\n") for answer in answers)
         assert 'outcome="completed"' in (await http.get("/metrics")).text
+        while "twogear_request_log_lost_total 3.0" not in (await http.get("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         folder.mkdir()
         assert (await http.post(CHAT, json=body())).status_code == 200
     (line,) = (folder / "log").read_text().splitlines()
@@ -258,14 +268,73 @@ async def test_a_full_disk_ends_no_request(
     assert "Traceback" not in capsys.readouterr().err
 
 
-async def test_stderr(
-    engine: FakeEngine, profile: Profile, fmt: ChatFormat, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def read_to_end(pipe: Path, got: list[dict[str, Any]]) -> threading.Thread:
+    def read() -> None:
+        with pipe.open() as lines:
+            got.extend(map(json.loads, lines))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+async def test_a_pipe_that_nobody_reads_holds_up_nobody(
+    connect: Connect, pipe: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Lines wait for a reader up to a number of bytes; what is beyond is counted, and said once."""
+    monkeypatch.setattr(request_log, "MOST_WAITING", 3000)
+    got: list[dict[str, Any]] = []
+    async with connect(request_log=str(pipe)) as http:
+        for _ in range(20):
+            response = await http.post(CHAT, json=body(stream=True))
+            assert response.text.endswith("[DONE]\n\n")
+        lost = int(re.findall(r"twogear_request_log_lost_total (\d+)", (await http.get("/metrics")).text)[0])
+        assert 5 <= lost < 20
+        (told,) = (record.getMessage() for record in caplog.records if record.name == "twogear.requests")
+        assert "3000 bytes wait" in told
+        reader = read_to_end(pipe, got)
+        while len(got) + lost < 20 and reader.is_alive() and len(caplog.records) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await http.get("/version")
+    reader.join()
+    assert len(got) == 20 - lost + 1
+    assert caplog.records[-1].getMessage().endswith(f"it lacks {lost} requests.")
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["never opened", "full"])
+async def test_a_server_ends_beside_a_pipe_that_nobody_reads(pipe: Path, is_open: bool) -> None:
+    end = os.open(pipe, os.O_RDWR) if is_open else None
+    code = f"""
+from server.telemetry.record import RequestRecord
+from server.telemetry.request_log import RequestLog
+log = RequestLog({str(pipe)!r}, "m")
+for _ in range(1000):
+    log.write(RequestRecord(path="/v1/chat/completions"))
+log.close()
+print("closed")
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"closed\n")
+    if end is not None:
+        os.close(end)
+
+
+async def test_stderr(engine: FakeEngine, profile: Profile, fmt: ChatFormat, capfd: pytest.CaptureFixture[str]) -> None:
     settings = Settings(request_log="-")
-    app = create_app(engine, settings, profile, fmt, observers=open_observers(settings))
+    (observer,) = open_observers(settings)
+    app = create_app(engine, settings, profile, fmt, observers=[observer])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
         await http.get("/version")
-    assert json.loads(capsys.readouterr().err)["route"] == "/version"
+    observer.close()
+    assert json.loads(capfd.readouterr().err)["route"] == "/version"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,12 @@ from chat_templates.settings import DIRECT
 from server.api.responses.events_log import EventLog
 from server.api.responses.store import ENTRY_BYTES, ITEM_BYTES, ResponseStore, StoredInput
 from server.app import create_app
+from server.core.request import Received
+from server.core.serving import Serving
 from server.errors import UnknownResponseError
+from server.http.reading import PARSED_BYTES, hold_more
 from server.modes.profile import Profile
+from server.offload import LONG
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, always
@@ -175,6 +179,46 @@ def response_of(name: str, previous: str | None = None, size: int = 0) -> dict[s
     return {"id": name, "previous_response_id": previous, "output": output}
 
 
+async def test_a_conversation_that_is_kept_may_be_as_long_as_one_that_is_sent(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    engine = FakeEngine(engine.script, (fmt.end_of_turn_id,), max_context=100_000)
+    app = create_app(engine, Settings(max_body_bytes=20_000), profile, fmt)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        first = await post(http, input="a" * 9_000)
+        second = await post(http, input="b" * 9_000, previous_response_id=first["id"])
+        third = await post(http, input="c" * 9_000, previous_response_id=second["id"])
+        over = await http.post(URL, json=asked(previous_response_id=third["id"]))
+        ids = [response["output"][0]["id"] for response in (first, second, third)]
+        references = [{"type": "item_reference", "id": item} for item in ids]
+        referring = await http.post(f"{URL}/input_tokens", json=asked(input=references))
+        assert (await post(http, previous_response_id=first["id"], input=references[1:2]))["status"] == "completed"
+    for response, param in ((over, "previous_response_id"), (referring, "input")):
+        error = error_of(response)
+        assert (response.status_code, error["param"]) == (400, param)
+        assert error["message"].endswith("bytes of items, and 20000 are taken.")
+
+
+async def test_it_takes_memory_until_it_is_planned(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    serving = Serving(settings=Settings(), profile=profile, fmt=fmt, engine=engine)
+    for before in (Received(), Received(held=serving.parsed.holder())):
+        assert await hold_more(before, LONG - 1, serving) is before
+        received = await hold_more(before, LONG, serving)
+        assert serving.parsed.used == PARSED_BYTES * LONG
+        received.planned()
+        assert serving.parsed.used == 0
+
+
+async def test_no_log_probabilities_are_read_again(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    response = await post(http, top_logprobs=5, include=["message.output_text.logprobs"])
+    assert response["output"][0]["content"][0]["logprobs"]
+    store = ResponseStore(10, 1_000_000)
+    store.put(response, EMPTY, "")
+    (item,) = store.get(response["id"], "").items()
+    assert item["content"] == [{**response["output"][0]["content"][0], "logprobs": []}]
+    await post(http, previous_response_id=response["id"], input="And?")
+
+
 def test_what_was_used_longest_ago_leaves_first() -> None:
     store = ResponseStore(3, 1_000_000)
     for name in "abc":
@@ -203,11 +247,11 @@ def test_going_on_counts_as_a_use_of_all_before() -> None:
 
 
 def test_the_bytes_are_bounded() -> None:
-    store = ResponseStore(100, 10 * (ENTRY_BYTES + ITEM_BYTES + 200))
+    store = ResponseStore(100, 10 * (ENTRY_BYTES + ITEM_BYTES + 400))
     for number in range(50):
         store.put(response_of(str(number), size=100), EMPTY, "")
     assert len(store) == 10
-    assert store.size <= 10 * (ENTRY_BYTES + ITEM_BYTES + 200)
+    assert store.size <= 10 * (ENTRY_BYTES + ITEM_BYTES + 400)
     store.put(response_of("large", size=100_000), EMPTY, "")
     assert len(store) == 10
     with pytest.raises(UnknownResponseError, match="has left the store"):

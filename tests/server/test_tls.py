@@ -3,11 +3,14 @@
 import asyncio
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,9 +24,10 @@ from server.launch import DrainingServer, bind, loaded_config, open_address_warn
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import always, body
+from tests.server.conftest import always, body, served
 
 OPENSSL = shutil.which("openssl")
+NO_TLS = b"\x15\x03\x01\x00\x02\x02\x46"  # an alert: the version is not one that is spoken here
 SUBJECT = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
 
 
@@ -44,13 +48,94 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return key, certificate
 
 
+@asynccontextmanager
+async def serving(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat, **options: Any
+) -> AsyncIterator[tuple[DrainingServer, int]]:
+    settings = Settings(ssl_keyfile=files[0], ssl_certfile=files[1], **options)
+    async with served(engine, profile, fmt, settings) as one:
+        yield one
+
+
+async def everything(port: int, said: bytes = b"", *, context: ssl.SSLContext | None = None) -> bytes:
+    """What the server says until it ends the connection, or the handshake."""
+    async with asyncio.timeout(60):
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        except ConnectionError:
+            return b""
+        try:
+            writer.write(said)
+            return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "a part", "no TLS"])
+async def test_a_client_that_begins_no_handshake_is_ended(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat, said: bytes
+) -> None:
+    """Without the limit it would be after a minute, which is longer than is waited here."""
+    async with serving(files, engine, profile, fmt, header_timeout=0.3) as (_, port):
+        started = asyncio.get_running_loop().time()
+        assert await everything(port, said) in (b"", NO_TLS)
+        assert asyncio.get_running_loop().time() - started < 50
+
+
+def test_the_loop_of_a_real_server_ends_them_too(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    pytest.importorskip("uvloop").run(silent(files, engine, profile, fmt))
+
+
+async def silent(files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    async with serving(files, engine, profile, fmt, header_timeout=0.3) as (server, port):
+        assert await everything(port) == b""
+        assert not server.server_state.connections
+
+
+async def test_a_client_that_says_nothing_after_its_handshake_is_ended(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    context = ssl.create_default_context(cafile=files[1])
+    async with serving(files, engine, profile, fmt, header_timeout=2.0) as (server, port):
+        assert await everything(port, context=context) == b""
+        while server.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_connections_count_before_their_handshake(
+    files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    context = ssl.create_default_context(cafile=files[1])
+    ask = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with serving(files, engine, profile, fmt, max_connections=4) as (_, port):
+        with ExitStack() as held:
+            for _ in range(4):
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            while await everything(port, ask, context=context):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        while not (answer := await everything(port, ask, context=context)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.fixture
 def url(files: tuple[Path, Path], engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> Iterator[str]:
     settings = Settings(ssl_keyfile=files[0], ssl_certfile=files[1])
     listener = bind("127.0.0.1", 0)
     app = create_app(engine, settings, profile, fmt)
     server = DrainingServer(app.state.serving, loaded_config(app, settings))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:  # as `twogear serve` does
+            runner.run(server.serve(sockets=[listener]))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     yield f"https://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True

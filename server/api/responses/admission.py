@@ -31,13 +31,37 @@ class Asked(NamedTuple):
     inputs: StoredInput
 
 
-async def response_request(asked: ResponseRequest, received: Received, store: ResponseStore) -> Asked:
+class Continued(NamedTuple):
+    """What a request takes up of stored responses: those before it, and by the ids of items that are referred to, those
+    that have them. `size`: of their JSON, in bytes.
+    """
+
+    before: Sequence[Stored]
+    referred: Mapping[str, Stored]
+    size: int
+
+
+def continued(asked: ResponseRequest, client: str, store: ResponseStore, most: int) -> Continued:
+    """Raises BadRequestError, also for more than `most` bytes: a conversation may be as long as one that is sent."""
+    before = _before(asked.previous_response_id, client, store)
+    size = _size(before, most, "previous_response_id")
+    referred = _referred(asked.input, client, store)
+    return Continued(before, referred, _size([*before, *set(referred.values())], most, "input") if referred else size)
+
+
+async def response_request(asked: ResponseRequest, received: Received, kept: Continued) -> Asked:
     """What is asked. Raises BadRequestError."""
-    before = _before(asked.previous_response_id, received.client, store)
-    referred = _referred(asked.input, received.client, store)
-    size = received.size + sum(stored.size for stored in [*before, *referred.values()])
+    size = received.size + kept.size
     whole = msgspec.structs.replace(received, size=size)
-    return await read_long(lambda: _asked(asked, whole, before, referred), size)
+    return await read_long(lambda: _asked(asked, whole, kept.before, kept.referred), size)
+
+
+def _size(found: Sequence[Stored], most: int, param: str) -> int:
+    size = sum(stored.items_size for stored in found)
+    if size > most:
+        message = f"{param}: the stored responses that this takes up have {size} bytes of items, and {most} are taken."
+        raise BadRequestError(message, param=param)
+    return size
 
 
 def _asked(

@@ -11,7 +11,7 @@ from server.api.common.answering import complete, rejections
 from server.api.common.answering import stream as streamed
 from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
-from server.api.responses.admission import admit_response, response_request
+from server.api.responses.admission import Asked, admit_response, continued, response_request
 from server.api.responses.answer import ResponseAnswer
 from server.api.responses.background import Background
 from server.api.responses.body import ResponseRequest, read_response_request
@@ -26,11 +26,13 @@ from server.api.responses.schema import (
 )
 from server.api.responses.store import ResponseStore
 from server.core.admission import prompt_ids
+from server.core.request import Received
 from server.core.run import Run
 from server.errors import BadRequestError, UnknownRequestError
-from server.http.reading import caller_of, read, serving_of
+from server.http.reading import caller_of, hold_more, read, serving_of
 from server.http.responses import json_response
 from server.http.sse import EventStream, until_disconnect
+from server.offload import read_long
 
 router = APIRouter()
 MOST_LISTED = 100
@@ -58,6 +60,13 @@ def background_of(request: Request) -> Background:
     return made
 
 
+async def _asked(request: Request, body: ResponseRequest, received: Received) -> Asked:
+    """With what it takes up of stored responses, which counts as if it had been sent. Raises ApiError."""
+    serving = serving_of(request)
+    kept = continued(body, received.client, store_of(request), serving.settings.max_body_bytes)
+    return await response_request(body, await hold_more(received, kept.size, serving), kept)
+
+
 @router.post(
     "/v1/responses",
     openapi_extra=body_of(ResponseRequest),
@@ -71,7 +80,7 @@ async def responses(request: Request) -> Response:
         body, received = await read(request, read_response_request)
         if body.background and not store.is_on:
             raise BadRequestError("background: this server stores no responses.", param="background")
-        asked = await response_request(body, received, store)
+        asked = await _asked(request, body, received)
         plan = await admit_response(asked.request, serving, truncates=body.truncation == "auto")
     run = Run(plan, serving)
     keep = None
@@ -98,7 +107,7 @@ async def input_tokens(request: Request) -> Response:
     """Counts the tokens of an input, as a response would read it."""
     serving = serving_of(request)
     body, received = await read(request, read_response_request)
-    asked = (await response_request(body, received, store_of(request))).request
+    asked = (await _asked(request, body, received)).request
     ids = await prompt_ids(asked, serving)
     return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
@@ -163,7 +172,8 @@ async def input_items(
     order: str = "desc",
 ) -> Response:
     """The items of a response's own input, without those of the responses that it continued."""
-    items = orjson.loads(store_of(request).get(response_id, await _client(request)).input)
+    content = store_of(request).get(response_id, await _client(request)).input
+    items = await read_long(lambda: orjson.loads(content), len(content))
     if order not in ("asc", "desc"):
         raise BadRequestError('order must be "asc" or "desc".', param="order")
     if not limit.isdecimal() or not 1 <= int(limit) <= MOST_LISTED:

@@ -35,13 +35,14 @@ class StoredInput(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A response as JSON, the items of its own input as JSON, and the id of the response before it; its events, if they
-    are kept.
+    """A response as JSON, the items of its own input as JSON, those of its output without their log-probabilities, and
+    the id of the response before it; its events, if they are kept.
     """
 
     client: str
     response: bytes
     input: bytes
+    output: bytes
     previous: str | None
     item_ids: tuple[str, ...]
     log: EventLog | None = None
@@ -50,11 +51,24 @@ class Stored(NamedTuple):
     def size(self) -> int:
         """Bytes, about."""
         events = 0 if self.log is None else self.log.size
-        return ENTRY_BYTES + len(self.response) + len(self.input) + ITEM_BYTES * len(self.item_ids) + events
+        return ENTRY_BYTES + len(self.response) + self.items_size + ITEM_BYTES * len(self.item_ids) + events
+
+    @property
+    def items_size(self) -> int:
+        """Bytes of the JSON of `items`."""
+        return len(self.input) + len(self.output)
 
     def items(self) -> list[JsonObject]:
         """Those of the input, and those of the output."""
-        return [*orjson.loads(self.input), *orjson.loads(self.response)["output"]]
+        return [*orjson.loads(self.input), *orjson.loads(self.output)]
+
+
+def _without_logprobs(item: JsonObject) -> JsonObject:
+    """An item of an output as a conversation that goes on needs it."""
+    content = item.get("content")
+    if not isinstance(content, list):
+        return item
+    return {**item, "content": [{**part, "logprobs": []} if part.get("logprobs") else part for part in content]}
 
 
 Left = Literal["evicted", "deleted"]
@@ -116,6 +130,7 @@ class ResponseStore:
                 client,
                 orjson.dumps(response),
                 inputs.json,
+                orjson.dumps([_without_logprobs(item) for item in output]),
                 None if response["previous_response_id"] is None else str(response["previous_response_id"]),
                 (*inputs.ids, *(str(item["id"]) for item in output)),
             )
