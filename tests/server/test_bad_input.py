@@ -130,7 +130,7 @@ def nested(levels: int) -> dict[str, Any]:
         (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         (CHAT, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
         (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}] * 257}, "tools"),
-        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
         (CHAT, {"tool_choice": "required"}, "tool_choice"),
         (CHAT, {"stop": ["a"] * 1000}, "stop"),
         (CHAT, {"stop": "a" * 1001}, "stop"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag, field_validator, model_validator
 
-from server.api.common.conversation import MAX_TOOLS
+from server.api.common.custom_tools import MAX_TOOLS
 from server.api.common.fields import INT64, Fields, checked, read_object, refuse_misspelt
 from server.api.common.refused import UNSUPPORTED, refuse_unsupported
 from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount

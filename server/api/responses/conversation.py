@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from server.api.common.custom_tools import as_arguments
 from server.api.common.sealed import unseal
 from server.api.responses.items import (
     CallOutput,
@@ -15,7 +16,7 @@ from server.api.responses.items import (
     Reasoning,
     text_of,
 )
-from server.api.responses.tools import as_arguments, shown_name
+from server.api.responses.tools import shown_name
 from server.errors import BadRequestError
 
 SEALED = "reasoning"

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
+from server.api.common.custom_tools import InputReader
 from server.api.common.sealed import seal
 from server.api.responses.conversation import SEALED, SEALED_SUMMARY
-from server.api.responses.tools import CustomTool, InputReader, Offered
+from server.api.responses.tools import CustomTool, Offered
 from server.core.events import LogprobEntry, Piece
 from server.core.request import new_id
 from server.errors import JsonObject
