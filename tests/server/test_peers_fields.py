@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
 from server.api.common.refused import UNSUPPORTED
+from server.api.completions import body as completions
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
-from server.api.responses.body import ResponseRequest
+from server.api.responses.body import MOVED, ResponseRequest
 from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -236,6 +237,47 @@ BODIES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v1/responses": (ResponseRequest, {"model": MODEL, "input": "Hi"}),
     "/v1/messages": (MessagesRequest, body(max_tokens=9)),
 }
+APART: dict[str, set[str]] = {
+    CHAT: set(),
+    TEXT: {*completions.CHAT_ONLY, *completions.IDLE},
+    "/v1/responses": {*MOVED},
+    "/v1/messages": set(),
+}
+"""Fields of the others with words of their own, or that ask for nothing."""
+HARMLESS = {
+    *("messages", "model", "stream", "stream_options", "tools", "tool_choice", "echo", "best_of", "max_tokens"),
+    *("cache_control", "cache_salt", "metadata", "service_tier", "prompt_cache_key", "safety_identifier", "user"),
+    *("store", "max_tool_calls", "temperature", "top_p", "top_k", "reasoning_mode", "thinking"),
+    "thinking_token_budget",
+}
+"""Fields of our own APIs that all have, or that ask for nothing where one does not have them."""
+
+
+def test_each_field_of_our_own_is_known_to_the_other_apis() -> None:
+    """What one of them takes, none of the others ignores in silence."""
+    every = {name for kind, _ in BODIES.values() for name in kind.model_fields}
+    for path, (kind, _) in BODIES.items():
+        known = {*kind.model_fields, *UNSUPPORTED, *APART[path], *HARMLESS}
+        assert not sorted(every - known), path
+
+
+async def test_counting_refuses_what_a_message_refuses(client: Client, fmt: ChatFormat) -> None:
+    async with client(writer(fmt, "a")) as http:
+        asked = body(enable_thinking=True)
+        response = await http.post("/v1/messages/count_tokens", json=asked)
+        assert (response.status_code, "use thinking" in response.text) == (400, True)
+        same = await http.post("/v1/messages/count_tokens", json=body(max_tokens=5, stop_sequences=["a"], top_p=0))
+        assert same.status_code == 200
+
+
+async def test_messages_take_no_bound_and_greedy_as_the_others_do(client: Client, fmt: ChatFormat) -> None:
+    engine = writer(fmt, "a")
+    async with client(engine) as http:
+        fields = {"max_tokens": 9, "thinking_token_budget": -1, "top_p": 0, "temperature": 1, "top_k": -1}
+        response = await http.post("/v1/messages", json=body(**fields))
+    assert response.status_code == 200, response.text
+    sampling = engine.seen[0].sampling
+    assert (sampling.temperature, sampling.top_p) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -246,7 +288,7 @@ async def test_what_others_have_and_we_do_not_is_refused_unless_it_is_off(
     kind, asked = BODIES[path]
     async with client(writer(fmt, "a")) as http:
         for name, (off, _) in UNSUPPORTED.items():
-            if name in kind.model_fields:
+            if name in kind.model_fields or name in APART[path]:
                 continue
             for value in (None, *off):
                 response = await http.post(path, json={**asked, name: value})

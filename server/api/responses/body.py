@@ -28,7 +28,10 @@ MOVED = {
     "response_format": "text.format", "logprobs": "top_logprobs",
 }  # fmt: skip
 """Fields of chat completions, by what they are called here: refused, for the same reason."""
-INSTEAD = {"max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": ""}
+INSTEAD = {
+    "max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": "",
+    "include_stop_str_in_output": "", "messages": "input", "logprobs": "top_logprobs",
+}  # fmt: skip
 """What the same fields are called here, of which the errors of unsupported ones tell."""
 Summary = Literal["auto", "concise", "detailed"]
 Include = Literal[
