@@ -1,15 +1,24 @@
 """Fields of vLLM's and llama.cpp's APIs beside the modes: sampling, stops, log-probabilities, usage, control."""
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import httpx
 import orjson
 import pytest
+from anthropic.types.beta.message_create_params import MessageCreateParamsNonStreaming as BetaMessageNonStreaming
+from anthropic.types.beta.message_create_params import MessageCreateParamsStreaming as BetaMessageStreaming
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming as MessageNonStreaming
+from anthropic.types.message_create_params import MessageCreateParamsStreaming as MessageStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming as ChatNonStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as ChatStreaming
+from openai.types.responses import ResponseCompactParams
+from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming as ResponseNonStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming as ResponseStreaming
 from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.refused import UNSUPPORTED
+from server.api.common.refused import RETIRED, UNSUPPORTED
 from server.api.completions import body as completions
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
@@ -259,6 +268,70 @@ def test_each_field_of_our_own_is_known_to_the_other_apis() -> None:
     for path, (kind, _) in BODIES.items():
         known = {*kind.model_fields, *UNSUPPORTED, *APART[path], *HARMLESS}
         assert not sorted(every - known), path
+
+
+OF_SDKS: dict[str, list[Any]] = {
+    CHAT: [ChatNonStreaming, ChatStreaming],
+    "/v1/responses": [ResponseNonStreaming, ResponseStreaming, ResponseCompactParams],
+    "/v1/messages": [MessageNonStreaming, MessageStreaming, BetaMessageNonStreaming, BetaMessageStreaming],
+}
+IDLE_OF_SDKS = {
+    *("prediction", "verbosity", "prompt_cache_options", "prompt_cache_retention"),  # of OpenAI's caches and models
+    *("access_programs", "background_options", "image"),  # of OpenAI's plans, queues and images
+    *("inference_geo", "speed", "diagnostics", "fallbacks", "fallback_credit_token", "billing_policy", "betas"),
+    *("user_profile_id", "workspace_id"),  # of Anthropic's machines, prices and accounts
+}
+"""Fields that ask for nothing that a server of one model has."""
+
+
+@pytest.mark.parametrize("path", OF_SDKS)
+def test_each_field_of_the_newest_sdks_is_known(path: str) -> None:
+    """Taken, refused by name, or known to ask for nothing here: an upgrade that brings another fails until it is."""
+    (kind, _), sent = BODIES[path], {name for params in OF_SDKS[path] for name in get_type_hints(params)}
+    known = {*kind.model_fields, *UNSUPPORTED, *RETIRED, *APART[path], *HARMLESS, *IDLE_OF_SDKS}
+    assert len(sent) > 10
+    assert not sorted(sent - known)
+
+
+async def test_the_sdks_idle_fields_are_taken(client: Client, fmt: ChatFormat) -> None:
+    async with client(writer(fmt, "a")) as http:
+        for path, fields in {
+            CHAT: {
+                "verbosity": "low",
+                "prompt_cache_key": "a",
+                "prompt_cache_retention": "24h",
+                "store": True,
+                "safety_identifier": "a",
+                "service_tier": "flex",
+                "metadata": {"a": "b"},
+                "user": "u",
+                "stream": True,
+                "stream_options": {"include_obfuscation": True},
+            },
+            "/v1/responses": {
+                "text": {"verbosity": "low"},
+                "prompt_cache_key": "a",
+                "prompt_cache_retention": "in_memory",
+                "safety_identifier": "a",
+                "service_tier": "auto",
+                "max_tool_calls": 3,
+                "metadata": {"a": "b"},
+                "stream": True,
+                "stream_options": {"include_obfuscation": False},
+                "image": {},
+            },
+            "/v1/messages": {
+                "cache_control": {"type": "ephemeral"},
+                "service_tier": "auto",
+                "metadata": {"user_id": "u"},
+                "context_management": {"edits": []},
+                "speed": "fast",
+                "inference_geo": "eu",
+                "max_tokens": 9,
+            },
+        }.items():
+            response = await http.post(path, json={**BODIES[path][1], **fields})
+            assert response.status_code == 200, response.text
 
 
 async def test_counting_refuses_what_a_message_refuses(client: Client, fmt: ChatFormat) -> None:
