@@ -153,9 +153,22 @@ def _calls(calls: object, param: str) -> list[Call]:
 def _call(call: object, param: str) -> Call:
     if not isinstance(call, Mapping):
         raise FormatError("a tool call must be an object", param)
+    if call.get("type") == "custom":
+        return _custom_call(call, param)
     function = _function(call, param)
     arguments = _arguments(function, f"{param}.function.arguments")
     return {"id": _optional_text(call, "id", param), "name": function["name"], "arguments": arguments}
+
+
+def _custom_call(call: Mapping[str, Any], param: str) -> Call:
+    """Of a tool that takes text: to the model, a function with one argument."""
+    custom = call.get("custom")
+    if not isinstance(custom, Mapping):
+        raise FormatError("custom must be an object", f"{param}.custom")
+    name, text = (_optional_text(custom, field, f"{param}.custom") for field in ("name", "input"))
+    if not name:
+        raise FormatError("name must be a string and not empty", f"{param}.custom.name")
+    return {"id": _optional_text(call, "id", param), "name": name, "arguments": {"input": text}}
 
 
 def _function(value: Mapping[str, Any], param: str) -> Mapping[str, Any]:

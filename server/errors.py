@@ -12,6 +12,7 @@ ApiError
 ├── SlowReaderError        408
 ├── BodyTooLargeError      413
 ├── ContentTypeError       415
+├── ContentEncodingError   415
 ├── RateLimitError         429, with Retry-After
 └── UnavailableError       503, with Retry-After
     └── OverloadedError    503, code overloaded: more is asked than the server takes on
@@ -176,6 +177,16 @@ class ContentTypeError(ApiError):
 
     def __init__(self, content_type: str) -> None:
         super().__init__(f"The Content-Type must be application/json, not {content_type[:64]!r}.")
+
+
+class ContentEncodingError(ApiError):
+    """The body is compressed."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "invalid_request_error"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"The body must come as it is: Content-Encoding {encoding[:64]!r} is not taken.")
 
 
 class UnavailableError(ApiError):

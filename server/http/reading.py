@@ -15,7 +15,7 @@ from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BudgetSpent, BytesHeld
 from server.core.request import Received
 from server.core.serving import Serving
-from server.errors import BadRequestError, BodyTooLargeError, ContentTypeError, UnavailableError
+from server.errors import BadRequestError, BodyTooLargeError, ContentEncodingError, ContentTypeError, UnavailableError
 from server.offload import LONG, READING, offload_long
 from server.telemetry.record import record_of
 
@@ -51,6 +51,7 @@ async def read(request: Request, parse: Callable[[bytes], Body]) -> tuple[Body, 
     record = record_of(request.scope)
     serving, caller = serving_of(request), caller_of(request.scope)
     _check_type(request.headers)
+    _check_encoding(request.headers)
     coming, parsed = serving.bodies.holder(), serving.parsed.holder()
     try:
         content = await _content(request, serving.settings.max_body_bytes, coming)
@@ -136,6 +137,13 @@ def _check_type(headers: Headers) -> None:
         return
     if kind not in CURLS_TYPES or (kind is not None and _is_of_browser(headers)):
         raise ContentTypeError(content_type or "")
+
+
+def _check_encoding(headers: Headers) -> None:
+    """A short body could hold more than the server reads."""
+    encoding = headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise ContentEncodingError(encoding)
 
 
 def _is_of_browser(headers: Headers) -> bool:

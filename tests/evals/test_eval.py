@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.table import Table
 
 from chat_templates.format import ChatFormat
 from evals import budgets as eval_budgets
 from evals import modes as eval_modes
 from evals import needles as eval_needles
-from evals.asking import Server, sampled
+from evals.asking import Server, sampled, show_result
 from evals.plots import draw as draw_plot
 from server.app import create_app
 from server.cli import main
@@ -228,6 +229,19 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
 def _plot_of(result: dict[str, Any], folder: Path) -> str:
     draw_plot(result, folder / "plot.svg")
     return (folder / "plot.svg").read_text()
+
+
+def test_a_result_is_written_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = Table("mode")
+    table.add_row("standard")
+    show_result({"summary": {}}, table, None)
+    assert not list(tmp_path.iterdir())
+    assert "standard" in capsys.readouterr().out
+    show_result({"summary": {}}, table, tmp_path / "here" / "result.json")
+    assert json.loads((tmp_path / "here" / "result.json").read_text()) == {"summary": {}}
 
 
 @pytest.mark.engine

@@ -1,6 +1,7 @@
 """Every wrong request gets a 4xx in the contract's shape, and other requests go on."""
 
 import asyncio
+import gzip
 import json
 import socket
 import threading
@@ -118,7 +119,7 @@ def nested(levels: int) -> dict[str, Any]:
         (CHAT, message("user", content="a", tool_calls=[CALL]), "messages[0].tool_calls"),
         (CHAT, message("assistant", reasoning_content=1), "messages[0].reasoning_content"),
         (CHAT, message("assistant", tool_calls={}), "messages[0].tool_calls"),
-        (CHAT, message("assistant", tool_calls=[{**CALL, "type": "custom"}]), "messages[0].tool_calls[0].type"),
+        (CHAT, message("assistant", tool_calls=[{**CALL, "type": "custom"}]), "messages[0].tool_calls[0].custom"),
         (CHAT, called(arguments=nested(80)), "messages[0].tool_calls[0].function.arguments"),
         (CHAT, called(name=""), "messages[0].tool_calls[0].function.name"),
         (CHAT, {"messages": [*HELLO, {}]}, "messages[1].role"),
@@ -130,7 +131,7 @@ def nested(levels: int) -> dict[str, Any]:
         (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         (CHAT, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
         (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}] * 257}, "tools"),
-        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
         (CHAT, {"tool_choice": "required"}, "tool_choice"),
         (CHAT, {"stop": ["a"] * 1000}, "stop"),
         (CHAT, {"stop": "a" * 1001}, "stop"),
@@ -253,6 +254,32 @@ async def test_other_content_types_are_refused(client: Client, engine: FakeEngin
         for kind in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json", curls):
             response = await http.post(CHAT, content=content, headers={"Content-Type": kind})
             assert response.status_code == 200
+
+
+async def test_a_compressed_body_is_refused_by_name(client: Client, engine: FakeEngine) -> None:
+    """Not read as it is, whatever it says; `identity` says nothing."""
+    content = json.dumps(body()).encode()
+    async with client(engine) as http:
+        for path in (CHAT, TEXT, "/v1/responses", "/v1/messages"):
+            for coding, sent in (("gzip", gzip.compress(content)), ("br", content), ("gzip, identity", content)):
+                response = await http.post(path, content=sent, headers={"content-encoding": coding})
+                assert response.status_code == 415
+                assert f"Content-Encoding '{coding}' is not taken" in response.text
+        response = await http.post(CHAT, content=content, headers={"content-encoding": "identity"})
+        assert response.status_code == 200
+
+
+async def test_an_object_is_called_an_object(client: Client, engine: FakeEngine) -> None:
+    """Errors name no classes of ours."""
+    async with client(engine) as http:
+        for path, fields, param in (
+            ("/v1/messages", {"tool_choice": "none", "max_tokens": 5}, "tool_choice"),
+            ("/v1/messages", {"thinking": True, "max_tokens": 5}, "thinking"),
+            (CHAT, {"messages": [None]}, "messages[0]"),
+            (CHAT, {"stream_options": "all", "stream": True}, "stream_options"),
+        ):
+            response = await http.post(path, json=body(**fields))
+            assert response.json()["error"]["message"] == f"{param}: must be an object."
 
 
 async def test_bodies_that_are_too_large(client: Client, engine: FakeEngine) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -148,6 +149,40 @@ async def test_a_wish_for_another_protocol_is_ignored(server: Served, upgrade: b
         answer = await exchange(server[1], *pieces)
         assert answer.count(b"HTTP/1.1 200 OK") == 3, answer
         assert answer.count(b'"finish_reason":"stop"') == 3
+
+
+async def test_a_good_request_after_bad_ones_on_the_same_connection(server: Served) -> None:
+    """Also where all are sent ahead: each has its own answer, in their order."""
+    content = chat_body()
+    good = CHAT + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    bad = CHAT + b"Content-Length: 1\r\n\r\n{"
+    absent = b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    compressed = good.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1)
+    last = good.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+    answer = await exchange(server[1], good + bad + good + absent + compressed + last)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"200", b"400", b"200", b"404", b"415", b"200"]
+    assert answer.count(b'"finish_reason":"stop"') == 3
+
+
+async def test_the_older_http_and_a_client_that_waits_for_leave(server: Served) -> None:
+    """As `curl -0` and `curl` with a long body send it."""
+    content = chat_body()
+    old = CHAT.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    answer = await exchange(server[1], old)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"finish_reason":"stop"' in answer
+    head = CHAT + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(content)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server[1])
+    try:
+        async with asyncio.timeout(60):
+            writer.write(head)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
+            writer.write(content)
+            answer = await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    assert b"HTTP/1.1 200 " in answer
 
 
 async def test_this_is_no_proxy(server: Served) -> None:

@@ -1,18 +1,28 @@
 """Fields of vLLM's and llama.cpp's APIs beside the modes: sampling, stops, log-probabilities, usage, control."""
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import httpx
 import orjson
 import pytest
+from anthropic.types.beta.message_create_params import MessageCreateParamsNonStreaming as BetaMessageNonStreaming
+from anthropic.types.beta.message_create_params import MessageCreateParamsStreaming as BetaMessageStreaming
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming as MessageNonStreaming
+from anthropic.types.message_create_params import MessageCreateParamsStreaming as MessageStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming as ChatNonStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as ChatStreaming
+from openai.types.responses import ResponseCompactParams
+from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming as ResponseNonStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming as ResponseStreaming
 from pydantic import BaseModel
 
 from chat_templates.format import ChatFormat
 from server.api.chat.body import ChatRequest
-from server.api.common.refused import UNSUPPORTED
+from server.api.common.refused import RETIRED, UNSUPPORTED
+from server.api.completions import body as completions
 from server.api.completions.body import CompletionRequest
 from server.api.messages.body import MessagesRequest
-from server.api.responses.body import ResponseRequest
+from server.api.responses.body import MOVED, ResponseRequest
 from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -236,6 +246,111 @@ BODIES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v1/responses": (ResponseRequest, {"model": MODEL, "input": "Hi"}),
     "/v1/messages": (MessagesRequest, body(max_tokens=9)),
 }
+APART: dict[str, set[str]] = {
+    CHAT: set(),
+    TEXT: {*completions.CHAT_ONLY, *completions.IDLE},
+    "/v1/responses": {*MOVED},
+    "/v1/messages": set(),
+}
+"""Fields of the others with words of their own, or that ask for nothing."""
+HARMLESS = {
+    *("messages", "model", "stream", "stream_options", "tools", "tool_choice", "echo", "best_of", "max_tokens"),
+    *("cache_control", "cache_salt", "metadata", "service_tier", "prompt_cache_key", "safety_identifier", "user"),
+    *("store", "max_tool_calls", "temperature", "top_p", "top_k", "reasoning_mode", "thinking"),
+    "thinking_token_budget",
+}
+"""Fields of our own APIs that all have, or that ask for nothing where one does not have them."""
+
+
+def test_each_field_of_our_own_is_known_to_the_other_apis() -> None:
+    """What one of them takes, none of the others ignores in silence."""
+    every = {name for kind, _ in BODIES.values() for name in kind.model_fields}
+    for path, (kind, _) in BODIES.items():
+        known = {*kind.model_fields, *UNSUPPORTED, *APART[path], *HARMLESS}
+        assert not sorted(every - known), path
+
+
+OF_SDKS: dict[str, list[Any]] = {
+    CHAT: [ChatNonStreaming, ChatStreaming],
+    "/v1/responses": [ResponseNonStreaming, ResponseStreaming, ResponseCompactParams],
+    "/v1/messages": [MessageNonStreaming, MessageStreaming, BetaMessageNonStreaming, BetaMessageStreaming],
+}
+IDLE_OF_SDKS = {
+    *("prediction", "verbosity", "prompt_cache_options", "prompt_cache_retention"),  # of OpenAI's caches and models
+    *("access_programs", "background_options", "image"),  # of OpenAI's plans, queues and images
+    *("inference_geo", "speed", "diagnostics", "fallbacks", "fallback_credit_token", "billing_policy", "betas"),
+    *("user_profile_id", "workspace_id"),  # of Anthropic's machines, prices and accounts
+}
+"""Fields that ask for nothing that a server of one model has."""
+
+
+@pytest.mark.parametrize("path", OF_SDKS)
+def test_each_field_of_the_newest_sdks_is_known(path: str) -> None:
+    """Taken, refused by name, or known to ask for nothing here: an upgrade that brings another fails until it is."""
+    (kind, _), sent = BODIES[path], {name for params in OF_SDKS[path] for name in get_type_hints(params)}
+    known = {*kind.model_fields, *UNSUPPORTED, *RETIRED, *APART[path], *HARMLESS, *IDLE_OF_SDKS}
+    assert len(sent) > 10
+    assert not sorted(sent - known)
+
+
+async def test_the_sdks_idle_fields_are_taken(client: Client, fmt: ChatFormat) -> None:
+    async with client(writer(fmt, "a")) as http:
+        for path, fields in {
+            CHAT: {
+                "verbosity": "low",
+                "prompt_cache_key": "a",
+                "prompt_cache_retention": "24h",
+                "store": True,
+                "safety_identifier": "a",
+                "service_tier": "flex",
+                "metadata": {"a": "b"},
+                "user": "u",
+                "stream": True,
+                "stream_options": {"include_obfuscation": True},
+            },
+            "/v1/responses": {
+                "text": {"verbosity": "low"},
+                "prompt_cache_key": "a",
+                "prompt_cache_retention": "in_memory",
+                "safety_identifier": "a",
+                "service_tier": "auto",
+                "max_tool_calls": 3,
+                "metadata": {"a": "b"},
+                "stream": True,
+                "stream_options": {"include_obfuscation": False},
+                "image": {},
+            },
+            "/v1/messages": {
+                "cache_control": {"type": "ephemeral"},
+                "service_tier": "auto",
+                "metadata": {"user_id": "u"},
+                "context_management": {"edits": []},
+                "speed": "fast",
+                "inference_geo": "eu",
+                "max_tokens": 9,
+            },
+        }.items():
+            response = await http.post(path, json={**BODIES[path][1], **fields})
+            assert response.status_code == 200, response.text
+
+
+async def test_counting_refuses_what_a_message_refuses(client: Client, fmt: ChatFormat) -> None:
+    async with client(writer(fmt, "a")) as http:
+        asked = body(enable_thinking=True)
+        response = await http.post("/v1/messages/count_tokens", json=asked)
+        assert (response.status_code, "use thinking" in response.text) == (400, True)
+        same = await http.post("/v1/messages/count_tokens", json=body(max_tokens=5, stop_sequences=["a"], top_p=0))
+        assert same.status_code == 200
+
+
+async def test_messages_take_no_bound_and_greedy_as_the_others_do(client: Client, fmt: ChatFormat) -> None:
+    engine = writer(fmt, "a")
+    async with client(engine) as http:
+        fields = {"max_tokens": 9, "thinking_token_budget": -1, "top_p": 0, "temperature": 1, "top_k": -1}
+        response = await http.post("/v1/messages", json=body(**fields))
+    assert response.status_code == 200, response.text
+    sampling = engine.seen[0].sampling
+    assert (sampling.temperature, sampling.top_p) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -246,7 +361,7 @@ async def test_what_others_have_and_we_do_not_is_refused_unless_it_is_off(
     kind, asked = BODIES[path]
     async with client(writer(fmt, "a")) as http:
         for name, (off, _) in UNSUPPORTED.items():
-            if name in kind.model_fields:
+            if name in kind.model_fields or name in APART[path]:
                 continue
             for value in (None, *off):
                 response = await http.post(path, json={**asked, name: value})

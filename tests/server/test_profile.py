@@ -83,3 +83,14 @@ def test_a_wrong_profile_is_told_in_one_line(tmp_path: Path, old: str, new: str,
 def test_a_missing_profile(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the profile"):
         load_profile(tmp_path / "none.toml")
+
+
+def test_the_embedded_models_profile_alone_has_a_short_default() -> None:
+    """A real checkpoint's answers and JSON are not cut where a client names no limit."""
+    short = {
+        path.stem
+        for path in PROFILE_FOLDER.glob("*.toml")
+        for mode in load_profile(path).modes.values()
+        if mode.default_max_tokens is not None and mode.default_max_tokens < 32_768
+    }
+    assert short == {"twogear_tiny"}

@@ -541,7 +541,6 @@ async def test_an_input_is_counted(http: httpx.AsyncClient, engine: FakeEngine) 
     counted = (await http.post(f"{URL}/input_tokens", json=fields)).json()
     await post(http, **fields)
     assert counted == {"object": "response.input_tokens", "input_tokens": len(engine.seen[-1].prompt_ids)}
-    assert (await http.post(f"{URL}/compact", json=fields)).status_code == 404
 
 
 async def test_an_engine_that_is_lost(http: httpx.AsyncClient, engine: FakeEngine) -> None:

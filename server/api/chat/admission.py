@@ -1,7 +1,7 @@
 """From a checked chat body to a request of the core."""
 
 from server.api.chat.body import ChatRequest
-from server.api.common.conversation import TOOL_NAMES, conversation_of, tool_use_of
+from server.api.common.conversation import conversation_of, tool_set_of
 from server.api.common.formats import forms_in
 from server.api.common.sampling import logit_bias_of, prompt_logprobs_of, sampling_of, stop_of
 from server.api.common.thinking import mode_wish, shows_thinking
@@ -13,10 +13,11 @@ def chat_request(asked: ChatRequest, received: Received) -> Request:
     """What is asked. Raises BadRequestError where fields contradict each other."""
     max_tokens, field = _limit(asked)
     shown = _shown(asked)
+    tools = tool_set_of(asked)
     return Request(
         id=new_id("chatcmpl"),
-        prompt=conversation_of(asked),
-        tool_use=tool_use_of(asked),
+        prompt=conversation_of(asked, tools),
+        tool_use=tools.use,
         received=received,
         model=asked.model,
         mode=mode_wish(asked),
@@ -33,7 +34,7 @@ def chat_request(asked: ChatRequest, received: Received) -> Request:
         priority=asked.priority,
         cache_salt=asked.cache_salt or "",
         streamed=bool(asked.stream),
-        names={**TOOL_NAMES, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
+        names={**tools.names, "max_tokens": field, **({"logprobs": "top_logprobs"} if asked.top_logprobs else {})},
     )
 
 

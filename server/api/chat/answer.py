@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import orjson
 
-from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallStart
+from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
+from server.api.common.custom_tools import InputReader
 from server.api.common.usage import usage
 from server.core.choice import Choice
 from server.core.events import Piece
@@ -19,9 +21,10 @@ HOLE = "\0"  # where text goes in an encoded event; nothing else there is this s
 
 
 class Gathered:
-    """The pieces of one choice, put together."""
+    """The pieces of one choice, put together; `custom`: the tools that take text."""
 
-    def __init__(self) -> None:
+    def __init__(self, custom: AbstractSet[str]) -> None:
+        self._custom = custom
         self._reasoning: list[str] = []
         self._answer: list[str] = []
         self._calls: list[ToolCallStart] = []
@@ -51,7 +54,8 @@ class Gathered:
         if self._calls:
             message["content"] = answer or None
             message["tool_calls"] = [
-                _call(call, "".join(texts)) for call, texts in zip(self._calls, self._arguments, strict=True)
+                _custom_call(call, "".join(texts)) if call.name in self._custom else _call(call, "".join(texts))
+                for call, texts in zip(self._calls, self._arguments, strict=True)
             ]
         return message | dict.fromkeys(reasoning_fields, "".join(self._reasoning))
 
@@ -72,15 +76,15 @@ class Gathered:
 
 
 class ChatResponse:
-    """The response to a request that was not streamed."""
+    """The response to a request that was not streamed; `custom`: the tools that take text."""
 
-    def __init__(self, plan: Plan, choices: Sequence[Choice], serving: Serving) -> None:
+    def __init__(self, plan: Plan, choices: Sequence[Choice], serving: Serving, custom: AbstractSet[str]) -> None:
         self._plan = plan
         self._choices = choices
         self._model = serving.settings.model_name
         self._fmt = serving.fmt
         self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
-        self._gathered = [Gathered() for _ in choices]
+        self._gathered = [Gathered(custom) for _ in choices]
 
     def add(self, piece: Piece) -> None:
         """Takes the next piece."""
@@ -126,6 +130,12 @@ def _call(call: ToolCallStart, arguments: str) -> JsonObject:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
+def _custom_call(call: ToolCallStart, arguments: str) -> JsonObject:
+    reader = InputReader()
+    text = reader.feed(arguments) + reader.finish()
+    return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text}}
+
+
 def _how_it_ended(choice: Choice, plan: Plan, *, has_calls: bool) -> JsonObject:
     """A tool that the client named is no decision of the model's: as OpenAI, that is no `tool_calls`."""
     calls = has_calls and choice.finish == "stop" and not plan.answer_format.is_named
@@ -140,7 +150,7 @@ def _how_it_ended(choice: Choice, plan: Plan, *, has_calls: bool) -> JsonObject:
 
 class ChunkWriter:
     """The events of one streamed response, encoded. With `include_usage` each has the field, null but in the last;
-    with `continuous_usage` it has the counts so far.
+    with `continuous_usage` it has the counts so far. `custom`: the tools that take text.
     """
 
     def __init__(
@@ -148,6 +158,7 @@ class ChunkWriter:
         plan: Plan,
         choices: Sequence[Choice],
         serving: Serving,
+        custom: AbstractSet[str],
         *,
         include_usage: bool,
         continuous_usage: bool = False,
@@ -164,6 +175,8 @@ class ChunkWriter:
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()
+        self._custom = custom
+        self._inputs: dict[tuple[int, int], InputReader] = {}
         self._around: dict[tuple[int, type[Event]], list[bytes]] = {}
 
     def begin(self) -> bytes:
@@ -218,12 +231,24 @@ class ChunkWriter:
                 return dict.fromkeys(self._reasoning_fields, text)
             case AnswerText(text):
                 return {"content": text}
-            case ToolCallStart(index):
-                self._with_calls.add(choice)
-                return {"tool_calls": [{"index": index, **_call(event, "")}]}
-            case ToolCallArguments(index, text):
-                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+            case ToolCallStart() | ToolCallArguments() | ToolCallEnd():
+                more = self._call_delta(choice, event)
+                return None if more is None else {"tool_calls": [{"index": event.index, **more}]}
         return None
+
+    def _call_delta(self, choice: int, event: ToolCallStart | ToolCallArguments | ToolCallEnd) -> JsonObject | None:
+        """More of a call; that of a custom tool has what stands in the one argument."""
+        if isinstance(event, ToolCallStart):
+            self._with_calls.add(choice)
+            if event.name not in self._custom:
+                return _call(event, "")
+            self._inputs[choice, event.index] = InputReader()
+            return _custom_call(event, "")
+        reader = self._inputs.get((choice, event.index))
+        if reader is None:
+            return {"function": {"arguments": event.text}} if isinstance(event, ToolCallArguments) else None
+        text = reader.feed(event.text) if isinstance(event, ToolCallArguments) else reader.finish()
+        return {"custom": {"input": text}} if text else None
 
     def _chunk(self, index: int, delta: JsonObject, more: JsonObject | None = None) -> JsonObject:
         choice: JsonObject = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **(more or {})}

@@ -14,6 +14,7 @@ from server.api.common.control_body import (
     read_control_request,
     read_named_control_request,
 )
+from server.api.common.conversation import custom_tools_of
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.common.sampling import has_continuous_usage, includes_usage
 from server.core.admission import admit
@@ -40,12 +41,14 @@ async def chat_completions(request: Request) -> Response:
         include_usage = includes_usage(asked)
         plan = await admit(chat_request(asked, received), serving)
     run, streams = Run(plan, serving), asked.stream
-    continuous = has_continuous_usage(asked)
+    continuous, custom = has_continuous_usage(asked), custom_tools_of(asked)
     del asked  # which may take much, while the answer may take long
     if streams:
-        writer = ChunkWriter(plan, run.choices, serving, include_usage=include_usage, continuous_usage=continuous)
+        writer = ChunkWriter(
+            plan, run.choices, serving, custom, include_usage=include_usage, continuous_usage=continuous
+        )
         return EventStream(stream(run.pieces(), writer))
-    work = complete(run.pieces(), ChatResponse(plan, run.choices, serving))
+    work = complete(run.pieces(), ChatResponse(plan, run.choices, serving, custom))
     return json_response(await until_disconnect(request.receive, work))
 
 

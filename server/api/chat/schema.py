@@ -1,6 +1,8 @@
 """What the responses of `/v1/chat/completions` look like, for the OpenAPI document and docs/api/chat.md."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from server.api.common.schema import Answer, Count, PlaceLogprob, TokenLogprob, Usage
 
@@ -35,6 +37,26 @@ class CalledFunction(Answer):
     """Its arguments, as JSON in a string. The model wrote them: they may be unsound unless a grammar bound them."""
 
 
+class CalledCustom(Answer):
+    """A call of a custom tool."""
+
+    name: str
+    """The tool's name."""
+    input: str
+    """What the model wrote for it."""
+
+
+class CustomCall(Answer):
+    """A call of a custom tool."""
+
+    id: str
+    """What its result has as `tool_call_id`."""
+    type: Literal["custom"]
+    """The kind of the call."""
+    custom: CalledCustom
+    """Name and input."""
+
+
 class ToolCall(Answer):
     """A call of a tool."""
 
@@ -59,7 +81,7 @@ class Message(Answer):
     """The thinking; absent in standard mode."""
     reasoning: str | None = None
     """The same under its newer name."""
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[Annotated[ToolCall | CustomCall, Field(discriminator="type")]] | None = None
     """The calls, of the thinking too; absent where there are none."""
 
 
@@ -116,6 +138,15 @@ class FunctionDelta(Answer):
     """More of the arguments."""
 
 
+class CustomDelta(Answer):
+    """More of a call of a custom tool."""
+
+    name: str | None = None
+    """The tool's name, whole, in the call's first part."""
+    input: str
+    """More of the input."""
+
+
 class ToolCallDelta(Answer):
     """More of a call."""
 
@@ -123,10 +154,12 @@ class ToolCallDelta(Answer):
     """The call's number, from 0."""
     id: str | None = None
     """In the call's first part."""
-    type: Literal["function"] | None = None
+    type: Literal["function", "custom"] | None = None
     """In the call's first part."""
-    function: FunctionDelta
+    function: FunctionDelta | None = None
     """More of name and arguments."""
+    custom: CustomDelta | None = None
+    """The same of a custom tool."""
 
 
 class Delta(Answer):

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import FailFast, Field, WithJsonSchema
 
 from server.api.common.fields import Fields
-from server.api.common.formats import NamedToolChoice, ToolChoice
 from server.api.common.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from server.api.common.thinking import ThinkingFields, template_variables
-from server.core.request import Conversation, NamedTool, ToolUse
+from server.api.common.tools import CustomTool, ToolChoice, Tools, ToolSet
+from server.core.request import Conversation
 from server.errors import BadRequestError
 
 STRING = {"type": ["string", "null"]}
@@ -50,10 +50,15 @@ MESSAGE_SCHEMA = {
                 {"type": "null"},
                 {"type": "array", "items": {
                     "type": "object",
-                    "required": ["function"],
                     "properties": {
                         "id": {},
-                        "type": {"const": "function"},
+                        "type": {"enum": ["function", "custom"]},
+                        "custom": {
+                            "type": "object",
+                            "description": "Of a call of a custom tool.",
+                            "required": ["name", "input"],
+                            "properties": {"name": {"type": "string", "minLength": 1}, "input": {"type": "string"}},
+                        },
                         "function": {
                             "type": "object",
                             "required": ["name"],
@@ -79,45 +84,18 @@ MESSAGE_SCHEMA = {
 # Only documented here: `chat_templates.messages` checks them, for training too.
 Message = Annotated[dict[str, Any], WithJsonSchema(MESSAGE_SCHEMA)]
 
-TOOL_SCHEMA = {
-    "title": "Tool",
-    "type": "object",
-    "required": ["function"],
-    "properties": {
-        "type": {"const": "function"},
-        "function": {
-            "type": "object",
-            "required": ["name"],
-            "properties": {
-                "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
-                "description": {"type": "string"},
-                "parameters": {"type": ["object", "null"], "description": "A JSON schema of the arguments."},
-                "strict": {
-                    "description": "True, under `auto`: from where the model opens a call, a grammar binds it to the "
-                    "tools' names and to the schemas of the strict ones; text around it stays free. Calls that must be "
-                    "made fit their schemas anyway.",
-                },
-            },
-        },
-    },
-}
-# As for messages: `chat_templates.messages` checks them.
-Tool = Annotated[dict[str, Any], WithJsonSchema(TOOL_SCHEMA)]
-MAX_TOOLS = 256
-
 
 class ConversationFields(Fields):
     """Messages and tools."""
 
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]
     """The conversation. Whatever text it holds is text: `</think>` in a message is no control token."""
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    """The functions that the model may call."""
+    tools: Tools | None = None
+    """The functions and custom tools that the model may call."""
     tool_choice: ToolChoice | None = None
     """`auto`, the default where there are tools, lets the model choose, thinking included. `none` forbids calls.
-    `required` and a named tool bind the answer to calls that fit their schemas; the thinking stays free.
-
-    Differs: OpenAI's `allowed_tools` and `custom` are not known here.
+    `required` and a named tool bind the answer to calls that fit their schemas; the thinking stays free. With
+    `allowed_tools` the model is shown no others.
     """
     parallel_tool_calls: bool | None = None
     """False, or a tool that is named: at most one call."""
@@ -151,11 +129,7 @@ class ChatFields(ThinkingFields, ConversationFields, SamplingFields):
     """
 
 
-TOOL_NAMES = {"tool_choice.name": "tool_choice.function.name"}
-"""What the fields of `ToolUse` are called here, where that is not their neutral name."""
-
-
-def conversation_of(body: ChatFields) -> Conversation:
+def conversation_of(body: ChatFields, tools: ToolSet) -> Conversation:
     """Raises BadRequestError where the fields contradict each other."""
     if body.add_generation_prompt and body.continue_final_message:
         raise BadRequestError(
@@ -164,17 +138,18 @@ def conversation_of(body: ChatFields) -> Conversation:
         )
     return Conversation(
         messages=body.messages,
-        tools=body.tools or (),
+        tools=tools.tools,
         opens_turn=body.add_generation_prompt is not False,
         continues=bool(body.continue_final_message),
         variables=template_variables(body),
     )
 
 
-def tool_use_of(body: ConversationFields) -> ToolUse:
-    """How the tools may be used."""
-    choice = body.tool_choice or "auto"
-    return ToolUse(
-        choice=NamedTool(choice.function.name) if isinstance(choice, NamedToolChoice) else choice,
-        parallel=body.parallel_tool_calls is not False,
-    )
+def tool_set_of(body: ConversationFields) -> ToolSet:
+    """The tools and their use; raises BadRequestError."""
+    return ToolSet(body.tools or (), body.tool_choice, parallel=body.parallel_tool_calls is not False)
+
+
+def custom_tools_of(body: ConversationFields) -> frozenset[str]:
+    """The names of the tools that take text."""
+    return frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool))

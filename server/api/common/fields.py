@@ -18,6 +18,7 @@ MAX_CHECKED = 64  # unknown fields looked at, so that thousands of them cost not
 MAX_PATH = 200
 _PYDANTIC = re.compile("^Value error, | after validation")  # its own words in messages for clients
 _SHOULD = re.compile("^[A-Z][a-z]+ should")
+_OBJECT = re.compile("a valid dictionary( or instance of .*)?$")
 
 
 class Fields(BaseModel):
@@ -97,7 +98,7 @@ def _meant_extension(name: str, plain: dict[str, str]) -> str | None:
 def _bad_field(error: ErrorDetails) -> BadRequestError:
     param = _path([step for step in error["loc"] if not _is_tag(step)])
     problem = "is required" if error["type"] == "missing" else _PYDANTIC.sub("", error["msg"])
-    return BadRequestError(f"{param}: {_SHOULD.sub('must', problem)}.", param=param)
+    return BadRequestError(f"{param}: {_OBJECT.sub('an object', _SHOULD.sub('must', problem))}.", param=param)
 
 
 def _is_tag(step: str | int) -> bool:

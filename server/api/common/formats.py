@@ -1,11 +1,11 @@
-"""The fields that say what form an answer takes: `response_format`, `structured_outputs`, `tool_choice`."""
+"""The fields that say what form an answer takes: `response_format`, `structured_outputs`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from server.api.common.fields import Fields, tag_of
+from server.api.common.fields import Fields
 from server.core.request import ChoiceForm, Form, GrammarForm, JsonForm, RegexForm
 from server.errors import BadRequestError
 
@@ -108,27 +108,6 @@ class StructuredOutputs(Fields):
 
     def _all(self) -> list[tuple[str, object]]:
         return [(name, self.json_ if name == "json" else getattr(self, name)) for name in CONSTRAINTS]
-
-
-class NamedFunction(Fields):
-    """One of the tools."""
-
-    name: str
-
-
-class NamedToolChoice(Fields):
-    """The tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("(text)")] | Annotated[NamedToolChoice, Tag("(object)")],
-    Discriminator(
-        tag_of, custom_error_type="tool_choice", custom_error_message='must be "none", "auto", "required" or a tool'
-    ),
-]
 
 
 class FormFields(Fields):

@@ -21,6 +21,12 @@ CHAT_ONLY = (
     "enable_thinking", "think", "thinking_budget", "thinking_budget_tokens", "reasoning_budget",
     "tools", "tool_choice", "suffix",
 )  # fmt: skip
+# Of a conversation too; they ask for nothing where there is none.
+IDLE = (
+    "include_reasoning", "separate_reasoning", "stream_reasoning", "parallel_tool_calls", "add_generation_prompt",
+    "continue_final_message", "reasoning_logprobs",
+)  # fmt: skip
+INSTEAD = {"messages": "prompt"}
 
 
 class FirstError(FailFast):
@@ -77,7 +83,7 @@ def read_completion_request(content: bytes) -> CompletionRequest:
     fields = read_object(content, CompletionRequest.model_fields)
     refuse_misspelt(fields, {*CompletionRequest.model_fields, *CHAT_ONLY, *RETIRED, *UNSUPPORTED}, EXTENSIONS)
     refuse_retired(fields)
-    refuse_unsupported(fields, CompletionRequest.model_fields)
+    refuse_unsupported(fields, {*CompletionRequest.model_fields, *CHAT_ONLY, *IDLE}, INSTEAD)
     for name in CHAT_ONLY:
         if fields.get(name) not in (None, False, "", [], {}, "none", {"type": "text"}):
             raise BadRequestError(f"{name} means nothing to a text completion: use /v1/chat/completions.", param=name)

@@ -57,6 +57,9 @@ def _sampling(asked: MessagesRequest) -> dict[str, float]:
     sampling = {name: value for name in SAMPLING if (value := getattr(asked, name)) is not None}
     if sampling.get("top_k") == -1:  # no limit, as 0
         sampling["top_k"] = 0
+    if sampling.get("top_p") == 0:  # the likeliest token alone holds any share
+        del sampling["top_p"]
+        sampling["temperature"] = 0.0
     return sampling
 
 

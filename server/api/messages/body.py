@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag, field_validator, model_validator
 
-from server.api.common.conversation import MAX_TOOLS
+from server.api.common.custom_tools import MAX_TOOLS
 from server.api.common.fields import INT64, Fields, checked, read_object, refuse_misspelt
 from server.api.common.refused import UNSUPPORTED, refuse_unsupported
 from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount
-from server.api.common.thinking import ModeName
+from server.api.common.thinking import Bound, ModeName
 
 # Fields beyond those that every client sends, whose misspellings are refused: ignoring one changes what is asked.
 EXTENSIONS = (
@@ -20,8 +20,9 @@ EXTENSIONS = (
 )  # fmt: skip
 
 INSTEAD = {
-    "response_format": "output_config.format", "n": "", "repetition_penalty": "", "bad_words": "", "logit_bias": "",
-    "include_stop_str_in_output": "", "min_tokens": "", "seed": "",
+    "response_format": "output_config.format", "reasoning_effort": "output_config.effort", "stop": "stop_sequences",
+    "parallel_tool_calls": "tool_choice", "structured_outputs": "", "n": "", "repetition_penalty": "", "bad_words": "",
+    "logit_bias": "", "logprobs": "", "include_stop_str_in_output": "", "min_tokens": "", "seed": "",
 }  # fmt: skip
 """What fields of the other APIs are called here, or that there is nothing like them, for errors of unsupported ones."""
 
@@ -294,8 +295,8 @@ class CountTokensRequest(Fields):
 
     Differs: in no other API.
     """
-    thinking_token_budget: TokenCount | None = None
-    """As `thinking.budget_tokens`, in whatever way the mode was chosen.
+    thinking_token_budget: Bound | None = None
+    """As `thinking.budget_tokens`, in whatever way the mode was chosen; -1: the token limit alone bounds it.
 
     Differs: not in Anthropic's API.
     """
@@ -329,8 +330,8 @@ class MessagesRequest(CountTokensRequest):
 
     Differs: to Anthropic from 0 to 1, and 1 where it is left out; here the mode's.
     """
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Draws among the likeliest tokens that hold this share of the probability."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draws among the likeliest tokens that hold this share of the probability; 0 is greedy."""
     top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
     """Draws among this many of the likeliest tokens; 0 or -1: no limit."""
     stream: bool | None = None
@@ -352,5 +353,6 @@ def read_messages_request(content: bytes) -> MessagesRequest:
 def read_count_tokens_request(content: bytes) -> CountTokensRequest:
     """The same for `count_tokens`."""
     fields = read_object(content, CountTokensRequest.model_fields)
-    refuse_misspelt(fields, MessagesRequest.model_fields, EXTENSIONS)
+    refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED}, EXTENSIONS)
+    refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)
     return checked(CountTokensRequest, fields)

@@ -10,25 +10,38 @@ from server.api.common.sampling import logit_bias_of, sampling_of, stop_of
 from server.api.common.thinking import mode_wish, shows_thinking, template_variables
 from server.api.responses.body import ResponseRequest
 from server.api.responses.conversation import Turns
-from server.api.responses.items import Input, Item, ItemReference, Message, items_of, stored_form
+from server.api.responses.items import (
+    CompactionTrigger,
+    Input,
+    Item,
+    ItemReference,
+    Message,
+    items_of,
+    stored_form,
+)
 from server.api.responses.store import ResponseStore, Stored, StoredInput
 from server.api.responses.tools import ToolSet
 from server.core.admission import admit
 from server.core.plan import Plan
-from server.core.request import Conversation, Form, JsonForm, Received, Request, Shown, new_id
+from server.core.request import Conversation, Form, JsonForm, Received, Request, Shown, Stop, ToolUse, new_id
 from server.core.serving import Serving
-from server.errors import BadRequestError, ContextLengthError, UnknownResponseError
+from server.errors import BadRequestError, ContextLengthError, JsonObject, UnknownResponseError
 from server.offload import read_long
 
 NAMES = {"messages": "input", "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
 
 
 class Asked(NamedTuple):
-    """A request for the core, its tools, and its input, references resolved, as it may be stored."""
+    """A request for the core, its tools, and its input, references resolved, as it may be stored.
+
+    `compacts`: the answer is a compaction. `kept`: the messages beside it, where they are asked for.
+    """
 
     request: Request
     tools: ToolSet
     inputs: StoredInput
+    compacts: bool
+    kept: list[JsonObject]
 
 
 class Continued(NamedTuple):
@@ -49,11 +62,13 @@ def continued(asked: ResponseRequest, client: str, store: ResponseStore, most: i
     return Continued(before, referred, _size([*before, *set(referred.values())], most, "input") if referred else size)
 
 
-async def response_request(asked: ResponseRequest, received: Received, kept: Continued) -> Asked:
-    """What is asked. Raises BadRequestError."""
+async def response_request(
+    asked: ResponseRequest, received: Received, kept: Continued, *, compacts: bool = False
+) -> Asked:
+    """What is asked; `compacts`: a compaction, with what is kept beside it. Raises BadRequestError."""
     size = received.size + kept.size
     whole = msgspec.structs.replace(received, size=size)
-    return await read_long(lambda: _asked(asked, whole, kept.before, kept.referred), size)
+    return await read_long(lambda: _asked(asked, whole, kept.before, kept.referred, compacts=compacts), size)
 
 
 def _size(found: Sequence[Stored], most: int, param: str) -> int:
@@ -65,14 +80,21 @@ def _size(found: Sequence[Stored], most: int, param: str) -> int:
 
 
 def _asked(
-    asked: ResponseRequest, received: Received, before: Sequence[Stored], referred: Mapping[str, Stored]
+    asked: ResponseRequest,
+    received: Received,
+    before: Sequence[Stored],
+    referred: Mapping[str, Stored],
+    *,
+    compacts: bool,
 ) -> Asked:
     tools = ToolSet(asked.tools or [], asked.tool_choice, parallel=asked.parallel_tool_calls is not False)
     inputs = _inputs(asked, referred)
+    past = [item for stored in before for item in items_of(stored.items())]
     turns = Turns(asked.instructions)
-    for stored in before:
-        turns.add(items_of(stored.items()))
+    turns.add(past)
     turns.add(inputs, "input")
+    if compacts and not turns.is_compaction:
+        turns.ask_for_summary()
     request = Request(
         id=new_id("resp", "_"),
         prompt=Conversation(turns.messages, tools.tools, variables=template_variables(asked)),
@@ -93,8 +115,23 @@ def _asked(
         kept_whole=True,
         names={**NAMES, **tools.names, **turns.names},
     )
-    kept = [] if asked.store is False else [stored_form(item) for item in inputs]
-    return Asked(request, tools, StoredInput.of(kept))
+    if turns.is_compaction:
+        request = _of_compaction(request)
+    stored = [] if asked.store is False else [stored_form(item) for item in inputs]
+    kept = [stored_form(item) for item in [*past, *inputs] if _is_kept(item)] if compacts else []
+    return Asked(request, tools, StoredInput.of(stored), turns.is_compaction, kept)
+
+
+def _of_compaction(request: Request) -> Request:
+    """A summary is free text, whatever form the answers of the conversation have."""
+    return msgspec.structs.replace(
+        request, forms=(), stop=Stop(), tool_use=ToolUse(choice="none"), shown=Shown(thinking=request.shown.thinking)
+    )
+
+
+def _is_kept(item: Item) -> bool:
+    """Beside a compaction: what the client said, word for word."""
+    return isinstance(item, Message) and item.role != "assistant"
 
 
 async def admit_response(request: Request, serving: Serving, *, truncates: bool) -> Plan:
@@ -163,6 +200,10 @@ def _inputs(asked: ResponseRequest, referred: Mapping[str, Stored]) -> list[Item
         return []
     if isinstance(asked.input, str):
         return [Message(role="user", content=asked.input)]
+    for index, item in enumerate(asked.input[:-1]):
+        if isinstance(item, CompactionTrigger):
+            param = f"input[{index}]"
+            raise BadRequestError(f"{param}: a compaction_trigger has to be the last item.", param=param)
     stored = {str(item["id"]): item for response in set(referred.values()) for item in response.items()}
     referred_to = dict(zip(referred, items_of([stored[item_id] for item_id in referred]), strict=True))
     return [referred_to[item.id] if isinstance(item, ItemReference) else item for item in asked.input]

@@ -46,7 +46,7 @@ class ResponseAnswer:
         self._asked = asked
         self._run = run
         self._keep = keep
-        self._output = Output(_shown(body, run), asked.tools.offered)
+        self._output = Output(_shown(body, run), asked.tools.offered, compacts=asked.compacts)
         self._head = {**_head(body, run, model), "store": keep is not None}
         self._number = 0
 
@@ -123,6 +123,30 @@ class ResponseAnswer:
         if self.log is not None:
             self.log.add(encoded)
         return b"".join(encoded)
+
+
+class CompactionAnswer:
+    """A compaction under way: what is kept word for word, and the rest in short."""
+
+    def __init__(self, asked: Asked, run: Run) -> None:
+        self._kept = asked.kept
+        self._run = run
+        self._output = Output(ThinkingShown(open=False), {}, compacts=True)
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next piece."""
+        self._output.read(piece)
+
+    def response(self) -> JsonObject:
+        """The whole of it."""
+        self._output.finish("completed")
+        return {
+            "id": self._run.plan.id,
+            "object": "response.compaction",
+            "created_at": self._run.plan.created,
+            "output": [*self._kept, *self._output.items()],
+            "usage": _usage(self._run),
+        }
 
 
 def _event(kind: str, response: JsonObject) -> JsonObject:

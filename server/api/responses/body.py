@@ -28,7 +28,10 @@ MOVED = {
     "response_format": "text.format", "logprobs": "top_logprobs",
 }  # fmt: skip
 """Fields of chat completions, by what they are called here: refused, for the same reason."""
-INSTEAD = {"max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": ""}
+INSTEAD = {
+    "max_tokens": "max_output_tokens", "response_format": "text.format", "n": "", "bad_words": "",
+    "include_stop_str_in_output": "", "messages": "input", "logprobs": "top_logprobs",
+}  # fmt: skip
 """What the same fields are called here, of which the errors of unsupported ones tell."""
 Summary = Literal["auto", "concise", "detailed"]
 Include = Literal[
@@ -188,7 +191,7 @@ class ResponseRequest(ThinkingFields, DrawingFields):
     """Refused."""
     prompt: _refused("send the prompt itself, as input and instructions") = None  # type: ignore[valid-type]
     """Refused."""
-    context_management: _refused("use truncation, or send a shorter input") = None  # type: ignore[valid-type]
+    context_management: _refused("ask POST /v1/responses/compact for a compaction, or use truncation") = None  # type: ignore[valid-type]
     """Refused."""
 
 
@@ -202,3 +205,12 @@ def read_response_request(content: bytes) -> ResponseRequest:
         message = "background contradicts store: such a response can only be read once it is stored."
         raise BadRequestError(message, param="background")
     return checked(ResponseRequest, fields)
+
+
+def read_compact_request(content: bytes) -> ResponseRequest:
+    """The same of a compaction, which comes whole."""
+    body = read_response_request(content)
+    for name in ("stream", "background"):
+        if getattr(body, name):
+            raise BadRequestError(f"{name}: a compaction comes whole; leave it out.", param=name)
+    return body

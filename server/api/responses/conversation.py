@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+from server.api.common.custom_tools import as_arguments
 from server.api.common.sealed import unseal
 from server.api.responses.items import (
     CallOutput,
+    Compaction,
+    CompactionTrigger,
     CustomToolCall,
     FunctionCall,
     Item,
@@ -13,24 +16,38 @@ from server.api.responses.items import (
     Reasoning,
     text_of,
 )
-from server.api.responses.tools import as_arguments, shown_name
+from server.api.responses.tools import shown_name
 from server.errors import BadRequestError
 
 SEALED = "reasoning"
 """What a thinking is sealed as (`server.api.common.sealed`)."""
+SEALED_SUMMARY = "compaction"
+"""The same of a conversation in short."""
 BAD_SEAL = "invalid_encrypted_content"
+SUMMARIZE = (
+    "Stop here, and do not answer what was said last. Write a summary of this conversation for whoever goes on with "
+    "it: they will have the messages of the user, and of all else nothing but your summary. Say what is wanted, what "
+    "was done and decided, what was found out and what tools returned that still matters, with exact names, numbers "
+    "and paths, and what is left to do. Be brief. Write nothing but the summary."
+)
+"""What the model is asked in the user's name for a compaction."""
+SUMMARY_FOLLOWS = "Here is a summary of what was said and done in this conversation so far. Go on from it.\n\n"
+"""What stands before a summary that comes back."""
 
 
 class Turns:
     """Gathers messages. What the model wrote in one go (thinking, text, calls) is one message, as it was one turn.
 
-    `names`: what those of the core's fields that can still be wrong are called here.
+    `names`: what those of the core's fields that can still be wrong are called here. `is_compaction`: the last turn
+    asks for a summary.
     """
 
     def __init__(self, instructions: str | None) -> None:
         self.messages: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
+        self.is_compaction = False
         self._turn: dict[str, Any] | None = None
+        self._summary: dict[str, Any] | None = None
         if instructions is not None:
             self.messages.append({"role": "system", "content": instructions})
 
@@ -57,6 +74,23 @@ class Turns:
                 self._other({"role": item.role, "content": text_of(item.content)})
             case CallOutput():
                 self._other({"role": "tool", "tool_call_id": item.call_id, "content": text_of(item.output)})
+            case Compaction():
+                self._compact(summary_of(item, path))
+            case CompactionTrigger() if path is not None:
+                self.ask_for_summary()
+
+    def ask_for_summary(self) -> None:
+        """The last turn: what the model writes then is a compaction."""
+        self._other({"role": "user", "content": SUMMARIZE})
+        self.is_compaction = True
+
+    def _compact(self, summary: str) -> None:
+        """Leaves out what the summary is of: the model's turns, results of tools, an older summary."""
+        kept = [one for one in self.messages if one["role"] not in ("assistant", "tool") and one is not self._summary]
+        self.messages[:] = kept
+        self.names.clear()
+        self._summary = {"role": "user", "content": SUMMARY_FOLLOWS + summary}
+        self._other(self._summary)
 
     def _other(self, message: dict[str, Any]) -> None:
         self._turn = None
@@ -80,13 +114,19 @@ class Turns:
 def thinking_of(item: Reasoning, path: str | None) -> str:
     """Sealed, open, or as a summary; raises BadRequestError for a seal that is not this server's."""
     if item.encrypted_content is not None:
-        text = unseal(SEALED, item.encrypted_content)
-        if text is None:
-            raise BadRequestError(
-                f"{path}.encrypted_content was not sealed by this server, or was changed since. "
-                "Leave the item out, or send its content.",
-                param=f"{path}.encrypted_content",
-                code=BAD_SEAL,
-            )
-        return text
+        return _unsealed(SEALED, item.encrypted_content, path, "Leave the item out, or send its content.")
     return "".join(part.text for part in item.content or item.summary or ())
+
+
+def summary_of(item: Compaction, path: str | None) -> str:
+    """The conversation in short; raises BadRequestError for a seal that is not this server's."""
+    return _unsealed(SEALED_SUMMARY, item.encrypted_content, path, "Send the conversation itself.")
+
+
+def _unsealed(kind: str, token: str, path: str | None, instead: str) -> str:
+    text = unseal(kind, token)
+    if text is None:
+        param = f"{path}.encrypted_content"
+        message = f"{param} was not sealed by this server, or was changed since. {instead}"
+        raise BadRequestError(message, param=param, code=BAD_SEAL)
+    return text

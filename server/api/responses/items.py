@@ -177,6 +177,28 @@ class CallOutput(Fields):
     """Text, or parts of it, which are joined."""
 
 
+class Compaction(Fields):
+    """What was said before, in short, as `POST /v1/responses/compact` or a `compaction_trigger` made it."""
+
+    type: Literal["compaction", "compaction_summary"]
+    """The kind of the item; the second is Codex's older name for it."""
+    id: str | None = None
+    """As in the response."""
+    encrypted_content: str
+    """The summary as only the server can read it; one that was changed, or sealed with another key, is refused. Of all
+    that comes before the item, the model reads the messages of users, systems and developers, and no more.
+    """
+
+
+class CompactionTrigger(Fields):
+    """Asks for a compaction of the conversation instead of an answer to it."""
+
+    type: Literal["compaction_trigger"]
+    """The kind of the item, which has to be the last."""
+    id: str | None = None
+    """Means nothing here."""
+
+
 class ItemReference(Fields):
     """An item that this server has stored, of a response's input or output."""
 
@@ -188,15 +210,20 @@ class ItemReference(Fields):
 
 TYPES = (
     *("message", "reasoning", "function_call", "function_call_output"),
-    *("custom_tool_call", "custom_tool_call_output", "item_reference"),
+    *("custom_tool_call", "custom_tool_call_output", "compaction", "compaction_trigger", "item_reference"),
 )
+_ALIKE = {
+    "(function_call_output)": "(call_output)",
+    "(custom_tool_call_output)": "(call_output)",
+    "(compaction_summary)": "(compaction)",
+}
 
 
 def _item_tag(value: object) -> str | None:
     if isinstance(value, Mapping) and value.get("type") is None:
         return "(message)" if "role" in value else "(item_reference)" if "id" in value else None
-    tag = tag_by_type(*TYPES)(value)
-    return "(call_output)" if tag in ("(function_call_output)", "(custom_tool_call_output)") else tag
+    tag = tag_by_type(*TYPES, "compaction_summary")(value)
+    return tag and _ALIKE.get(tag, tag)
 
 
 Item = Annotated[
@@ -205,6 +232,8 @@ Item = Annotated[
     | Annotated[FunctionCall, Tag("(function_call)")]
     | Annotated[CustomToolCall, Tag("(custom_tool_call)")]
     | Annotated[CallOutput, Tag("(call_output)")]
+    | Annotated[Compaction, Tag("(compaction)")]
+    | Annotated[CompactionTrigger, Tag("(compaction_trigger)")]
     | Annotated[ItemReference, Tag("(item_reference)")],
     Overlapping(),
     Discriminator(
@@ -236,14 +265,16 @@ def stored_form(item: Item) -> JsonObject:
             if item.content is not None:
                 made["content"] = _texts(item.content, "reasoning_text")
             return made if item.encrypted_content is None else {**made, "encrypted_content": item.encrypted_content}
-        case FunctionCall():
-            return {**_head(item, "fc"), "status": "completed", **_called(item), "arguments": item.arguments}
-        case CustomToolCall():
-            return {**_head(item, "ctc"), "status": "completed", **_called(item), "input": item.input}
+        case FunctionCall() | CustomToolCall():
+            return _stored_call(item)
         case CallOutput():
             output = item.output if isinstance(item.output, str) else _parts(item.output, "input_text")
             prefix = "fco" if item.type == "function_call_output" else "ctco"
             return {**_head(item, prefix), "status": "completed", "call_id": item.call_id, "output": output}
+        case Compaction():
+            return {**_head(item, "cmp"), "encrypted_content": item.encrypted_content}
+        case CompactionTrigger():
+            return _head(item, "cmpt")
     raise AssertionError("references are resolved before")
 
 
@@ -251,9 +282,11 @@ def _head(item: Item, prefix: str) -> JsonObject:
     return {"id": item.id or new_id(prefix, "_"), "type": item.type}
 
 
-def _called(item: FunctionCall | CustomToolCall) -> JsonObject:
-    called: JsonObject = {"call_id": item.call_id, "name": item.name}
-    return called if item.namespace is None else {**called, "namespace": item.namespace}
+def _stored_call(item: FunctionCall | CustomToolCall) -> JsonObject:
+    prefix, text = ("fc", "arguments") if isinstance(item, FunctionCall) else ("ctc", "input")
+    called: JsonObject = {**_head(item, prefix), "status": "completed", "call_id": item.call_id, "name": item.name}
+    namespace = {} if item.namespace is None else {"namespace": item.namespace}
+    return {**called, **namespace, text: getattr(item, text)}
 
 
 def _parts(content: str | list[Part], kind: Literal["input_text", "output_text"]) -> list[JsonObject]:

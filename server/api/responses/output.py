@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
+from server.api.common.custom_tools import InputReader
 from server.api.common.sealed import seal
-from server.api.responses.conversation import SEALED
-from server.api.responses.tools import CustomTool, InputReader, Offered
+from server.api.responses.conversation import SEALED, SEALED_SUMMARY
+from server.api.responses.tools import CustomTool, Offered
 from server.core.events import LogprobEntry, Piece
 from server.core.request import new_id
 from server.errors import JsonObject
@@ -164,6 +165,25 @@ class MessageItem(OutputItem):
         return [self._event("output_text.delta", content_index=0, delta=text, logprobs=entries)]
 
 
+class CompactionItem(OutputItem):
+    """The conversation in short."""
+
+    prefix = "cmp"
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self._sealed = ""
+
+    def item(self) -> JsonObject:
+        """Sealed once it is whole."""
+        if self.status != "in_progress":
+            self._sealed = self._sealed or seal(SEALED_SUMMARY, self.text)
+        return {"id": self.id, "type": "compaction", "encrypted_content": self._sealed}
+
+    def _deltas(self, _text: str) -> list[JsonObject]:
+        return []
+
+
 class CallItem(OutputItem):
     """A call of a tool. `kind`: the item's type; its text is its `field`."""
 
@@ -221,10 +241,11 @@ class CustomCallItem(CallItem):
 class Output:
     """The items of one response, in the order in which the model wrote them; at most the last is open.
 
-    `offered`: the tools, by the names that the model has for them.
+    `offered`: the tools, by the names that the model has for them. `compacts`: the answer is a compaction.
     """
 
-    def __init__(self, thinking: ThinkingShown, offered: Mapping[str, Offered]) -> None:
+    def __init__(self, thinking: ThinkingShown, offered: Mapping[str, Offered], *, compacts: bool = False) -> None:
+        self._answer = CompactionItem if compacts else MessageItem
         self._thinking = thinking
         self._offered = offered
         self._items: list[OutputItem] = []
@@ -256,8 +277,10 @@ class Output:
                 return self._think(text)
             case AnswerText(text):
                 events = self._message()
-                assert isinstance(self._open, MessageItem)
-                return events + self._with_logprobs(self._open).more(text)
+                assert self._open is not None
+                if isinstance(self._open, MessageItem):
+                    self._with_logprobs(self._open)
+                return events + self._open.more(text)
             case ToolCallStart():
                 tool = self._offered.get(event.name)
                 kind = CustomCallItem if tool and isinstance(tool.tool, CustomTool) else FunctionCallItem
@@ -279,8 +302,8 @@ class Output:
         return events + self._open.more(text)
 
     def _message(self) -> list[JsonObject]:
-        """Opens a message, if none is open."""
-        return [] if isinstance(self._open, MessageItem) else self._start(MessageItem(len(self._items)))
+        """Opens a message, if none is open; or what takes its place."""
+        return [] if isinstance(self._open, self._answer) else self._start(self._answer(len(self._items)))
 
     def _with_logprobs(self, message: MessageItem) -> MessageItem:
         message.take_logprobs(self._logprobs)

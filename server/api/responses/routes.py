@@ -2,21 +2,21 @@
 
 import re
 from functools import partial
-from http import HTTPStatus
 
 import orjson
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from server.api.common.answering import complete, rejections
 from server.api.common.answering import stream as streamed
 from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
 from server.api.responses.admission import Asked, admit_response, continued, response_request
-from server.api.responses.answer import ResponseAnswer
+from server.api.responses.answer import CompactionAnswer, ResponseAnswer
 from server.api.responses.background import Background
-from server.api.responses.body import ResponseRequest, read_response_request
+from server.api.responses.body import ResponseRequest, read_compact_request, read_response_request
 from server.api.responses.events_log import EventLog
 from server.api.responses.schema import (
+    CompactedResponse,
     DeletedResponse,
     InputTokens,
     ResponseControl,
@@ -60,11 +60,11 @@ def background_of(request: Request) -> Background:
     return made
 
 
-async def _asked(request: Request, body: ResponseRequest, received: Received) -> Asked:
+async def _asked(request: Request, body: ResponseRequest, received: Received, *, compacts: bool = False) -> Asked:
     """With what it takes up of stored responses, which counts as if it had been sent. Raises ApiError."""
     serving = serving_of(request)
     kept = continued(body, received.client, store_of(request), serving.settings.max_body_bytes)
-    return await response_request(body, await hold_more(received, kept.size, serving), kept)
+    return await response_request(body, await hold_more(received, kept.size, serving), kept, compacts=compacts)
 
 
 @router.post(
@@ -112,10 +112,22 @@ async def input_tokens(request: Request) -> Response:
     return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
-@router.post("/v1/responses/compact", include_in_schema=False)
-async def compact() -> Response:
-    """Not here: without this, the path would be taken for that of a response."""
-    raise HTTPException(HTTPStatus.NOT_FOUND)
+@router.post(
+    "/v1/responses/compact",
+    openapi_extra=body_of(ResponseRequest),
+    response_class=Response,
+    responses=answers_of(CompactedResponse, 400, 404, 413, 415, 503),
+)
+async def compact(request: Request) -> Response:
+    """Makes a long conversation short: what the client said, and a summary of the rest, to be sent instead of it."""
+    serving = serving_of(request)
+    with rejections(serving):
+        body, received = await read(request, read_compact_request)
+        asked = await _asked(request, body, received, compacts=True)
+        plan = await admit_response(asked.request, serving, truncates=body.truncation == "auto")
+    run = Run(plan, serving)
+    work = complete(run.pieces(), CompactionAnswer(asked, run))
+    return json_response(await until_disconnect(request.receive, work))
 
 
 @router.get(
@@ -235,6 +247,9 @@ async def _client(request: Request) -> str:
 API = Api(
     router=router,
     bodies=(ResponseRequest, ControlRequest),
-    answers=(ResponseObject, ResponseEvent, ResponseItems, DeletedResponse, InputTokens, ResponseControl),
+    answers=(
+        *(ResponseObject, ResponseEvent, ResponseItems, DeletedResponse, InputTokens, ResponseControl),
+        CompactedResponse,
+    ),
     access={"/v1/responses/{response_id}/control": "control"},
 )

@@ -118,8 +118,20 @@ class OutputCustomCall(Answer):
     """What the model wrote for it."""
 
 
+class OutputCompaction(Answer):
+    """The conversation in short, where `compaction_trigger` asked for it."""
+
+    id: str
+    """`cmp_…`."""
+    type: Literal["compaction"]
+    """The kind of the item."""
+    encrypted_content: str
+    """The summary as only the server reads it; empty until it is whole."""
+
+
 OutputItem = Annotated[
-    OutputMessage | OutputReasoning | OutputFunctionCall | OutputCustomCall, Field(discriminator="type")
+    OutputMessage | OutputReasoning | OutputFunctionCall | OutputCustomCall | OutputCompaction,
+    Field(discriminator="type"),
 ]
 
 
@@ -268,6 +280,23 @@ class InputTokens(Answer):
     """The kind of the object."""
     input_tokens: Count
     """Tokens of the prompt, template and all."""
+
+
+class CompactedResponse(Answer):
+    """A conversation made short."""
+
+    id: str
+    """`resp_…`; it is not stored."""
+    object: Literal["response.compaction"]
+    """The kind of the object."""
+    created_at: int
+    """Unix time, in seconds."""
+    output: list[dict[str, Any]]
+    """The messages of users, systems and developers, word for word, then an item of type `compaction` with the summary
+    of all else. To be sent as `input`, as it is, before what is new.
+    """
+    usage: ResponseUsage
+    """Token counts of the summary."""
 
 
 class DeletedResponse(Answer):

@@ -3,14 +3,12 @@
 To the model a custom tool is a function whose one argument, `input`, is a string.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from server.api.common.conversation import MAX_TOOLS
+from server.api.common.custom_tools import MAX_TOOLS, custom_parameters
 from server.api.common.fields import Fields
 from server.api.responses.items import one_of, tag_by_type
 from server.core.grammar_jobs import TextGrammar
@@ -103,8 +101,6 @@ class HostedTool(Fields):
 
 
 TOOL_TYPES = ("function", "custom", "namespace")
-SYNTAXES = {"lark": "Lark grammar", "regex": "regular expression"}
-"""What the model is told of a custom tool's input."""
 
 
 def _tool_tag(value: object) -> str | None:
@@ -246,10 +242,7 @@ def _as_function(offered: Offered) -> dict[str, Any]:
 def _schema(tool: FunctionTool | CustomTool) -> dict[str, Any] | None:
     if isinstance(tool, FunctionTool):
         return tool.parameters
-    text = {"type": "string"}
-    if isinstance(tool.format, GrammarInput):
-        text["description"] = f"Fits this {SYNTAXES[tool.format.syntax]}:\n{tool.format.definition}"
-    return {"type": "object", "properties": {"input": text}, "required": ["input"]}
+    return custom_parameters(_grammar_of(tool))
 
 
 def _grammar_of(tool: FunctionTool | CustomTool) -> TextGrammar | None:
@@ -260,53 +253,3 @@ def _grammar_of(tool: FunctionTool | CustomTool) -> TextGrammar | None:
 
 def _is_strict(tool: FunctionTool | CustomTool) -> bool:
     return bool(tool.strict) if isinstance(tool, FunctionTool) else isinstance(tool.format, GrammarInput)
-
-
-def as_arguments(text: str) -> str:
-    """The arguments of a custom tool's call, as the model writes them."""
-    return json.dumps({"input": text}, ensure_ascii=False)
-
-
-_HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
-_HIGH = r"\\u[dD][89abAB][0-9a-fA-F]{2}"  # the first half of a character that takes two escapes
-_CERTAIN = re.compile(
-    rf'(?:[^"\\]|\\["\\/bfnrt]|(?!{_HIGH})\\u[0-9a-fA-F]{{4}}|{_HIGH}\\u[0-9a-fA-F]{{4}}|{_HIGH}(?=[^\\]|\\[^u]))*'
-)
-
-
-class InputReader:
-    """Reads a custom tool's input out of the arguments of its call, `{"input": "…"}`, as they come."""
-
-    def __init__(self) -> None:
-        self._unread = ""
-        self._is_inside = False
-
-    def feed(self, arguments: str) -> str:
-        """More of the input, as far as it is certain."""
-        self._unread += arguments
-        if not self._is_inside:
-            head = _HEAD.match(self._unread)
-            if head is None:
-                return ""
-            self._is_inside = True
-            self._unread = self._unread[head.end() :]
-        certain = _CERTAIN.match(self._unread)
-        assert certain is not None
-        self._unread = self._unread[certain.end() :]
-        return _unescaped(certain[0])
-
-    def finish(self) -> str:
-        """The whole of it where the model wrote it otherwise: what it wrote, if that is no such argument at all."""
-        if self._is_inside:
-            return ""
-        try:
-            arguments = json.loads(self._unread)
-        except (ValueError, RecursionError):
-            return self._unread
-        text = arguments.get("input") if isinstance(arguments, Mapping) else None
-        return text if isinstance(text, str) else self._unread
-
-
-def _unescaped(text: str) -> str:
-    unescaped: str = json.loads(f'"{text}"', strict=False)
-    return unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -19,7 +19,7 @@ from server.api.completions.schema import TextCompletion
 from server.api.messages.body import MessagesRequest
 from server.api.messages.schema import AnthropicError, AnthropicMessage, MessageControl, MessageEvent, TokensCount
 from server.api.responses.body import ResponseRequest
-from server.api.responses.schema import ResponseEvent, ResponseItems, ResponseObject
+from server.api.responses.schema import CompactedResponse, ResponseEvent, ResponseItems, ResponseObject
 from server.api.service.schema import AnthropicModels, Models, Unhealthy, Versions
 from server.api.tokens.body import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.api.tokens.schema import Detokenized, Tokenized
@@ -72,6 +72,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "responses response": lambda: answer(ResponseObject),
     "responses event": lambda: answer(ResponseEvent),
     "responses items": lambda: answer(ResponseItems),
+    "compacted response": lambda: answer(CompactedResponse),
     "completion response": lambda: answer(TextCompletion),
     "control response": lambda: answer(ControlResult),
     "tokenize response": lambda: answer(Tokenized),
