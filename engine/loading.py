@@ -88,6 +88,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         fast_paths=internals.fast_paths,
         page_needs=internals.pages.needs(),
         cache_config=cache_config(engine),
+        sampling_limits=internals.limits,
     )
 
 

@@ -39,6 +39,7 @@ from engine.messages import (
     Unreadable,
 )
 from engine.sampling import SAMPLING_FIELDS
+from engine.sampling_limits import check_limits
 from engine.token_budget import TokenBudget
 from engine.transport import Connection
 from engine.vllm_internals.attach import Internals, Pages
@@ -69,6 +70,7 @@ class EngineLoop:
         self._engine = engine
         self._pages = internals.pages
         self._eos_token_ids = eos_token_ids
+        self._limits = internals.limits
         self._connection = connection
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
@@ -176,6 +178,7 @@ class EngineLoop:
         bias = request.sampling.logit_bias or {}
         if not all(map(math.isfinite, bias.values())):
             raise ValueError("logit_bias must hold finite numbers")
+        check_limits(request, self._limits, self._eos_token_ids)
 
     def _try_step(self) -> None:
         try:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from engine import DUMP_SIGNAL
-from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling
+from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling, SamplingLimits
 from engine.vllm_internals.contract import (
     EXTENSION,
     FAST_PATHS,
+    LIMITS,
     MULTI_STEP,
     PAGE_COUNTS,
     RECOVERY,
@@ -81,6 +82,7 @@ class Internals(NamedTuple):
     extender: Extends
     recovery: Recovers
     fast_paths: tuple[FastPathStatus, ...]
+    limits: SamplingLimits = SamplingLimits()
 
 
 def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Internals:
@@ -98,7 +100,8 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
     extender, verdicts[EXTENSION.name] = _extender(core)
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
-    return Internals(pages, extender, recovery, tuple(_statuses(verdicts)))
+    limits, verdicts[LIMITS.name] = _limits(engine)
+    return Internals(pages, extender, recovery, tuple(_statuses(verdicts)), limits)
 
 
 def end_workers(engine: Any) -> None:
@@ -189,6 +192,16 @@ def _recovery(engine: Any, core: Any) -> tuple[Recovers, Verdict]:
     if recovery.obstacle is not None:
         return recovery, Verdict(False, recovery.obstacle)
     return recovery, Verdict(True, "a step that fails ends the request that is to blame, and no other")
+
+
+def _limits(engine: Any) -> tuple[SamplingLimits, Verdict]:
+    if not getattr(engine.vllm_config, "use_v2_model_runner", False):
+        return SamplingLimits(), Verdict(False, "the model runner takes lists of any length")
+    if (verdict := verdict_of_names(LIMITS)) is not None:
+        return SamplingLimits(), verdict
+    from engine.vllm_internals.runner_limits import v2_limits  # noqa: PLC0415 - stands on names that were checked
+
+    return v2_limits(), Verdict(True, "longer lists than the runner has room for are refused before they reach it")
 
 
 def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:

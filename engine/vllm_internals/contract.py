@@ -206,6 +206,17 @@ PAGE_COUNTS = FastPath(
         PrivateName("vllm.v1.kv_cache_interface:get_kv_cache_spec_sliding_window", parameters=("kv_cache_spec",)),
     ),
 )
+LIMITS = FastPath(
+    "sampling limits",
+    (
+        PrivateName("vllm.config.vllm:VllmConfig.use_v2_model_runner"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_ALLOWED_TOKEN_IDS"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_LOGIT_BIAS_TOKENS"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_STOP_TOKEN_IDS"),
+        PrivateName("vllm.envs:VLLM_MAX_NUM_BAD_WORDS"),
+        PrivateName("vllm.envs:VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"),
+    ),
+)
 DEMAND_ZERO = FastPath(
     "demand-zero KV cache",
     (PrivateName(f"{_CPU_WORKER}._maybe_get_memory_pool_context", parameters=("self", "tag")),),
@@ -225,7 +236,7 @@ TIED_HEADS = FastPath(
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
 FAST_PATHS = (
-    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, DEMAND_ZERO, TIED_HEADS),
+    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, LIMITS, DEMAND_ZERO, TIED_HEADS),
     *cpu.FAST_PATHS,
 )
 """All, in the order in which they are reported."""
