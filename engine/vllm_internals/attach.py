@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from engine import DUMP_SIGNAL
+from engine.defaults import KV_CACHE_TOKENS
 from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling, SamplingLimits
 from engine.vllm_internals.contract import (
     EXTENSION,
@@ -16,6 +17,7 @@ from engine.vllm_internals.contract import (
     LIMITS,
     MULTI_STEP,
     PAGE_COUNTS,
+    POOL_SIZE,
     RECOVERY,
     WORKER,
     WORKER_PATHS,
@@ -101,6 +103,7 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     extender, verdicts[EXTENSION.name] = _extender(core)
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
     limits, verdicts[LIMITS.name] = _limits(engine)
+    verdicts[POOL_SIZE.name] = _pool_size(engine)
     return Internals(pages, extender, recovery, tuple(_statuses(verdicts)), limits)
 
 
@@ -202,6 +205,14 @@ def _limits(engine: Any) -> tuple[SamplingLimits, Verdict]:
     from engine.vllm_internals.runner_limits import v2_limits  # noqa: PLC0415 - stands on names that were checked
 
     return v2_limits(), Verdict(True, "longer lists than the runner has room for are refused before they reach it")
+
+
+def _pool_size(engine: Any) -> Verdict:
+    """`engine.loading` has limited it before there was an engine to attach to."""
+    if engine.vllm_config.device_config.device_type == "cpu":
+        return Verdict(False, "it is for GPUs")
+    off = verdict_of_names(POOL_SIZE)
+    return off or Verdict(True, f"at most as many tokens as {KV_CACHE_TOKENS} says, unless the options say how much")
 
 
 def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:

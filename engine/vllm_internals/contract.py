@@ -15,6 +15,7 @@ CPU_RUNNER = "vllm.v1.worker.cpu_model_runner:CPUModelRunner"
 _CPU_WORKER = "vllm.v1.worker.cpu_worker:CPUWorker"
 _SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 _PAGES = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_PAGES_OF_A_KIND = "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager"
 _PAGE_KIND = "vllm.v1.kv_cache_interface:KVCacheSpec"
 _REQUEST = "vllm.v1.request:Request"
 _SAMPLER = "vllm.v1.sample.sampler:Sampler"
@@ -200,6 +201,27 @@ PAGE_COUNTS = FastPath(
         PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "running", "vllm_config")),
         PrivateName(f"{_SCHEDULER}._preempt_request", parameters=("self", "request", "timestamp")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool", ("cached_block_hash_to_block", "get_new_blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.touch", parameters=("self", "blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.free_blocks", parameters=("self", "ordered_blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.unpin_blocks", parameters=("self", "blocks", "on_reuse")),
+        PrivateName(
+            "vllm.v1.core.block_pool:BlockPool._insert_block_hash",
+            parameters=("self", "block_hash_with_group_id", "block", "num_tokens"),
+        ),
+        PrivateName("vllm.v1.core.block_pool:BlockPool._remove_cached_block_hashes", parameters=("self", "block")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.reset_prefix_cache", parameters=("self",)),
+        PrivateName(
+            f"{_PAGES_OF_A_KIND}.allocate_new_blocks",
+            parameters=("self", "request_id", "num_tokens", "num_tokens_main_model"),
+        ),
+        PrivateName(
+            f"{_PAGES_OF_A_KIND}.allocate_external_computed_blocks",
+            parameters=(
+                *("self", "request_id", "num_local_computed_tokens", "num_external_computed_tokens"),
+                "record_for_zeroing",
+            ),
+        ),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),
         PrivateName(_PAGE_KIND, ("page_size_bytes",)),
         PrivateName(f"{_PAGE_KIND}.max_memory_usage_bytes", parameters=("self", "vllm_config")),
@@ -215,6 +237,16 @@ LIMITS = FastPath(
         PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_STOP_TOKEN_IDS"),
         PrivateName("vllm.envs:VLLM_MAX_NUM_BAD_WORDS"),
         PrivateName("vllm.envs:VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"),
+    ),
+)
+POOL_SIZE = FastPath(
+    "size of the KV cache",
+    (
+        PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
+        PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
+        PrivateName(_PAGE_KIND, ("block_size", "page_size_bytes")),
+        PrivateName("vllm.v1.executor.abstract:Executor.get_kv_cache_specs", parameters=("self",)),
+        PrivateName("vllm.v1.executor.abstract:Executor.determine_available_memory", parameters=("self",)),
     ),
 )
 DEMAND_ZERO = FastPath(
@@ -236,7 +268,7 @@ TIED_HEADS = FastPath(
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
 FAST_PATHS = (
-    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, LIMITS, DEMAND_ZERO, TIED_HEADS),
+    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, LIMITS, POOL_SIZE, DEMAND_ZERO, TIED_HEADS),
     *cpu.FAST_PATHS,
 )
 """All, in the order in which they are reported."""
