@@ -228,6 +228,128 @@ PAGE_COUNTS = FastPath(
         PrivateName("vllm.v1.kv_cache_interface:get_kv_cache_spec_sliding_window", parameters=("kv_cache_spec",)),
     ),
 )
+_PAGE_KINDS = (
+    PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
+    PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
+)
+_AHEAD = (
+    PrivateName(
+        "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
+        (
+            *("aux_output_connector", "connector", "defer_block_free", "ec_connector", "kv_cache_config"),
+            *("kv_cache_manager", "log_stats", "perf_metrics", "return_sampling_mask", "vllm_config"),
+        ),
+    ),
+    *_PAGE_KINDS,
+)
+"""What the three paths ask before they take a scheduler over."""
+AHEAD_ROOM = FastPath(
+    "page room ahead",
+    (
+        *_AHEAD,
+        PrivateName("vllm.v1.core.kv_cache_manager:KVCacheBlocks"),
+        PrivateName(_PAGES, ("coordinator", "empty_kv_cache_blocks", "free", "pop_blocks_for_free")),
+        PrivateName(
+            f"{_PAGES}.allocate_slots",
+            parameters=(
+                *("self", "request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks"),
+                "num_lookahead_tokens",
+            ),
+        ),
+        PrivateName(f"{_PAGES}.cache_blocks", parameters=("self", "request", "num_computed_tokens")),
+        PrivateName(_PAGES_OF_A_KIND, ("block_size",)),
+        PrivateName(_REQUEST, ("num_computed_tokens", "num_output_placeholders", "num_tokens", "request_id", "status")),
+        PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
+    ),
+)
+SHORT_UPDATE = FastPath(
+    "short update",
+    (
+        *_AHEAD,
+        PrivateName(_SCHEDULER, ("hash_block_size", "max_model_len", "requests")),
+        PrivateName(f"{_SCHEDULER}.update_from_output", parameters=("self", "scheduler_output", "model_runner_output")),
+        PrivateName("vllm.v1.core.sched.output:SchedulerOutput", ("num_scheduled_tokens",)),
+        PrivateName(
+            "vllm.v1.outputs:ModelRunnerOutput", ("prompt_logprobs_dict", "req_id_to_index", "sampled_token_ids")
+        ),
+        PrivateName("vllm.v1.engine:EngineCoreOutput", ("new_token_ids", "request_id")),
+        PrivateName("vllm.v1.engine:EngineCoreOutputs", ("outputs",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("_all_token_ids", "_output_token_ids", "client_index", "max_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_prompt_tokens", "num_stale_output_tokens", "prefill_stats"),
+                *("resumable", "sampling_params", "status", "structured_output_request", "trace_headers"),
+            ),
+        ),
+        PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
+    ),
+)
+SHORT_SCHEDULE = FastPath(
+    "short schedule",
+    (
+        *_AHEAD,
+        PrivateName(
+            _SCHEDULER,
+            (
+                *("_get_new_block_ids_to_zero", "_pause_state", "current_step", "encoder_cache_manager"),
+                *("finished_req_ids", "kv_holding_waiting", "max_model_len", "max_num_scheduled_tokens"),
+                *("prev_step_scheduled_req_ids", "reset_preempted_req_ids", "running", "use_v2_model_runner"),
+                "waiting",
+            ),
+        ),
+        PrivateName(f"{_SCHEDULER}.schedule", parameters=("self", "throttle_prefills")),
+        PrivateName("vllm.v1.core.sched.interface:PauseState", ("UNPAUSED",)),
+        PrivateName(
+            "vllm.v1.core.sched.output:SchedulerOutput",
+            parameters=(
+                *("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens"),
+                *("scheduled_spec_decode_tokens", "scheduled_encoder_inputs", "finished_req_ids"),
+                *("free_encoder_mm_hashes", "scheduled_encoder_input_stats", "preempted_req_ids"),
+            ),
+        ),
+        PrivateName(
+            "vllm.v1.core.sched.output:CachedRequestData",
+            parameters=(
+                *("req_ids", "resumed_req_ids", "new_token_ids", "all_token_ids", "new_block_ids"),
+                *("num_computed_tokens", "num_output_tokens"),
+            ),
+        ),
+        *_POOL,
+        PrivateName(_PAGES, ("new_step_starts",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("_all_token_ids", "is_prefill_chunk", "max_tokens", "num_computed_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "request_id"),
+                *("spec_token_ids", "structured_output_request"),
+            ),
+        ),
+    ),
+)
+AHEAD_PATHS = (AHEAD_ROOM, SHORT_UPDATE, SHORT_SCHEDULE)
+"""Those of a scheduler that runs ahead."""
+DIRECT_OUTPUTS = FastPath(
+    "direct outputs",
+    (
+        PrivateName("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core", "log_stats", "output_processor")),
+        PrivateName("vllm.v1.engine.core_client:InprocClient.get_output", parameters=("self",)),
+        PrivateName("vllm.v1.engine.core_client:InprocClient.abort_requests", parameters=("self", "request_ids")),
+        PrivateName(
+            "vllm.v1.engine.output_processor:OutputProcessor.process_outputs",
+            parameters=("self", "engine_core_outputs", "engine_core_timestamp", "iteration_stats", "weight_version"),
+        ),
+        PrivateName("vllm.v1.engine.output_processor:OutputProcessor", ("stream_interval", "tracing_enabled")),
+        PrivateName(
+            "vllm.v1.engine:EngineCoreOutput",
+            (
+                *("finish_reason", "new_logprobs", "new_prompt_logprobs_tensors", "new_token_ids", "prefill_stats"),
+                "request_id",
+            ),
+        ),
+        PrivateName("vllm.v1.engine:EngineCoreOutputs", ("outputs", "timestamp", "weight_version")),
+    ),
+)
 LIMITS = FastPath(
     "sampling limits",
     (
@@ -268,7 +390,20 @@ TIED_HEADS = FastPath(
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
 FAST_PATHS = (
-    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, LIMITS, POOL_SIZE, DEMAND_ZERO, TIED_HEADS),
+    *(
+        SAMPLER,
+        SEEDS,
+        MULTI_STEP,
+        *AHEAD_PATHS,
+        DIRECT_OUTPUTS,
+        EXTENSION,
+        PAGE_COUNTS,
+        RECOVERY,
+        LIMITS,
+        POOL_SIZE,
+        DEMAND_ZERO,
+        TIED_HEADS,
+    ),
     *cpu.FAST_PATHS,
 )
 """All, in the order in which they are reported."""

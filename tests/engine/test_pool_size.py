@@ -67,7 +67,10 @@ def test_a_model_that_can_use_the_gpu_gets_it() -> None:
 
 
 def test_layers_that_keep_something_else_are_vllms_to_judge() -> None:
-    layers: dict[str, Any] = {"other": SimpleNamespace(block_size=PAGE, page_size_bytes=1), **specs(4, heads=2, size=32)}
+    layers: dict[str, Any] = {
+        "other": SimpleNamespace(block_size=PAGE, page_size_bytes=1),
+        **specs(4, heads=2, size=32),
+    }
     assert taken(layers, 130 * GIB, MOST_CACHED_TOKENS) == 130 * GIB
 
 
