@@ -244,7 +244,7 @@ def groups(stage: Path) -> dict[str, list[Path]]:
     return made
 
 
-INSTALL = r"""# Source this in the root of the repository on the GPU machine: `. .gpu/1/install.sh` (again with each chunk).
+INSTALL = r"""# Source this in the repository on the GPU machine: `. .gpu/1/install.sh` (again with each further chunk).
 export SITE=${SITE:-/tmp/site} PY=${PY:-python3}
 _begin=$(date +%s)
 for _folder in /usr/local/nvidia/lib64 /usr/local/nvidia/lib; do

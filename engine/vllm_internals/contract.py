@@ -144,6 +144,7 @@ EXTENSION = FastPath(
     "request extension",
     (
         *_IN_PROCESS,
+        PrivateName("vllm.v1.engine.core:EngineCore", ("vllm_config",)),
         *_POOL,
         PrivateName(_SCHEDULER, ("kv_cache_manager", "kv_holding_waiting", "policy", "requests", "running", "waiting")),
         PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.add_request", parameters=("self", "request")),
@@ -154,8 +155,9 @@ EXTENSION = FastPath(
         PrivateName(
             _REQUEST,
             (
-                *("arrival_time", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens", "num_tokens"),
-                *("priority", "sampling_params", "status"),
+                *("arrival_time", "drop_stale_output", "num_computed_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "num_stale_output_tokens"),
+                *("num_tokens", "priority", "sampling_params", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),

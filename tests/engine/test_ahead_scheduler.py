@@ -140,9 +140,9 @@ class Play:
         self._texts: list[list[int]] = []
         self._number = 0
 
-    def run(self) -> list[list[Delta]]:
-        """The deltas of each step; the engine is as it was before."""
-        for step in range(STEPS):
+    def run(self, *, quiet: bool = False) -> list[list[Delta]]:
+        """The deltas of each step; the engine is as it was before. `quiet`: nobody comes and nobody is aborted."""
+        for step in range(0 if quiet else STEPS):
             self.told.steps.append([])
             if step < ARRIVALS_END and self._rng.random() < 0.25:
                 for _ in range(self._rng.randint(1, 4)):
@@ -194,11 +194,12 @@ def compared(steps: list[list[Delta]]) -> list[list[tuple[Any, ...]]]:
     ]
 
 
-def new_engine(folder: Path, shape: dict[str, Any]) -> Any:
+def new_engine(folder: Path, shape: dict[str, Any], ahead: bool = True) -> Any:
     from benchmarks.host.fake_engine import fake_engine
 
     options = {name: value for name, value in shape.items() if name not in {"pages", "window"}}
-    engine = fake_engine(folder, checking_executor(shape["pages"], shape["window"]), max_model_len=1000, **options)
+    executor = checking_executor(shape["pages"], shape["window"])
+    engine = fake_engine(folder, executor, ahead=ahead, max_model_len=1000, **options)
     core: Any = engine.engine_core
     core.engine_core.model_executor.scheduler = core.engine_core.scheduler
     return engine
@@ -265,3 +266,59 @@ def test_a_scheduler_that_waits_for_tokens_keeps_its_own(tmp_path: Path) -> None
     for path in AHEAD_PATHS:
         assert (found[path.name].on, found[path.name].unexpected) == (False, False)
     assert found[DIRECT_OUTPUTS.name].on
+
+
+class _Counting:
+    """The extender of an engine, and how often it extended."""
+
+    def __init__(self, extender: Extends) -> None:
+        self._extender = extender
+        self.extended = self.refused = 0
+
+    def extend(self, *args: Any) -> bool:
+        done = self._extender.extend(*args)
+        self.extended += done
+        self.refused += not done
+        return done
+
+    def prioritize(self, *args: Any) -> None:
+        self._extender.prioritize(*args)
+
+
+def by_request(steps: list[list[Delta]]) -> dict[str, list[Any]]:
+    """Of each request its tokens, where it went on, and how it ended, in whichever steps that came."""
+    told: dict[str, list[Any]] = {}
+    for delta in (delta for step in steps for delta in step):
+        row = told.setdefault(delta.request_id, [])
+        row += delta.token_ids
+        row += [word for word in ("goes on" if delta.goes_on else None, delta.finish) if word]
+    return told
+
+
+@pytest.mark.parametrize(("ahead", "switched"), [(True, "1"), (True, "0"), (False, "1")])
+@pytest.mark.parametrize("pages", [320, 20000])
+def test_budgets_that_are_extended_in_place_are_as_if_added_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool, switched: str, pages: int
+) -> None:
+    """Where the scheduler runs ahead a token is under way that nobody asked for; without, it is the same test."""
+    for switch in SWITCHES:
+        monkeypatch.setenv(switch, switched)
+    shape = {"pages": pages, "max_num_seqs": 32, "window": 256, "max_num_batched_tokens": 512}
+    engine = new_engine(tmp_path, shape, ahead)
+    ours = attach(engine)
+    counting = _Counting(ours.extender)
+    told = []
+    for extender in (counting, _NoExtender()):
+        rng = random.Random(5)
+        play = Play(engine, ours._replace(extender=cast("Extends", extender)), seed=5)
+        for number in range(60):
+            ids = [rng.randint(3, 900) for _ in range(rng.randint(1, 60))]
+            second = Sampling(max_tokens=1 + number % 30, stop_token_ids=(9,))
+            then = Continuation(number % 41, THINK_END, (5, 6, 7), second)
+            play._loop._handle(Generate(f"b{number}", ids, Sampling(max_tokens=300, stop_token_ids=(9,)), 0, then))
+        told.append(by_request(play.run(quiet=True)))
+    assert told[0] == told[1]
+    budgets = {name: row.index("goes on") - 1 for name, row in told[0].items() if "goes on" in row}
+    assert len(budgets) > 10
+    assert all(spent == int(name[1:]) % 41 for name, spent in budgets.items())  # not one token more
+    assert counting.extended > 10 * max(counting.refused, 1) or pages < 1000
