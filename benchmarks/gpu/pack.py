@@ -25,6 +25,11 @@ from pathlib import Path
 
 from benchmarks.load.checkpoints import cache_folder
 
+# What Twogear's front end imports, with what that needs, where vLLM does not need it too.
+FRONT_END = (
+    *("cffi", "cryptography", "markdown-it-py", "mdurl", "prompt-toolkit", "pycparser", "pygments", "rich", "uvloop"),
+    "wcwidth",
+)
 # What vLLM and Twogear import beyond the packages that the machine has, with vLLM's API server.
 PACKAGES = [
     "annotated-types",
@@ -90,6 +95,7 @@ PACKAGES = [
     "watchfiles",
     "websockets",
     "xgrammar",
+    *FRONT_END,
 ]
 TAGS = [f"manylinux_2_{n}_x86_64" for n in (5, 12, 17, 18, 24, 26, 27, 28, 31, 34)] + [
     *("manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"),
@@ -293,7 +299,9 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=cache_folder() / "gpu-pack", help="wheels and the unpacked packages"
     )
-    parser.add_argument("--limit", type=float, default=36.5, help="MiB of a chunk: 64 less the working tree's files")
+    parser.add_argument(
+        "--limit", type=float, default=46, help="MiB of a folder; with the tree of some 14 it travels at once"
+    )
     parser.add_argument("--more", nargs="*", default=[], help="further NAME==VERSION")
     parser.add_argument("--keep-ptx", action="store_true", help="also kernels that have no code for Hopper (Marlin)")
     arguments = parser.parse_args()
