@@ -1,5 +1,5 @@
-# Everything starts here: `make serve` and `make test` work from a fresh clone (Linux x86-64, CPython 3.11, gcc).
-PYTHON ?= python3.11
+# Everything starts here: `make serve` and `make test` work from a fresh clone (Linux x86-64, CPython 3.11 to 3.13, gcc).
+PYTHON ?= $(firstword $(foreach one,python3.11 python3.12 python3.13,$(if $(shell $(one) -c "" 2>/dev/null && echo yes),$(one))) python3.11)
 ACCELERATOR ?= cpu
 PORT ?= 8000
 MODEL ?=
@@ -17,7 +17,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## the environment in .venv/ (ACCELERATOR=cpu or cuda, PYTHON=); a second run does nothing
-	@$(PYTHON) -c '' 2>/dev/null || { echo "twogear: error: no CPython 3.11 as '$(PYTHON)'; install it or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c '' 2>/dev/null || { echo "twogear: error: no CPython 3.11, 3.12 or 3.13 as '$(PYTHON)'; install one or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) requirements/install.py requirements/$(ACCELERATOR).txt requirements/dev.txt
 
 serve: setup ## serve the embedded model on 127.0.0.1:8000 (PORT=, MODEL=, ARGS=)

@@ -16,6 +16,9 @@ from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import weight_bytes
 
 GIB = 1 << 30
+KV_CACHE_TOKENS = "TWOGEAR_KV_CACHE_TOKENS"
+MOST_CACHED_TOKENS = 1 << 22
+"""In every layer: 4,096 for each of 1,024 requests, and windows need less."""
 
 
 class Choice(NamedTuple):
@@ -149,7 +152,10 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
 
 def _gpu() -> list[Choice]:
     """Page size, memory and compilation stay vLLM's own: it measures the device."""
-    return []
+    reason = (
+        "the KV cache holds so many tokens at most, of a model so small that the GPU would hold more; 0: all that fit"
+    )
+    return [Choice(KV_CACHE_TOKENS, str(MOST_CACHED_TOKENS), reason)]
 
 
 def _kv_cache_bytes(model: str, available: int) -> int:

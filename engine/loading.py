@@ -6,6 +6,8 @@ the engine process after `defaults` has been put into the environment: importing
 
 import argparse
 import gc
+import os
+import secrets
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +25,11 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
 
 from engine.checkpoint import ModelError, read_config
-from engine.defaults import Choice
+from engine.defaults import KV_CACHE_TOKENS, Choice
 from engine.messages import PROTOCOL_VERSION, Ready
 from engine.vllm_internals.attach import Internals
-from engine.vllm_internals.contract import possible
+from engine.vllm_internals.contract import POOL_SIZE, possible
+from model_impl.private_names import verdict_of_names
 
 _LONGEST_REASON = 500
 """Characters; the log has the rest."""
@@ -64,7 +67,7 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
     engine = LLMEngine(
         vllm_config=config,
-        executor_class=_reporting(Executor.get_class(config), report),
+        executor_class=_reporting(Executor.get_class(config), report, _most_tokens(config)),
         log_stats=not arguments.disable_log_stats,
         usage_context=UsageContext.OPENAI_API_SERVER,
     )
@@ -88,6 +91,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         fast_paths=internals.fast_paths,
         page_needs=internals.pages.needs(),
         cache_config=cache_config(engine),
+        sampling_limits=internals.limits,
     )
 
 
@@ -113,6 +117,8 @@ def eos_token_ids(engine: LLMEngine) -> tuple[int, ...]:
 def _parse(model: str, options: Sequence[str], defaults: Sequence[Choice]) -> argparse.Namespace:
     parser = EngineArgs.add_cli_args(cast("Any", _Parser)(prog="engine options", add_help=False))
     parser.set_defaults(**{choice.destination: choice.value for choice in defaults if choice.is_option})
+    # vLLM's own is 0: after each start, requests without a seed would draw what they drew after the last one.
+    parser.set_defaults(seed=secrets.randbits(31))
     arguments: argparse.Namespace = parser.parse_args(["--model", model, *options])
     return arguments
 
@@ -138,13 +144,30 @@ def _import_model_class(model: str) -> None:
             ModelRegistry.register_model(architecture, registered.load_model_cls())
 
 
-def _reporting(base: type[Executor], report: Report) -> type[Executor]:
-    """`base`, telling when the engine passes from one stage of its start to the next."""
+def _most_tokens(config: Any) -> int:
+    """How many tokens the KV cache holds at most; 0: as many as fit."""
+    text = os.environ.get(KV_CACHE_TOKENS, "0")
+    if not text.isdecimal():
+        raise ModelError(f"{KV_CACHE_TOKENS} must be a number of tokens, 0 for all that fit; it is {text!r}")
+    is_chosen = config.cache_config.kv_cache_memory_bytes is not None
+    return 0 if is_chosen or verdict_of_names(POOL_SIZE) is not None else int(text)
+
+
+def _reporting(base: type[Executor], report: Report, most_tokens: int) -> type[Executor]:
+    """`base`, telling when the engine passes from one stage of its start to the next; its KV cache holds so many tokens
+    at most.
+    """
 
     class ReportingExecutor(base):  # type: ignore[misc, valid-type]  # a base chosen at run time
         def determine_available_memory(self) -> list[int]:
             report("measuring memory", _MEASURE)
-            return list(super().determine_available_memory())
+            available = list(super().determine_available_memory())
+            if not most_tokens:
+                return available
+            from engine.vllm_internals.pool_size import most_bytes  # noqa: PLC0415 - stands on names that were checked
+
+            limits = [most_bytes(specs.values(), most_tokens) for specs in self.get_kv_cache_specs()]
+            return [most if limit is None else min(most, limit) for most, limit in zip(available, limits, strict=True)]
 
         def initialize_from_config(self, kv_cache_configs: list[Any]) -> None:
             report("laying out the pages", _PAGES)

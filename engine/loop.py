@@ -39,6 +39,7 @@ from engine.messages import (
     Unreadable,
 )
 from engine.sampling import SAMPLING_FIELDS
+from engine.sampling_limits import check_limits
 from engine.token_budget import TokenBudget
 from engine.transport import Connection
 from engine.vllm_internals.attach import Internals, Pages
@@ -69,13 +70,16 @@ class EngineLoop:
         self._engine = engine
         self._pages = internals.pages
         self._eos_token_ids = eos_token_ids
+        self._limits = internals.limits
         self._connection = connection
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._fresh: dict[str, bool] = {}  # request id → nothing sent yet
         self._budgets: dict[str, TokenBudget] = {}  # of requests with a second part
         self._own_ids: dict[str, str] = {}  # request id → vLLM's own
+        self._names: dict[str, str] = {}  # the other way round
         self._extender = internals.extender
         self._recovery = internals.recovery
+        self._stepper = internals.steps
         self._blame = Blame()
         self._searching = False
         self._held: list[Generate] = []  # that came meanwhile
@@ -163,6 +167,7 @@ class EngineLoop:
         else:
             self._fresh[request.request_id] = True
             self._own_ids[request.request_id] = own_id
+            self._names[own_id] = request.request_id
             if request.then is not None:
                 self._budgets[request.request_id] = TokenBudget(request, request.then, own_id, arrived)
 
@@ -176,6 +181,7 @@ class EngineLoop:
         bias = request.sampling.logit_bias or {}
         if not all(map(math.isfinite, bias.values())):
             raise ValueError("logit_bias must hold finite numbers")
+        check_limits(request, self._limits, self._eos_token_ids)
 
     def _try_step(self) -> None:
         try:
@@ -200,8 +206,7 @@ class EngineLoop:
         if len(self._unexplained) == _MOST_UNEXPLAINED and now - self._unexplained[0] < _UNEXPLAINED_SECONDS:
             raise error
         self._searching = True
-        names = {own_id: request_id for request_id, own_id in self._own_ids.items()}
-        suspects = [names[own_id] for own_id in self._recovery.recover(error) if own_id in names]
+        suspects = [self._names[own_id] for own_id in self._recovery.recover(error) if own_id in self._names]
         culprit = self._blame.failed(suspects)
         if culprit is not None:
             self._unexplained.clear()
@@ -233,8 +238,11 @@ class EngineLoop:
     def _step(self) -> None:
         deltas: list[Delta] = []
         self._computed = 0
-        for output in self._engine.step():
-            output = cast("RequestOutput", output)
+        outputs = self._stepper.step()
+        for own_id, token_ids in outputs.plain:
+            if (request_id := self._names.get(own_id)) is not None:
+                deltas.append(self._plain_delta(request_id, token_ids))
+        for output in outputs.others:
             if output.outputs[0].finish_reason == "error":
                 self._forget(output.request_id)
                 self._connection.send(Failed("vLLM reports an error", output.request_id, is_broken=True))
@@ -273,9 +281,15 @@ class EngineLoop:
     def _forget(self, request_id: str) -> None:
         self._fresh.pop(request_id, None)
         self._budgets.pop(request_id, None)
-        self._own_ids.pop(request_id, None)
+        self._names.pop(self._own_ids.pop(request_id, ""), None)
         if self._searching:
             self._blame.left(request_id)
+
+    def _plain_delta(self, request_id: str, token_ids: list[int]) -> Delta:
+        """As `_delta`, of tokens that are neither a request's first nor its last, and have no log-probabilities."""
+        if (budget := self._budgets.get(request_id)) is None or (kept := budget.feed(token_ids)) is None:
+            return Delta(request_id, token_ids)
+        return Delta(request_id, token_ids[:kept], goes_on=True)
 
     def _delta(self, output: RequestOutput) -> Delta:
         request_id = output.request_id

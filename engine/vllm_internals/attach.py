@@ -9,16 +9,22 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from engine import DUMP_SIGNAL
-from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling
+from engine.defaults import KV_CACHE_TOKENS
+from engine.messages import Continuation, FastPathStatus, PageGroup, PageNeed, Sampling, SamplingLimits
 from engine.vllm_internals.contract import (
+    AHEAD_PATHS,
+    DIRECT_OUTPUTS,
     EXTENSION,
     FAST_PATHS,
+    LIMITS,
     MULTI_STEP,
     PAGE_COUNTS,
+    POOL_SIZE,
     RECOVERY,
     WORKER,
     WORKER_PATHS,
 )
+from engine.vllm_internals.steps import DirectSteps, Outputs, PlainSteps
 from model_impl import cpu
 from model_impl.private_names import Verdict, missing, verdict_of_names
 
@@ -74,13 +80,22 @@ class Recovers(Protocol):
         """All that are parked."""
 
 
+class Steps(Protocol):
+    """How a step is made and its outputs are had: `steps.DirectSteps`."""
+
+    def step(self) -> Outputs:
+        """One step of the engine."""
+
+
 class Internals(NamedTuple):
     """All of vLLM's inside that the loop uses. `fast_paths`: in the order of the contract's table."""
 
     pages: Pages
     extender: Extends
     recovery: Recovers
+    steps: Steps
     fast_paths: tuple[FastPathStatus, ...]
+    limits: SamplingLimits = SamplingLimits()
 
 
 def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Internals:
@@ -98,7 +113,11 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     pages, verdicts[PAGE_COUNTS.name] = _pages(engine, core)
     extender, verdicts[EXTENSION.name] = _extender(core)
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
-    return Internals(pages, extender, recovery, tuple(_statuses(verdicts)))
+    limits, verdicts[LIMITS.name] = _limits(engine)
+    verdicts[POOL_SIZE.name] = _pool_size(engine)
+    verdicts |= _ahead(core)
+    steps, verdicts[DIRECT_OUTPUTS.name] = _steps(engine, core)
+    return Internals(pages, extender, recovery, steps, tuple(_statuses(verdicts)), limits)
 
 
 def end_workers(engine: Any) -> None:
@@ -189,6 +208,50 @@ def _recovery(engine: Any, core: Any) -> tuple[Recovers, Verdict]:
     if recovery.obstacle is not None:
         return recovery, Verdict(False, recovery.obstacle)
     return recovery, Verdict(True, "a step that fails ends the request that is to blame, and no other")
+
+
+def _limits(engine: Any) -> tuple[SamplingLimits, Verdict]:
+    if not getattr(engine.vllm_config, "use_v2_model_runner", False):
+        return SamplingLimits(), Verdict(False, "the model runner takes lists of any length")
+    if (verdict := verdict_of_names(LIMITS)) is not None:
+        return SamplingLimits(), verdict
+    from engine.vllm_internals.runner_limits import v2_limits  # noqa: PLC0415 - stands on names that were checked
+
+    return v2_limits(), Verdict(True, "longer lists than the runner has room for are refused before they reach it")
+
+
+def _ahead(core: Any) -> dict[str, Verdict]:
+    """What is shorter where the scheduler runs ahead."""
+    needs = [needed for path in AHEAD_PATHS for needed in path.needs]
+    if core is None:
+        off = _IN_ANOTHER_PROCESS
+    elif not core.scheduler.scheduler_config.async_scheduling:
+        off = Verdict(False, "every step is scheduled when the last one's tokens are known")
+    elif (reason := missing(needs)) is not None:
+        off = Verdict(False, reason, unexpected=True)
+    else:
+        from engine.vllm_internals.ahead_scheduler import take_over  # noqa: PLC0415 - stands on names that were checked
+
+        return take_over(core.scheduler)
+    return dict.fromkeys((path.name for path in AHEAD_PATHS), off)
+
+
+def _steps(engine: Any, core: Any) -> tuple[Steps, Verdict]:
+    verdict = _IN_ANOTHER_PROCESS if core is None else verdict_of_names(DIRECT_OUTPUTS)
+    if verdict is not None:
+        return PlainSteps(engine), verdict
+    direct = DirectSteps(engine)
+    if direct.obstacle is not None:
+        return PlainSteps(engine), Verdict(False, direct.obstacle)
+    return direct, Verdict(True, "tokens from the middle of a request go past vLLM's output processor")
+
+
+def _pool_size(engine: Any) -> Verdict:
+    """`engine.loading` has limited it before there was an engine to attach to."""
+    if engine.vllm_config.device_config.device_type == "cpu":
+        return Verdict(False, "it is for GPUs")
+    off = verdict_of_names(POOL_SIZE)
+    return off or Verdict(True, f"at most as many tokens as {KV_CACHE_TOKENS} says, unless the options say how much")
 
 
 def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:

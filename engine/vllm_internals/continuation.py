@@ -5,6 +5,9 @@ again, is checked, hashed and looked up anew: with 16 requests at once on two co
 each time. vLLM's own streaming input (`resumable` requests) keeps the pages. It does not fit as it is, since whether
 there is a second part is not known beforehand: the first may end by itself. So what vLLM does to a request between two
 inputs is done here.
+
+Where the scheduler runs ahead, the next step of the request is under way when its budget is seen to be spent. What that
+draws is dropped when it comes, as vLLM does between two inputs; what it writes is overwritten by the forced tokens.
 """
 
 import copy
@@ -41,12 +44,15 @@ class Extender:
         is_where_it_was_seen = (
             request.status == RequestStatus.RUNNING
             and request.num_output_tokens > then.after_tokens
-            and request.num_computed_tokens == request.num_tokens - 1
+            and request.num_computed_tokens == request.num_tokens + request.num_output_placeholders - 1
         )
         if not is_where_it_was_seen or not self._has_room(len(then.forced_token_ids)):
             return False
         # What several steps at once drew beyond is dropped, together with the token too many. No page of it is in the
-        # prefix cache yet: pages go there when the next step is scheduled.
+        # prefix cache yet: pages go there when the next step is scheduled, or, ahead, when their last token is written.
+        request.drop_stale_output = True
+        request.num_stale_output_tokens = request.num_in_flight_tokens
+        request.num_output_placeholders = 0
         request.num_computed_tokens = request.num_prompt_tokens + then.after_tokens
         self._scheduler.running.remove(request)
         self._scheduler._update_request_as_session(request, _update(request, then))
@@ -67,8 +73,11 @@ class Extender:
             queue.add_request(request)
 
     def _obstacle(self) -> str | None:
-        if self._scheduler.scheduler_config.async_scheduling or self._core.batch_queue is not None:
-            return "steps are scheduled before the last one's tokens are known"
+        config = self._core.vllm_config
+        if config.speculative_config is not None:
+            return "speculative decoding is on"
+        if config.parallel_config.pipeline_parallel_size > 1:
+            return "the model's layers are spread over several processes"
         return None
 
     def _has_room(self, tokens: int) -> bool:

@@ -15,6 +15,7 @@ CPU_RUNNER = "vllm.v1.worker.cpu_model_runner:CPUModelRunner"
 _CPU_WORKER = "vllm.v1.worker.cpu_worker:CPUWorker"
 _SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 _PAGES = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_PAGES_OF_A_KIND = "vllm.v1.core.single_type_kv_cache_manager:SingleTypeKVCacheManager"
 _PAGE_KIND = "vllm.v1.kv_cache_interface:KVCacheSpec"
 _REQUEST = "vllm.v1.request:Request"
 _SAMPLER = "vllm.v1.sample.sampler:Sampler"
@@ -143,6 +144,7 @@ EXTENSION = FastPath(
     "request extension",
     (
         *_IN_PROCESS,
+        PrivateName("vllm.v1.engine.core:EngineCore", ("vllm_config",)),
         *_POOL,
         PrivateName(_SCHEDULER, ("kv_cache_manager", "kv_holding_waiting", "policy", "requests", "running", "waiting")),
         PrivateName("vllm.v1.core.sched.request_queue:RequestQueue.add_request", parameters=("self", "request")),
@@ -153,8 +155,9 @@ EXTENSION = FastPath(
         PrivateName(
             _REQUEST,
             (
-                *("arrival_time", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens", "num_tokens"),
-                *("priority", "sampling_params", "status"),
+                *("arrival_time", "drop_stale_output", "num_computed_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "num_stale_output_tokens"),
+                *("num_tokens", "priority", "sampling_params", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
@@ -200,10 +203,174 @@ PAGE_COUNTS = FastPath(
         PrivateName(_SCHEDULER, ("get_request_counts", "has_requests", "kv_cache_manager", "running", "vllm_config")),
         PrivateName(f"{_SCHEDULER}._preempt_request", parameters=("self", "request", "timestamp")),
         PrivateName("vllm.v1.core.kv_cache_utils:KVCacheBlock", ("block_hash", "block_id", "is_null", "ref_cnt")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool", ("cached_block_hash_to_block", "get_new_blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.touch", parameters=("self", "blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.free_blocks", parameters=("self", "ordered_blocks")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.unpin_blocks", parameters=("self", "blocks", "on_reuse")),
+        PrivateName(
+            "vllm.v1.core.block_pool:BlockPool._insert_block_hash",
+            parameters=("self", "block_hash_with_group_id", "block", "num_tokens"),
+        ),
+        PrivateName("vllm.v1.core.block_pool:BlockPool._remove_cached_block_hashes", parameters=("self", "block")),
+        PrivateName("vllm.v1.core.block_pool:BlockPool.reset_prefix_cache", parameters=("self",)),
+        PrivateName(
+            f"{_PAGES_OF_A_KIND}.allocate_new_blocks",
+            parameters=("self", "request_id", "num_tokens", "num_tokens_main_model"),
+        ),
+        PrivateName(
+            f"{_PAGES_OF_A_KIND}.allocate_external_computed_blocks",
+            parameters=(
+                *("self", "request_id", "num_local_computed_tokens", "num_external_computed_tokens"),
+                "record_for_zeroing",
+            ),
+        ),
         PrivateName("vllm.v1.core.kv_cache_utils:get_group_id", parameters=("key",)),
         PrivateName(_PAGE_KIND, ("page_size_bytes",)),
         PrivateName(f"{_PAGE_KIND}.max_memory_usage_bytes", parameters=("self", "vllm_config")),
         PrivateName("vllm.v1.kv_cache_interface:get_kv_cache_spec_sliding_window", parameters=("kv_cache_spec",)),
+    ),
+)
+_PAGE_KINDS = (
+    PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
+    PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
+)
+_AHEAD = (
+    PrivateName(
+        "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
+        (
+            *("aux_output_connector", "connector", "defer_block_free", "ec_connector", "kv_cache_config"),
+            *("kv_cache_manager", "log_stats", "perf_metrics", "return_sampling_mask", "vllm_config"),
+        ),
+    ),
+    *_PAGE_KINDS,
+)
+"""What the three paths ask before they take a scheduler over."""
+AHEAD_ROOM = FastPath(
+    "page room ahead",
+    (
+        *_AHEAD,
+        PrivateName("vllm.v1.core.kv_cache_manager:KVCacheBlocks"),
+        PrivateName(_PAGES, ("coordinator", "empty_kv_cache_blocks", "free", "pop_blocks_for_free")),
+        PrivateName(
+            f"{_PAGES}.allocate_slots",
+            parameters=(
+                *("self", "request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks"),
+                "num_lookahead_tokens",
+            ),
+        ),
+        PrivateName(f"{_PAGES}.cache_blocks", parameters=("self", "request", "num_computed_tokens")),
+        PrivateName(_PAGES_OF_A_KIND, ("block_size",)),
+        PrivateName(_REQUEST, ("num_computed_tokens", "num_output_placeholders", "num_tokens", "request_id", "status")),
+        PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
+    ),
+)
+SHORT_UPDATE = FastPath(
+    "short update",
+    (
+        *_AHEAD,
+        PrivateName(_SCHEDULER, ("hash_block_size", "max_model_len", "requests")),
+        PrivateName(f"{_SCHEDULER}.update_from_output", parameters=("self", "scheduler_output", "model_runner_output")),
+        PrivateName("vllm.v1.core.sched.output:SchedulerOutput", ("num_scheduled_tokens",)),
+        PrivateName(
+            "vllm.v1.outputs:ModelRunnerOutput", ("prompt_logprobs_dict", "req_id_to_index", "sampled_token_ids")
+        ),
+        PrivateName("vllm.v1.engine:EngineCoreOutput", ("new_token_ids", "request_id")),
+        PrivateName("vllm.v1.engine:EngineCoreOutputs", ("outputs",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("_all_token_ids", "_output_token_ids", "client_index", "max_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_prompt_tokens", "num_stale_output_tokens", "prefill_stats"),
+                *("resumable", "sampling_params", "status", "structured_output_request", "trace_headers"),
+            ),
+        ),
+        PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
+    ),
+)
+SHORT_SCHEDULE = FastPath(
+    "short schedule",
+    (
+        *_AHEAD,
+        PrivateName(
+            _SCHEDULER,
+            (
+                *("_get_new_block_ids_to_zero", "_pause_state", "current_step", "encoder_cache_manager"),
+                *("finished_req_ids", "kv_holding_waiting", "max_model_len", "max_num_scheduled_tokens"),
+                *("prev_step_scheduled_req_ids", "reset_preempted_req_ids", "running", "use_v2_model_runner"),
+                "waiting",
+            ),
+        ),
+        PrivateName(f"{_SCHEDULER}.schedule", parameters=("self", "throttle_prefills")),
+        PrivateName("vllm.v1.core.sched.interface:PauseState", ("UNPAUSED",)),
+        PrivateName(
+            "vllm.v1.core.sched.output:SchedulerOutput",
+            parameters=(
+                *("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens"),
+                *("scheduled_spec_decode_tokens", "scheduled_encoder_inputs", "finished_req_ids"),
+                *("free_encoder_mm_hashes", "scheduled_encoder_input_stats", "preempted_req_ids"),
+            ),
+        ),
+        PrivateName(
+            "vllm.v1.core.sched.output:CachedRequestData",
+            parameters=(
+                *("req_ids", "resumed_req_ids", "new_token_ids", "all_token_ids", "new_block_ids"),
+                *("num_computed_tokens", "num_output_tokens"),
+            ),
+        ),
+        *_POOL,
+        PrivateName(_PAGES, ("new_step_starts",)),
+        PrivateName(
+            _REQUEST,
+            (
+                *("_all_token_ids", "is_prefill_chunk", "max_tokens", "num_computed_tokens", "num_in_flight_tokens"),
+                *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "request_id"),
+                *("spec_token_ids", "structured_output_request"),
+            ),
+        ),
+    ),
+)
+AHEAD_PATHS = (AHEAD_ROOM, SHORT_UPDATE, SHORT_SCHEDULE)
+"""Those of a scheduler that runs ahead."""
+DIRECT_OUTPUTS = FastPath(
+    "direct outputs",
+    (
+        PrivateName("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core", "log_stats", "output_processor")),
+        PrivateName("vllm.v1.engine.core_client:InprocClient.get_output", parameters=("self",)),
+        PrivateName("vllm.v1.engine.core_client:InprocClient.abort_requests", parameters=("self", "request_ids")),
+        PrivateName(
+            "vllm.v1.engine.output_processor:OutputProcessor.process_outputs",
+            parameters=("self", "engine_core_outputs", "engine_core_timestamp", "iteration_stats", "weight_version"),
+        ),
+        PrivateName("vllm.v1.engine.output_processor:OutputProcessor", ("stream_interval", "tracing_enabled")),
+        PrivateName(
+            "vllm.v1.engine:EngineCoreOutput",
+            (
+                *("finish_reason", "new_logprobs", "new_prompt_logprobs_tensors", "new_token_ids", "prefill_stats"),
+                "request_id",
+            ),
+        ),
+        PrivateName("vllm.v1.engine:EngineCoreOutputs", ("outputs", "timestamp", "weight_version")),
+    ),
+)
+LIMITS = FastPath(
+    "sampling limits",
+    (
+        PrivateName("vllm.config.vllm:VllmConfig.use_v2_model_runner"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_ALLOWED_TOKEN_IDS"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_LOGIT_BIAS_TOKENS"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:MAX_NUM_STOP_TOKEN_IDS"),
+        PrivateName("vllm.envs:VLLM_MAX_NUM_BAD_WORDS"),
+        PrivateName("vllm.envs:VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"),
+    ),
+)
+POOL_SIZE = FastPath(
+    "size of the KV cache",
+    (
+        PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
+        PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
+        PrivateName(_PAGE_KIND, ("block_size", "page_size_bytes")),
+        PrivateName("vllm.v1.executor.abstract:Executor.get_kv_cache_specs", parameters=("self",)),
+        PrivateName("vllm.v1.executor.abstract:Executor.determine_available_memory", parameters=("self",)),
     ),
 )
 DEMAND_ZERO = FastPath(
@@ -225,7 +392,20 @@ TIED_HEADS = FastPath(
 WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
 """Those that our CPU worker takes alone."""
 FAST_PATHS = (
-    *(SAMPLER, SEEDS, MULTI_STEP, EXTENSION, PAGE_COUNTS, RECOVERY, DEMAND_ZERO, TIED_HEADS),
+    *(
+        SAMPLER,
+        SEEDS,
+        MULTI_STEP,
+        *AHEAD_PATHS,
+        DIRECT_OUTPUTS,
+        EXTENSION,
+        PAGE_COUNTS,
+        RECOVERY,
+        LIMITS,
+        POOL_SIZE,
+        DEMAND_ZERO,
+        TIED_HEADS,
+    ),
     *cpu.FAST_PATHS,
 )
 """All, in the order in which they are reported."""

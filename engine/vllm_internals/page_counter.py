@@ -5,19 +5,18 @@ visible only in the block pool and the managers per KV cache group. Works with e
 in this process whatever the workers do.
 """
 
-from itertools import takewhile
 from typing import Any
 
-from vllm.v1.core.kv_cache_utils import get_group_id
 from vllm.v1.kv_cache_interface import get_kv_cache_spec_sliding_window
 
 from engine.messages import PageGroup, PageNeed
+from engine.vllm_internals.counted_pool import CountedPool
 
 SLIDING, GLOBAL = "sliding", "global"
 
 
 class PageCounter:
-    """Counts on demand; a count walks the block pool once (about 4 ms for 65,536 pages).
+    """Reads what the pool counts as it goes (`counted_pool.py`).
 
     `core`: vLLM's EngineCore, in this process.
     """
@@ -28,12 +27,12 @@ class PageCounter:
         manager = core.scheduler.kv_cache_manager
         self._preemptions = 0
         self._count_preemptions()
-        self._pool = manager.block_pool
         self._managers = manager.coordinator.single_type_managers
         self._kinds = [
             GLOBAL if get_kv_cache_spec_sliding_window(manager.kv_cache_spec) is None else SLIDING
             for manager in self._managers
         ]
+        self._pool = CountedPool.take_over(manager.block_pool, self._managers, self._kinds)
 
     def has_work(self) -> bool:
         """Whether a step would do anything.
@@ -73,13 +72,12 @@ class PageCounter:
         request with the same beginning, until it is overwritten. free: empty. One pool serves both kinds, so `free` is
         the same number in each, and all used, all cached and one `free` make up the pool.
         """
-        used = self._used()
-        cached = self._cached()
+        cached = self._pool.idle
+        in_use = self._pool.num_gpu_blocks - 1 - self._pool.get_num_free_blocks()  # less the null block
+        used = {SLIDING: self._pool.held[SLIDING], GLOBAL: in_use - self._pool.held[SLIDING]}
         free = self._pool.get_num_free_blocks() - sum(cached.values())
         return tuple(
-            PageGroup(
-                group=kind, page_size=self._page_size(kind), used=used[kind], cached=cached.get(kind, 0), free=free
-            )
+            PageGroup(group=kind, page_size=self._page_size(kind), used=used[kind], cached=cached[kind], free=free)
             for kind in (SLIDING, GLOBAL)
             if kind in self._kinds
         )
@@ -97,24 +95,3 @@ class PageCounter:
     def _page_size(self, kind: str) -> int:
         """In tokens."""
         return int(self._managers[self._kinds.index(kind)].block_size)
-
-    def _used(self) -> dict[str, int]:
-        """Window pages are counted from the end of each request's list back to the first that was given back, so that
-        the cost follows the windows and not the contexts; what else is in use is global.
-        """
-        sliding: set[int] = set()
-        for kind, manager in zip(self._kinds, self._managers, strict=True):
-            if kind == SLIDING:
-                for blocks in manager.req_to_blocks.values():
-                    held = takewhile(lambda block: not block.is_null, reversed(blocks))
-                    sliding.update(block.block_id for block in held)
-        in_use = self._pool.num_gpu_blocks - 1 - self._pool.get_num_free_blocks()  # less the null block
-        return {SLIDING: len(sliding), GLOBAL: in_use - len(sliding)}
-
-    def _cached(self) -> dict[str, int]:
-        cached: dict[str, int] = {}
-        for block in self._pool.blocks:
-            if block.ref_cnt == 0 and block.block_hash is not None:
-                kind = self._kinds[get_group_id(block.block_hash)]
-                cached[kind] = cached.get(kind, 0) + 1
-        return cached

@@ -11,6 +11,7 @@ import msgspec
 from chat_templates.format import NO_TOKEN, ChatFormat
 from engine.messages import Sampling
 from engine.sampling import SAMPLING_FIELDS
+from engine.sampling_limits import excess
 from server.core.plan import AnswerFormat, ChoicePlan
 from server.core.request import Conversation, Request
 from server.core.serving import Serving
@@ -31,10 +32,27 @@ def choice_plans(
     """The plans of the `n` choices after a prompt; raises BadRequestError."""
     sampling = _with_format(_sampling(request, mode.profile, len(prompt_ids), serving), form, serving)
     thinking = _thinking(request, _closing_for(mode, form), prompt_ids, sampling.max_tokens, serving)
+    answer = _answer_sampling(request, mode.profile, sampling, form)
+    for one in (sampling, answer):
+        _check_lengths(request, one, serving)
     return [
         ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form))
         for one in _seeded(sampling, request.n)
     ]
+
+
+def _check_lengths(request: Request, sampling: Sampling, serving: Serving) -> None:
+    """Raises BadRequestError for a list that is longer than the engine has room for, with what we add to it."""
+    ready = serving.admit()
+    found = excess(sampling, ready.sampling_limits, ready.eos_token_ids)
+    if found is None:
+        return
+    asked = {"stop_token_ids": len(set(request.stop.token_ids)), "logit_bias": len(request.logit_bias)}
+    ours = found.found - asked.get(found.field, found.found)
+    beside = f" beside the {ours} that this request needs itself" if ours else ""
+    most = f"at most {found.most - ours}{beside}"
+    message = f"{{field}} has {found.found - ours} {found.unit}; this engine takes {most}."
+    raise request.refusal(found.field, message)
 
 
 def _sampling(request: Request, profile: ModeProfile, prompt_tokens: int, serving: Serving) -> Sampling:

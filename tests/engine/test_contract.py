@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.defaults import Choice
-from engine.messages import PROTOCOL_VERSION, FastPathStatus, Ready
+from engine.messages import PROTOCOL_VERSION, FastPathStatus, Ready, SamplingLimits
 from engine.vllm_internals.attach import attach
 from engine.vllm_internals.contract import (
     DEMAND_ZERO,
@@ -289,3 +289,15 @@ def test_an_engine_without_one_name_has_the_other_paths(tmp_path: Path, monkeypa
         prompts: Any = [{"prompt_token_ids": [5, 6, 7]}]
         (output,) = llm.generate(prompts, params, use_tqdm=False)
         assert len(output.outputs[0].token_ids) == 9
+
+
+def test_the_limits_are_the_installed_releases_and_asked_of_its_v2_runner_alone() -> None:
+    from tests.server.test_sampling_limits import LIMITS as KNOWN
+
+    def engine_with(v2: bool) -> Any:
+        engine = fake_engine([{}], None)
+        engine.vllm_config.use_v2_model_runner = v2
+        return engine
+
+    assert attach(engine_with(v2=True)).limits == KNOWN
+    assert attach(engine_with(v2=False)).limits == SamplingLimits()

@@ -8,6 +8,7 @@ import pytest
 
 from engine.messages import Abort, FromEngine, Generate, PageGroup, PageNeed, Sampling, Shutdown, Step, ToEngine
 from engine.vllm_internals.attach import Extends, Internals, Pages, Recovers
+from engine.vllm_internals.steps import PlainSteps
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and vLLM deprecate of each other is not for these tests to fail on
@@ -95,8 +96,9 @@ def steps_reported(
     monkeypatch.setattr(loop, "_REPORT_INTERVAL", -1.0)
     pages = ScriptedPages(progress)
     script = Script(rounds, pages)
-    internals = Internals(cast("Pages", pages), cast("Extends", None), cast("Recovers", None), ())
-    EngineLoop(cast("Any", BarrenEngine()), internals, (), cast("Any", script)).run()
+    engine: Any = BarrenEngine()
+    internals = Internals(cast("Pages", pages), cast("Extends", None), cast("Recovers", None), PlainSteps(engine), ())
+    EngineLoop(engine, internals, (), cast("Any", script)).run()
     return sum(isinstance(message, Step) for message in script.sent)
 
 

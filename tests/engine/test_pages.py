@@ -1,5 +1,6 @@
 """Page counts against vLLM's own KV cache manager, without a model: fails when an upgrade moves what `pages` reads."""
 
+import random
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -70,13 +71,19 @@ def asked(name: str, ids: list[int]) -> Any:
     )
 
 
-def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
-    """Per group used, cached, free; the parts always make up the pool."""
+def counter_of(manager: Any) -> Any:
+    """One for each manager, as an engine has: it counts from its beginning on."""
     from engine.vllm_internals.page_counter import PageCounter
 
-    scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *_: None)
-    core = SimpleNamespace(scheduler=scheduler)
-    groups = PageCounter(core).count()
+    if not hasattr(manager, "counter_of_test"):
+        scheduler = SimpleNamespace(kv_cache_manager=manager, _preempt_request=lambda *_: None)
+        manager.counter_of_test = PageCounter(SimpleNamespace(scheduler=scheduler))
+    return manager.counter_of_test
+
+
+def counts(manager: Any) -> dict[str, tuple[int, int, int]]:
+    """Per group used, cached, free; the parts always make up the pool."""
+    groups = counter_of(manager).count()
     assert all(group.page_size == PAGE for group in groups)
     assert len({group.free for group in groups}) == 1
     assert sum(group.used + group.cached for group in groups) + groups[0].free == POOL - 1
@@ -118,6 +125,57 @@ def test_a_page_shared_by_two_requests_counts_once(manager: Any) -> None:
     assert manager.allocate_slots(second, 640 - length, length, found)
     used = {group: parts[0] for group, parts in counts(manager).items()}
     assert used == {"sliding": 21, "global": 21}
+
+
+def walked(manager: Any) -> dict[str, tuple[int, int]]:
+    """Used and cached pages of each kind, by going through all of them."""
+    from vllm.v1.core.kv_cache_utils import get_group_id
+
+    kinds, managers, pool = ("sliding", "global"), manager.coordinator.single_type_managers, manager.block_pool
+    used = [
+        {block.block_id for blocks in one.req_to_blocks.values() for block in blocks if not block.is_null}
+        for one in managers
+    ]
+    kept = [block for block in pool.blocks if block.ref_cnt == 0 and block.block_hash is not None]
+    cached = [sum(get_group_id(block.block_hash) == number for block in kept) for number in range(2)]
+    return {kind: (len(used[number]), cached[number]) for number, kind in enumerate(kinds)}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_counted_on_the_way_is_what_is_there(manager: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    counts(manager)
+    texts = [list(range(start, start + 700)) for start in (0, 1000, 2000)]
+    under_way: list[Any] = []
+    for number in range(400):
+        if rng.random() < 0.3 and len(under_way) < 6:
+            request = asked(f"r{number}", rng.choice(texts)[: rng.randint(1, 700)])
+            found, length, *_ = manager.get_computed_blocks(request)
+            if manager.allocate_slots(request, request.num_tokens - length, length, found) is not None:
+                request.status = running()
+                request.num_computed_tokens = request.num_tokens
+                under_way.append(request)
+        for request in list(under_way):
+            request.append_output_token_ids(rng.randint(0, 3))
+            if rng.random() < 0.04 or manager.allocate_slots(request, 1) is None:
+                manager.free(request)
+                under_way.remove(request)
+            else:
+                request.num_computed_tokens += 1
+        assert {kind: parts[:2] for kind, parts in counts(manager).items()} == walked(manager)
+        if number % 150 == 149:
+            for request in under_way:
+                manager.free(request)
+            under_way = []
+            assert manager.reset_prefix_cache()
+    assert sum(cached for _, cached in walked(manager).values())
+
+
+def test_a_count_does_not_go_through_the_pages(manager: Any) -> None:
+    counter = counter_of(manager)
+    assert manager.allocate_slots(new_request("a", 640), 640)
+    manager.block_pool.blocks = None  # whoever looks at them fails
+    assert [group.used for group in counter.count()] == [20, 20]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 16])

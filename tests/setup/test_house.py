@@ -116,18 +116,24 @@ def test_no_api_imports_another() -> None:
 
 
 IMPORT_VLLM = {
-    *("engine/loading.py", "engine/loop.py"),
-    "engine/vllm_internals/continuation.py",
+    *("engine/loading.py", "engine/loop.py", "engine/vllm_internals/ahead_scheduler.py"),
+    *("engine/vllm_internals/continuation.py", "engine/vllm_internals/counted_pool.py"),
     "engine/vllm_internals/cpu_worker.py",
     "engine/vllm_internals/kv_cache_manager.py",
     "engine/vllm_internals/model_runner.py",
-    "engine/vllm_internals/page_counter.py",
-    "engine/vllm_internals/recovery.py",
+    *("engine/vllm_internals/page_counter.py", "engine/vllm_internals/pool_size.py"),
+    *("engine/vllm_internals/recovery.py", "engine/vllm_internals/runner_limits.py"),
     "engine/vllm_internals/sampler.py",
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
-    *("benchmarks/linear_cost.py", "benchmarks/peers/vllm_bench.py", "benchmarks/sampling_cost.py"),
+    *(
+        "benchmarks/linear_cost.py",
+        "benchmarks/host/fake_engine.py",
+        "benchmarks/host/steps.py",
+        "benchmarks/peers/vllm_bench.py",
+        "benchmarks/sampling_cost.py",
+    ),
 }
 
 

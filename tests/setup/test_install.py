@@ -1,9 +1,14 @@
 """The installer with small packages made here, without an index: a finished environment, its stamp, its errors."""
 
 import hashlib
+import shutil
 import subprocess
+import sys
+import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
@@ -23,6 +28,19 @@ def make_wheel(folder: Path, name: str, version: str) -> str:
         wheel.writestr(f"{info}/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return f"{name}=={version} \\\n    --hash=sha256:{digest}\n    # via nothing\n"
+
+
+class Release(NamedTuple):
+    """As `sys.version_info`."""
+
+    major: int
+    minor: int
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, release: tuple[int, int]) -> None:
+    """The installer runs with this release."""
+    other = SimpleNamespace(implementation=sys.implementation, platform=sys.platform, version_info=Release(*release))
+    monkeypatch.setattr(install, "sys", other)
 
 
 @pytest.fixture
@@ -102,3 +120,36 @@ def test_without_a_compiler_the_error_names_it(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(install.SetupError, match="gcc not found"):
         install.check_machine([])
+
+
+@pytest.mark.parametrize("release", [(3, 11), (3, 12), (3, 13)])
+def test_each_supported_release_of_python_will_do(monkeypatch: pytest.MonkeyPatch, release: tuple[int, int]) -> None:
+    pretend(monkeypatch, release)
+    install.check_machine([])
+    assert install._python() == f"python{release[0]}.{release[1]}"
+
+
+@pytest.mark.parametrize("release", [(3, 10), (3, 14)])
+def test_another_release_is_told_which_would(monkeypatch: pytest.MonkeyPatch, release: tuple[int, int]) -> None:
+    pretend(monkeypatch, release)
+    with pytest.raises(install.SetupError, match=r"needs one of CPython 3\.11, 3\.12, 3\.13, not CPython"):
+        install.check_machine([])
+
+
+def test_the_releases_are_those_that_the_package_says_it_runs_on() -> None:
+    project = tomllib.loads((install.ROOT / "pyproject.toml").read_text())["project"]
+    oldest, newest = install.PYTHONS[0], install.PYTHONS[-1]
+    assert project["requires-python"] == f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
+    named = {f"Programming Language :: Python :: {major}.{minor}" for major, minor in install.PYTHONS}
+    assert named <= set(project["classifiers"])
+
+
+def test_make_takes_whichever_release_is_there(tmp_path: Path) -> None:
+    for name in ("python3.13", "sh"):
+        (tmp_path / name).symlink_to("/bin/true" if name != "sh" else "/bin/sh")
+    make = shutil.which("make")
+    assert make is not None
+    done = subprocess.run(
+        [make, "-n", "setup"], cwd=install.ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "python3.13 requirements/install.py" in done.stdout

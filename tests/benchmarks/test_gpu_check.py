@@ -1,0 +1,51 @@
+"""What runs on a machine with a GPU, as far as one without can tell: stages, their limits, and what is packed."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import pack
+from benchmarks.gpu.check import STAGES, Stage, run
+
+ROOT = Path(__file__).parents[2]
+ON_THE_MACHINE = {"httpx", "jinja2", "prometheus-client", "tokenizers"}
+"""With torch and transformers."""
+
+
+@pytest.fixture
+def finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that finds two things."""
+    (tmp_path / "finds_two.py").write_text("print('RESULT a: 1')\nprint('more')\nprint('RESULT b: 2')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "finds_two"
+
+
+def test_a_stage_tells_what_it_found(tmp_path: Path, finds: str) -> None:
+    told = run("one", Stage(60, ((finds,),)), tmp_path)
+    assert (told["stage"], told["exit"], told["found"], told["tail"]) == ("one", 0, ["a: 1", "b: 2"], [])
+    assert (tmp_path / "one.log").read_text().count("RESULT") == 2
+
+
+def test_a_stage_that_fails_shows_its_end_and_the_next_command_runs(tmp_path: Path, finds: str) -> None:
+    told = run("two", Stage(60, (("no_such_module_here",), (finds,))), tmp_path)
+    assert (told["exit"], told["found"]) == (1, ["a: 1", "b: 2"])
+    assert any("no_such_module_here" in line for line in told["tail"])
+
+
+def test_a_stage_over_its_limit_ends(tmp_path: Path) -> None:
+    assert run("three", Stage(0, (("http.server", "0"),)), tmp_path)["exit"] is None
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_runs_modules_that_are_there(name: str) -> None:
+    for module, *_ in STAGES[name].commands:
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_all_that_the_front_end_imports_is_packed_and_locked() -> None:
+    dependencies = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert dependencies - ON_THE_MACHINE <= set(pack.PACKAGES)
+    locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements" / "cuda.txt").read_text(), re.MULTILINE))
+    assert set(pack.PACKAGES) <= locked
