@@ -22,6 +22,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
 
+from engine.adapters import Adapters
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import Choice
 from engine.messages import PROTOCOL_VERSION, Ready
@@ -88,6 +89,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         fast_paths=internals.fast_paths,
         page_needs=internals.pages.needs(),
         cache_config=cache_config(engine),
+        max_adapters=Adapters(engine).most,
     )
 
 

@@ -30,10 +30,13 @@ from engine import USER_ERROR
 from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Adapter,
+    AdapterLoaded,
     Delta,
     Failed,
     FromEngine,
     Generate,
+    LoadAdapter,
     Loading,
     Prioritize,
     Ready,
@@ -43,6 +46,7 @@ from engine.messages import (
     Stats,
     Step,
     ToEngine,
+    UnloadAdapter,
     decode_from_engine,
 )
 from engine.transport import FrameBuffer, frame
@@ -122,6 +126,13 @@ def _broken(request_id: str, text: str) -> RequestBroke:
     return RequestBroke("the engine failed on this request, and not without it; the server's log says why")
 
 
+def _settle(awaited: "asyncio.Future[None]", error: EngineError | None) -> None:
+    if error is None:
+        awaited.set_result(None)
+    else:
+        awaited.set_exception(error)
+
+
 class EngineClient(Protocol):
     """What the front end needs from an engine."""
 
@@ -156,6 +167,15 @@ class EngineClient(Protocol):
 
     def prioritize(self, request_id: str, priority: int) -> None:
         """Gives a request that runs another priority: where pages run out, the higher loses its own first."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Has the engine load a LoRA adapter, and again whenever it is started anew.
+
+        Raises EngineUnavailable, and RequestFailed where it cannot be loaded.
+        """
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Has the engine forget an adapter; what runs with it goes on."""
 
 
 class _EngineSocket(asyncio.Protocol):
@@ -192,7 +212,8 @@ class _EngineSocket(asyncio.Protocol):
 class ProcessEngineClient:
     """One engine process on this machine, started again with growing pauses when it dies.
 
-    `engine_options` are vLLM's own; `environment` is added to this process's. After `most_seconds` with work and
+    `engine_options` are vLLM's own; `environment` is added to this process's. `adapters` are loaded before it takes
+    requests: one that cannot be loaded ends the first start. After `most_seconds` with work and
     without a step, or of a start without a sign of life, an engine counts as hung; usually its own steps say so earlier
     (`server.step_watch`). A front end that ends without `close` takes the engine with it: the engine leaves when the
     connection breaks.
@@ -204,6 +225,7 @@ class ProcessEngineClient:
         engine_options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         *,
+        adapters: Sequence[Adapter] = (),
         most_seconds: float = 300.0,
     ) -> None:
         self._arguments = ["--model", model, "--", *engine_options]
@@ -214,6 +236,8 @@ class ProcessEngineClient:
         self._stats: Stats | None = None
         self._streams: dict[str, DeltaStream] = {}
         self._reloading: asyncio.Future[None] | None = None
+        self._adapters = {adapter.id: adapter for adapter in adapters}
+        self._loading_adapters: dict[int, asyncio.Future[None]] = {}
         self._transport: asyncio.Transport | None = None
         self._process: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -222,6 +246,8 @@ class ProcessEngineClient:
         self._lost_since: float | None = None
         self._prefilling: dict[str, int] = {}  # request id → prompt tokens, until its first tokens come
         self._most_seconds = most_seconds
+        self._has_served = False
+        self._final = False  # the first start failed on what starting again cannot cure
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -232,6 +258,7 @@ class ProcessEngineClient:
         self._ended = asyncio.Event()
         self._closed = asyncio.Event()
         self._ready_since: float | None = None
+        self._awaited_adapters: set[int] = set()
         self._steps = StepWatch(self._most_seconds)
         self._owes_report = False  # of a step whose clients have left
         self._load = LoadWatch(self._most_seconds)
@@ -320,10 +347,47 @@ class ProcessEngineClient:
     def _on_reloaded(self, error: EngineError | None) -> None:
         if self._reloading is None or self._reloading.done():
             return
-        if error is None:
-            self._reloading.set_result(None)
+        _settle(self._reloading, error)
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Has the engine load a LoRA adapter, and again whenever it is started anew.
+
+        Raises EngineUnavailable, and RequestFailed where it cannot be loaded.
+        """
+        if self._status.state != "ready":
+            raise EngineUnavailable(f"the engine is {self._status.state}: {self._status.detail}")
+        loading = self._loading_adapters[adapter.id] = asyncio.get_running_loop().create_future()
+        self._send(LoadAdapter(adapter))
+        try:
+            await loading
+        finally:
+            del self._loading_adapters[adapter.id]
+        self._adapters[adapter.id] = adapter
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Has the engine forget an adapter; what runs with it goes on."""
+        self._adapters.pop(adapter_id, None)
+        self._send(UnloadAdapter(adapter_id))
+
+    def _on_adapter(self, adapter_id: int, error: str | None) -> None:
+        loading = self._loading_adapters.get(adapter_id)
+        if loading is not None:
+            if not loading.done():
+                _settle(loading, None if error is None else RequestFailed(error))
+        elif adapter_id in self._awaited_adapters:
+            self._awaited_adapters.remove(adapter_id)
+            if error is not None:
+                self._on_lost_adapter(f"the adapter {self._adapters[adapter_id].name!r} cannot be loaded: {error}")
+            if not self._awaited_adapters and self._ending is None:
+                self._begin_serving()
+
+    def _on_lost_adapter(self, text: str) -> None:
+        """Who started the server wants to know; later, all other requests can be served."""
+        if self._has_served:
+            logger.error("%s; requests for it are refused", text)
         else:
-            self._reloading.set_exception(error)
+            self._final = True
+            self._end(_Ending("error", text, text))
 
     def _open(self, request: Generate) -> DeltaStream:
         if self._status.state != "ready":
@@ -366,6 +430,8 @@ class ProcessEngineClient:
                 self._on_ready(message)
             case Reloaded(error):
                 self._on_reloaded(None if error is None else RequestFailed(error))
+            case AdapterLoaded(adapter_id, error):
+                self._on_adapter(adapter_id, error)
             case Failed(text, None):
                 self._end(_Ending("error", "the engine failed", text))
             case Failed(text, request_id, is_broken) if request_id in self._streams:
@@ -396,9 +462,21 @@ class ProcessEngineClient:
         for path in message.fast_paths:
             level = logging.WARNING if path.unexpected else logging.INFO
             logger.log(level, "%s: %s (%s)", path.name, "on" if path.on else "off", path.reason)
+        self._awaited_adapters = set(self._adapters)
+        if not self._awaited_adapters:
+            self._begin_serving()
+            return
+        self._stage = "loading the adapters"
+        self._set_status(EngineStatus("loading", self._stage, 1.0))
+        for adapter in self._adapters.values():
+            self._send(LoadAdapter(adapter))
+
+    def _begin_serving(self) -> None:
+        assert self._ready is not None
         self._stage = "serving"
         self._ready_since = time.monotonic()
-        self._set_status(EngineStatus("ready", message.model_class, 1.0))
+        self._has_served = True
+        self._set_status(EngineStatus("ready", self._ready.model_class, 1.0))
         if self._lost_since is not None:
             logger.warning("The engine is back, %.1f s after it was lost.", self._ready_since - self._lost_since)
             self._lost_since = None
@@ -431,6 +509,9 @@ class ProcessEngineClient:
         for stream in streams.values():
             stream.fail(error)
         self._on_reloaded(error)
+        for loading in self._loading_adapters.values():
+            if not loading.done():
+                loading.set_exception(error)
 
     def _set_status(self, status: EngineStatus) -> None:
         if self._status.state != "closed":
@@ -446,7 +527,7 @@ class ProcessEngineClient:
             if self._status.state == "closed":
                 return
             failures = 1 if self._was_stable() else failures + 1
-            if self._ready is None and (exit_status == USER_ERROR or failures == _MOST_STARTS):
+            if not self._has_served and (self._final or exit_status == USER_ERROR or failures == _MOST_STARTS):
                 self._set_status(EngineStatus("lost", ending.public, 0.0, final=True, reason=ending.text))
                 return
             self._restarts[ending.cause] += 1

@@ -32,6 +32,7 @@ from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
+from server.core.adapters import numbered
 from server.core.serving import Serving
 from server.engine_client import EngineStatus, ProcessEngineClient
 from server.http.connections import Connections
@@ -64,7 +65,12 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     _configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
+    engine = ProcessEngineClient(
+        settings.model,
+        engine_options,
+        adapters=numbered(settings.lora_modules),
+        most_seconds=settings.engine_timeout,
+    )
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
     except ValueError as error:

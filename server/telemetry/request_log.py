@@ -33,7 +33,7 @@ class RequestLog:
     def write(self, record: RequestRecord) -> None:
         """The line of a request that has ended; probes have none."""
         if not record.is_probe:
-            self._logger.info(orjson.dumps(line_of(record, self._model)).decode())
+            self._logger.info(orjson.dumps(line_of(record, record.model or self._model)).decode())
 
     def close(self) -> None:
         """Closes the file."""

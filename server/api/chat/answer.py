@@ -77,7 +77,7 @@ class ChatResponse:
     def __init__(self, plan: Plan, choices: Sequence[Choice], serving: Serving) -> None:
         self._plan = plan
         self._choices = choices
-        self._model = serving.settings.model_name
+        self._model = plan.model
         self._fmt = serving.fmt
         self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
         self._gathered = [Gathered() for _ in choices]
@@ -160,7 +160,7 @@ class ChunkWriter:
             "id": plan.id,
             "object": "chat.completion.chunk",
             "created": plan.created,
-            "model": serving.settings.model_name,
+            "model": plan.model,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()
