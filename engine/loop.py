@@ -194,7 +194,10 @@ class EngineLoop:
         try:
             return self._adapters.load(request.adapter)
         except AdapterError as error:
-            raise ValueError(f"the adapter {request.adapter.name!r} cannot be loaded: {error}") from error
+            traceback.print_exception(error)  # its words name folders, which are not for clients
+            raise ValueError(
+                f"the adapter {request.adapter.name!r} cannot be loaded; the server's log says why"
+            ) from None
 
     def _check(self, request: Generate) -> None:
         """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
