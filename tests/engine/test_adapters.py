@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from engine.adapter_files import CONFIG, WEIGHTS
 from engine.messages import Adapter, Continuation, Generate, Sampling
-from server.engine_client import ProcessEngineClient, RequestFailed
+from server.engine_client import RequestFailed
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import MODEL, collect, prompt, request, token_ids, until
 from tests.lora_adapters import save_adapter
 
