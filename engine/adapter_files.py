@@ -27,10 +27,13 @@ class AdapterError(ValueError):
 
 
 class AdapterFiles(NamedTuple):
-    """What an adapter's files say. `rank`: its largest; `shapes` is empty where its weights are not safetensors."""
+    """What an adapter's files say. `rank`: its largest; `shapes` is empty where its weights are not safetensors;
+    `base`: the model that it was made from, empty where that is not said.
+    """
 
     rank: int
     shapes: Shapes
+    base: str
 
 
 def read_adapter(path: str) -> AdapterFiles | None:
@@ -42,11 +45,11 @@ def read_adapter(path: str) -> AdapterFiles | None:
         raise AdapterError(f"there is no folder {path}; name one with {CONFIG} and {WEIGHTS}")
     config = _config(folder)
     weights = folder / WEIGHTS
-    if weights.is_file():
-        return AdapterFiles(_rank(config, folder), header(weights))
-    if not any((folder / name).is_file() for name in OTHER_WEIGHTS):
+    if not any((folder / name).is_file() for name in (WEIGHTS, *OTHER_WEIGHTS)):
         raise AdapterError(f"{path} holds no {WEIGHTS}; is the adapter complete?")
-    return AdapterFiles(_rank(config, folder), {})
+    shapes = header(weights) if weights.is_file() else {}
+    rank = max([_rank(config, folder), *_ranks(shapes)])
+    return AdapterFiles(rank, shapes, str(config.get("base_model_name_or_path") or ""))
 
 
 def check_fits(adapter: AdapterFiles, model: str) -> None:
@@ -105,6 +108,19 @@ def _rank(config: dict[str, Any], folder: Path) -> int:
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
         raise AdapterError(f"{folder / CONFIG}: r and rank_pattern must be whole numbers above 0")
     return int(max(ranks))
+
+
+def _ranks(shapes: Shapes) -> Iterator[int]:
+    """Of each module's matrices, whatever the config says; raises AdapterError where the two of a module differ."""
+    found: dict[str, int] = {}
+    for module, part, shape in _parts(shapes):
+        if len(shape) == 2 and "experts" not in module:  # theirs may be all experts' in one matrix
+            rank = shape[0] if part == "A" else shape[1]
+            if found.setdefault(module, rank) != rank:
+                raise AdapterError(
+                    f"{module} is of rank {found[module]} in one of its matrices and of rank {rank} in the other"
+                )
+            yield rank
 
 
 def _parts(shapes: Shapes) -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -79,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
-    options = list(args.engine_options)
-    chosen = adapters.engine_choices(settings.model, settings.lora_modules, enabled=args.enable_lora, options=options)
-    options = [*adapters.as_options(chosen), *options]
+    chosen = adapters.engine_choices(args, settings)
+    options = [*adapters.as_options(chosen), *args.engine_options]
     if args.show_defaults:
         for choice in [*engine_defaults(settings.model, options), *chosen]:
             print(f"{choice.name} {choice.value}: {choice.reason}")

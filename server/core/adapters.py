@@ -1,9 +1,12 @@
 """The LoRA adapters that are served beside the model: by name, loaded and unloaded while the server runs."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import PurePath
 
+from engine.adapter_files import AdapterError, read_adapter
 from engine.messages import Adapter
 from server.engine_client import EngineClient, RequestFailed
 from server.errors import BadRequestError, UnknownModelError
@@ -13,6 +16,22 @@ from server.settings import LoraModule
 def numbered(modules: Iterable[LoraModule]) -> list[Adapter]:
     """Those of the command line, as the engine knows them."""
     return [Adapter(number, module.name, module.path) for number, module in enumerate(modules, 1)]
+
+
+def base_warnings(modules: Iterable[LoraModule], model: str) -> Iterator[str]:
+    """What the operator may not have meant: adapters that fit the checkpoint `model`, and say that they are of another.
+
+    Only last parts of names are compared: folders and hub ids name the same model. Adapters on a hub are not asked.
+    """
+    for module in modules:
+        with contextlib.suppress(AdapterError):  # they were looked at before
+            files = read_adapter(module.path)
+            if files is not None and files.base and _last_part(files.base) != _last_part(model):
+                yield f"The adapter {module.name} says that it was made from {files.base}; it is served with {model}."
+
+
+def _last_part(model: str) -> str:
+    return PurePath(model).name.lower()
 
 
 class Adapters:

@@ -9,13 +9,14 @@ from typing import Any
 from engine.adapter_files import AdapterError, check_fits, read_adapter
 from engine.defaults import Choice, named_options
 from server.cli_errors import UsageError
+from server.commands.arguments.numbers import positive
 from server.settings import LoraModule, Settings
 
 VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-ENABLE = "--enable-lora"
+ENABLE, MAX_LORAS, MAX_RANK = "--enable-lora", "--max-loras", "--max-lora-rank"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`."""
-MOST_IN_A_BATCH, MOST_AT_HAND = 8, 32
+LEAST_RANK, MOST_IN_A_BATCH, MOST_AT_HAND = 16, 8, 32
 _FIELDS = {"name", "path", "base_model_name"}
 
 
@@ -30,6 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=PATH",
         help='adapters to serve from the start, each as NAME=PATH or as {"name": …, "path": …}',
+    )
+    group.add_argument(
+        MAX_LORAS,
+        type=positive,
+        metavar="N",
+        help="how many adapters may be in one batch; left out, as many as --lora-modules names, "
+        f"at most {MOST_IN_A_BATCH}",
+    )
+    group.add_argument(
+        MAX_RANK,
+        type=int,
+        choices=RANKS,
+        help=f"the largest rank of an adapter; left out, that of --lora-modules, at least {LEAST_RANK}",
     )
     group.add_argument(
         "--allow-runtime-lora-updating",
@@ -58,29 +72,31 @@ def check(settings: Settings) -> None:
         seen.add(name)
 
 
-def engine_choices(model: str, modules: Sequence[LoraModule], *, enabled: bool, options: Sequence[str]) -> list[Choice]:
-    """What the engine needs for these adapters and its `options` do not say yet. Raises UsageError for one that cannot
-    be used with the model.
+def engine_choices(args: argparse.Namespace, settings: Settings) -> list[Choice]:
+    """What the engine needs for the adapters, beside what its own options say. Raises UsageError for an adapter that
+    cannot be used with the model.
     """
+    modules, options = settings.lora_modules, args.engine_options
+    limits = {
+        name: _limit(name, said, options)
+        for name, said in ((MAX_LORAS, args.max_loras), (MAX_RANK, args.max_lora_rank))
+    }
     named = named_options(options)
-    if not (enabled or modules or ENABLE in named):
+    if not (args.enable_lora or modules or ENABLE in named):
+        if needless := next((name for name in limits if limits[name] is not None and name not in named), None):
+            raise UsageError(f"{needless} means nothing without --enable-lora or --lora-modules")
         return []
-    rank = max((_rank(model, module) for module in modules), default=0)
-    most = _number(options, "--max-lora-rank")
-    if most is not None and rank > most:
-        raise UsageError(f"--lora-modules: an adapter has rank {rank}; --max-lora-rank is {most}")
-    count = min(max(len(modules), 1), MOST_IN_A_BATCH)
-    at_hand = max(MOST_AT_HAND, len(modules), _number(options, "--max-loras") or count)
+    rank = max((_rank(settings.model, module) for module in modules), default=0)
+    count = limits[MAX_LORAS] or min(max(len(modules), 1), MOST_IN_A_BATCH)
     choices = [
         Choice(ENABLE, True, "requests may name adapters"),
-        Choice("--max-loras", count, f"so many adapters may be in one batch; at most {MOST_IN_A_BATCH} by default"),
-        Choice("--max-cpu-loras", at_hand, "so many stay at hand; those used longest ago are read from disk again"),
+        Choice(MAX_LORAS, count, "so many adapters may be in one batch"),
+        Choice(
+            *("--max-cpu-loras", max(MOST_AT_HAND, len(modules), count)),
+            "so many stay at hand; those used longest ago are read from disk again",
+        ),
+        Choice(MAX_RANK, _rank_limit(rank, limits[MAX_RANK]), "the largest rank of an adapter"),
     ]
-    if rank:
-        fitting = next((one for one in RANKS if one >= rank), None)
-        if fitting is None:
-            raise UsageError(f"--lora-modules: an adapter has rank {rank}; the engine takes at most {max(RANKS)}")
-        choices.append(Choice("--max-lora-rank", max(fitting, 16), f"the largest of the adapters is {rank}"))
     return [choice for choice in choices if choice.name not in named]
 
 
@@ -118,12 +134,25 @@ def _rank(model: str, module: LoraModule) -> int:
     return files.rank
 
 
-def _number(options: Sequence[str], wanted: str) -> int | None:
-    """The value of an option of the engine's; the last one counts."""
+def _rank_limit(rank: int, said: int | None) -> int:
+    """The least of vLLM's that is enough for `rank`. Raises UsageError."""
+    if said is not None:
+        if rank > said:
+            raise UsageError(f"--lora-modules: an adapter has rank {rank}; {MAX_RANK} is {said}")
+        return said
+    if rank > max(RANKS):
+        raise UsageError(f"--lora-modules: an adapter has rank {rank}; the engine takes at most {max(RANKS)}")
+    return next(one for one in RANKS if one >= max(rank, LEAST_RANK))
+
+
+def _limit(name: str, said: int | None, options: Sequence[str]) -> int | None:
+    """What the flag says, or the engine's option of the same name, whose last value counts. Raises UsageError."""
     found = None
     for option, following in zip_longest(options, options[1:], fillvalue=""):
-        name, _, value = option.partition("=")
+        option_name, _, value = option.partition("=")
         text = value or following
-        if name.replace("_", "-") == wanted and text.isdecimal():
+        if option_name.replace("_", "-") == name and text.isdecimal():
             found = int(text)
-    return found
+    if None not in (said, found):
+        raise UsageError(f"{name} is given twice, before and after --; once is enough")
+    return found if said is None else said
