@@ -16,6 +16,8 @@ class Adapters:
         self.most = 0 if config is None else config.max_loras
         """How many may be in one batch."""
         self._max_rank = 0 if config is None else config.max_lora_rank
+        self._used: dict[str, int] = {}  # request id → its adapter's
+        self._leaving: set[int] = set()
 
     def load(self, adapter: Adapter) -> LoRARequest:
         """Has it at hand, and makes what vLLM wants with a request for it; raises AdapterError.
@@ -41,10 +43,27 @@ class Adapters:
             raise
         return request
 
+    def begin(self, request_id: str, adapter: Adapter) -> LoRARequest:
+        """The same for a request, which keeps it until `end`; raises AdapterError."""
+        lora_request = self.load(adapter)
+        self._used[request_id] = adapter.id
+        return lora_request
+
+    def end(self, request_id: str) -> None:
+        """The request needs its adapter no more, if it had one."""
+        self._used.pop(request_id, None)
+
     def unload(self, adapter_id: int) -> None:
-        """Forgets it."""
+        """Forgets it, once no request runs with it: vLLM would read its files again, which may be another's by then."""
         if self.most:
-            self._engine.remove_lora(adapter_id)
+            self._leaving.add(adapter_id)
+
+    def sweep(self) -> None:
+        """Between steps: removes those to be forgotten that no request has any more."""
+        if self._leaving:
+            for adapter_id in self._leaving.difference(self._used.values()):
+                self._leaving.remove(adapter_id)
+                self._engine.remove_lora(adapter_id)
 
 
 def _words(error: Exception) -> str:

@@ -104,6 +104,7 @@ class EngineLoop:
                 self._handle(message)
             if self._pages.has_work():
                 self._try_step()
+            self._adapters.sweep()
             if self._searching:
                 self._go_on_with_search()
             self._stats.send_if_due()
@@ -180,6 +181,8 @@ class EngineLoop:
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
+            if request.request_id not in self._fresh:
+                self._adapters.end(request.request_id)
             self._connection.send(Failed(refusal(error), request.request_id))
         else:
             self._fresh[request.request_id] = True
@@ -192,7 +195,7 @@ class EngineLoop:
         if request.adapter is None:
             return None
         try:
-            return self._adapters.load(request.adapter)
+            return self._adapters.begin(request.request_id, request.adapter)
         except AdapterError as error:
             traceback.print_exception(error)  # its words name folders, which are not for clients
             raise ValueError(
@@ -307,6 +310,7 @@ class EngineLoop:
         self._fresh.pop(request_id, None)
         self._budgets.pop(request_id, None)
         self._own_ids.pop(request_id, None)
+        self._adapters.end(request_id)
         if self._searching:
             self._blame.left(request_id)
 

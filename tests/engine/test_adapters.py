@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from itertools import count
@@ -101,6 +102,27 @@ async def test_a_second_part_has_the_adapter_of_the_first(engine: ProcessEngineC
         parts = await collect(engine, replace(greedy(question, adapter, 64), then=then))
         second = [one for index, one in enumerate(parts) if any(before.goes_on for before in parts[:index])]
         assert [token_id for one in second for token_id in one.token_ids] == expected
+
+
+async def test_what_runs_keeps_its_adapter_when_that_is_unloaded(
+    engine: ProcessEngineClient, folders: list[Path], tmp_path: Path
+) -> None:
+    """Though its files hold another by then, and another takes its name."""
+    folder = save_adapter(tmp_path / "moved", MODEL, seed=1)
+    question, adapter = prompt(60, seed=6), Adapter(next(IDS), "moved", str(folder))
+    expected = await token_ids(engine, greedy(question, of(folders, 1), 400))
+    await engine.load_adapter(adapter)
+    deltas = engine.generate(greedy(question, adapter, 400))
+    ids = list((await anext(deltas)).token_ids)
+    shutil.copy(folders[1] / WEIGHTS, folder / WEIGHTS)
+    engine.unload_adapter(adapter.id)
+    following = Adapter(next(IDS), "moved", str(folder))
+    await engine.load_adapter(following)
+    ids += [token_id async for delta in deltas for token_id in delta.token_ids]
+    assert ids == expected
+    assert await token_ids(engine, greedy(question, following)) == await token_ids(
+        engine, greedy(question, of(folders, 2))
+    )
 
 
 async def test_what_cannot_be_loaded_is_told_in_words(

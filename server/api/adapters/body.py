@@ -17,7 +17,7 @@ class LoadAdapterRequest(Fields):
     lora_path: Annotated[str, Field(min_length=1)]
     """Its folder on the server's machine, or a hub id."""
     load_inplace: bool | None = None
-    """True: an adapter of this name is replaced; what runs with it ends with it."""
+    """True: an adapter of this name is replaced; what runs with that goes on with it."""
 
 
 class UnloadAdapterRequest(Fields):
