@@ -37,7 +37,11 @@ async def engine(folders: list[Path]) -> AsyncIterator[ProcessEngineClient]:
     adapters = [Adapter(number, f"a{number}", str(folder)) for number, folder in enumerate(folders[:2], 1)]
     client = ProcessEngineClient(
         str(MODEL),
-        ["--enable-lora", "--max-loras=2", "--max-cpu-loras=2", "--max-lora-rank=8", "--max-model-len=4096"],
+        # In float32, where no two tokens are so near to each other that the batch decides between them.
+        [
+            *("--enable-lora", "--max-loras=2", "--max-cpu-loras=2", "--max-lora-rank=8"),
+            *("--max-model-len=4096", "--dtype=float32"),
+        ],
         adapters=adapters,
     )
     await client.start()
