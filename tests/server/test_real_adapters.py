@@ -25,7 +25,7 @@ from tests.real_server import RealServer
 pytestmark = pytest.mark.engine
 MODEL = "twogear-tiny"
 TOKENS = 64
-LONGEST_WRAP_UP, LONGEST_END = 16, 2
+LONGEST_WRAP_UP, LONGEST_END = 20, 2
 NEAR = 0.2
 """Of a log-probability, more than bfloat16 makes of it."""
 FAR = 1.0
