@@ -1,5 +1,6 @@
 """The flags of `twogear serve` for LoRA adapters: what they mean to the engine, and mistakes in one line at start."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from engine.adapter_files import CONFIG, WEIGHTS
 from server.cli import main
+from server.commands import serve
+from server.commands.arguments.adapters import VARIABLE
 from server.core.adapters import base_warnings
 from server.settings import EMBEDDED_MODEL, LoraModule
 from tests.lora_adapters import save_adapter
@@ -80,6 +83,22 @@ def test_mistakes_are_told_at_start(
     flags: list[str], words: str, adapter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(capsys, *(flag.replace("PATH", str(adapter)) for flag in flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "allowed"),
+    [
+        ([], {}, False),
+        (["--allow-runtime-lora-updating"], {}, True),
+        ([], {VARIABLE: "1"}, True),
+        ([], {VARIABLE: " True "}, True),
+        ([], {VARIABLE: "0"}, False),
+    ],
+)
+def test_who_allows_requests_to_load_adapters(flags: list[str], environment: dict[str, str], *, allowed: bool) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    assert serve.settings_of(parser.parse_args(flags), dict(environment)).allow_lora_updates == allowed
 
 
 def changed(folder: Path, how: str) -> None:
