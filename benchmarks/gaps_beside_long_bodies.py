@@ -34,7 +34,7 @@ import uvloop
 
 from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
-from engine.messages import PROTOCOL_VERSION, Delta, Generate, Ready, Stats, TokenLogprob, encode
+from engine.messages import PROTOCOL_VERSION, Adapter, Delta, Generate, Ready, Stats, TokenLogprob, encode
 from server.app import create_app
 from server.engine_client import EngineStatus
 from server.launch import DrainingServer, bind, server_config
@@ -191,6 +191,12 @@ class _Engine:
 
     def prioritize(self, request_id: str, priority: int) -> None:
         """Nothing: all run at once."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Nothing."""
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Nothing."""
 
     def is_running(self, request_id: str) -> bool:  # noqa: ARG002
         """As long as anybody reads, and nobody stays away here."""

@@ -63,11 +63,16 @@ def engine_defaults(
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
     machine = machine or Machine.detect()
     choices = _common(machine) + (_cpu(model, machine, options) if machine.platform == "cpu" else _gpu())
-    named = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
-    named |= {f"--{name.removeprefix('--no-')}" for name in named if name.startswith("--no-")}
+    named = named_options(options)
     if "VLLM_CPU_KVCACHE_SPACE" in environment:
         named.add("--kv-cache-memory-bytes")  # the older way to say the same; vLLM lets the variable win
     return [choice for choice in choices if choice.name not in named and choice.name not in environment]
+
+
+def named_options(options: Sequence[str]) -> set[str]:
+    """The names of the engine options that are said, those with a `no-` without it too."""
+    named = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
+    return named | {f"--{name.removeprefix('--no-')}" for name in named if name.startswith("--no-")}
 
 
 def use_environment(choices: Sequence[Choice]) -> None:

@@ -24,6 +24,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
 
+from engine.adapters import Adapters
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import KV_CACHE_TOKENS, Choice
 from engine.messages import PROTOCOL_VERSION, Ready
@@ -92,6 +93,7 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         page_needs=internals.pages.needs(),
         cache_config=cache_config(engine),
         sampling_limits=internals.limits,
+        max_adapters=Adapters(engine).most,
     )
 
 

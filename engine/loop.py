@@ -15,18 +15,24 @@ import msgspec
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from engine.adapter_files import AdapterError
+from engine.adapters import Adapters
 from engine.blame import Blame
 from engine.checkpoint import ModelError, check_model
 from engine.messages import (
     STEP_TOKENS,
     Abort,
+    Adapter,
+    AdapterLoaded,
     Delta,
     Failed,
     Generate,
+    LoadAdapter,
     Prioritize,
     Reload,
     Reloaded,
@@ -36,6 +42,7 @@ from engine.messages import (
     Step,
     ToEngine,
     TokenLogprob,
+    UnloadAdapter,
     Unreadable,
 )
 from engine.sampling import SAMPLING_FIELDS
@@ -69,6 +76,7 @@ class EngineLoop:
     ) -> None:
         self._engine = engine
         self._pages = internals.pages
+        self._adapters = Adapters(engine)
         self._eos_token_ids = eos_token_ids
         self._limits = internals.limits
         self._connection = connection
@@ -100,6 +108,7 @@ class EngineLoop:
                 self._handle(message)
             if self._pages.has_work():
                 self._try_step()
+            self._adapters.sweep()
             if self._searching:
                 self._go_on_with_search()
             self._stats.send_if_due()
@@ -124,6 +133,10 @@ class EngineLoop:
                 self._prioritize(request_id, priority)
             case Reload(folder):
                 self._connection.send(Reloaded(self._reload(folder)))
+            case LoadAdapter(adapter):
+                self._connection.send(AdapterLoaded(adapter.id, self._load(adapter)))
+            case UnloadAdapter(adapter_id):
+                self._adapters.unload(adapter_id)
 
     def _prioritize(self, request_id: str, priority: int) -> None:
         """Also of a request that waits for the end of a search, and of a second part that is yet to be added."""
@@ -150,6 +163,14 @@ class EngineLoop:
         self._engine.reset_prefix_cache()
         return None
 
+    def _load(self, adapter: Adapter) -> str | None:
+        """The error in words where it cannot be loaded."""
+        try:
+            self._adapters.load(adapter)
+        except AdapterError as error:
+            return str(error)
+        return None
+
     def _add(self, request: Generate, arrived: float | None = None) -> None:
         """`arrived`: its place among those that wait with the same priority; by default the last."""
         arrived = time.time() if arrived is None else arrived
@@ -160,9 +181,12 @@ class EngineLoop:
                 tokens_input(request.prompt_ids, cache_salt=request.cache_salt or None),
                 sampling_params(request.sampling, self._eos_token_ids),
                 arrival_time=arrived,
+                lora_request=self._lora_request(request),
                 priority=request.priority,
             )
         except (ValueError, TypeError, OverflowError, VLLMClientError) as error:
+            if request.request_id not in self._fresh:
+                self._adapters.end(request.request_id)
             self._connection.send(Failed(refusal(error), request.request_id))
         else:
             self._fresh[request.request_id] = True
@@ -170,6 +194,18 @@ class EngineLoop:
             self._names[own_id] = request.request_id
             if request.then is not None:
                 self._budgets[request.request_id] = TokenBudget(request, request.then, own_id, arrived)
+
+    def _lora_request(self, request: Generate) -> LoRARequest | None:
+        """Raises ValueError where its adapter cannot be loaded any more."""
+        if request.adapter is None:
+            return None
+        try:
+            return self._adapters.begin(request.request_id, request.adapter)
+        except AdapterError as error:
+            traceback.print_exception(error)  # its words name folders, which are not for clients
+            raise ValueError(
+                f"the adapter {request.adapter.name!r} cannot be loaded; the server's log says why"
+            ) from None
 
     def _check(self, request: Generate) -> None:
         """Raises ValueError for what vLLM leaves to its tokenizer, or would only notice inside a batch."""
@@ -282,6 +318,7 @@ class EngineLoop:
         self._fresh.pop(request_id, None)
         self._budgets.pop(request_id, None)
         self._names.pop(self._own_ids.pop(request_id, ""), None)
+        self._adapters.end(request_id)
         if self._searching:
             self._blame.left(request_id)
 

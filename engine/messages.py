@@ -52,10 +52,21 @@ class Continuation(msgspec.Struct, frozen=True):
     sampling: Sampling
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter in the folder `path`. `id`, from 1 on, is never another's, also where a name is given anew: pages
+    of the prefix cache belong to it.
+    """
+
+    id: int
+    name: str
+    path: str
+
+
 class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself.
 
-    `cache_salt`: pages are found again only by generations of the same salt.
+    `cache_salt`: pages are found again only by generations of the same salt. `adapter`: what is added to the model;
+    the engine loads it if it is not there.
     """
 
     request_id: str
@@ -64,6 +75,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     priority: int = 0
     then: Continuation | None = None
     cache_salt: str = ""
+    adapter: Adapter | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -83,6 +95,18 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
     """Take the weights of the checkpoint in `folder`, of the same shape, once nothing runs; Reloaded answers."""
 
     folder: str
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
+    """Have an adapter at hand; AdapterLoaded answers."""
+
+    adapter: Adapter
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, tag=True):
+    """Forget an adapter. What runs with it goes on; unknown ids are ignored."""
+
+    adapter_id: int
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
@@ -142,7 +166,7 @@ class SamplingLimits(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine takes requests. `max_context` in tokens (prompt and generated together); `max_num_seqs` is how many
-    generations run at once.
+    generations run at once. `max_adapters`: so many adapters may be in one batch; 0 where there can be none.
 
     `page_groups` and `page_needs` (one for each group of layers; there may be several of a kind) are empty where pages
     cannot be counted. `cache_config`: the KV cache's configuration by vLLM's names.
@@ -159,6 +183,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     page_needs: tuple[PageNeed, ...] = ()
     cache_config: dict[str, str] = {}
     sampling_limits: SamplingLimits = SamplingLimits()
+    max_adapters: int = 0
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -225,6 +250,13 @@ class Reloaded(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
 
 
+class AdapterLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a LoadAdapter; `error` says in words why it is not loaded."""
+
+    adapter_id: int
+    error: str | None = None
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """`request_id` set: that request was refused, in words for its client; None: the engine is going down.
 
@@ -237,8 +269,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     is_broken: bool = False
 
 
-ToEngine = Generate | Abort | Prioritize | Reload | Shutdown
-FromEngine = Loading | Ready | Step | Stats | Reloaded | Failed
+ToEngine = Generate | Abort | Prioritize | Reload | LoadAdapter | UnloadAdapter | Shutdown
+FromEngine = Loading | Ready | Step | Stats | Reloaded | AdapterLoaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

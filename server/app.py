@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from prometheus_client.registry import Collector
 from starlette.types import ASGIApp
 
 from chat_templates.format import ChatFormat
@@ -24,6 +23,7 @@ from server.modes.profile import Profile
 from server.settings import Settings
 from server.telemetry.layer import RequestLayer, Watcher
 from server.telemetry.observers import Observer
+from server.telemetry.request_log import RequestLog
 
 
 class App(FastAPI):
@@ -74,7 +74,7 @@ def create_app(
     )
     app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
     for observer in observers:
-        if isinstance(observer, Collector):
+        if isinstance(observer, RequestLog):
             serving.metrics.registry.register(observer)
     app.keeps_texts = settings.log_text
     for api in apis:

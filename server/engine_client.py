@@ -16,7 +16,7 @@ inside:
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
-from engine.messages import Delta, Generate, Ready, Stats
+from engine.messages import Adapter, Delta, Generate, Ready, Stats
 
 Cause = Literal["crash", "killed", "error", "hang", "protocol"]
 """Why an engine ended: by itself or a signal of its own making; SIGKILL; it said so; no sign of life; no message."""
@@ -121,3 +121,12 @@ class EngineClient(Protocol):
 
     def prioritize(self, request_id: str, priority: int) -> None:
         """Gives a request that runs another priority: where pages run out, the higher loses its own first."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Has the engine load a LoRA adapter, and again whenever it is started anew.
+
+        Raises EngineUnavailable, and RequestFailed where it cannot be loaded.
+        """
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Has the engine forget an adapter; what runs with it goes on."""

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 from engine import USER_ERROR
 from engine.messages import (
     PROTOCOL_VERSION,
+    Adapter,
+    AdapterLoaded,
     Failed,
     FromEngine,
     Loading,
@@ -25,6 +27,7 @@ from engine.messages import (
     Step,
     ToEngine,
 )
+from server.engine_adapters import EngineAdapters
 from server.engine_client import Cause, EngineLost, EngineStatus, EngineUnavailable
 from server.engine_connection import EngineConnection
 from server.engine_process import GENTLE_SECONDS, EngineProcess, exit_words
@@ -75,21 +78,31 @@ class _Ending(NamedTuple):
 class EngineSupervisor:
     """Runs `python -m engine` with `arguments`, again and again with growing pauses when it ends, and has it do `work`.
 
+    It takes requests once it has the `adapters`; one that cannot be loaded ends the first start, and later only the
+    requests for it.
+
     After `most_seconds` with work and without a step, or of a start without a sign of life, an engine counts as hung;
     usually its own steps say so earlier (`server.step_watch`). A front end that ends without `close` takes the engine
     with it: the engine leaves when the connection breaks.
     """
 
     def __init__(
-        self, work: Work, arguments: Sequence[str], environment: Mapping[str, str], *, most_seconds: float
+        self,
+        work: Work,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        adapters: Sequence[Adapter] = (),
+        most_seconds: float,
     ) -> None:
         self._work = work
         self._arguments = arguments
         self._environment = environment
         self._most_seconds = most_seconds
+        self.adapters = EngineAdapters(adapters, self.send)
         self._status = EngineStatus("loading", "not started", 0.0)
         self.ready: Ready | None = None
-        """The engine's last Ready message; kept while it restarts."""
+        """The last Ready message of an engine that took requests; kept while it restarts."""
         self.stats: Stats | None = None
         """The engine's last Stats message; None while it is down."""
         self.restarts: Counter[str] = Counter()
@@ -98,6 +111,7 @@ class EngineSupervisor:
         self._connection: EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._losses = 0
+        self._is_final = False  # the first start failed on what starting again cannot cure
         self._lost_since: float | None = None
         self._begin_life()
 
@@ -107,6 +121,7 @@ class EngineSupervisor:
         self._ending: _Ending | None = None
         self._running_at_end: frozenset[str] = frozenset()
         self._ended = asyncio.Event()
+        self._told: Ready | None = None
         self._ready_since: float | None = None
         self._steps = StepWatch(self._most_seconds)
         self._owes_report = False  # of a step whose clients have left
@@ -129,7 +144,7 @@ class EngineSupervisor:
     async def close(self) -> None:
         """Ends the engine, gently if it answers; its work fails with EngineUnavailable."""
         self._set_status(EngineStatus("closed", "the engine is closed", 0.0))
-        self._work.fail(EngineUnavailable("the server is shutting down"))
+        self._fail(EngineUnavailable("the server is shutting down"))
         if self._task is None:
             return
         if self._process is not None and self._connection is not None:
@@ -171,6 +186,9 @@ class EngineSupervisor:
                 self._on_ready(message)
             case Failed(text, None):
                 self._end(_Ending("error", "the engine failed", text))
+            case AdapterLoaded():
+                self._load.sign()
+                self._on_adapter(message)
             case Failed() | Reloaded():
                 self._work.take(message)
 
@@ -188,13 +206,34 @@ class EngineSupervisor:
             text = f"the engine speaks protocol {message.protocol}, this front end {PROTOCOL_VERSION}"
             self._end(_Ending("protocol", text, text))
             return
-        self.ready = message
         for path in message.fast_paths:
             level = logging.WARNING if path.unexpected else logging.INFO
             logger.log(level, "%s: %s (%s)", path.name, "on" if path.on else "off", path.reason)
+        self._told = message
+        self.adapters.begin()
+        if self.adapters.is_complete:
+            self._begin_serving(message)
+        else:
+            self._stage = "loading the adapters"
+            self._set_status(EngineStatus("loading", self._stage, 1.0))
+
+    def _on_adapter(self, message: AdapterLoaded) -> None:
+        """Who starts the server wants to know of one that cannot be loaded; later, all other requests are served."""
+        wrong = self.adapters.take(message)
+        if wrong is not None and self.ready is None:
+            self._is_final = True
+            self._end(_Ending("error", wrong, wrong))
+            return
+        if wrong is not None:
+            logger.error("%s; requests for it are refused", wrong)
+        if self._told is not None and self._ready_since is None and self.adapters.is_complete:
+            self._begin_serving(self._told)
+
+    def _begin_serving(self, ready: Ready) -> None:
+        self.ready = ready
         self._stage = "serving"
         self._ready_since = time.monotonic()
-        self._set_status(EngineStatus("ready", message.model_class, 1.0))
+        self._set_status(EngineStatus("ready", ready.model_class, 1.0))
         if self._lost_since is not None:
             logger.warning("The engine is back, %.1f s after it was lost.", self._ready_since - self._lost_since)
             self._lost_since = None
@@ -209,9 +248,13 @@ class EngineSupervisor:
         if not self._ended.is_set():
             self._losses += 1
             self._running_at_end = frozenset(self._work.running)
-            self._work.fail(EngineLost(f"{public} while it worked on this request", self._losses, self._running_at_end))
+            self._fail(EngineLost(f"{public} while it worked on this request", self._losses, self._running_at_end))
         self.stats = None
         self._ended.set()
+
+    def _fail(self, error: EngineUnavailable) -> None:
+        self._work.fail(error)
+        self.adapters.fail(error)
 
     def _set_status(self, status: EngineStatus) -> None:
         if self._status.state != "closed":
@@ -232,7 +275,7 @@ class EngineSupervisor:
             if self._status.state == "closed":
                 return
             failures = 1 if self._was_stable() else failures + 1
-            if self.ready is None and (exit_status == USER_ERROR or failures == _MOST_STARTS):
+            if self.ready is None and (self._is_final or exit_status == USER_ERROR or failures == _MOST_STARTS):
                 self._set_status(EngineStatus("lost", ending.public, 0.0, final=True, reason=ending.text))
                 return
             self.restarts[ending.cause] += 1

@@ -18,7 +18,7 @@ ApiError
     └── OverloadedError    503, code overloaded: more is asked than the server takes on
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -121,9 +121,10 @@ class UnknownModelError(ApiError):
     status = HTTPStatus.NOT_FOUND
     kind = "invalid_request_error"
 
-    def __init__(self, name: str, served: str, param: str = "model") -> None:
+    def __init__(self, name: str, served: str, param: str = "model", *, adapters: Sequence[str] = ()) -> None:
+        those = "".join(f", {adapter!r}" for adapter in adapters)
         super().__init__(
-            f"The model {name!r} does not exist here; this server has {served!r}.",
+            f"The model {name!r} does not exist here; this server has {served!r}{those}.",
             param=param,
             code="model_not_found",
         )

@@ -32,6 +32,7 @@ from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
+from server.core.adapters import base_warnings, numbered
 from server.core.serving import Serving
 from server.engine_client import EngineStatus
 from server.http.connections import Connections
@@ -40,6 +41,7 @@ from server.http.tls import Config
 from server.modes.checkpoint_sampling import with_sampling
 from server.modes.mode import TRIED_MESSAGES, Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
+from server.modes.resolve import check_names
 from server.modes.start_report import report, warnings
 from server.offload import prefer_event_loop
 from server.process_engine_client import ProcessEngineClient
@@ -66,9 +68,15 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     _configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(settings.model, engine_options, most_seconds=settings.engine_timeout)
+    engine = ProcessEngineClient(
+        settings.model,
+        engine_options,
+        adapters=numbered(settings.lora_modules),
+        most_seconds=settings.engine_timeout,
+    )
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
+        check_names([settings.model_name, *(module.name for module in settings.lora_modules)], app.state.serving.modes)
     except ValueError as error:
         listener.close()
         raise UsageError(f"{settings.model}: {error}") from error
@@ -79,6 +87,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     modes = app.state.serving.modes
     display.note(report(modes, fmt, name))
     warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
+    warned += base_warnings(settings.lora_modules, settings.model)
     for warning in [*warned, *warnings(modes, fmt, profile, name)]:
         if warning:
             display.warn(warning)

@@ -53,7 +53,7 @@ class Metrics:
         self.running = self._gauge("requests_running", "Requests that have or had a place in the engine")
         self.waiting = self._gauge("requests_waiting", "Requests that wait for their first place in the engine")
         self.registry.register(_Engine(engine))
-        self.vllm = VllmMetrics(self.registry, engine.model_name)
+        self.vllm = VllmMetrics(self.registry, engine)
         self.registry.register(EngineMetrics(engine))
         self._http = Counter(
             "http_requests",
@@ -125,6 +125,7 @@ class RequestWatch:
         self._times: list[float | None] = [None] * len(record.generated)  # of each choice's last token
         self._more = metrics.vllm.tokens.more
         metrics.waiting.labels(record.mode).inc()
+        metrics.vllm.adapters.begin(record)
 
     def start(self) -> None:
         """The request has its first place in the engine."""
@@ -160,6 +161,7 @@ class RequestWatch:
         """Ends the request's time, and counts what the record says."""
         metrics, record, mode = self._metrics, self._record, self._record.mode
         record.ended, record.outcome = perf_counter(), self.outcome
+        metrics.vllm.adapters.end(record)
         (metrics.waiting if record.placed is None else metrics.running).labels(mode).dec()
         if record.first_token is not None and record.last_token is not None and record.completion_tokens > 1:
             between = (record.last_token - record.first_token) / (record.completion_tokens - 1)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from engine.messages import Abort, Delta, Failed, Generate, Prioritize, Ready, Reload, Reloaded, Stats, Step
+from engine.messages import Abort, Adapter, Delta, Failed, Generate, Prioritize, Ready, Reload, Reloaded, Stats, Step
 from server.delta_stream import DeltaStream
 from server.engine_client import EngineError, EngineStatus, EngineUnavailable, ReaderBehind, RequestBroke, RequestFailed
 from server.engine_supervisor import EngineSupervisor, OfRequests
@@ -21,8 +21,8 @@ logger = logging.getLogger("twogear.engine")
 class ProcessEngineClient:
     """One engine process, started again when it dies (`server.engine_supervisor`).
 
-    `engine_options` are vLLM's own; `environment` is added to this process's; `most_seconds` is the longest that a step
-    may take.
+    `engine_options` are vLLM's own; `environment` is added to this process's. `adapters` are loaded before it takes
+    requests: one that cannot be loaded ends the first start. `most_seconds` is the longest that a step may take.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class ProcessEngineClient:
         engine_options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         *,
+        adapters: Sequence[Adapter] = (),
         most_seconds: float = 300.0,
     ) -> None:
         self._streams: dict[str, DeltaStream] = {}
@@ -41,6 +42,7 @@ class ProcessEngineClient:
             ["--model", model, "--", *engine_options],
             # Safe path: a folder called `server` where the user stands must not shadow ours.
             {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
+            adapters=adapters,
             most_seconds=most_seconds,
         )
 
@@ -118,6 +120,18 @@ class ProcessEngineClient:
         self._reloading = asyncio.get_running_loop().create_future()
         self._supervisor.send(Reload(str(folder)))
         await self._reloading
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Has the engine load a LoRA adapter, and again whenever it is started anew.
+
+        Raises EngineUnavailable, and RequestFailed where it cannot be loaded.
+        """
+        self._check_ready()
+        await self._supervisor.adapters.load(adapter)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Has the engine forget an adapter; what runs with it goes on."""
+        self._supervisor.adapters.unload(adapter_id)
 
     @property
     def running(self) -> Collection[str]:

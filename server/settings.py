@@ -6,9 +6,19 @@ The engine's own options are not here: they belong to the engine process (`engin
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
+
+
+class LoraModule(NamedTuple):
+    """A LoRA adapter to serve: the model name that clients send, its folder or hub id, and the name of the model that
+    it is for, if that is said.
+    """
+
+    name: str
+    path: str
+    base: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,10 @@ class Settings:
     """None: the checkpoint's own; ours if it has none."""
     default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """What chat templates are told where a request says nothing else, thinking on or off among it."""
+    lora_modules: tuple[LoraModule, ...] = ()
+    """LoRA adapters that are served from the start."""
+    allow_lora_updates: bool = False
+    """Whether adapters may be loaded and unloaded by requests."""
     max_body_bytes: int = 4 * 1024 * 1024
     """32 for each token of a context of 131072, more than any prompt that fits into it needs."""
     max_bodies_bytes: int = 64 * 1024 * 1024

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from itertools import count, cycle, islice
 from typing import Any, Literal
 
-from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
+from engine.messages import PROTOCOL_VERSION, Adapter, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
 from server.engine_client import EngineStatus, EngineUnavailable, ReaderBehind, RequestFailed
 
 Script = Callable[[list[int]], Iterator[int]]
@@ -56,6 +56,8 @@ class FakeEngine:
         self.under_way: set[str] = set()
         self.aborted: list[str] = []
         self.prioritized: list[tuple[str, int]] = []
+        self.adapters: dict[int, Adapter] = {}
+        self.refuse_adapters: str | None = None
         self.status = EngineStatus("ready", "", 1.0)
         self.stats: Stats | None = None
         self.restarts: dict[str, int] = {}
@@ -74,6 +76,16 @@ class FakeEngine:
     def prioritize(self, request_id: str, priority: int) -> None:
         """Noted in `prioritized`."""
         self.prioritized.append((request_id, priority))
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Noted in `adapters`, unless `refuse_adapters` says why not."""
+        if self.refuse_adapters is not None:
+            raise RequestFailed(self.refuse_adapters)
+        self.adapters[adapter.id] = adapter
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Gone from `adapters`."""
+        self.adapters.pop(adapter_id, None)
 
     def is_running(self, request_id: str) -> bool:
         """It makes a delta when it is asked for one, so that it is never ahead of its readers."""
@@ -115,7 +127,12 @@ class FakeEngine:
             yield from self._parts(request, first, sizes, goes_on=True)
             prompt_ids = [*request.prompt_ids, *ids[: then.after_tokens], *then.forced_token_ids]
             following = Generate(
-                request.request_id, prompt_ids, then.sampling, request.priority, cache_salt=request.cache_salt
+                request.request_id,
+                prompt_ids,
+                then.sampling,
+                request.priority,
+                cache_salt=request.cache_salt,
+                adapter=request.adapter,
             )
             self.seen.append(following)
             yield from self._deltas(following)

@@ -389,7 +389,28 @@ TIED_HEADS = FastPath(
     ),
 )
 
-WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS)
+_PUNICA = "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU"
+ADAPTERS = FastPath(
+    "adapters",
+    (
+        PrivateName(_CPU_WORKER, ("load_model",)),
+        PrivateName(CPU_RUNNER, ("lora_manager",)),
+        PrivateName("vllm.lora.worker_manager:WorkerLoRAManager", ("_adapter_manager",)),
+        PrivateName("vllm.lora.model_manager:LoRAModelManager", ("punica_wrapper_mapping",)),
+        PrivateName(_PUNICA, ("sampler_indices", "token_lora_indices", "update_metadata")),
+        PrivateName(f"{_PUNICA}._apply_shrink", parameters=("self", "y", "x", "w_t_all", "scale")),
+        PrivateName(
+            f"{_PUNICA}._apply_expand",
+            parameters=("self", "y", "x", "w_t_all", "y_offset", "y_slice_size", "add_inputs"),
+        ),
+        PrivateName(f"{_PUNICA}.add_lora_embedding", parameters=("self", "y", "x", "lora_b_stacked", "add_inputs")),
+        PrivateName(
+            f"{_PUNICA}.add_lora_logits", parameters=("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale")
+        ),
+    ),
+)
+
+WORKER_PATHS = (SAMPLER, SEEDS, DEMAND_ZERO, TIED_HEADS, ADAPTERS)
 """Those that our CPU worker takes alone."""
 FAST_PATHS = (
     *(
@@ -405,6 +426,7 @@ FAST_PATHS = (
         POOL_SIZE,
         DEMAND_ZERO,
         TIED_HEADS,
+        ADAPTERS,
     ),
     *cpu.FAST_PATHS,
 )

@@ -6,11 +6,11 @@ with the engine option `--worker-cls`.
 
 import importlib
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from engine.vllm_internals.contract import CPU_RUNNER, DEMAND_ZERO, MULTI_STEP, SAMPLER, SEEDS, TIED_HEADS
+from engine.vllm_internals.contract import ADAPTERS, CPU_RUNNER, DEMAND_ZERO, MULTI_STEP, SAMPLER, SEEDS, TIED_HEADS
 from model_impl import cpu
 from model_impl.cpu.demand_zero import SMALLEST, DemandZero
 from model_impl.private_names import FastPath, Verdict, verdict_of_names
@@ -34,7 +34,18 @@ class TwogearCPUWorker(CPUWorker):
 
     def fast_paths(self) -> dict[str, Verdict]:
         """By name, what became of each path that a worker takes."""
-        return self._taken | {DEMAND_ZERO.name: self._demand_zero(), TIED_HEADS.name: _verdict(TIED_HEADS)}
+        told = {path.name: _verdict(path) for path in (TIED_HEADS, ADAPTERS)}
+        return self._taken | told | {DEMAND_ZERO.name: self._demand_zero()}
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """With adapters enabled, they are computed by our class. Raises RuntimeError where they cannot be."""
+        super().load_model(*args, **kwargs)
+        if self.vllm_config.lora_config is None:
+            return
+        if not (verdict := _verdict(ADAPTERS)).on:
+            raise RuntimeError(f"adapters cannot be kept apart on a CPU with this vLLM: {verdict.reason}")
+        kernels = importlib.import_module("engine.vllm_internals.adapter_kernels").AdapterKernels
+        kernels.take_over(cast("Any", self.model_runner).lora_manager)
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
         """Where vLLM allocates; its own sleep mode, the other user of this, is not there for CPUs."""

@@ -1,6 +1,6 @@
 """The APIs that the server has, one line for each."""
 
-from server.api import chat, completions, messages, responses, service, tokens
+from server.api import adapters, chat, completions, messages, responses, service, tokens
 
 APIS = (
     chat.API,
@@ -8,5 +8,6 @@ APIS = (
     messages.API,
     responses.API,
     tokens.API,
+    adapters.API,
     service.API,
 )

@@ -6,9 +6,11 @@ Starts nothing; `server.core.run` runs the plan.
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from engine.messages import Adapter
 from server.core.answer_format import answer_format, named_tools
 from server.core.choice_plans import choice_plans
 from server.core.plan import Plan
@@ -16,11 +18,20 @@ from server.core.prompts import encoded
 from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
+from server.errors import UnknownModelError
 from server.modes.limits import the_budget
 from server.modes.mode import Mode
-from server.modes.resolve import mode_of_model, resolve_mode
+from server.modes.resolve import mode_of_model, model_names, resolve_mode
 from server.modes.thinking import ModeRequest, ModeWish
 from server.modes.variables import sorted_variables
+
+
+class Served(NamedTuple):
+    """What a request is for: the model under its listed name, or an adapter of it, in a mode."""
+
+    name: str
+    adapter: Adapter | None
+    mode: Mode
 
 
 async def admit(request: Request, serving: Serving) -> Plan:
@@ -29,24 +40,36 @@ async def admit(request: Request, serving: Serving) -> Plan:
         request = with_variables(request, serving)
         record = request.received.record
         record.client, record.n, record.streamed = request.received.client, request.n, request.streamed
-        mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
-        record.mode = mode.name
+        served = find_model(request.model, serving, request.mode.requests, field=request.name("model"))
+        mode = served.mode
+        record.mode, record.model = mode.name, served.name
         count = request.most_choices
         most = serving.intake.most_choices
         if count > most:
             raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} taken at once here.")
         with serving.intake.preparing(mode.name, count):
-            return await _plan(request, mode, serving)
+            return await _plan(_owned(request, served), served, serving)
     finally:
         request.received.planned()
 
 
-def find_mode(
+def find_model(
     model: str | None, serving: Serving, requests: Sequence[ModeRequest] = (), *, field: str = "model"
-) -> Mode:
-    """The mode of a request for `model`, which came in `field`; raises BadRequestError or UnknownModelError."""
-    named = None if model is None else mode_of_model(model, serving.settings.model_name, serving.modes, field)
-    return resolve_mode([named, *requests], serving.modes)
+) -> Served:
+    """What a request for `model` is for, which came in `field`; raises BadRequestError or UnknownModelError."""
+    own, modes, adapters = serving.settings.model_name, serving.modes, serving.adapters.by_name
+    if model is None:
+        return Served(own, None, resolve_mode(requests, modes))
+    for name, adapter in {own: None, **adapters}.items():
+        if model.startswith(name) and model in model_names(name, modes):
+            named = mode_of_model(model, name, modes, field)
+            return Served(name, adapter, resolve_mode([named, *requests], modes))
+    raise UnknownModelError(model, own, field, adapters=list(adapters))
+
+
+def _owned(request: Request, served: Served) -> Request:
+    """For an adapter, apart from what others make the model write."""
+    return request if served.adapter is None else msgspec.structs.replace(request, adapter_id=served.adapter.id)
 
 
 def with_variables(request: Request, serving: Serving) -> Request:
@@ -63,7 +86,8 @@ def with_variables(request: Request, serving: Serving) -> Request:
     return msgspec.structs.replace(request, mode=wish, prompt=msgspec.structs.replace(prompt, variables=rest))
 
 
-async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
+async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
+    mode = served.mode
     caller = request.received.caller
     caller.check(mode.name, request.most_choices, request.name("n"))
     prompts = await encoded(request, mode, serving, serving.admit().max_context)
@@ -78,6 +102,8 @@ async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
         id=request.id,
         record=request.received.record,
         caller=caller,
+        model=served.name,
+        adapter=served.adapter,
         mode=mode.name,
         choices=tuple(choices),
         prompt_tokens=sum(map(len, prompts)),
@@ -107,7 +133,7 @@ async def prompt_ids(request: Request, serving: Serving) -> list[int]:
     """The prompt of a request that is only to be counted; raises ApiError for what `admit` would refuse in it, too."""
     request = with_variables(request, serving)
     the_budget(request.mode.budgets)
-    mode = find_mode(request.model, serving, request.mode.requests, field=request.name("model"))
-    (ids,) = await encoded(request, mode, serving)
+    served = find_model(request.model, serving, request.mode.requests, field=request.name("model"))
+    (ids,) = await encoded(_owned(request, served), served.mode, serving)
     named_tools(request)
     return ids

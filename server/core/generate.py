@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.messages import Delta, Generate, TokenLogprob
+from engine.messages import Adapter, Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
 from server.engine_client import Deltas, EngineClient, EngineUnavailable, ReaderBehind
@@ -31,6 +31,7 @@ class ChoiceRun:
         request_id: str,
         *,
         cache_salt: str = "",
+        adapter: Adapter | None = None,
         one_by_one: bool = False,
     ) -> None:
         self._engine = engine
@@ -39,6 +40,7 @@ class ChoiceRun:
         self._choice = choice
         self._request_id = request_id
         self._cache_salt = cache_salt
+        self._adapter = adapter
         self._one_by_one = one_by_one
         self._numbers = count()
 
@@ -104,7 +106,13 @@ class ChoiceRun:
     def _request(self, generation: Generation, place: Place) -> Generate:
         priority, request_id = self._priority(place), f"{self._request_id}-{next(self._numbers)}"
         return Generate(
-            request_id, generation.prompt_ids, generation.sampling, priority, generation.then, self._cache_salt
+            request_id,
+            generation.prompt_ids,
+            generation.sampling,
+            priority,
+            generation.then,
+            self._cache_salt,
+            self._adapter,
         )
 
     def _priority(self, place: Place) -> int:

@@ -23,9 +23,10 @@ PROMPT_BYTES = 640
 GENERATION_BYTES = 128
 """What is kept of a prompt, and of a generation beside its tokens: at least what they take."""
 
-Owner = tuple[str, str]
-"""Who shares a memory: the name of the API key, and the cache salt. What one makes the model write changes nothing for
-another. The memory's size is shared by key, since salts are the client's to choose.
+Owner = tuple[str, str, int]
+"""Who shares a memory: the name of the API key, the cache salt, and the id of the LoRA adapter, 0 for none. What one
+makes the model write changes nothing for another. The memory's size is shared by key, since salts are the client's to
+choose.
 """
 
 
@@ -54,7 +55,7 @@ class GeneratedTokens:
         """In bytes, not less than what it takes."""
         return self._memory.size
 
-    def remember(self, prompt_ids: Sequence[int], token_ids: Sequence[int], owner: Owner = ("", "")) -> None:
+    def remember(self, prompt_ids: Sequence[int], token_ids: Sequence[int], owner: Owner = ("", "", 0)) -> None:
         """The model wrote `token_ids` after `prompt_ids`; the control tokens at their end do not count as written."""
         length = len(token_ids)
         while length and token_ids[length - 1] in self._fmt.control_ids:
@@ -83,7 +84,7 @@ class GeneratedTokens:
             self._memory.count(client, key, PROMPT_BYTES)
         return entry
 
-    def restored(self, ids: list[int], owner: Owner = ("", "")) -> list[int]:
+    def restored(self, ids: list[int], owner: Owner = ("", "", 0)) -> list[int]:
         """The same text as `ids`, spelled as the model wrote it wherever it stands after one of the owner's prompts.
 
         May run on any thread.

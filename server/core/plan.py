@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.messages import Sampling
+from engine.messages import Adapter, Sampling
 from server.access.quota import ANYONE, Caller
 from server.core.request import Stop
 from server.modes.thinking import ThinkingPlan
@@ -43,7 +43,8 @@ class ChoicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request of `caller`, ready to run. `created` in Unix seconds; `record` is where its way is noted.
+    """A request of `caller` to `model`, by its listed name, ready to run. `adapter`: the LoRA adapter that is meant by
+    that, if one is. `created` in Unix seconds; `record` is where its way is noted.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
@@ -55,6 +56,8 @@ class Plan:
     id: str
     record: RequestRecord
     caller: Caller = ANYONE
+    model: str
+    adapter: Adapter | None = None
     mode: str
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int
@@ -67,7 +70,7 @@ class Plan:
     shows_control_tokens: bool = False
     logprobs_as_ids: bool = False
     answer_format: AnswerFormat
-    owner: tuple[str, str] = ("", "")
+    owner: tuple[str, str, int] = ("", "", 0)
     cache_salt: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 

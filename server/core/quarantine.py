@@ -102,7 +102,7 @@ def _error(why: str) -> QuarantinedError:
 
 def _digest(plan: Plan) -> bytes:
     """Of all that is generated; prompts that choices share are taken once."""
-    digest = blake2b(digest_size=16)
+    digest = blake2b(msgspec.msgpack.encode(plan.adapter), digest_size=16)
     seen: list[int] | None = None
     for choice in plan.choices:
         if choice.prompt_ids is not seen:

@@ -157,7 +157,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
     drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
     response is sent as it comes. `kept_whole`: all of it is kept to its end, also then. `cache_salt`: what is
-    remembered of the request's text is for requests of the same salt.
+    remembered of the request's text is for requests of the same salt. `adapter_id`: of the LoRA adapter that answers,
+    0 for the model alone.
     """
 
     id: str
@@ -182,6 +183,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     streamed: bool = False
     kept_whole: bool = False
     cache_salt: str = ""
+    adapter_id: int = 0
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
@@ -193,9 +195,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.n * len(prompt.texts if isinstance(prompt, Texts) else prompt.prompts)
 
     @property
-    def owner(self) -> tuple[str, str]:
-        """Who shares with this request what is remembered of its text: those of the same key and salt."""
-        return self.received.client, self.cache_salt
+    def owner(self) -> tuple[str, str, int]:
+        """Who shares with this request what is remembered of its text: those of the same key, salt and adapter."""
+        return self.received.client, self.cache_salt, self.adapter_id
 
     @property
     def prompt_path(self) -> str:

@@ -37,6 +37,7 @@ class Run:
         self._record = GenerationRecord(
             response_id=plan.id,
             mode=plan.mode,
+            adapter="" if plan.adapter is None else plan.adapter.name,
             arrived=plan.record.arrived,
             operation="chat" if plan.is_conversation else "text_completion",
             max_tokens=max(one.sampling.max_tokens for one in plan.choices),
@@ -120,6 +121,7 @@ class Run:
             reader.choice,
             f"{plan.id}-{reader.index}",
             cache_salt=plan.cache_salt,
+            adapter=plan.adapter,
             one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
         )
         return run.read(reader.read)

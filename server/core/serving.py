@@ -11,6 +11,7 @@ from chat_templates.format import ChatFormat
 from engine.messages import Ready, Stats
 from server.access.access import Access
 from server.access.quota import ANYONE, Caller
+from server.core.adapters import Adapters
 from server.core.bytes_budget import BytesBudget
 from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
 from server.core.intake import Intake
@@ -64,6 +65,7 @@ class Serving:
     parsed: BytesBudget = field(init=False)
     quarantine: Quarantine = field(default_factory=Quarantine)
     intake: Intake = field(init=False)
+    adapters: Adapters = field(init=False)
     draining: bool = False
     choices: dict[str, Sequence[RunningChoice]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Serving:
         self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
         self.thoughts = Thoughts(THOUGHTS_BYTES if self.settings.remember_generated else 0)
         self.modes = self._modes(self.profile, self.fmt)
+        self.adapters = Adapters(self.engine, self.settings.lora_modules)
         self.bodies = BytesBudget(self.settings.max_bodies_bytes)
         self.parsed = BytesBudget(self.settings.max_parsed_bytes)
         self.scheduler = Scheduler(self._places, _loads(self.modes))
@@ -82,6 +85,7 @@ class Serving:
             load=self.engine_load,
             queued=lambda: sum(self.scheduler.waiting(lane) for lane in Lane),
             cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
+            max_adapters=lambda: 0 if self.engine.ready is None else self.engine.ready.max_adapters,
         )
         self.metrics = Metrics(view, list(self.modes.by_name))
         limits = _limits(self.modes)

@@ -29,7 +29,8 @@ class _Key(NamedTuple):
 class Thoughts:
     """Remembers thoughts by the calls that followed them, and by whose they are: of the same API key and cache salt.
 
-    Where `most_bytes` are not enough, those who have most of it lose their oldest. May be used on any thread.
+    Whichever adapter thought it: the calls' ids say what it belongs to. Where `most_bytes` are not enough, those who
+    have most of it lose their oldest. May be used on any thread.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -44,7 +45,7 @@ class Thoughts:
 
     def remember(self, thought: str, call_ids: Sequence[str], owner: Owner) -> None:
         """The model thought this, and then made these calls."""
-        client, salt = owner
+        client, salt, _ = owner
         with self._lock:
             for call_id in call_ids if thought else ():
                 key = _Key(client, salt, _bare(call_id))
@@ -56,12 +57,13 @@ class Thoughts:
 
     def filled(self, messages: Sequence[Mapping[str, Any]], owner: Owner) -> Sequence[Mapping[str, Any]]:
         """The messages, still unchecked, with what is remembered in those turns with calls that say no thinking."""
+        client, salt, _ = owner
         with self._lock:
-            return [self._filled(message, owner) for message in messages]
+            return [self._filled(message, client, salt) for message in messages]
 
-    def _filled(self, message: Mapping[str, Any], owner: Owner) -> Mapping[str, Any]:
+    def _filled(self, message: Mapping[str, Any], client: str, salt: str) -> Mapping[str, Any]:
         for call_id in _call_ids(message):
-            thought = self._thoughts.get(_Key(*owner, _bare(call_id)))
+            thought = self._thoughts.get(_Key(client, salt, _bare(call_id)))
             if thought is not None:
                 return {**message, _NAMES[0]: thought}
         return message

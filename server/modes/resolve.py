@@ -3,6 +3,7 @@
 All ways to ask for a mode become a `ModeRequest` each, so that a contradiction can name both fields.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from server.errors import BadRequestError, UnknownModelError
@@ -13,6 +14,14 @@ from server.modes.thinking import ModeRequest
 def model_names(served: str, modes: Modes) -> dict[str, Mode]:
     """The names under which a model is listed, its own first and then one alias per mode, with the mode of each."""
     return {served: modes.default, **{f"{served}:{name}": mode for name, mode in modes.by_name.items()}}
+
+
+def check_names(models: Sequence[str], modes: Modes) -> None:
+    """Raises ValueError where two models would have a name in common."""
+    listed = Counter(alias for model in models for alias in model_names(model, modes))
+    twice = next((name for name, times in listed.items() if times > 1), None)
+    if twice is not None:
+        raise ValueError(f"--lora-modules: {twice!r} would be the name of two models")
 
 
 def mode_of_model(name: str, served: str, modes: Modes, field: str = "model") -> ModeRequest | None:

@@ -34,12 +34,14 @@ def new_request_id() -> str:
 class GenerationRecord:
     """What was generated for a request. Times on the clock of perf_counter, None for what did not happen.
 
-    `placed`: when the first choice had a place in the engine. `generated`: the tokens of each choice so far.
+    `adapter`: the name of the LoRA adapter, empty for none. `placed`: when the first choice had a place in the engine.
+    `generated`: the tokens of each choice so far.
     """
 
     response_id: str
     mode: str
     arrived: float
+    adapter: str = ""
     operation: Literal["chat", "text_completion"] = "chat"
     max_tokens: int = 0
     prompts: Sequence[int] = (0,)  # tokens of each choice's prompt
@@ -82,6 +84,7 @@ class RequestRecord:
     route: str | None = None
     status: int | None = None
     mode: str | None = None
+    model: str | None = None
     n: int | None = None
     streamed: bool | None = None
     error: Exception | None = None

@@ -112,7 +112,7 @@ class RequestLog(Collector):
         """The line of a request that has ended; probes have none."""
         if record.is_probe:
             return
-        line = orjson.dumps(line_of(record, self._model), option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(line_of(record, record.model or self._model), option=orjson.OPT_APPEND_NEWLINE)
         with self._lock:
             fits = self._waiting + len(line) <= MOST_WAITING
             self._waiting += len(line) if fits else 0

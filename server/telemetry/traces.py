@@ -52,13 +52,13 @@ class Traces:
         """The spans of a request; probes have none. Notes the trace's id in the record."""
         if record.is_probe or record.ended is None:
             return
-        trace, start = self._trace, record.started
+        trace, start, model = self._trace, record.started, record.model or self._model
         context = self._propagator.extract(record.trace)
         span = self._tracer.start_span(
-            _span_name(record, self._model),
+            _span_name(record, model),
             context,
             trace.SpanKind.SERVER,
-            attributes=_attributes(record, self._model),
+            attributes=_attributes(record, model),
             start_time=start,
         )
         record.trace_id = trace.format_trace_id(span.get_span_context().trace_id)

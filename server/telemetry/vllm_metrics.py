@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from time import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,6 +19,7 @@ from engine.messages import STEP_TOKENS, PageGroup, Stats
 from server.telemetry.record import GenerationRecord
 
 LABELS = ("model_name", "engine")
+ADAPTER_LABELS = ("max_lora", "waiting_lora_adapters", "running_lora_adapters")
 ENGINE = "0"
 REQUEST_SECONDS = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
@@ -41,7 +43,8 @@ class EngineView:
     """What is asked of the engine when the metrics are read.
 
     `ready`: whether requests are taken now. `load`: its last report. `queued`: how many generations wait here for a
-    place in it. `cache_config`: how its cache is set up, empty until it is known.
+    place in it. `cache_config`: how its cache is set up, empty until it is known. `max_adapters`: how many LoRA
+    adapters may be in one batch; 0 without them.
     """
 
     model_name: str
@@ -49,14 +52,17 @@ class EngineView:
     load: Callable[[], Stats]
     queued: Callable[[], int]
     cache_config: Callable[[], dict[str, str]]
+    max_adapters: Callable[[], int]
 
 
 class VllmMetrics:
     """Those that the front end counts, in `registry`."""
 
-    def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
+    def __init__(self, registry: CollectorRegistry, engine: EngineView) -> None:
         self._registry = registry
-        self._values = (model_name, ENGINE)
+        self._values = (engine.model_name, ENGINE)
+        self.adapters = AdapterRequests(engine.max_adapters)
+        registry.register(self.adapters)
         self.tokens = TokenClock(self._values)
         registry.register(self.tokens)
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens that were looked up in the prefix cache")
@@ -178,6 +184,41 @@ class TokenClock(Collector):
         )
         between.add_metric(self._values, _cumulated(TOKEN_SECONDS, self._counts), self._sum)
         yield between
+
+
+class AdapterRequests(Collector):
+    """Which LoRA adapters requests run with and wait for; the value is the time at which that is told, as in vLLM.
+
+    `most`: how many may be in one batch; 0 without adapters, where vLLM has nothing of this.
+    """
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
+        self._requests: dict[str, GenerationRecord] = {}
+
+    def begin(self, record: GenerationRecord) -> None:
+        """A request is under way."""
+        if record.adapter:
+            self._requests[record.response_id] = record
+
+    def end(self, record: GenerationRecord) -> None:
+        """It has ended."""
+        self._requests.pop(record.response_id, None)
+
+    def collect(self) -> Iterable[Metric]:
+        """One gauge, if there may be adapters."""
+        if not (most := self._most()):
+            return
+        records = list(self._requests.values())
+        family = GaugeMetricFamily(
+            "vllm:lora_requests_info", "The adapters of requests that run and wait", labels=ADAPTER_LABELS
+        )
+        waiting, running = (
+            ",".join(dict.fromkeys(one.adapter for one in records if (one.placed is None) is waits))
+            for waits in (True, False)
+        )
+        family.add_metric([str(most), waiting, running], time())
+        yield family
 
 
 class EngineMetrics(Collector):

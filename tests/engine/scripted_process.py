@@ -1,7 +1,7 @@
 """An engine process without a model: it speaks the messages, and plays a fault at the third request.
 
 Run by `tests.engine.test_faults` in the place of `python -m engine`; the fault is named in FAULT, and comes once if
-ONCE names a file that is not there yet.
+ONCE names a file that is not there yet. An adapter is whatever file is there.
 """
 
 import argparse
@@ -16,7 +16,18 @@ import time
 from pathlib import Path
 
 from engine import DUMP_SIGNAL
-from engine.messages import PROTOCOL_VERSION, Delta, Failed, Generate, Loading, Ready, Shutdown, Step
+from engine.messages import (
+    PROTOCOL_VERSION,
+    AdapterLoaded,
+    Delta,
+    Failed,
+    Generate,
+    LoadAdapter,
+    Loading,
+    Ready,
+    Shutdown,
+    Step,
+)
 from engine.transport import Connection
 
 TOKENS = 5
@@ -69,6 +80,10 @@ def main() -> None:
             match message:
                 case Shutdown():
                     return
+                case LoadAdapter(adapter):
+                    if not Path(adapter.path).is_fifo():  # of such it never says a word
+                        error = None if Path(adapter.path).exists() else "it is gone"
+                        connection.send(AdapterLoaded(adapter.id, error))
                 case Generate(request_id):
                     requests += 1
                     connection.send(Step([Delta(request_id, [7], 0)]))

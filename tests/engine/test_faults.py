@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import logging
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from engine.messages import Adapter
 from server.engine_client import EngineLost, EngineUnavailable
 from server.engine_process import EngineProcess
 from server.process_engine_client import ProcessEngineClient
@@ -36,9 +39,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     )
 
     @asynccontextmanager
-    async def begin(fault: str, most_seconds: float = 300.0) -> AsyncIterator[ProcessEngineClient]:
+    async def begin(
+        fault: str, most_seconds: float = 300.0, adapters: Sequence[Adapter] = ()
+    ) -> AsyncIterator[ProcessEngineClient]:
         environment = {"PYTHONPATH": str(tmp_path), "FAULT": fault, "ONCE": str(tmp_path / "once")}
-        client = ProcessEngineClient("model", (), environment, most_seconds=most_seconds)
+        client = ProcessEngineClient("model", (), environment, adapters=adapters, most_seconds=most_seconds)
         await client.start()
         try:
             yield client
@@ -204,3 +209,40 @@ async def test_what_was_sent_before_the_end_is_not_lost_to_a_write_that_fails_fi
         assert await first == [7] * TOKENS
         with pytest.raises(EngineLost):
             await second
+
+
+async def test_an_adapter_that_cannot_be_loaded_ends_the_first_start(start: Start, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.touch()
+    adapters = [Adapter(1, "there", str(there)), Adapter(2, "absent", str(tmp_path / "absent"))]
+    async with start("none", adapters=adapters) as client:
+        await until(lambda: client.status.final)
+        assert client.status.reason == "the adapter 'absent' cannot be loaded: it is gone"
+        assert client.ready is None
+
+
+async def test_later_it_ends_its_own_requests_alone(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = tmp_path / "there"
+    there.touch()
+    async with start("crash", adapters=[Adapter(1, "there", str(there))]) as client:
+        await ready(client)
+        there.unlink()
+        await lose(client)
+        await ready(client)
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+        assert "the adapter 'there' cannot be loaded: it is gone; requests for it are refused" in caplog.messages
+
+
+async def test_who_loads_an_adapter_is_told_of_the_engines_end(start: Start, tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    os.mkfifo(silent)
+    async with start("none") as client:
+        await ready(client)
+        loading = asyncio.create_task(client.load_adapter(Adapter(1, "late", str(silent))))
+        await asyncio.sleep(0)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(EngineLost):
+            await loading

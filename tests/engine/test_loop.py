@@ -17,7 +17,9 @@ with warnings.catch_warnings():
 
 
 class Config:
-    """With a vocabulary."""
+    """With a vocabulary, and without adapters."""
+
+    lora_config = None
 
     @property
     def model_config(self) -> "Config":

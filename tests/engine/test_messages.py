@@ -18,7 +18,7 @@ from engine.messages import (
     encode,
 )
 
-SHAPES = {12: "45ca3be96b3b7a20"}
+SHAPES = {12: "261799d8000f9902"}
 """By version: a digest of all messages with their fields and types, as `shape` makes it."""
 
 

@@ -100,7 +100,7 @@ def test_several_answers_to_one_prompt(fmt: ChatFormat) -> None:
         assert again[len(prompt) : len(prompt) + len(ids) + 1] == [*ids, fmt.end_of_turn_id]
 
 
-def kept(written: GeneratedTokens, fmt: ChatFormat, ids: list[int], owner: Owner = ("", "")) -> list[bool]:
+def kept(written: GeneratedTokens, fmt: ChatFormat, ids: list[int], owner: Owner = ("", "", 0)) -> list[bool]:
     """Of the prompts "0" to "9", after which "What" was written as `ids`: whether that is known still."""
     prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(10)]
     again = [fmt.render([user(f"{number}"), assistant("What")], DIRECT) for number in range(10)]
@@ -118,11 +118,11 @@ def test_the_oldest_are_forgotten(fmt: ChatFormat) -> None:
     assert kept(written, fmt, ids) == [False] * 5 + [True] * 5
 
 
-@pytest.mark.parametrize("other", [("key", ""), ("", "salt"), ("key", "salt")])
+@pytest.mark.parametrize("other", [("key", "", 0), ("", "salt", 0), ("key", "salt", 0), ("", "", 1)])
 def test_nobody_changes_another_ones_prompt(fmt: ChatFormat, other: Owner) -> None:
     """Neither by what they make the model write, nor by making it write so much that the other's is forgotten."""
     ids = spelled(fmt, list("What"))
-    own = ("", "") if other[0] else ("victim", "")
+    own = ("", "", 0) if other[0] else ("victim", "", 0)
     written = GeneratedTokens(fmt, most_bytes=20 * (PROMPT_BYTES + GENERATION_BYTES + 4 * len(ids)))
     for number in range(10):
         written.remember(fmt.render([user(f"{number}")], DIRECT), ids, own)
@@ -139,13 +139,13 @@ def test_what_it_takes_is_counted(fmt: ChatFormat, length: int) -> None:
     prompts = [fmt.render([user(f"{number}")], DIRECT) for number in range(1000)]
     tracemalloc.start()
     for number, prompt in enumerate(prompts):
-        written.remember(prompt, ids, (f"{number % 7}", f"{number}"))
+        written.remember(prompt, ids, (f"{number % 7}", f"{number}", 0))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken <= written.size <= 3 * taken
     for prompt in prompts[:100]:
         for number in range(2 * MOST_OF_ONE_PROMPT):
-            written.remember(prompt, [*ids, number + 100], ("", ""))
+            written.remember(prompt, [*ids, number + 100], ("", "", 0))
     generation = GENERATION_BYTES + 4 * (length + 1)
     first, then = PROMPT_BYTES + generation - 4, PROMPT_BYTES + MOST_OF_ONE_PROMPT * generation
     assert written.size == 1000 * first + 100 * then

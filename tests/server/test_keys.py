@@ -173,6 +173,20 @@ async def test_routes_of_a_key(app_client: httpx.AsyncClient) -> None:
     assert "'anna'" in error["message"]
 
 
+async def test_adapters_are_loaded_by_operators_alone(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat, key_file: KeyFile
+) -> None:
+    async with connected(engine, profile, fmt, key_file, allow_lora_updates=True) as http:
+        for path, fields in (("load", {"lora_name": "sql", "lora_path": "/a"}), ("unload", {"lora_name": "sql"})):
+            url = f"/v1/{path}_lora_adapter"
+            assert (await http.post(url, json=fields)).status_code == 401
+            assert (await http.post(url, json=fields, headers=bearer("anna"))).status_code == 403
+            assert not engine.adapters
+            assert (await http.post(url, json=fields, headers=bearer("operator"))).status_code == 200
+            assert bool(engine.adapters) == (path == "load")
+            engine.adapters.clear()
+
+
 async def test_modes_of_a_key(app_client: httpx.AsyncClient) -> None:
     sent = {"json": body(reasoning_mode="reasoning"), "headers": bearer("direct")}
     response = await app_client.post(CHAT, **sent)  # type: ignore[arg-type]

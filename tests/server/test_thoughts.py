@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from server.core.generated_tokens import Owner
 from server.core.thoughts import CALL_BYTES, WIDEST, Thoughts
 
-OWNER = ("alice", "")
+OWNER = ("alice", "", 0)
 
 
 def turn(*ids: str, **fields: Any) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def turn(*ids: str, **fields: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "tool_calls": calls, **fields}
 
 
-def filled(thoughts: Thoughts, message: Any, owner: tuple[str, str] = OWNER) -> Any:
+def filled(thoughts: Thoughts, message: Any, owner: Owner = OWNER) -> Any:
     return thoughts.filled([message], owner)[0].get("reasoning_content")
 
 
@@ -24,8 +25,9 @@ def test_by_any_of_its_calls_and_by_whose_it_is() -> None:
     for call_id in ("call_1", "call_2", "toolu_2"):
         assert filled(thoughts, turn(call_id)) == "hm"
     assert filled(thoughts, turn("call_3")) is None
-    assert filled(thoughts, turn("call_1"), ("bob", "")) is None
-    assert filled(thoughts, turn("call_1"), ("alice", "salt")) is None
+    assert filled(thoughts, turn("call_1"), ("bob", "", 0)) is None
+    assert filled(thoughts, turn("call_1"), ("alice", "salt", 0)) is None
+    assert filled(thoughts, turn("call_1"), ("alice", "", 1)) == "hm"
 
 
 @pytest.mark.parametrize(
@@ -48,15 +50,15 @@ def test_what_is_said_or_is_no_turn_with_calls_stays(message: dict[str, Any]) ->
 
 def test_who_has_most_loses_the_oldest() -> None:
     thoughts = Thoughts(4 * (CALL_BYTES + WIDEST))
-    thoughts.remember("b", ["call_b"], ("bob", ""))
+    thoughts.remember("b", ["call_b"], ("bob", "", 0))
     for number in range(50):
         thoughts.remember("a", [f"call_{number}"], OWNER)
         assert thoughts.size <= 4 * (CALL_BYTES + WIDEST)
-    assert filled(thoughts, turn("call_b"), ("bob", "")) == "b"
+    assert filled(thoughts, turn("call_b"), ("bob", "", 0)) == "b"
     assert filled(thoughts, turn("call_0")) is None
     assert filled(thoughts, turn("call_49")) == "a"
-    thoughts.remember("long" * 4000, ["call_x"], ("carol", ""))
-    assert filled(thoughts, turn("call_x"), ("carol", "")) is None
+    thoughts.remember("long" * 4000, ["call_x"], ("carol", "", 0))
+    assert filled(thoughts, turn("call_x"), ("carol", "", 0)) is None
     assert filled(thoughts, turn("call_49")) == "a"
 
 

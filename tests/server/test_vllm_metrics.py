@@ -32,7 +32,7 @@ LEFT_OUT = {
     "vllm:kv_block_lifetime_seconds": "vLLM samples pages with --kv-cache-metrics only",
     "vllm:kv_block_idle_before_evict_seconds": "vLLM samples pages with --kv-cache-metrics only",
     "vllm:kv_block_reuse_gap_seconds": "vLLM samples pages with --kv-cache-metrics only",
-    "vllm:lora_requests_info": "requests cannot name an adapter",
+    "vllm:lora_requests_info": "vLLM has it with --enable-lora only, and so has the server",
 }
 """Names of vLLM's that are not here, and why; docs/observability.md says the same."""
 

@@ -81,7 +81,7 @@ class ChatResponse:
     def __init__(self, plan: Plan, choices: Sequence[Choice], serving: Serving, custom: AbstractSet[str]) -> None:
         self._plan = plan
         self._choices = choices
-        self._model = serving.settings.model_name
+        self._model = plan.model
         self._fmt = serving.fmt
         self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
         self._gathered = [Gathered(custom) for _ in choices]
@@ -171,7 +171,7 @@ class ChunkWriter:
             "id": plan.id,
             "object": "chat.completion.chunk",
             "created": plan.created,
-            "model": serving.settings.model_name,
+            "model": plan.model,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()

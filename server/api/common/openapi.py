@@ -71,7 +71,12 @@ def answers_of(
     if event is not None:
         # Without a schema of its own: readers differ in whether that would be the stream's or that of an event.
         content["text/event-stream"] = {"x-event": _of(event)["schema"]}
-    responses: Responses = {200: {"description": str(kind.__doc__), "content": content}}
+    return {200: {"description": str(kind.__doc__), "content": content}, **errors_of(*errors, problem=problem)}
+
+
+def errors_of(*errors: int, problem: type[BaseModel] = ErrorResponse) -> Responses:
+    """What a route says of its errors."""
+    responses: Responses = {}
     for status in errors:
         responses[status] = {"description": _ERRORS[status], "content": {"application/json": _of(problem)}}
         if status in (429, 503):

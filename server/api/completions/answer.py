@@ -48,7 +48,7 @@ class Texts:
             "id": plan.id,
             "object": "text_completion",
             "created": plan.created,
-            "model": serving.settings.model_name,
+            "model": plan.model,
         }
         self.indices = range(len(choices))
         self._plan = plan

@@ -38,7 +38,7 @@ async def messages(request: Request) -> Response:
         asked, received = await read(request, read_messages_request)
         plan = await admit(await read_long(lambda: messages_request(asked, received), received.size), serving)
     run = Run(plan, serving)
-    answer = MessageAnswer(run, asked, serving.settings.model_name)
+    answer = MessageAnswer(run, asked, plan.model)
     if asked.stream:
         return EventStream(stream(run.pieces(), MessageEvents(answer)))
     work = complete(run.pieces(), MessageResponse(answer))

@@ -87,7 +87,7 @@ async def responses(request: Request) -> Response:
     if body.store is not False and store.is_on:
         keep = partial(store.put, inputs=asked.inputs, client=received.client)
     log = store.new_log() if body.background and body.stream else None
-    answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep, log=log)
+    answer = ResponseAnswer(body, asked, run, plan.model, keep, log=log)
     store.began(plan.id, answer)
     if body.background:
         await background_of(request).begin(run.pieces(), answer, received.record)

@@ -18,7 +18,7 @@ from server.api.service.schema import (
     Unhealthy,
     Versions,
 )
-from server.core.admission import find_mode
+from server.core.admission import find_model
 from server.errors import ApiError
 from server.http.reading import serving_of
 from server.http.responses import json_response
@@ -38,9 +38,9 @@ async def models(request: Request) -> Response:
 async def model(request: Request, name: str) -> Response:
     """One of them."""
     serving = serving_of(request)
-    mode = find_mode(name, serving)
+    served = find_model(name, serving)
     shape = anthropic_model if VERSION_HEADER in request.headers else model_of
-    return json_response(shape(name, mode, serving))
+    return json_response(shape(name, served, serving))
 
 
 @router.get("/health", response_class=Response, responses=answers_of(Healthy, 503, problem=Unhealthy, needs_key=False))

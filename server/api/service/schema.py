@@ -17,7 +17,12 @@ class Model(Answer):
     created: int
     """When the server was started, in Unix time."""
     root: str
-    """The model's own name, of which the others are aliases."""
+    """The name of the model or of the adapter, of which the others are aliases."""
+    parent: str | None
+    """Of a LoRA adapter: the model that it is for.
+
+    Differs: vLLM's `root` of an adapter is its path on the server.
+    """
     owned_by: Literal["twogear"]
     """Who serves it."""
     max_model_len: Count | None
@@ -34,7 +39,7 @@ class Models(Answer):
     object: Literal["list"]
     """The kind of the object."""
     data: list[Model]
-    """The model under its own name, then under one alias for each mode."""
+    """The model under its own name, then under one alias for each mode; then each LoRA adapter, in the same way."""
 
 
 class AnthropicModel(Answer):

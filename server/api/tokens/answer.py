@@ -1,7 +1,7 @@
 """`/tokenize` and `/detokenize`: what the engine would be given, and the text of its tokens."""
 
 from server.api.tokens.body import DetokenizeRequest
-from server.core.admission import find_mode, prompt_ids
+from server.core.admission import find_model, prompt_ids
 from server.core.request import Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
@@ -23,7 +23,7 @@ async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> E
 
 async def detokenize(asked: DetokenizeRequest, serving: Serving) -> Encoded:
     """VLLM's response; raises ApiError."""
-    find_mode(asked.model, serving)
+    find_model(asked.model, serving)
 
     def answer() -> Encoded:
         ids = known_ids(asked.tokens, "tokens", serving)

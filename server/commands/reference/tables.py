@@ -129,6 +129,7 @@ def metrics(*, of_vllm: bool = False) -> str:
         load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
         queued=lambda: 0,
         cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
+        max_adapters=lambda: 1,
     )
     registry = Metrics(view, ()).registry
     rows = []
