@@ -92,6 +92,7 @@ async def _plan(request: Request, mode: Mode, serving: Serving) -> Plan:
         answer_format=form,
         owner=request.owner,
         cache_salt=_salt(request, serving),
+        keeps_entries=request.kept_whole or not request.streamed,
     )
 
 
