@@ -49,6 +49,8 @@ class Settings:
     """What the long bodies may take that are parsed and not yet planned, at PARSED_BYTES for each of theirs."""
     max_response_bytes: int = 256 * 1024 * 1024
     """What the log-probabilities of one response may take until it is whole."""
+    max_responses_bytes: int = 1024 * 1024 * 1024
+    """The same of all responses together, as far as they have come."""
     keep_alive: int = 75
     """How long an idle connection stays open: longer than the usual client keeps it."""
     header_timeout: float = 20.0

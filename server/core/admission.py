@@ -118,6 +118,7 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
         answer_format=form,
         owner=request.owner,
         cache_salt=_salt(request, serving),
+        keeps_entries=request.kept_whole or not request.streamed,
     )
 
 

@@ -7,6 +7,11 @@ from typing import NamedTuple, TypedDict
 
 from chat_templates.events import Event
 
+ENTRY_BYTES = 64
+"""Of one token with its log-probability, as JSON."""
+TOKEN_BYTES = 512
+"""What is kept of each place in the text beside that. Both are about what is measured until the response is whole."""
+
 
 class TokenEntry(TypedDict):
     """One token with its log-probability, None where nothing stands before it; `bytes` is its text in UTF-8."""
@@ -34,3 +39,8 @@ class Piece(NamedTuple):
     logprobs: dict[str, list[LogprobEntry]] | None
     token_ids: list[int] | None
     entries: int = 0
+
+
+def entry_bytes(entries: int, top: int) -> int:
+    """Of log-probabilities, 1 + `top` for each place in the text, that are kept."""
+    return entries // (1 + top) * TOKEN_BYTES + entries * ENTRY_BYTES

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from engine.messages import Ready
+from server.core.events import entry_bytes
 from server.core.plan import Plan
 from server.core.scheduler import FREE_SHARE, Claim, ModeLoad, Scheduler
 from server.errors import OverloadedError
@@ -22,7 +23,7 @@ from server.metrics import Metrics
 from server.modes.profile import ModeLimits
 from server.settings import Settings
 
-Reason = Literal["waiting", "mode_waiting", "in_flight", "waiting_tokens", "committed", "deadline"]
+Reason = Literal["waiting", "mode_waiting", "in_flight", "waiting_tokens", "committed", "deadline", "logprobs"]
 """Why a request is refused, as the metrics count it."""
 LONGEST_PAUSE = 60
 """Seconds; the openai SDK does not heed a longer Retry-After."""
@@ -50,6 +51,7 @@ class Intake:
         self._in_flight = 0
         self._waiting_tokens = 0
         self._committed = 0  # pages
+        self._kept = 0  # bytes of log-probabilities
         self._starts: deque[tuple[float, int]] = deque(maxlen=RECENT)  # when, and how many choices
         for reason in get_args(Reason):
             metrics.overloads.labels(reason)  # at zero: a rate over the first refusal needs the zero before it
@@ -99,6 +101,28 @@ class Intake:
             if not claim.started:
                 self._waiting_tokens -= prompt
             self._scheduler.close(claim)
+
+    @contextmanager
+    def keeping(self, plan: Plan) -> Iterator[Callable[[int], None]]:
+        """Counts the log-probabilities that a response keeps until it is whole.
+
+        What it yields is told of so many more of them (`Piece.entries`), and raises OverloadedError for those beyond
+        what all responses together may keep.
+        """
+        most, kept = self._settings.max_responses_bytes, 0
+
+        def keep(entries: int) -> None:
+            nonlocal kept
+            size = entry_bytes(entries, plan.top_logprobs)
+            if self._kept + size > most:
+                raise self._refusal("logprobs", f"the log-probabilities of responses in work take {most >> 20} MiB")
+            kept += size
+            self._kept += size
+
+        try:
+            yield keep
+        finally:
+            self._kept -= kept
 
     def overdue(self, mode: str) -> OverloadedError:
         """The error for a request that had no place in time."""

@@ -50,7 +50,7 @@ class Plan:
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
     `shows_control_tokens`: whether it spells those that say nothing; `logprobs_as_ids`: whether log-probabilities name
     tokens by their ids. `is_conversation`: the answer may come back with the next request, for the same `owner`
-    (Request). `cache_salt`: of the engine's pages.
+    (Request). `cache_salt`: of the engine's pages. `keeps_entries`: log-probabilities are kept until all is said.
     """
 
     id: str
@@ -72,7 +72,14 @@ class Plan:
     answer_format: AnswerFormat
     owner: tuple[str, str, int] = ("", "", 0)
     cache_salt: str = ""
+    keeps_entries: bool = True
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def top_logprobs(self) -> int:
+        """How many likeliest tokens stand beside each, in prompt and answer."""
+        sampling = self.choices[0].sampling
+        return sampling.logprobs or sampling.prompt_logprobs or 0
 
     @property
     def most_tokens(self) -> int:

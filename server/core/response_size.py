@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 
+from server.core.events import entry_bytes
 from server.core.plan import ChoicePlan
 from server.core.request import Request
 from server.core.serving import Serving
-
-ENTRY_BYTES = 64
-"""Of one token with its log-probability, as JSON."""
-TOKEN_BYTES = 512
-"""What is kept of each place in the text beside that. Both are about what is measured until the response is whole."""
 
 
 def check_size(request: Request, choices: Sequence[ChoicePlan], serving: Serving) -> None:
@@ -38,4 +34,4 @@ def _of_completion(plan: ChoicePlan) -> int:
 
 def _bytes(tokens: int, top: int | None) -> int:
     """Of the log-probabilities of `tokens`, with `top` of the likeliest each; None: none are told."""
-    return 0 if top is None else tokens * (TOKEN_BYTES + ENTRY_BYTES * (1 + top))
+    return 0 if top is None else entry_bytes(tokens * (1 + top), top)

@@ -54,6 +54,7 @@ class Run:
             serving.metrics.watch(record) as watch,
             _spending(plan, watch) as spent,
             serving.one_more(plan.id, choices, plan.caller.name),
+            serving.intake.keeping(plan) as keep,
         ):
             readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
@@ -65,6 +66,8 @@ class Run:
                         async for piece in pieces:
                             reader = readers[piece.choice]
                             watch.advance(piece.choice, reader.choice, answering=reader.answering)
+                            if piece.entries and plan.keeps_entries:
+                                keep(piece.entries)
                             if self._notes:
                                 self._note(piece)
                             yield piece

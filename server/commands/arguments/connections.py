@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max-bodies-bytes", "of all long requests that are coming in"),
         ("max-parsed-bytes", "that the bodies of long requests may take once they are read"),
         ("max-response-bytes", "that the log-probabilities of one response may take until it is whole"),
+        ("max-responses-bytes", "that those of all responses together may take"),
     ):
         default = getattr(DEFAULTS, flag.replace("-", "_"))
         group.add_argument(f"--{flag}", type=positive, metavar="N", default=default, help=f"the most bytes {text}")
