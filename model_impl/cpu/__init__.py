@@ -1,16 +1,19 @@
 """Faster ways through a model on CPUs, which a model class of any architecture asks for: the only door to this folder.
 
-Each of the four functions below gives a model what it can have on this machine, with this vLLM and these options, and
+Each of the functions below gives a model what it can have on this machine, with this vLLM and these options, and
 notes why it cannot. vLLM's own operations run where a path is off. What a path needs of vLLM's inside is listed here,
 and its file is imported only when the list holds.
 """
 
 import importlib
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from model_impl.private_names import FastPath, PrivateName, Verdict, verdict_of_names
+from model_impl.weights import DEFAULT, Format, weights_format
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from model_impl.cpu.decode import DecodeStep
@@ -107,12 +110,33 @@ def note(path: FastPath, reason: str | None) -> None:
 
 
 def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Module", head: "nn.Module") -> None:
-    """Has all unquantized layers of a model that was just built multiply with packed weights.
+    """Has all unquantized layers of a model that was just built multiply with packed weights, in the format asked for.
 
-    `embedding` and `head` are the input embedding and the output head, which may share their weight.
+    `embedding` and `head` are the input embedding and the output head, which may share their weight. Raises ValueError
+    where another format than bfloat16 was asked for, and cannot be had.
     """
-    if _can_take(PACKED, vllm_config):
+    weights = weights_format()
+    if weights != DEFAULT:
+        if (obstacle := _why_not(weights, vllm_config)) is not None:
+            raise ValueError(obstacle)
+        importlib.import_module("model_impl.cpu.quantized").use_quantized_products(model, embedding, head, weights)
+    elif _can_take(PACKED, vllm_config):
         importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
+
+
+def as_loaded(
+    model: "nn.Module", weights: "Iterable[tuple[str, torch.Tensor]]", packed: Mapping[str, list[str]]
+) -> "Iterable[tuple[str, torch.Tensor]]":
+    """`weights` for a model's layers to take; those that are to be quantized are so as soon as they are there.
+
+    `packed`: by the name of a layer, those that a checkpoint has in its place.
+    """
+    if weights_format() == DEFAULT:
+        return weights
+    quantized: Iterable[tuple[str, torch.Tensor]] = importlib.import_module(
+        "model_impl.cpu.quantized"
+    ).quantized_as_loaded(model, weights, packed)
+    return quantized
 
 
 def use_prefill_kernel(vllm_config: Any, attention: "nn.Module") -> None:
@@ -148,6 +172,17 @@ def decode_step(
         vllm_config, embedding, layers, norm
     )
     return step
+
+
+def _why_not(weights: Format, vllm_config: Any) -> str | None:
+    """What speaks against weights in 8 or 4 bits."""
+    asked = f"--weights {weights}"
+    if not _can_take(PACKED, vllm_config):
+        return f"{asked} cannot be had: {verdicts()[PACKED.name].reason}"
+    if (method := vllm_config.model_config.quantization) is not None:
+        return f"{asked} is for checkpoints in bfloat16 or float32; this one is quantized already ({method})"
+    dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
+    return None if dtype == "bfloat16" else f"{asked} computes in bfloat16; leave --dtype {dtype} out"
 
 
 def _can_take(path: FastPath, vllm_config: Any) -> bool:

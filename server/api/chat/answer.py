@@ -78,6 +78,7 @@ class ChatResponse:
         self._plan = plan
         self._choices = choices
         self._model = serving.settings.model_name
+        self._fingerprint = serving.settings.system_fingerprint
         self._fmt = serving.fmt
         self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
         self._gathered = [Gathered() for _ in choices]
@@ -104,6 +105,7 @@ class ChatResponse:
             "object": "chat.completion",
             "created": plan.created,
             "model": self._model,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
             "usage": usage(plan, self._choices),
             **_prompt_ids(plan),
@@ -161,6 +163,7 @@ class ChunkWriter:
             "object": "chat.completion.chunk",
             "created": plan.created,
             "model": serving.settings.model_name,
+            "system_fingerprint": serving.settings.system_fingerprint,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()

@@ -26,6 +26,7 @@ def model_of(name: str, mode: Mode, serving: Serving) -> JsonObject:
         "owned_by": "twogear",
         "root": serving.settings.model_name,
         "max_model_len": None if ready is None else ready.max_context,
+        "weights": serving.settings.weights,
         "reasoning_mode": mode.name,
         "kind": "thinking" if mode.thinks else "direct",
     }
