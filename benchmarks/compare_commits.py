@@ -35,8 +35,16 @@ from benchmarks.peers.servers import Start
 OLD, NEW = "old", "new"
 START_LIMIT = 600.0
 LOADS = tuple(
-    Load(streams=streams, mode=mode, prompt_tokens=100, output_tokens=128, requests=streams, limit=300, warm_up=8)
-    for streams in (32, 128)
+    Load(
+        streams=streams,
+        mode=mode,
+        prompt_tokens=100,
+        output_tokens=128,
+        requests=max(streams, 16),
+        limit=300,
+        warm_up=8,
+    )
+    for streams in (1, 32, 128)
     for mode in ("standard", "reasoning")
 )
 
