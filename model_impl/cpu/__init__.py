@@ -55,6 +55,7 @@ PREFILL = FastPath(
     "prefill kernel",
     (
         *_ATTENTION,
+        PrivateName("vllm.v1.attention.backends.cpu_attn:CPUAttentionBackend.get_builder_cls", parameters=()),
         PrivateName(
             "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl",
             (
