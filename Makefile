@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ui screenshots soak test test-vllm fuzz coverage check bench bench-peers train lock clean
+.PHONY: help setup serve ui screenshots docs soak test test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ ui: ## build the page at / from ui/ into server/ui/ (needs Node 20 and npm; only
 
 screenshots: setup ## the pictures of the page in README and docs, of a real server (needs Chromium)
 	$(BIN)/python -m tests.page.screenshots
+
+docs: setup ## the documentation as a site in site/, with search; a link that leads nowhere is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
 
 test: setup ## the whole test suite (ARGS= for pytest)
 	@tests/run.sh $(ARGS)
@@ -73,5 +76,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .venv-vllm-* ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
+	rm -rf .venv .venv-vllm-* site ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -192,6 +192,13 @@ class _Engine:
     def prioritize(self, request_id: str, priority: int) -> None:
         """Nothing: all run at once."""
 
+    def is_running(self, request_id: str) -> bool:  # noqa: ARG002
+        """As long as anybody reads, and nobody stays away here."""
+        return True
+
+    def abort(self, request_id: str) -> None:
+        """Nobody asks for it."""
+
     async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """Token 20 again and again. The request is encoded as for an engine process."""
         encode(request)

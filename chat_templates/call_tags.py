@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from chat_templates.settings import FormatSettings
-from chat_templates.tool_forms.form import CallForm, JsonCalls, tags_of, with_stand_ins
+from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, tags_of, with_stand_ins
 from chat_templates.tool_forms.known import FORMS, HERMES, form_in
 
 _FIRST_MARK = 0xDC00
@@ -55,6 +55,11 @@ class CallTags:
         )
 
     @property
+    def answer_open(self) -> str:
+        """What begins an answer where every message has a header; empty elsewhere."""
+        return self.form.answer_open if isinstance(self.form, NamedJsonCalls) else ""
+
+    @property
     def open_text(self) -> str:
         """The opening tag, marked, where it is not one token; "" where it is, or where there is none."""
         opening = self.marked.open
@@ -64,6 +69,12 @@ class CallTags:
     def holds_marks(self) -> bool:
         """Whether the opening tag is made of text and tokens."""
         return any(ord(char) in self.spellings for char in self.open_text)
+
+    def in_marks(self, tag: str) -> str:
+        """Another tag, with the characters for the tokens that it shares with the form."""
+        for mark, spelling in self.spellings.items():
+            tag = tag.replace(spelling, chr(mark))
+        return tag
 
     def unmarked(self, text: str) -> str:
         """Text without the characters that stand for tokens."""

@@ -17,7 +17,8 @@ from chat_templates.environment import Environment
 from chat_templates.errors import FormatError
 from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn, check_messages, check_variables
-from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
+from chat_templates.one_call import with_one_call
+from chat_templates.settings import DIRECT, FAMILIES, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import compiling, rendered
 from chat_templates.thinking_probe import find_switch, is_closed, with_found_tags
 
@@ -43,8 +44,10 @@ class TemplateFiles:
     named_tokens: Mapping[str, str]
 
 
-def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | None:
-    """The folder's own template, or the one in the file `chosen`; None if there is none.
+def read_template(
+    folder: Path, chosen: Path | None = None, settings: FormatSettings | None = None
+) -> TemplateFiles | None:
+    """The folder's own template, or the one in the file `chosen`; else that of its family; None if there is none.
 
     Raises OSError, or ValueError where a file is not what it should be.
     """
@@ -64,6 +67,8 @@ def read_template(folder: Path, chosen: Path | None = None) -> TemplateFiles | N
         return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
     if found is not None and not isinstance(found, str):
         raise ValueError("chat_template must be a text or a list")
+    if not found and settings is not None and settings.template is not None:
+        return TemplateFiles(_text(FAMILIES[settings.template]), None, named)
     return TemplateFiles(found, None, named) if found else None
 
 
@@ -171,6 +176,8 @@ class CheckpointTemplate:
         add_generation_prompt: bool,
         is_open: bool,
     ) -> str:
+        last = len(turns) - 1
+        turns = with_one_call(turns) if self.settings.one_call_a_turn else turns
         messages = [_message(turn) for turn in turns]
         if is_open:
             fields = ["content"] if turns[-1]["content"] or not turns[-1]["reasoning_content"] else PAST_THINKING
@@ -189,9 +196,7 @@ class CheckpointTemplate:
         if not is_open:
             return text
         if END not in text:
-            raise FormatError(
-                "this model's chat template leaves out the text to be continued", f"messages[{len(turns) - 1}]"
-            )
+            raise FormatError("this model's chat template leaves out the text to be continued", f"messages[{last}]")
         return text[: text.rindex(END)]
 
     def _of_style(self, style: PromptStyle) -> dict[str, Any]:

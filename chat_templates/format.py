@@ -19,7 +19,7 @@ from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
-from chat_templates.think_end import TextEnd, ThinkEnd, TokenEnd
+from chat_templates.think_end import MixedEnd, TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
 from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
 from chat_templates.tool_forms.form import tags_of
@@ -48,11 +48,13 @@ class ChatFormat:
     place for `name` fields.
 
     With a `template` the format is that of a checkpoint, with the tags of its settings; without, it is our own. The ids
-    of tags are NO_TOKEN where the tokenizer has them as ordinary text: these are the `text_tags`. `calls`: the form of
-    tool calls, that of the checkpoint. `has_thinking`: whether the model can think. `switch`: how a checkpoint's
-    template is told to, and `variables` what else it can be told; none for our own. `toggles`: whether the template
-    itself makes a difference between the two. `can_chat`: whether there is any template. `is_foreign`: whether there is
-    a template of a checkpoint; `source` is its text.
+    of tags are NO_TOKEN where the tokenizer has them as ordinary text, or as text and tokens: these are the
+    `text_tags`. `tag_ids`: the tokens in the tags of thinking and in headers; text between one of `header_starts` and
+    one of `header_ends` is part of a tag. `has_channels`: whether what is generated are messages with headers, as in
+    harmony. `calls`: the form of tool calls, that of the checkpoint. `has_thinking`: whether the model can think.
+    `switch`: how a checkpoint's template is told to, and `variables` what else it can be told; none for our own.
+    `toggles`: whether the template itself makes a difference between the two. `can_chat`: whether there is any
+    template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text.
     """
 
     def __init__(
@@ -73,6 +75,14 @@ class ChatFormat:
         self.end_of_turn_id = self._id(END_OF_TURN if template is None else template.end_of_turn)
         self.hidden_ids = frozenset(map(self._id, tags.hidden)) - {NO_TOKEN}
         self.text_tags = [tag for tag in tags.tags if self._id(tag) == NO_TOKEN]
+        self.has_channels = bool(self.calls.answer_open)
+        within = (i for text, i in vocabulary.control.items() if any(text in tag for tag in self.text_tags))
+        self.tag_ids = frozenset((self.think_id, self.think_end_id, *within)) - {NO_TOKEN}
+        if self.has_channels:
+            self.tag_ids |= self.calls.marks.keys()
+        mixed = [ids for tag in (*self.text_tags, self.calls.answer_open) if len(ids := self._tag_ids(tag)) > 1]
+        self.header_starts = frozenset(ids[0] for ids in mixed) & self.control_ids
+        self.header_ends = frozenset(ids[-1] for ids in mixed) & self.control_ids
         self.is_foreign = template is not None
         self.can_chat = not isinstance(template, NoTemplate)
         self.toggles = template is None or template.toggles
@@ -101,7 +111,7 @@ class ChatFormat:
         often FormatError) for what is in them.
         """
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        files = read_template(folder, template)
+        files = read_template(folder, template, settings)
         if files is None:
             OwnTemplates().check(styles)
             try:
@@ -126,7 +136,7 @@ class ChatFormat:
 
         Raises OSError and FormatError, as `from_folder`, and where it would be another kind of format.
         """
-        files = read_template(folder, template)
+        files = read_template(folder, template, self.settings)
         if (files is not None) != (self.is_foreign and self.can_chat):
             raise FormatError("the checkpoint has a chat template now, or has none any more", "chat_template")
         if files is None:
@@ -210,18 +220,24 @@ class ChatFormat:
 
     def closing(self, wrap_up: str = "") -> Closing:
         """The same in its parts."""
-        tag = self.encode_text(self.settings.think_end) if self.think_end_id == NO_TOKEN else [self.think_end_id]
         words = self.encode_text(wrap_up + self.settings.before_think_end)
-        return Closing(words, tag, self.encode_text(self.settings.after_think_end))
+        return Closing(words, self._tag_ids(self.settings.think_end), self._tag_ids(self.settings.after_think_end))
 
     def think_end(self) -> ThinkEnd:
         """A new watch for the end of a thinking."""
+        if self._holds_tokens(self.settings.think_end):
+            first, *within, last = self._tag_ids(self.settings.think_end)
+            return MixedEnd(first, self.decode(within), last, self.detokenizer())
         if self.think_end_id == NO_TOKEN:
             return TextEnd(self.settings.think_end, self.detokenizer())
         return TokenEnd(self.think_end_id)
 
     def is_thinking_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether generation after this prompt starts inside a think block."""
+        if self._holds_tokens(self.settings.think):
+            last = next((at for at in range(len(prompt_ids), 0, -1) if prompt_ids[at - 1] in self.control_ids), 0)
+            tag = self._tag_ids(self.settings.think)
+            return list(prompt_ids[max(0, last - len(tag)) : last]) == tag
         tail: list[int] = []
         for token_id in reversed(prompt_ids):
             if token_id == self.think_id:
@@ -279,6 +295,17 @@ class ChatFormat:
 
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)
+
+    def _holds_tokens(self, tag: str) -> bool:
+        """Whether a tag is made of text and tokens; they begin and end it."""
+        return self._id(tag) == NO_TOKEN and any(token in tag for token in self.vocabulary.control)
+
+    def _tag_ids(self, tag: str) -> list[int]:
+        """The ids of what is no client's text, tokens in it."""
+        spellings = sorted((text for text in self.vocabulary.control if text in tag), key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, spellings))})", tag) if spellings else [tag]
+        control = self.vocabulary.control
+        return [i for piece in pieces for i in ([control[piece]] if piece in control else self.encode_text(piece))]
 
     def _missing(self, prompt: str, style: PromptStyle, *, begins: bool) -> str:
         """What the style wants at the end of a prompt and the template left out; `begins`: of a generation prompt."""

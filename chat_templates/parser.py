@@ -21,10 +21,11 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.format import ChatFormat
+from chat_templates.harmony import HarmonyParser
 from chat_templates.tag_scanner import TagScanner
 from chat_templates.tool_forms.cursor import MARKS, is_mark
 from chat_templates.tool_forms.reader import SectionReader
@@ -35,6 +36,44 @@ _MARK = re.compile(f"[{MARKS}]")
 def new_call_id() -> str:
     """An id for a tool call, spelled as OpenAI's are."""
     return f"call_{secrets.token_hex(12)}"
+
+
+class Parser(Protocol):
+    """Reads one generation: `OutputParser`, or for harmony `HarmonyParser`."""
+
+    is_thinking: bool
+
+    @property
+    def held(self) -> str: ...  # noqa: D102 - as in OutputParser, like all that follow
+    def feed(self, token_ids: Sequence[int]) -> list[Event]: ...  # noqa: D102
+    def show(self, token_id: int) -> list[Event]: ...  # noqa: D102
+    def release(self) -> list[Event]: ...  # noqa: D102
+    def finish(self, *, is_cut: bool = False) -> list[Event]: ...  # noqa: D102
+    def end_thinking(self) -> list[Event]: ...  # noqa: D102
+
+
+def make_parser(
+    fmt: ChatFormat,
+    *,
+    thinking_open: bool,
+    calls: bool,
+    calls_in_thinking: bool,
+    tools: Mapping[str, Any],
+    call_id: Callable[[], str] | None = None,
+) -> Parser:
+    """The parser for a format, for a thinking that does not open again."""
+    call_id = call_id or new_call_id
+    if fmt.has_channels:
+        return HarmonyParser(fmt, thinking_open=thinking_open, call_id=call_id, calls=calls, tools=tools)
+    return OutputParser(
+        fmt,
+        thinking_open=thinking_open,
+        call_id=call_id,
+        calls=calls,
+        calls_in_thinking=calls_in_thinking,
+        reopens=False,
+        tools=tools,
+    )
 
 
 class OutputParser:
@@ -75,7 +114,9 @@ class OutputParser:
         self._form = fmt.calls.marked
         self._open_text = fmt.calls.open_text if calls or calls_in_thinking else ""
         self._tools = tools or {}
-        text_tags = [*fmt.text_tags, self._open_text] if self._open_text else fmt.text_tags
+        self._think, self._think_end = map(fmt.calls.in_marks, (fmt.settings.think, fmt.settings.think_end))
+        self._hidden = frozenset(map(fmt.calls.in_marks, fmt.settings.hidden))
+        text_tags = [*map(fmt.calls.in_marks, fmt.text_tags), *([self._open_text] if self._open_text else [])]
         self._scanner = TagScanner(text_tags) if text_tags else None
         self._may_begin = not self._form.open  # a section without a tag begins the answer
         self._reopens = reopens
@@ -238,16 +279,15 @@ class OutputParser:
 
     def _is_tag(self, spelling: str) -> bool:
         """Does what the tag says, if it says anything here; else it is text."""
-        tags = self._fmt.settings
         if spelling == self._open_text:
             if not self._may_call[self.is_thinking]:
                 return False
             self._open_section(self._unmarked(spelling))
-        elif spelling == tags.think_end and self.is_thinking:
+        elif spelling == self._think_end and self.is_thinking:
             self._close_thinking()
-        elif spelling == tags.think and self.is_thinking:
+        elif spelling == self._think and self.is_thinking:
             self._open_thinking()
-        elif spelling in tags.hidden:
+        elif spelling in self._hidden:
             self._hide()
         else:
             return False

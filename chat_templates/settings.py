@@ -8,6 +8,9 @@ import msgspec
 
 from chat_templates.tool_forms.known import FORMS
 
+FAMILIES = {path.stem: path for path in (Path(__file__).parent / "families").glob("*.jinja")}
+"""Templates of ours for families whose makers have none, by their names."""
+
 
 class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[format]` table of a profile. The defaults are the commonest.
@@ -16,8 +19,11 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `calls`: the form of tool calls, a name in `tool_forms.known`; None: as the checkpoint's template tells. In the form
     `hermes`, `tool_call` … `tool_call_end` hold `{"name": …, "arguments": {…}}`, `inside_tool_call` before and after.
     `hidden` are other tags, which clients never see. `tools` is the template's variable for tools.
-    A tag may be a token of its own or ordinary text. `thinks`: whether the model can think; None: as its template
-    tells. `finds_tags`: where template or tokenizer have the tags of another family, thinking is between those.
+    `template`: the name of one of ours in `families/`, for a checkpoint whose makers have an encoder and no template.
+    A tag may be a token of its own, ordinary text, or both beside each other. `one_call_a_turn`: the template takes
+    turns with one call each, without text beside the thinking (gpt-oss). `thinks`: whether the model can think; None:
+    as its template tells. `finds_tags`: where template or tokenizer have the tags of another family, thinking is
+    between those.
     """
 
     think: str = "<think>"
@@ -32,12 +38,16 @@ class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     inside_tool_call: str = ""
     hidden: tuple[str, ...] = ()
     tools: str = "tools"
+    template: str | None = None
+    one_call_a_turn: bool = False
     thinks: bool | None = None
     finds_tags: bool = False
 
     def __post_init__(self) -> None:
         if self.calls is not None and self.calls not in FORMS:
             raise ValueError(f"calls is {self.calls!r}, which must be one of {', '.join(FORMS)}")
+        if self.template is not None and self.template not in FAMILIES:
+            raise ValueError(f"template is {self.template!r}, which must be one of {', '.join(sorted(FAMILIES))}")
         for tag in (*self.tags, self.tool_call, self.tool_call_end):
             if not tag or tag != tag.strip():
                 raise ValueError(f"{tag!r} is no tag: white space around it belongs into after_think and its like")

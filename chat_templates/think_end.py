@@ -60,3 +60,34 @@ class TextEnd:
     def is_exact(self) -> bool:
         """Whether the text ends with the tag."""
         return "".join(self._recent).endswith(self._tag)
+
+
+class MixedEnd:
+    """The end tag as a text between two tokens."""
+
+    token_id: int | None = None
+
+    def __init__(self, first: int, text: str, last: int, detokenizer: Detokenizer) -> None:
+        self._first, self._text, self._last = first, text, last
+        self._detokenizer = detokenizer
+        self._tokens = 0  # of the tag, so far
+        self._read = ""
+
+    def feed(self, token_id: int) -> int:
+        """How many tokens the tag took."""
+        if token_id == self._first:
+            self._detokenizer.flush()
+            self._tokens, self._read = 1, ""
+        elif self._tokens:
+            self._tokens += 1
+            if token_id == self._last:
+                tokens, self._tokens = self._tokens, 0
+                return tokens if self._read == self._text else 0
+            self._read += self._detokenizer.feed([token_id])
+            if not self._text.startswith(self._read):
+                self._tokens = 0
+        return 0
+
+    def is_exact(self) -> bool:
+        """It is: a token ends it."""
+        return True

@@ -35,6 +35,8 @@ THINK_TAGS = (
     ThinkTags("<|START_THINKING|>", "<|END_THINKING|>", "", "", ""),  # Command R7B, Command A Reasoning
     ThinkTags("<|inner_prefix|>", "<|inner_suffix|>", "", "", ""),  # Apertus
     ThinkTags("<|begin_of_thought|>", "<|end_of_thought|>", "\n\n", "\n\n", "\n\n"),  # OpenThinker, Sky-T1
+    ThinkTags("<|channel|>analysis<|message|>", "<|end|>", "", "", "<|start|>assistant<|channel|>final<|message|>"),
+    ThinkTags("<|open|>think<|sep|>", "<|close|>think<|sep|>", "", "", "<|open|>response<|sep|>"),  # Kimi K3
     ThinkTags("<|think|>", "<|/think|>", "", "", ""),
     ThinkTags("<thinking>", "</thinking>"),
     ThinkTags("<reasoning>", "</reasoning>"),

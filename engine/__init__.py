@@ -1,6 +1,6 @@
 """The engine process: vLLM's LLMEngine behind the messages of `engine/messages.py`. Knows token ids, not chat.
 
-Started as `python -m engine` by `server/engine_client.py`. One file per step of its life: `__main__` (the
+Started as `python -m engine` by `server/engine_process.py`. One file per step of its life: `__main__` (the
 process), `checkpoint` and `defaults` (checked and chosen before anything heavy is imported), `loading` (the engine
 comes up), `loop` (requests in, steps out), `token_budget` (when a second part is due), `blame` (which
 request makes steps fail), `vllm_internals` (all that

@@ -17,7 +17,7 @@ from server.cli_errors import UsageError
 
 MODULES = {
     "serve": "server.commands.serve",
-    "chat": "server.commands.chat",
+    "chat": "server.commands.chat.command",
     "keys": "server.commands.keys",
     "plan": "server.commands.plan",
     "eval": "evals.command",

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.messages import Delta
+from server.engine_client import ReaderBehind
 
 MOST_PENDING = 2 << 20
 """Bytes. That is a thousand tokens with the 20 likeliest in the place of each, and any number of bare ones."""
 TOKEN_BYTES, ENTRY_BYTES = 36, 96
 """Of a token, and of each log-probability told with it."""
-
-
-class ReaderBehind(Exception):  # noqa: N818 - reads as what it says
-    """So much waits for the reader that no more was taken. What came before has been read."""
 
 
 class DeltaStream:

@@ -1,6 +1,6 @@
 """One life of the engine process on this machine: its start, its log, the stacks of its threads, its end.
 
-Knows processes and signals. What goes over the socket is the engine client's part.
+Knows processes and signals. What goes over the socket is `server.engine_connection`'s part.
 """
 
 import asyncio

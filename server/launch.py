@@ -33,7 +33,7 @@ from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.serving import Serving
-from server.engine_client import EngineStatus, ProcessEngineClient
+from server.engine_client import EngineStatus
 from server.http.connections import Connections
 from server.http.protocol import protocol_of
 from server.modes.checkpoint_sampling import with_sampling
@@ -41,6 +41,7 @@ from server.modes.mode import TRIED_MESSAGES, Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.modes.start_report import report, warnings
 from server.offload import prefer_event_loop
+from server.process_engine_client import ProcessEngineClient
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers

@@ -1,11 +1,12 @@
 """Settings for all tests: no network, repeatable examples, and cheap tests before those that start an engine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
+from tests import npm
 from tests.real_server import RealServer
 
 # Set before anything imports the libraries that read them.
@@ -29,3 +30,10 @@ def real_server() -> Iterator[RealServer]:
     with RealServer() as server:
         yield server
         assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[..., str]:
+    """Runs a script of tests/clients/npm and tells what it prints."""
+    npm.install()
+    return npm.node

@@ -9,7 +9,7 @@ from itertools import count, cycle, islice
 from typing import Any, Literal
 
 from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageGroup, Ready, Stats, TokenLogprob
-from server.engine_client import EngineStatus, EngineUnavailable, RequestFailed
+from server.engine_client import EngineStatus, EngineUnavailable, ReaderBehind, RequestFailed
 
 Script = Callable[[list[int]], Iterator[int]]
 """From prompt ids to the tokens that the model would write after them, the end of the turn among them."""
@@ -53,6 +53,7 @@ class FakeEngine:
         self.refuse = refuse
         self.cached_tokens = 0
         self.seen: list[Generate] = []
+        self.under_way: set[str] = set()
         self.aborted: list[str] = []
         self.prioritized: list[tuple[str, int]] = []
         self.status = EngineStatus("ready", "", 1.0)
@@ -74,20 +75,32 @@ class FakeEngine:
         """Noted in `prioritized`."""
         self.prioritized.append((request_id, priority))
 
+    def is_running(self, request_id: str) -> bool:
+        """It makes a delta when it is asked for one, so that it is never ahead of its readers."""
+        return request_id in self.under_way
+
+    def abort(self, request_id: str) -> None:
+        """Its reader gets no more."""
+        self.under_way.discard(request_id)
+
     async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
         """The script's tokens, cut into deltas; a step of the event loop between them."""
         self.seen.append(request)
         if self.refuse is not None:
             raise RequestFailed(self.refuse)
         ended = False
+        self.under_way.add(request.request_id)
         try:
             for number, delta in enumerate(self._deltas(request)):
                 if number == self.fail_after:
                     raise EngineUnavailable("engine lost")
                 await (asyncio.sleep(0) if self._step is None else self._step())
+                if request.request_id not in self.under_way:
+                    raise ReaderBehind
                 ended = delta.finish is not None
                 yield delta
         finally:
+            self.under_way.discard(request.request_id)
             if not ended:
                 self.aborted.append(request.request_id)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import torch
 
 from server.cli_errors import UsageError
-from server.engine_client import ProcessEngineClient
+from server.process_engine_client import ProcessEngineClient
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ import httpx
 from evals.asking import Server
 from server import launch
 from server.app import create_app
-from server.engine_client import ProcessEngineClient  # noqa: TC001  (types are read where they are used)
 from server.modes.profile import load_profile
+from server.process_engine_client import ProcessEngineClient  # noqa: TC001  (types are read where they are used)
 from server.settings import Settings
 from training.engine import running_engine
 

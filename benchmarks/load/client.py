@@ -5,11 +5,14 @@ eight times as much for each event (docs/performance.md). All servers are sent t
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
+from functools import cache
 from urllib.parse import urlsplit
 
 import httptools
+import httpx
 
 from server.access.keys import client_headers
 
@@ -28,7 +31,10 @@ async def post(url: str, body: bytes, on_body: OnBody) -> None:
     loop = asyncio.get_running_loop()
     try:
         transport, exchange = await loop.create_connection(
-            lambda: _Exchange(loop.create_future(), on_body), parts.hostname, parts.port or 80
+            lambda: _Exchange(loop.create_future(), on_body),
+            parts.hostname,
+            parts.port or (443 if parts.scheme == "https" else 80),
+            ssl=_tls() if parts.scheme == "https" else None,
         )
     except OSError as error:
         raise HttpError(f"no connection: {error}") from error
@@ -42,6 +48,12 @@ async def post(url: str, body: bytes, on_body: OnBody) -> None:
         await exchange.done
     finally:
         transport.abort()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """As the other clients here have it: SSL_CERT_FILE names the authority of a server of one's own."""
+    return httpx.create_ssl_context()
 
 
 class _Exchange(asyncio.Protocol):

@@ -13,13 +13,18 @@ import msgspec
 class JsonCalls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json", tag_field="kind"):
     """`open {"name": NAME, "arguments": {…}} close`, or a list of such objects.
 
-    `arguments`: the key that is written; "arguments" and "parameters" are both read. `is_list`: whether a list is
-    written. `inside`: white space that the model may write next to the tags. `between`: what stands between sections.
+    `name` and `arguments`: the keys that are written; "name" and "tool_name", "arguments" and "parameters" are read.
+    `id`: the key of the call's number in its list, which is written before the name; read, not told. `by_name`:
+    instead, an object is `{NAME: {…}}`. `is_list`: whether a list is written. `inside`: white space that the model may
+    write next to the tags. `between`: what stands between sections.
     """
 
     open: str = "<tool_call>"
     close: str = "</tool_call>"
+    name: str = "name"
     arguments: str = "arguments"
+    id: str = ""
+    by_name: bool = False
     is_list: bool = False
     inside: str = ""
     between: str = "\n"
@@ -31,7 +36,8 @@ class NamedJsonCalls(
     """`open call_open NAME name_end {…} call_close … close`.
 
     `name_prefix`: what the model writes before the name. `is_numbered`: a colon and the call's number follow it.
-    `id_open`: what stands before an id of the model's, between name and `name_end`; read, not written.
+    `id_open`: what stands before an id of the model's, between name and `name_end`; read, not written. `answer_open`:
+    what begins an answer where every message has a header, as in harmony: there a call ends the turn.
     """
 
     open: str
@@ -43,6 +49,7 @@ class NamedJsonCalls(
     is_numbered: bool = False
     id_open: str = ""
     between: str = ""
+    answer_open: str = ""
 
 
 class TaggedCalls(
@@ -53,7 +60,9 @@ class TaggedCalls(
     Values have no quotes: the tool's schema says which are text, or, with `text_key_end`, the end of the key does:
     that for text, `key_end` for JSON. One line break at each end of a text belongs to the tags if `trims`. `space`: the
     white space that is written between the tags. `shares_section`: whether several calls are written in one section,
-    not in one each.
+    not in one each. `index_open`: what stands between a call's name and its number, counted from 1, before `name_end`.
+    `json_key_ends`: what else ends the key of a value in JSON, for the types that it is of. `lead`: what a model writes
+    before a section.
     """
 
     open: str
@@ -68,6 +77,22 @@ class TaggedCalls(
     trims: bool = False
     space: str = "\n"
     shares_section: bool = False
+    index_open: str = ""
+    json_key_ends: dict[str, str] = {}
+    lead: str = ""
+
+
+class BareKeyCalls(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bare-keys", tag_field="kind"
+):
+    """`open call_open NAME{KEY:VALUE,…} close`: JSON but for its texts, which stand between two of `quote`, and for its
+    keys, which have no quotes. A quote in a text ends it.
+    """
+
+    open: str
+    close: str
+    call_open: str
+    quote: str
 
 
 class PythonCalls(
@@ -80,13 +105,13 @@ class PythonCalls(
     is_list: bool = True
 
 
-CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | PythonCalls
+CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | BareKeyCalls | PythonCalls
 
 
 def tags_of(form: CallForm) -> tuple[str, ...]:
     """The texts of the form that may be tokens of their own, without those that are empty."""
     names = {"open", "close", "call_open", "name_end", "call_close", "param_open", "key_end", "param_close"}
-    names |= {"text_key_end", "id_open"}
+    names |= {"lead", "index_open", "text_key_end", "id_open", "answer_open", "quote"}
     texts = (getattr(form, name) for name in form.__struct_fields__ if name in names)
     return tuple(text for text in texts if text)
 
@@ -97,7 +122,13 @@ def with_stand_ins(form: CallForm, stand_ins: Mapping[str, str]) -> CallForm:
     for name in form.__struct_fields__:
         value = getattr(form, name)
         if isinstance(value, str):
-            for spelling, character in stand_ins.items():
-                value = value.replace(spelling, character)
-            changed[name] = value
+            changed[name] = _with_stand_ins(value, stand_ins)
+        elif isinstance(value, dict):
+            changed[name] = {key: _with_stand_ins(text, stand_ins) for key, text in value.items()}
     return msgspec.structs.replace(form, **changed)
+
+
+def _with_stand_ins(text: str, stand_ins: Mapping[str, str]) -> str:
+    for spelling, character in stand_ins.items():
+        text = text.replace(spelling, character)
+    return text

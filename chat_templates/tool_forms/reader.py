@@ -11,16 +11,21 @@ from typing import Any
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
 from chat_templates.tokens import replace_surrogates
 from chat_templates.tool_forms.cursor import MARKS, SPACE, Cursor, Step
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.values import as_json, dumped, is_text, parameters_of, python_call, types_of, whole_call
 
 _NAME = r""""(?: [^"\\\x00-\x1f] | \\["\\/bfnrt] | \\u[0-9a-fA-F]{4} )+" """
+_ID = r""""tool_call_id" \s* : \s* "[^"\\]*" \s* , \s*"""
 _HEAD = re.compile(
-    rf"""\{{ \s* "name" \s* : \s* ({_NAME}) \s* , \s* "(?:arguments|parameters)" \s* : \s* (?=\{{)""", re.VERBOSE
+    rf"""\{{ \s* (?:{_ID})? "(?:tool_)?name" \s* : \s* ({_NAME}) \s* , \s*
+    "(?:arguments|parameters)" \s* : \s* (?=\{{)""",
+    re.VERBOSE,
 )
+_NAME_FIRST = re.compile(rf"\{{ \s* ({_NAME}) \s* : \s* (?=\{{)", re.VERBOSE)
 _PYTHON_HEAD = re.compile(r"[A-Za-z_][\w.\-]*\(")
 _LONGEST_HEAD = 512  # characters; bounds how much is searched again with every token
 _LONGEST_NAME = 256
+_DEEPEST = 64  # levels of an object without quotes
 _MAYBE_NAME = re.compile(rf"[{SPACE}]*[^{SPACE}{MARKS}]{{0,{_LONGEST_NAME}}}[{SPACE}]*")
 _FIRST_KEYS = ('"name"', '"type"')
 
@@ -105,6 +110,8 @@ class SectionReader:
                 yield from self._named_calls(self._form)
             case TaggedCalls():
                 yield from self._tagged_calls(self._form)
+            case BareKeyCalls():
+                yield from self._bare_calls(self._form)
             case PythonCalls():
                 yield from self._python_calls(self._form)
 
@@ -168,7 +175,7 @@ class SectionReader:
         is_list = form.is_list and bool((yield from cursor.literal("[")))
         while True:
             yield from cursor.space()
-            complete = yield from self._json_call()
+            complete = yield from self._json_call(form)
             if is_list and complete:
                 yield from cursor.space()
                 if (yield from cursor.literal(",", "]")) == ",":
@@ -181,14 +188,15 @@ class SectionReader:
             if form.open or not (yield from cursor.literal(form.between.strip())):
                 raise NotACallError
 
-    def _json_call(self) -> Step[bool]:
+    def _json_call(self, form: JsonCalls) -> Step[bool]:
         """One object; whether it is whole. A call in another order of keys is told once it is."""
         cursor = self._cursor
+        begins = _NAME_FIRST if form.by_name else _HEAD
         if not cursor.rest.startswith("{") or not (self._form.open or (yield from self._begins_with_a_key())):
             raise NotACallError
         look, whole = self._look_ahead()
         while True:
-            head = _HEAD.match(cursor.text, cursor.at, cursor.at + _LONGEST_HEAD)
+            head = begins.match(cursor.text, cursor.at, cursor.at + _LONGEST_HEAD)
             if head is not None:
                 self._ahead = cursor
                 cursor.at = head.end()
@@ -198,7 +206,7 @@ class SectionReader:
             if not (yield from cursor.more()):
                 raise NotACallError
         self._ahead = cursor
-        call = whole_call(whole[0])
+        call = None if form.by_name else whole_call(whole[0])
         if call is None:
             raise NotACallError
         cursor.at += len(whole[0])
@@ -292,9 +300,12 @@ class SectionReader:
         """One call; the tag that ended it."""
         cursor = self._cursor
         call_close = form.call_close or form.close
-        name, found = yield from self._name((form.name_end,) if form.name_end else (form.param_open, call_close))
+        ends = (form.name_end,) if form.name_end else (form.param_open, call_close)
+        name, found = yield from self._name((form.index_open, *ends) if form.index_open else ends)
         if not name:
             raise NotACallError
+        if form.index_open and found == form.index_open:
+            _, found = yield from self._name(ends)
         if found != form.name_end:
             cursor.at -= len(found)
         self._start(name)
@@ -321,8 +332,8 @@ class SectionReader:
         """A key and its value; whether it is whole."""
         cursor = self._cursor
         key: list[str] = []
-        ends = (form.key_end, form.text_key_end) if form.text_key_end else (form.key_end,)
-        found = yield from cursor.until(ends, key.append)
+        ends = (form.key_end, form.text_key_end, *form.json_key_ends.values())
+        found = yield from cursor.until(tuple(end for end in ends if end), key.append)
         if not found:
             return False
         name = self._spelled("".join(key)).strip()
@@ -359,6 +370,106 @@ class SectionReader:
         if closed and closed != form.param_close:
             self._cursor.at -= len(closed)
         return bool(closed)
+
+    # NAME{KEY:VALUE,…}
+
+    def _bare_calls(self, form: BareKeyCalls) -> Step[None]:
+        while True:
+            yield from self._cursor.space()
+            yield from self._tag(form.call_open)
+            name, _ = yield from self._name(("{",))
+            if not name:
+                raise NotACallError
+            self._start(name)
+            root = self._tools.get(self._spelled(name), {})
+            complete = yield from self._bare_object(form, root, root)
+            self._end(complete=complete)
+            if not complete and not self._cursor.ended:
+                raise NotACallError
+            if (yield from self._closes(form.close)):
+                return
+
+    def _bare_object(self, form: BareKeyCalls, schema: Any, root: Any, depth: int = 0) -> Step[bool]:
+        """What follows the opening brace; whether it is whole."""
+        cursor = self._cursor
+        opening = "{"
+        while True:
+            yield from cursor.space()
+            if (yield from cursor.literal("}")):
+                self._argue("{}" if opening == "{" else "}")
+                return True
+            key = yield from self._bare_key(form)
+            if key is None:
+                return False
+            self._argue(f"{opening}{dumped(key)}: ")
+            opening = ", "
+            if not (yield from self._bare_value(form, parameters_of(schema).get(key), root, depth)):
+                return False
+            yield from cursor.space()
+            yield from cursor.literal(",")
+
+    def _bare_key(self, form: BareKeyCalls) -> Step[str | None]:
+        """A key, in quotes or without, and its colon; None where there is none."""
+        cursor = self._cursor
+        parts: list[str] = []
+        if (yield from cursor.literal(form.quote)):
+            if not (yield from cursor.until((form.quote,), parts.append)):
+                return None
+            yield from cursor.space()
+            return self._spelled("".join(parts)) if (yield from cursor.literal(":")) else None
+        found = yield from cursor.until((":", form.close, *"{}[],"), parts.append)
+        return self._spelled("".join(parts)).strip() if found == ":" else None
+
+    def _bare_value(self, form: BareKeyCalls, schema: Any, root: Any, depth: int) -> Step[bool]:
+        cursor = self._cursor
+        yield from cursor.space()
+        found = yield from cursor.literal(form.quote, "{", "[")
+        if found == form.quote:
+            return (yield from self._bare_text(form))
+        if found and depth == _DEEPEST:
+            return False
+        if found == "{":
+            return (yield from self._bare_object(form, schema, root, depth + 1))
+        if found == "[":
+            return (yield from self._bare_list(form, schema, root, depth + 1))
+        raw: list[str] = []
+        stop = yield from cursor.until((*",}]", form.close), raw.append)
+        cursor.at -= len(stop)
+        if stop:
+            types = types_of(schema, root)
+            text = self._spelled("".join(raw)).strip()
+            self._argue(dumped(text) if types == {"string"} else as_json(text, types))
+        return bool(stop) and stop != form.close
+
+    def _bare_list(self, form: BareKeyCalls, schema: Any, root: Any, depth: int) -> Step[bool]:
+        cursor = self._cursor
+        items = schema.get("items") if isinstance(schema, Mapping) else None
+        opening = "["
+        while True:
+            yield from cursor.space()
+            if (yield from cursor.literal("]")):
+                self._argue("[]" if opening == "[" else "]")
+                return True
+            self._argue(opening)
+            opening = ", "
+            if cursor.ended and not cursor.rest:
+                return False
+            if not (yield from self._bare_value(form, items, root, depth)):
+                return False
+            yield from cursor.space()
+            yield from cursor.literal(",")
+
+    def _bare_text(self, form: BareKeyCalls) -> Step[bool]:
+        """Text as it comes, between quotes."""
+        self._argue('"')
+        self.in_value = True
+        found = yield from self._cursor.until(
+            (form.quote,), lambda text: self._argue(dumped(self._spelled(text))[1:-1])
+        )
+        self.in_value = False
+        if found:
+            self._argue('"')
+        return bool(found)
 
     # NAME(KEY=VALUE, …)
 

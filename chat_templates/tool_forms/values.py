@@ -8,6 +8,7 @@ from typing import Any
 from chat_templates.tokens import replace_surrogates
 
 _DEPTH = 8  # of references that are followed
+_CALLED = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")  # of several that are there, the first counts
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
@@ -70,9 +71,12 @@ def dumped(value: Any) -> str:
 def whole_call(text: str) -> tuple[str, str] | None:
     """Name and JSON arguments of `{"name": …, "arguments": {…}}` in any order of keys; None if it is none."""
     call = _object(text)
-    if call is None or call.pop("type", "function") != "function" or not call.keys() <= {"name", *_ARGUMENTS}:
+    if call is None or call.pop("type", "function") != "function":
+        return None
+    if not call.keys() <= {*_CALLED, *_ARGUMENTS, "tool_call_id"}:
         return None  # dropping other keys would lose what the model said
-    name, arguments = call.get("name"), next((call[key] for key in _ARGUMENTS if key in call), None)
+    name = next((call[key] for key in _CALLED if key in call), None)
+    arguments = next((call[key] for key in _ARGUMENTS if key in call), None)
     if isinstance(arguments, str):
         arguments = _object(arguments)
         if arguments is None:

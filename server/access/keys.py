@@ -120,9 +120,11 @@ def keys_of(path: Path | None, hashes: Sequence[str]) -> KeyFile | None:
     return msgspec.structs.replace(file, keys=(*file.keys, *others))
 
 
-def client_headers(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What our own clients send of the key that the environment has."""
-    key = environment.get("TWOGEAR_API_KEY") or environment.get("OPENAI_API_KEY")
+def client_headers(environment: Mapping[str, str] = os.environ, *, key: str | None = None) -> dict[str, str]:
+    """What our own clients send of `key`, or of the one that the environment has. Raises UsageError."""
+    key = key or environment.get("TWOGEAR_API_KEY") or environment.get("OPENAI_API_KEY")
+    if key and not (key.isascii() and key.isprintable()):
+        raise UsageError("the API key has characters that cannot be sent in a header")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chat_templates.format import ChatFormat
+from server.core.call_rules import tags_in_rule
 from server.core.grammar_jobs import CallsJob, Job, RuleJob
 from server.core.grammar_pool import POOL, PoolBusy
 from server.core.plan import AnswerFormat
@@ -22,6 +23,10 @@ spellings of control tokens in it for those.
 """
 LARK = "%lark"
 """In a grammar: a tool's own, whose patterns may let any text through."""
+ANY_TEXT = "start: TEXT\nTEXT: /(.|\\n)*/"
+"""Of an answer that has no token of a header in it: where messages have headers, the server writes the answer's itself,
+and no call can follow.
+"""
 NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -36,7 +41,7 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     forced = _forced_tools(request, tools)
     rule = _rule(request.forms) if request.forms and not forced else None
     # A tool that is named is called once, as OpenAI and vLLM do.
-    parallel = request.tool_use.parallel and not isinstance(choice, NamedTool)
+    parallel = request.tool_use.parallel and not isinstance(choice, NamedTool) and not serving.fmt.has_channels
     may_call = bool(forced) or (bool(tools) and choice == "auto" and not (rule and rule.kind == "grammar"))
     is_strict = may_call and not (forced or rule) and any(map(_is_strict, _tools_of(request)))
     is_strict = is_strict and bool(serving.fmt.calls.form.open)  # without a tag nothing tells a call from text
@@ -44,14 +49,18 @@ async def answer_format(request: Request, serving: Serving) -> AnswerFormat:
     if rule or called:
         _refuse_with_grammar(request)
     grammar = await _grammar(rule, called, request, serving, parallel=parallel, is_free=is_strict)
+    forbids_calls = bool(tools) and not may_call
+    if grammar is None and forbids_calls and serving.fmt.has_channels and not _ends_late(request):
+        grammar = ANY_TEXT
     return AnswerFormat(
         grammar=grammar,
         banned=_banned(grammar, serving.fmt),
         calls=may_call,
         calls_in_thinking=may_call and not (forced or is_strict),
         parallel=parallel,
-        forbids_calls=bool(tools) and not may_call,
+        forbids_calls=forbids_calls,
         is_named=isinstance(choice, NamedTool),
+        has_header=bool(called) and serving.fmt.has_channels,
         tools=dict(tools) if may_call else {},
     )
 
@@ -73,7 +82,7 @@ async def _grammar(
             return answer if DIRECTIVE in answer else UNFORCED + answer
     if tools:
         calls = await _written(_calls(tools, request, serving, parallel=parallel, is_free=is_free), request, serving)
-    whole = _whole(answer, calls)
+    whole = _whole(answer, calls, _header(serving.fmt))
     if whole is not None and _may_spell_control(rule, whole, serving.fmt):
         return UNFORCED + whole
     return whole
@@ -97,7 +106,25 @@ def _calls(tools: list[NamedSchema], request: Request, serving: Serving, *, para
     # Free text may hold any token that the library takes for text: there the tag is found as text.
     as_text = vocabulary.plain_control_ids if is_free else frozenset()
     tokens = {spelling: token_id for spelling, token_id in calls.ids.items() if token_id not in as_text}
-    return CallsJob(request.name("tools"), calls.form, tools, tokens, parallel, is_free)
+    params = _params_of(tools, request)
+    return CallsJob(
+        param=params[0] if len(params) == 1 else request.name("tools"),
+        form=calls.form,
+        tools=tools,
+        params=params,
+        tokens=tokens,
+        several=parallel,
+        is_free=is_free,
+        texts={name: text for name, text in request.tool_use.texts.items() if name in dict(tools)},
+    )
+
+
+def _params_of(tools: list[NamedSchema], request: Request) -> list[str]:
+    """The client's fields that the tools' schemas came in."""
+    paths: dict[str, str] = {}
+    for index, tool in enumerate(_tools_of(request)):
+        paths.setdefault(tool["function"]["name"], f"tools[{index}].function.parameters")
+    return [request.name(paths[name]) for name, _ in tools]
 
 
 async def _written(job: Job, request: Request, serving: Serving) -> str:
@@ -107,14 +134,19 @@ async def _written(job: Job, request: Request, serving: Serving) -> str:
         raise serving.unavailable(str(error)) from None
 
 
-def _whole(answer: str | None, calls: str | None) -> str | None:
-    """Of a rule's right-hand side for the answer and of rules for calls."""
+def _header(fmt: ChatFormat) -> str:
+    """The part of a rule for what stands before an answer that may be a call instead; mostly nothing."""
+    return tags_in_rule(fmt.calls.answer_open, fmt.calls.ids)
+
+
+def _whole(answer: str | None, calls: str | None, header: str) -> str | None:
+    """Of a rule's right-hand side for the answer and of rules for calls; `header`: of an answer, beside calls."""
     ways = [way for way, rules in (("answer", answer), ("calls", calls)) if rules is not None]
     if not ways:
         return None
     rules = [f"start: {' | '.join(ways)}"]
     if answer is not None:
-        rules.append(f"answer: {answer}")
+        rules.append(f"answer: {header} ({answer})" if header and calls is not None else f"answer: {answer}")
     return "\n".join([*rules, calls] if calls is not None else rules)
 
 
@@ -189,6 +221,11 @@ def _rule(forms: Sequence[Form]) -> RuleJob:
             return RuleJob(field, "choice", texts)
         case GrammarForm(field, grammar):
             return RuleJob(field, "grammar", grammar)
+
+
+def _ends_late(request: Request) -> bool:
+    """Whether tokens may have to come after a grammar's end, where there can be none."""
+    return bool(request.stop.min_tokens or request.stop.ignore_eos)
 
 
 def _refuse_with_grammar(request: Request) -> None:

@@ -1,7 +1,7 @@
 """Grammars of tool calls in each form that models write them in, as rules in llguidance's Lark dialect.
 
 What the rules let through, `chat_templates.tool_forms.reader` reads back. In forms without quotes a text's schema binds
-it by `enum` and `const` alone, not by `pattern`, `format` or its length.
+it by `enum` and `const` alone, not by `pattern`, `format` or its length; the grammar of a tool's one text binds it.
 """
 
 import json
@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
+from server.core.grammar_jobs import TextGrammar
+from server.core.text_grammars import as_it_is, within_json
 
 Schema = dict[str, Any] | bool
 _ANY = r"(.|\n)*"
@@ -20,6 +22,19 @@ array: "[" (python (", " python)*)? "]"
 object: "{" (STRING ": " python (", " STRING ": " python)*)? "}"
 STRING: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
 NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+_BARE = r"""bare: text_value | NUMBER | "true" | "false" | "null" | bare_list | bare_object
+bare_list: "[" (bare ("," bare)*)? "]"
+bare_object: "{" (/[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare ("," /[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare)*)? "}"
+NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+_BARE_OF = {
+    "string": "text_value",
+    "boolean": '("true" | "false")',
+    "null": '"null"',
+    "number": "NUMBER",
+    "integer": "/-?(0|[1-9][0-9]*)/",
+    "array": "bare_list",
+    "object": "bare_object",
+}
 _INTEGER = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _PYTHON_OF = {
     "string": "STRING",
@@ -34,7 +49,7 @@ class CallRules:
     """Writes the rule `calls`, and what it needs, for `tools`: names with the schemas of the arguments.
 
     `tokens`: the ids of the tokens in the form's tags by their spellings. `of_schema` makes the right-hand side of a
-    rule for JSON that fits a schema.
+    rule for JSON that fits a schema. `texts`: by the names of tools whose one argument is a text, its grammar.
     """
 
     def __init__(
@@ -43,13 +58,14 @@ class CallRules:
         tools: Sequence[tuple[str, Schema]],
         tokens: Mapping[str, int],
         of_schema: Callable[[Schema], str],
+        texts: Mapping[str, TextGrammar] | None = None,
     ) -> None:
         self._form = form
         self._tools = tools
         self._tokens = tokens
         self._of_schema = of_schema
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._texts = texts or {}
+        self._split = _splitter(tokens)
 
     def text(self, *, several: bool, is_free: bool = False) -> str:
         """The rules, for one call or for `several`.
@@ -63,6 +79,8 @@ class CallRules:
             rules += self._call(call, name, schema)
         if isinstance(self._form, PythonCalls):
             rules.append(_PYTHON)
+        if isinstance(self._form, BareKeyCalls):
+            rules += [_BARE, *self._text_in_quotes(self._form)]
         if isinstance(self._form, TaggedCalls):
             _, end = self._at_token(self._form.param_close)
             rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {self._tags(end)}"]
@@ -73,8 +91,10 @@ class CallRules:
         form = self._form
         shares, before, between, after = _layout(form)
         inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
-        opening = self._tags(form.open)
-        if is_free:
+        opening = self._tags(_opening(form))
+        if isinstance(form, NamedJsonCalls) and form.answer_open:
+            yield f"calls: call | {self._tags(form.answer_open)} TEXT\nTEXT: /{_ANY}/" if is_free else "calls: call"
+        elif is_free:
             opening = yield from self._in_text(several=several)
         elif shares or not several:
             yield "calls: call"
@@ -89,7 +109,7 @@ class CallRules:
         token in a tag is part of the text too.
         """
         text = "TEXT: /(.|\\n)*/"
-        before, from_token = self._at_token(self._form.open)
+        before, from_token = self._at_token(_opening(self._form))
         if from_token:
             yield f"calls: TEXT? {'(call TEXT?)*' if several else 'call?'}"
             yield text
@@ -103,23 +123,42 @@ class CallRules:
         form, arguments = self._form, rule.replace("call", "arguments")
         match form:
             case JsonCalls():
-                head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, {json.dumps(form.arguments)}: '
-                yield f'{rule}: {_quoted(head)} {arguments} "}}"'
-                yield f"{arguments}: {self._of_schema(schema)}"
+                yield f'{rule}: {_json_head(form, name)} {arguments} "}}"'
+                yield f"{arguments}: {self._arguments(name, schema)}"
             case NamedJsonCalls():
                 number = '":" /[0-9]{1,3}/' if form.is_numbered else ""
                 head = " ".join((self._tags(form.call_open), _quoted(form.name_prefix + name), number))
                 yield f"{rule}: {head} {self._tags(form.name_end)} {arguments} {self._tags(form.call_close)}"
-                yield f"{arguments}: {self._of_schema(schema)}"
+                yield f"{arguments}: {self._arguments(name, schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
+            case BareKeyCalls():
+                head = f"{self._tags(form.call_open)} {_quoted(name + '{')}"
+                text = self._texts.get(name)
+                fields = (
+                    self._bare_fields(form, schema, schema) if text is None else self._bare_text(form, text, schema)
+                )
+                yield f'{rule}: {head} {fields} "}}"'
             case PythonCalls():
                 yield from self._python_call(rule, name, schema)
+
+    def _arguments(self, name: str, schema: Schema) -> str:
+        """As JSON."""
+        text = self._texts.get(name)
+        if text is None:
+            return self._of_schema(schema)
+        (key,) = parameters_of(schema)
+        if text.kind == "regex":
+            bound = {"type": "string", "pattern": f"^(?:{text.definition})$"}
+            return self._of_schema({"type": "object", "properties": {key: bound}, "required": [key]})
+        return f'{_quoted(f"{{{json.dumps(key)}: ")} {_string(text)} "}}"'
 
     def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
         space = _quoted(form.space)
         arguments = list(_arguments(schema))
-        head = f"{self._tags(form.call_open)} {_quoted(name)} {self._tags(form.name_end)}"
+        number = f"{self._tags(form.index_open)} /[0-9]{{1,3}}/" if form.index_open else ""
+        parts = (self._tags(form.call_open), _quoted(name), number, self._tags(form.name_end))
+        head = " ".join(part for part in parts if part)
         texts = " ".join(
             f"({space} {rule}_{index}){'' if needed else '?'}" for index, (*_, needed) in enumerate(arguments)
         )
@@ -128,14 +167,21 @@ class CallRules:
         yield f"{rule}: {head} {texts} {rest} {end}"
         for index, (key, part, _) in enumerate(arguments):
             key_text = f"{self._tags(form.param_open)} {_quoted(key)}"
-            yield f"{rule}_{index}: {key_text} {self._tagged_value(form, part, schema)}"
+            text = self._texts.get(name)
+            value = self._tagged_value(form, part, schema) if text is None else self._tagged_text(form, text)
+            yield f"{rule}_{index}: {key_text} {value}"
         if rest:
             yield f"{rule}_any: {self._tags(form.param_open)} {_KEY} {self._tagged_value(form, {}, schema)}"
 
     def _tagged_value(self, form: TaggedCalls, part: Any, root: Schema) -> str:
         """From the end of the key to the end of the value."""
         key_end, close = self._tags(form.key_end), self._tags(form.param_close)
-        if not is_text(types_of(part, root)):
+        types = types_of(part, root)
+        if not is_text(types):
+            if form.json_key_ends:
+                named = {"number" if name == "integer" else name for name in types - {"string"}}
+                ends = sorted({self._tags(form.json_key_ends.get(name, form.key_end)) for name in named})
+                key_end = f"({' | '.join(ends)})"
             trim = _quoted("\n") if form.trims else ""
             return f"{key_end} {trim} ({self._of_schema(_with_definitions(part, root))}) {trim} {close}"
         key_end = self._tags(form.text_key_end) if form.text_key_end else key_end
@@ -145,6 +191,14 @@ class CallRules:
             texts = " | ".join(_quoted(trim + text + trim) for text in known)
             return f"{key_end} ({texts}) {close}"
         return f"{key_end} {_quoted(trim)} free_text"
+
+    def _tagged_text(self, form: TaggedCalls, text: TextGrammar) -> str:
+        """The same of a text that fits a grammar. It should have no tag in it: the reader would take it for the end."""
+        trim = "\n" if form.trims else ""
+        before, from_token = self._at_token(form.param_close)
+        end = " ".join(map(_quoted, trim + before))  # each a lexeme, as in the text
+        key_end = self._tags(form.text_key_end or form.key_end)
+        return f"{key_end} {_quoted(trim)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
 
     def _free_text(self, form: TaggedCalls) -> str:
         """Text up to the tag that ends it, and that up to its first token; without a tag that would end it."""
@@ -156,25 +210,98 @@ class CallRules:
             return f"/{_ANY}{_regex(trim + before)}/{never}"
         return f"/{_ANY}{_regex(trim + end)}/ & ~/{_ANY}{_regex(end)}(.|\\n)+/{never}"
 
+    def _text_in_quotes(self, form: BareKeyCalls) -> Iterator[str]:
+        """A text, the quote that ends it as far as that is text."""
+        before, from_token = self._at_token(form.quote)
+        ends = "" if from_token else f"{_regex(before)}/ & ~/{_ANY}{_regex(before)}(.|\\n)+"
+        yield f"BARE_TEXT: /{_ANY}{ends}/"
+        yield f"text_value: {self._tags(form.quote)} BARE_TEXT {self._tags(from_token)}"
+
+    def _bare_text(self, form: BareKeyCalls, text: TextGrammar, schema: Schema) -> str:
+        """The one field of a custom tool, whose text should have no quote of the form's in it."""
+        (key,) = parameters_of(schema)
+        before, from_token = self._at_token(form.quote)
+        end = " ".join(map(_quoted, before))  # each a lexeme, as in the text
+        quoted = f"{self._tags(form.quote)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
+        return f"{_quoted(key + ':')} {quoted}"
+
+    def _bare_fields(self, form: BareKeyCalls, schema: Any, root: Schema, depth: int = 8) -> str:
+        """The keys and values of an object without quotes."""
+        fields = [
+            (f"{_quoted(key + ':')} {self._bare_value(form, part, root, depth)}", needed)
+            for key, part, needed in _arguments(schema)
+        ]
+        if _is_open(schema):
+            fields.append((f'{_KEY} ":" bare', False))
+        return _separated(fields, ",")
+
+    def _bare_value(self, form: BareKeyCalls, part: Any, root: Schema, depth: int) -> str:
+        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
+            part = resolved(part["$ref"], root)
+        known = _known_texts(part, root)
+        quote = self._tags(form.quote)
+        if known is not None:
+            return f"{quote} ({' | '.join(map(_quoted, known))}) {quote}"
+        types = types_of(part, root)
+        if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
+            ways = sorted({_BARE_OF.get(name, "bare") for name in types})
+            return f"({' | '.join(ways)})" if ways else "bare"
+        match next(iter(types)):
+            case "integer" | "number":
+                return "%json " + json.dumps({key: part[key] for key in part if key in _INTEGER})
+            case "array" if "items" in part:
+                item = self._bare_value(form, part["items"], root, depth - 1)
+                return f'("[" ({item} ("," {item})*)? "]")'
+            case "object" if parameters_of(part):
+                return f'("{{" {self._bare_fields(form, dict(part), root, depth - 1)} "}}")'
+            case name:
+                return _BARE_OF.get(name, name)
+
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
-        parts = [(f"{_quoted(key + '=')} {_python_value(part, schema)}", needed) for key, part, needed in arguments]
+        text = self._texts.get(name)
+        parts = [
+            (f"{_quoted(key + '=')} {_python_value(part, schema) if text is None else _string(text)}", needed)
+            for key, part, needed in arguments
+        ]
         if _is_open(schema):
             parts.append((f'{_KEY} "=" python', False))
         yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
 
     def _tags(self, text: str) -> str:
-        """Tags, of tokens and of text, in a rule."""
-        return " ".join(
-            f"<[{self._tokens[piece]}]>" if piece in self._tokens else _quoted(piece)
-            for piece in self._split.split(text)
-            if piece
-        )
+        return tags_in_rule(text, self._tokens)
 
     def _at_token(self, tag: str) -> tuple[str, str]:
         """A tag's text before its first token, and the rest."""
         first = self._split.search(tag)
         return (tag, "") if first is None else (tag[: first.start()], tag[first.start() :])
+
+
+def tags_in_rule(text: str, tokens: Mapping[str, int]) -> str:
+    """Tags, of tokens and of text, as part of a rule."""
+    pieces = _splitter(tokens).split(text)
+    return " ".join(f"<[{tokens[piece]}]>" if piece in tokens else _quoted(piece) for piece in pieces if piece)
+
+
+def _splitter(tokens: Mapping[str, int]) -> re.Pattern[str]:
+    """Splits a text at the tokens' spellings."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
+def _opening(form: CallForm) -> str:
+    """All that is written before the calls of a section."""
+    return (form.lead if isinstance(form, TaggedCalls) else "") + form.open
+
+
+def _json_head(form: JsonCalls, name: str) -> str:
+    """An object up to the call's arguments, as part of a rule."""
+    called = json.dumps(name, ensure_ascii=False)
+    if form.by_name:
+        return _quoted(f"{{{called}: ")
+    head = _quoted(f"{json.dumps(form.name)}: {called}, {json.dumps(form.arguments)}: ")
+    number = f'{_quoted(json.dumps(form.id) + ": ")} /"[0-9]{{1,3}}", /' if form.id else ""
+    return f'"{{" {number} {head}'
 
 
 def _layout(form: CallForm) -> tuple[bool, str, str, str]:
@@ -193,6 +320,8 @@ def _layout(form: CallForm) -> tuple[bool, str, str, str]:
         case TaggedCalls():
             before = _quoted(form.space) if form.call_open else ""
             return form.shares_section, before, form.space, _quoted(form.space)
+        case BareKeyCalls():
+            return False, "", "", ""
         case PythonCalls():
             return True, *(('"["', ", ", '"]"') if form.is_list else ("", "\n", ""))
 
@@ -259,15 +388,20 @@ def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
             return _PYTHON_OF.get(name, name)
 
 
-def _separated(parts: Sequence[tuple[str, bool]]) -> str:
+def _separated(parts: Sequence[tuple[str, bool]], comma: str = ", ") -> str:
     """Arguments, each with whether it is needed, with commas between those that are there."""
     ways = []
     for first, (text, needed) in enumerate(parts):
-        rest = [f'(", " {other}){"" if is_needed else "?"}' for other, is_needed in parts[first + 1 :]]
+        rest = [f"({_quoted(comma)} {other}){'' if is_needed else '?'}" for other, is_needed in parts[first + 1 :]]
         ways.append(" ".join([text, *rest]))
         if needed:
             return f"({' | '.join(ways)})"
     return f"({' | '.join(ways)})?" if ways else ""
+
+
+def _string(text: TextGrammar) -> str:
+    """A string with quotes, the same in JSON and in Python."""
+    return f'"\\"" %lark {{\n{within_json(text)}\n}} "\\""'
 
 
 def _quoted(text: str) -> str:

@@ -121,10 +121,13 @@ class Choice:
     @property
     def can_set_back(self) -> bool:
         """Whether the generation may be broken off and gone on with, every token being as likely as without that."""
-        sampling = self.generation.sampling
-        counts_tokens = sampling.presence_penalty or sampling.frequency_penalty
-        has_state = sampling.grammar is not None or (sampling.seed is not None and sampling.temperature > 0)
-        return not (counts_tokens or has_state or sampling.prompt_logprobs is not None)
+        return not _has_state(self.generation.sampling)
+
+    @property
+    def can_pause(self) -> bool:
+        """The same, also where more of the generation came than was fed."""
+        then = self.generation.then
+        return self.can_set_back and (then is None or not _has_state(then.sampling))
 
     def set_back(self) -> None:
         """Has the generation go on, as another one, from the tokens so far."""
@@ -266,6 +269,13 @@ class Choice:
         own = self._sampling
         binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
         return not binds and own == self._answer_sampling
+
+
+def _has_state(sampling: Sampling) -> bool:
+    """Whether a generation depends on more of its past than the tokens, or tells of it."""
+    counts_tokens = sampling.presence_penalty or sampling.frequency_penalty
+    is_seeded = sampling.seed is not None and sampling.temperature > 0
+    return bool(counts_tokens or is_seeded or sampling.grammar is not None or sampling.prompt_logprobs is not None)
 
 
 def cached_tokens(choices: Sequence[Choice]) -> int:

@@ -4,6 +4,7 @@ Token limit, thinking and its budget, sampling of thinking and answer, a seed fo
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -29,7 +30,7 @@ def choice_plans(
 ) -> list[ChoicePlan]:
     """The plans of the `n` choices after a prompt; raises BadRequestError."""
     sampling = _with_format(_sampling(request, mode.profile, len(prompt_ids), serving), form, serving)
-    thinking = _thinking(request, mode, prompt_ids, sampling.max_tokens, serving)
+    thinking = _thinking(request, _closing_for(mode, form), prompt_ids, sampling.max_tokens, serving)
     return [
         ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form))
         for one in _seeded(sampling, request.n)
@@ -106,6 +107,13 @@ def _thinking(
     assert isinstance(mode.profile, ThinkingMode)
     most = budget_tokens(budget, mode.profile, max_tokens)
     return plan_thinking(max_tokens, most, mode.profile, mode.closing)
+
+
+def _closing_for(mode: Mode, form: AnswerFormat) -> Mode:
+    """The mode, its thinking closed without what begins an answer where the grammar has that."""
+    if mode.closing is None or not form.has_header:
+        return mode
+    return replace(mode, closing=replace(mode.closing, separator=()))
 
 
 def _answer_sampling(request: Request, profile: ModeProfile, thinking: Sampling, form: AnswerFormat) -> Sampling:

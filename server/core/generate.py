@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import count
 from typing import TypeVar
 
@@ -10,8 +11,7 @@ import msgspec
 from engine.messages import Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
-from server.delta_stream import ReaderBehind
-from server.engine_client import EngineClient, EngineUnavailable
+from server.engine_client import EngineClient, EngineUnavailable, ReaderBehind
 
 T = TypeVar("T")
 
@@ -63,12 +63,17 @@ class ChoiceRun:
         choice = self._choice
         generation = choice.generation
         request = self._request(generation, place)
+        reader = place.reader
+        reader.stays_away = partial(self._do_without_reader, place, request.request_id)
         async with aclosing(self._engine.generate(request)) as deltas:
             try:
                 async for delta in deltas:
                     self._scheduler.count(place, len(delta.token_ids))
                     for one in self._parts_of(delta):
-                        yield read(choice.feed(one))
+                        piece = read(choice.feed(one))
+                        reader.looks = 1
+                        yield piece
+                        reader.looks = 0
                         if one.goes_on:
                             generation = choice.generation
                         if choice.generation is not generation or choice.finish is not None:
@@ -76,7 +81,7 @@ class ChoiceRun:
                     if place.lane is Lane.THINK and not choice.thinking:
                         self._scheduler.answers(place, can_set_back=choice.can_set_back)
                         self._engine.prioritize(request.request_id, self._priority(place))
-                    if choice.generation is not generation or not self._may_stay(place):
+                    if choice.generation is not generation or not self._reads_on(place):
                         return
             except ReaderBehind:
                 if not choice.can_set_back:
@@ -84,6 +89,15 @@ class ChoiceRun:
                 place.revoked = True
                 return
         raise EngineUnavailable("the engine broke off")
+
+    def _do_without_reader(self, place: Place, request_id: str) -> None:
+        """Leaves the place if the engine has done its part, or can go on later; the reader gets what has come."""
+        if self._engine.is_running(request_id):
+            if not self._choice.can_pause:
+                return
+            self._engine.abort(request_id)
+        place.revoked = True
+        self._scheduler.leave(place)
 
     def _request(self, generation: Generation, place: Place) -> Generate:
         priority, request_id = self._priority(place), f"{self._request_id}-{next(self._numbers)}"
@@ -99,6 +113,10 @@ class ChoiceRun:
         if delta.finish == "abort":
             raise EngineUnavailable("the engine gave up this request")
         return _singles(delta) if self._one_by_one and len(delta.token_ids) > 1 else (delta,)
+
+    def _reads_on(self, place: Place) -> bool:
+        """In a place that is left, what has come is read to its end."""
+        return self._may_stay(place) or (place.is_left and self._choice.finish is None)
 
     def _may_stay(self, place: Place) -> bool:
         return self._choice.finish is None and not place.revoked

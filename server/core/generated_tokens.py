@@ -9,12 +9,13 @@ templates write anew, never the JSON value. Knows ids and their text, not conver
 import hashlib
 import json
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from chat_templates.format import ChatFormat
+from server.core.client_memory import ClientMemory
 
 MOST_BYTES = 1 << 25
 MOST_OF_ONE_PROMPT = 8
@@ -32,20 +33,7 @@ class _Entry(NamedTuple):
     """What followed one prompt, newest last; `last_id` is the prompt's."""
 
     last_id: int
-    client: str
     generations: list["array[int]"]
-
-    @property
-    def size(self) -> int:
-        return PROMPT_BYTES + sum(map(_size, self.generations))
-
-
-class _Share:
-    """What one client has: `size` in bytes, and the prompts, oldest first."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.keys: dict[bytes, None] = {}
 
 
 class GeneratedTokens:
@@ -57,15 +45,14 @@ class GeneratedTokens:
     def __init__(self, fmt: ChatFormat, most_bytes: int = MOST_BYTES) -> None:
         self._fmt = fmt
         self._most_bytes = most_bytes
-        self._bytes = 0
         self._by_prompt: dict[bytes, _Entry] = {}
-        self._shares = defaultdict[str, _Share](_Share)
+        self._memory = ClientMemory[bytes](most_bytes)
         self._last_ids = Counter[int]()  # of the prompts: where one may end in a longer one
 
     @property
     def size(self) -> int:
         """In bytes, not less than what it takes."""
-        return self._bytes
+        return self._memory.size
 
     def remember(self, prompt_ids: Sequence[int], token_ids: Sequence[int], owner: Owner = ("", "")) -> None:
         """The model wrote `token_ids` after `prompt_ids`; the control tokens at their end do not count as written."""
@@ -77,29 +64,24 @@ class GeneratedTokens:
         written = array("I", token_ids[:length])
         prompt = _hash(owner)
         prompt.update(array("I", prompt_ids))
-        entry = self._entry(prompt.digest(), prompt_ids[-1], owner[0])
+        client, key = owner[0], prompt.digest()
+        entry = self._entry(key, prompt_ids[-1], client)
         if written in entry.generations:
             return
         entry.generations.append(written)
-        self._count(entry.client, _size(written))
+        self._memory.count(client, key, _size(written))
         if len(entry.generations) > MOST_OF_ONE_PROMPT:
-            self._count(entry.client, -_size(entry.generations.pop(0)))
-        while self._bytes > self._most_bytes:
-            most = max(self._shares.values(), key=lambda share: share.size)
-            self._forget(next(iter(most.keys)))
+            self._memory.count(client, key, -_size(entry.generations.pop(0)))
+        for _, forgotten in self._memory.overflow():
+            self._forget(forgotten)
 
     def _entry(self, key: bytes, last_id: int, client: str) -> _Entry:
         entry = self._by_prompt.get(key)
         if entry is None:
-            entry = self._by_prompt[key] = _Entry(last_id, client, [])
-            self._shares[client].keys[key] = None
+            entry = self._by_prompt[key] = _Entry(last_id, [])
             self._last_ids[last_id] += 1
-            self._count(client, PROMPT_BYTES)
+            self._memory.count(client, key, PROMPT_BYTES)
         return entry
-
-    def _count(self, client: str, size: int) -> None:
-        self._bytes += size
-        self._shares[client].size += size
 
     def restored(self, ids: list[int], owner: Owner = ("", "")) -> list[int]:
         """The same text as `ids`, spelled as the model wrote it wherever it stands after one of the owner's prompts.
@@ -152,11 +134,6 @@ class GeneratedTokens:
 
     def _forget(self, key: bytes) -> None:
         entry = self._by_prompt.pop(key)
-        self._count(entry.client, -entry.size)
-        share = self._shares[entry.client]
-        del share.keys[key]
-        if not share.keys:
-            del self._shares[entry.client]
         self._last_ids[entry.last_id] -= 1
         if not self._last_ids[entry.last_id]:
             del self._last_ids[entry.last_id]

@@ -18,15 +18,28 @@ class RuleJob(msgspec.Struct, frozen=True, tag=True):
     value: Any
 
 
+class TextGrammar(msgspec.Struct, frozen=True):
+    """What a text has to fit: a regular expression, which matches all of it, or a grammar in Lark's notation."""
+
+    kind: Literal["regex", "lark"]
+    definition: str
+
+
 class CallsJob(msgspec.Struct, frozen=True, tag=True):
-    """The rules for calls of `tools` (names and schemas of arguments) in a form, as `CallRules` takes them."""
+    """The rules for calls of `tools` (names and schemas of arguments) in a form, as `CallRules` takes them.
+
+    `params`: the client's field that each tool's schema, or the grammar of its text, came in. `texts`: the grammars of
+    tools that take one text, by their names.
+    """
 
     param: str
     form: CallForm
     tools: list[tuple[str, Any]]
+    params: list[str]
     tokens: dict[str, int]
     several: bool
     is_free: bool = False
+    texts: dict[str, TextGrammar] = {}
 
 
 Job = RuleJob | CallsJob
@@ -39,9 +52,12 @@ class Written(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """No grammar takes what the client sent, or it costs too much; `reason` in words."""
+    """No grammar takes what the client sent, or it costs too much; `reason` in words. `param`: the field at fault, if
+    it is not the job's.
+    """
 
     reason: str
+    param: str = ""
 
 
 class Died(msgspec.Struct, frozen=True, tag=True):

@@ -64,8 +64,8 @@ class GrammarPool:
         match reply:
             case Written(text):
                 return text
-            case Refused(reason):
-                raise _refusal(job, reason)
+            case Refused(reason, param):
+                raise _refusal(job, reason, param)
             case Died(number):
                 what = "time" if number in (signal.SIGPROF, signal.SIGKILL) else "memory"
                 raise _refusal(job, f"this grammar takes too much {what} to compile")
@@ -196,8 +196,9 @@ def _encoded(job: Job) -> tuple[bytes, bytes]:
     return line, blake2b(line, digest_size=16).digest()
 
 
-def _refusal(job: Job, reason: str) -> BadRequestError:
-    return BadRequestError(f"{job.param}: {reason}", param=job.param)
+def _refusal(job: Job, reason: str, param: str = "") -> BadRequestError:
+    param = param or job.param
+    return BadRequestError(f"{param}: {reason}", param=param)
 
 
 POOL = GrammarPool()

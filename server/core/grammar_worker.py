@@ -11,6 +11,9 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
+
+import msgspec
 
 from server.core import grammar_jobs as jobs
 from server.core import grammars
@@ -42,8 +45,10 @@ def _reply(line: bytes, seconds: float) -> None:
         reply = jobs.encode(Refused("nested too deep"))
     except MemoryError:
         os._exit(1)
+    except _OfToolError as error:
+        reply = jobs.encode(Refused(*error.args))
     except ValueError as error:
-        reply = jobs.encode(Refused(" ".join(str(error).split())))
+        reply = jobs.encode(Refused(_line(error)))
     signal.setitimer(signal.ITIMER_PROF, 0)
     _send(reply)
 
@@ -69,15 +74,40 @@ def _rule(job: RuleJob) -> str:
             return grammars.of_lark(job.value)
 
 
+class _OfToolError(Exception):
+    """What is wrong with one of several tools, and the field that it came in."""
+
+
 def _calls(job: CallsJob) -> str:
-    ids = {spelling: index for index, spelling in enumerate(job.tokens, start=1)}
-    grammars.check(f"start: calls\n{_rules(job, ids)}")
+    try:
+        _check_calls(job)
+    except ValueError as error:
+        for tool, param in zip(job.tools, job.params, strict=True):
+            _check_tool(job, tool, param)
+        raise ValueError(f"all of them together: {_line(error)}") from error
     return _rules(job, job.tokens)
 
 
+def _check_tool(job: CallsJob, tool: tuple[str, Any], param: str) -> None:
+    """Raises _OfToolError where a tool alone is at fault."""
+    try:
+        _check_calls(msgspec.structs.replace(job, tools=[tool]))
+    except ValueError as error:
+        raise _OfToolError(_line(error), param) from error
+
+
+def _check_calls(job: CallsJob) -> None:
+    ids = {spelling: index for index, spelling in enumerate(job.tokens, start=1)}
+    grammars.check(f"start: calls\n{_rules(job, ids)}")
+
+
 def _rules(job: CallsJob, tokens: dict[str, int]) -> str:
-    rules = CallRules(job.form, job.tools, tokens, grammars.of_schema)
+    rules = CallRules(job.form, job.tools, tokens, grammars.of_schema, job.texts)
     return rules.text(several=job.several, is_free=job.is_free)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _send(reply: bytes) -> None:

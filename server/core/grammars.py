@@ -16,7 +16,7 @@ import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
-from server.core import lark_in_json, schema_limits, schema_rewrites, schemas
+from server.core import schema_limits, schema_rewrites, schemas
 
 LONGEST = 131_072  # characters of a grammar: the slowest of that length take a second to compile
 LONGEST_GBNF = 16_384  # its conversion takes the square of that
@@ -45,9 +45,6 @@ def schema_of(value: Any) -> Schema:
 def of_schema(schema: Schema) -> str:
     """The right-hand side of a rule for JSON that fits `schema`, closed (schemas.py); raises ValueError."""
     try:
-        bound = lark_in_json.of_argument(schema)
-        if bound is not None:
-            return bound
         schema_limits.check(schema)
         schema = schemas.closed(schema_rewrites.rewritten(schema))
         if isinstance(schema, bool):

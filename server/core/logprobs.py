@@ -1,7 +1,7 @@
 """Log-probabilities of tokens, with their texts: those of the answer, and apart from them those of the thinking.
 
-Control tokens have none, nor have the newlines that belong to the end of the thinking; tokens that were said for the
-model (wrap-up, closing) were never drawn.
+Control tokens have none, nor has text in tags or the newlines that belong to the end of the thinking; tokens that were
+said for the model (wrap-up, closing) were never drawn.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,7 @@ class LogprobReader:
         self._thinking = thinking
         self._think_end = fmt.think_end()
         self._skip = 0
+        self._in_header = False
         self._entries: dict[str, list[LogprobEntry]] = {"content": [], "reasoning": []}
 
     def feed(self, advance: Advance) -> None:
@@ -40,7 +41,7 @@ class LogprobReader:
             if self._thinking and self._think_end.feed(token_id):
                 self._thinking = False
                 self._skip = NEWLINES_AFTER_THINKING
-            elif token_id not in self._hidden and not self._is_skipped(token_id):
+            elif not self._is_skipped(token_id) and token_id not in self._hidden:
                 self._entries["reasoning" if self._thinking else "content"].append(
                     _entry(self._fmt, self._top, token_id, entry, names_ids=self._names_ids)
                 )
@@ -52,6 +53,11 @@ class LogprobReader:
         return entries
 
     def _is_skipped(self, token_id: int) -> bool:
+        if token_id in self._fmt.control_ids:
+            starts = token_id in self._fmt.header_starts
+            self._in_header = starts or (self._in_header and token_id not in self._fmt.header_ends)
+        elif self._in_header:
+            return True
         if self._skip:
             text = self._fmt.vocabulary.token_bytes(token_id)
             self._skip = max(0, self._skip - len(text)) if not text.strip(b"\n") else 0

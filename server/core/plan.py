@@ -17,7 +17,7 @@ class AnswerFormat:
     """`grammar` is None where the answer is free. `calls`: whether tool calls may be in the answer, and in the
     thinking; `parallel`: whether more than one. `forbids_calls`: tools are described, but none may be called.
     `is_named`: the client named the tool that is called. `banned`: tokens that the answer must not have. `tools`: the
-    schemas of their arguments by name.
+    schemas of their arguments by name. `has_header`: the grammar begins with the header of a message, as in harmony.
     """
 
     grammar: str | None = None
@@ -27,6 +27,7 @@ class AnswerFormat:
     forbids_calls: bool = False
     is_named: bool = False
     banned: tuple[int, ...] = ()
+    has_header: bool = False
     tools: Mapping[str, Any] = field(default_factory=dict)
 
 

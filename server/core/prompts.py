@@ -43,9 +43,12 @@ async def _conversation(
 ) -> list[int]:
     """In the mode's template. An answer that comes back has the ids that the model wrote."""
     style = mode.style_for(the_budget(request.mode.budgets), serving.modes.given, prompt.variables)
+    messages = prompt.messages
+    if serving.profile.recalls_thinking and isinstance(messages, list):
+        messages = serving.thoughts.filled(messages, request.owner)
     render = partial(
         serving.fmt.render,
-        prompt.messages,
+        messages,
         style,
         prompt.tools,
         add_generation_prompt=prompt.opens_turn,

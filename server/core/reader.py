@@ -2,7 +2,7 @@
 
 from chat_templates.events import AnswerText, Event, ToolCallEnd, ToolCallStart, joined
 from chat_templates.format import ChatFormat
-from chat_templates.parser import OutputParser
+from chat_templates.parser import make_parser
 from server.core.choice import Advance, Choice
 from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import LogprobReader
@@ -26,12 +26,11 @@ class ChoiceReader:
         self._shown_ids = 0
         self._is_conversation = plan.is_conversation
         self._form = plan.answer_format
-        self._parser = OutputParser(
+        self._parser = make_parser(
             fmt,
             thinking_open=choice.thinking,
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
-            reopens=False,
             tools=self._form.tools,
         )
         if plan.choices[index].thinking is not None and not choice.thinking:
@@ -86,7 +85,7 @@ class ChoiceReader:
         events: list[Event] = []
         for token_id in token_ids:
             may_call = self._form.calls_in_thinking if self._parser.is_thinking else self._form.calls
-            is_tag = token_id in (fmt.think_id, fmt.think_end_id) or (may_call and token_id in fmt.calls.marks)
+            is_tag = token_id in fmt.tag_ids or (may_call and token_id in fmt.calls.marks)
             if token_id in fmt.control_ids and not (is_tag and self._is_conversation):
                 events += self._parser.show(token_id)
             else:

@@ -14,6 +14,7 @@ import msgspec
 
 from server.access.quota import ANYONE, Caller
 from server.core.bytes_budget import BytesHeld
+from server.core.grammar_jobs import TextGrammar
 from server.errors import BadRequestError
 from server.modes.thinking import ModeWish
 from server.telemetry.record import RequestRecord
@@ -122,12 +123,13 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 class ToolUse(msgspec.Struct, frozen=True):
     """Whether tools may or must be called; `parallel`: more than one call in an answer. `longest_name`: of a tool, in
-    characters.
+    characters. `texts`: by the names of strict tools whose one argument is a text, what it has to fit.
     """
 
     choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel: bool = True
     longest_name: int = 64
+    texts: Mapping[str, TextGrammar] = msgspec.field(default_factory=dict)
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -154,8 +156,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `max_tokens` 0: the prompt is read, nothing is generated. `default_max_tokens`: the most where the client names no
     limit. `fits_to_context`: a limit beyond the context is cut to it, and no error. `allowed_token_ids`: no others are
     drawn. `bad_words`: texts that are not. `forms`: what binds the answer; more than one is an error. `streamed`: the
-    response is sent as it comes. `cache_salt`: what is remembered of the request's text is for requests of the same
-    salt.
+    response is sent as it comes. `kept_whole`: all of it is kept to its end, also then. `cache_salt`: what is
+    remembered of the request's text is for requests of the same salt.
     """
 
     id: str
@@ -178,6 +180,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     shown: Shown = Shown()
     priority: int | None = None
     streamed: bool = False
+    kept_whole: bool = False
     cache_salt: str = ""
     names: Mapping[str, str] = msgspec.field(default_factory=dict)
 

@@ -15,10 +15,10 @@ TOKEN_BYTES = 512
 def check_size(request: Request, choices: Sequence[ChoicePlan], serving: Serving) -> None:
     """Raises BadRequestError where what has to be kept until the end may exceed the settings' `max_response_bytes`.
 
-    A stream keeps the entries of the prompt only, which it sends at once.
+    A stream keeps the entries of the prompt only, which it sends at once, unless the API keeps all to the end.
     """
     most, kept = serving.settings.max_response_bytes, sum(map(_of_prompt, choices))
-    if not request.streamed:
+    if request.kept_whole or not request.streamed:
         kept += sum(map(_of_completion, choices))
     if kept > most:
         raise request.refusal(

@@ -14,8 +14,8 @@ from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader
 from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
-from server.delta_stream import ReaderBehind
-from server.engine_client import EngineError, RequestBroke, RequestFailed
+from server.core.thoughts import Recollection
+from server.engine_client import EngineError, ReaderBehind, RequestBroke, RequestFailed
 from server.errors import ApiError, BadRequestError, OverloadedError, QuarantinedError, RateLimitError, SlowReaderError
 from server.metrics import RequestWatch
 from server.telemetry.record import GenerationRecord
@@ -31,6 +31,8 @@ class Run:
             for one in plan.choices
         ]
         self._serving = serving
+        recalls = plan.is_conversation and plan.answer_format.calls and serving.profile.recalls_thinking
+        self._recollections = [Recollection() for _ in plan.choices] if recalls else []
         self._record = GenerationRecord(
             response_id=plan.id,
             mode=plan.mode,
@@ -45,7 +47,7 @@ class Run:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all choices as they come; raises ApiError."""
         plan, choices, serving, record = self.plan, self.choices, self._serving, self._record
-        plan.record.generation, texts = record, plan.record.texts
+        plan.record.generation = record
         with (
             serving.metrics.watch(record) as watch,
             _spending(plan, watch) as spent,
@@ -61,14 +63,12 @@ class Run:
                         async for piece in pieces:
                             reader = readers[piece.choice]
                             watch.advance(piece.choice, reader.choice, answering=reader.answering)
-                            if texts is not None:
-                                texts.add(piece.choice, piece.events)
+                            self._note(piece)
                             yield piece
                 for reader in readers:
                     piece = reader.finish()
                     watch.advance(piece.choice, reader.choice, answering=reader.answering)
-                    if texts is not None:
-                        texts.add(piece.choice, piece.events)
+                    self._note(piece)
                     yield piece
             except (asyncio.CancelledError, GeneratorExit):
                 watch.outcome = "cancelled"
@@ -91,6 +91,13 @@ class Run:
                 spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
                 self._note_end(record)
         self._remember()
+
+    def _note(self, piece: Piece) -> None:
+        """What the log, or the next request, shall know of it."""
+        if self.plan.record.texts is not None:
+            self.plan.record.texts.add(piece.choice, piece.events)
+        if self._recollections:
+            self._recollections[piece.choice].add(piece.events)
 
     def _told(self, error: EngineError) -> ApiError:
         """What a client is told of an error of the engine's."""
@@ -124,7 +131,12 @@ class Run:
         record.reasoning_finish_reasons = [choice.thinking_finish for choice in choices]
 
     def _remember(self) -> None:
-        """What answered a conversation comes back with its next request; but thinking does not, it is dropped."""
+        """What answered a conversation comes back with its next request; but thinking does not, it is dropped.
+
+        Where the family needs it beside its calls, it is known by them.
+        """
+        for one in self._recollections:
+            self._serving.thoughts.remember(one.thought, one.call_ids, self.plan.owner)
         if not self.plan.is_conversation:
             return
         for plan, choice in zip(self.plan.choices, self.choices, strict=True):

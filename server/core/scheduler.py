@@ -10,6 +10,8 @@ lane says what that is: DIRECT (of a mode that answers at once), THINK, or ANSWE
 - **Who is set back.** Where direct requests lack places, thinkers give up theirs and go on later, from their pages in
   the prefix cache: first those that think, of these the ones that came last. So does whoever holds more than his share
   where another waits: a client before others, a request before others of its client.
+- **Who does not read** what comes of its place leaves it at once where it is set back, and else after a while
+  (`absent_readers`).
 
 No thinker starves: whatever else comes, thinkers as a whole have the places that they keep. If no generation takes
 longer than S, and T choices that think are there before it, a thinker has waited for less than S * (T / kept + 1).
@@ -31,6 +33,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, count
+
+from server.core.absent_readers import AbsentReaders, PlaceReader
 
 FREE_SHARE = 8
 """Thinkers leave one of so many places to direct requests."""
@@ -128,12 +132,17 @@ class Claim:
 
 @dataclass(eq=False)
 class Place:
-    """A place in the engine. `revoked`: it has to be left as soon as that loses nothing, and another waited for."""
+    """A place in the engine. `revoked`: it has to be left as soon as that loses nothing, and another waited for.
+
+    `is_left`: it is another's already.
+    """
 
     claim: Claim
     lane: Lane
     can_set_back: bool
     revoked: bool = False
+    is_left: bool = False
+    reader: PlaceReader = field(default_factory=PlaceReader)
 
 
 @dataclass(eq=False)
@@ -194,6 +203,7 @@ class Scheduler:
         self._lines: dict[tuple[int, Lane], _Line] = {}
         self._order: list[tuple[int, Lane]] = []  # of the lines
         self._last_served = {False: 0, True: 0}  # the counter of the client served last, by whether it thinks
+        self._absent = AbsentReaders(lambda: [(place.reader, place.revoked) for place in self._all_running()])
 
     def adopt(self, modes: Mapping[str, ModeLoad]) -> None:
         """Has requests that come from now on be of `modes`. What runs and waits stays as it is, and counts on."""
@@ -256,10 +266,12 @@ class Scheduler:
         try:
             yield place
         finally:
-            self._leave(place)
+            self.leave(place)
 
     def answers(self, place: Place, *, can_set_back: bool) -> None:
         """The thinking in this place is closed: it goes on there, as an answer, which can be set back or not."""
+        if place.is_left:
+            return
         self._running[place.lane].remove(place)
         place.lane, place.can_set_back = Lane.ANSWER, can_set_back
         self._running[place.lane].add(place)
@@ -267,6 +279,20 @@ class Scheduler:
     def count(self, place: Place, tokens: int) -> None:
         """So many tokens were generated in this place."""
         place.claim.share.tokens += tokens
+
+    def leave(self, place: Place) -> None:
+        """The place is free, though its block may still run, to read what came of it."""
+        if place.is_left:
+            return
+        place.is_left = True
+        claim = place.claim
+        self._running[place.lane].remove(place)
+        claim.share.mode.running -= 1
+        self._hold(claim, -1)
+        for lane in Lane:
+            if claim.waiting[lane]:
+                self._lines[claim.priority, lane].put(claim)
+        self._dispatch()
 
     def give_up(self, claim: Claim) -> None:
         """A request that never had a place shall wait no longer."""
@@ -286,7 +312,7 @@ class Scheduler:
         except BaseException:
             future = waiter.place
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._leave(future.result())
+                self.leave(future.result())
             elif waiter in claim.waiting[lane]:
                 claim.waiting[lane].remove(waiter)
                 self._one_fewer_waits(claim, lane)
@@ -325,16 +351,6 @@ class Scheduler:
         if not line.claims:
             del self._lines[claim.priority, lane]
             self._order.remove((claim.priority, lane))
-
-    def _leave(self, place: Place) -> None:
-        claim = place.claim
-        self._running[place.lane].remove(place)
-        claim.share.mode.running -= 1
-        self._hold(claim, -1)
-        for lane in Lane:
-            if claim.waiting[lane]:
-                self._lines[claim.priority, lane].put(claim)
-        self._dispatch()
 
     def _hold(self, claim: Claim, more: int) -> None:
         """Notes that a claim holds one place more or fewer."""
@@ -393,6 +409,11 @@ class Scheduler:
             if claim.on_start is not None:
                 claim.on_start()
         waiter.place.set_result(place)
+        self._absent.watch()
+
+    def _revoke(self, place: Place) -> None:
+        place.revoked = True
+        self._absent.hurry(place.reader)
 
     def _set_back(self) -> None:
         """Revokes places of thinkers for direct requests that wait, then those of who holds more than his share."""
@@ -415,7 +436,7 @@ class Scheduler:
                 continue
             wanted = self._wanted(self._lines[priority, lane], coming + spare)
             while spare > 0 and wanted > coming and able[-1].claim.priority >= priority:
-                able.pop().revoked = True
+                self._revoke(able.pop())
                 spare, coming, leaving = spare - 1, coming + 1, leaving + 1
             coming = max(0, coming - wanted)
         return leaving
@@ -454,7 +475,7 @@ class Scheduler:
             and _lead(place.claim.share, place.claim.held, claim) >= 2
         ]
         if able:
-            max(able, key=lambda place: _rank(place, claim)).revoked = True
+            self._revoke(max(able, key=lambda place: _rank(place, claim)))
 
 
 def _rank(place: Place, claim: Claim) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from server.core.generated_tokens import MOST_BYTES, GeneratedTokens
 from server.core.intake import Intake
 from server.core.quarantine import Quarantine
 from server.core.scheduler import Lane, ModeLoad, Scheduler
+from server.core.thoughts import MOST_BYTES as THOUGHTS_BYTES
+from server.core.thoughts import Thoughts
 from server.engine_client import EngineClient
 from server.engine_metrics import EngineLife
 from server.errors import UnavailableError, UnknownRequestError
@@ -55,6 +57,7 @@ class Serving:
     access: Access = field(default_factory=Access)
     metrics: Metrics = field(init=False)
     generated: GeneratedTokens = field(init=False)
+    thoughts: Thoughts = field(init=False)
     modes: Modes = field(init=False)
     scheduler: Scheduler = field(init=False)
     bodies: BytesBudget = field(init=False)
@@ -68,6 +71,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.generated = GeneratedTokens(self.fmt, MOST_BYTES if self.settings.remember_generated else 0)
+        self.thoughts = Thoughts(THOUGHTS_BYTES if self.settings.remember_generated else 0)
         self.modes = self._modes(self.profile, self.fmt)
         self.bodies = BytesBudget(self.settings.max_bodies_bytes)
         self.parsed = BytesBudget(self.settings.max_parsed_bytes)

@@ -188,13 +188,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `format` is for checkpoints with their own chat template. `client_variables` are those of its variables that
     clients may set; None: all that the template has. `sampling_of_checkpoint`: where the checkpoint names a sampling,
-    in its generation_config.json, that takes the place of the modes'.
+    in its generation_config.json, that takes the place of the modes'. `recalls_thinking`: the family goes on from the
+    thinking of its tool turns, which the server fills in where a client left it out.
     """
 
     family: Family | None = None
     match: Match | None = None
     client_variables: tuple[str, ...] | None = None
     sampling_of_checkpoint: bool = False
+    recalls_thinking: bool = False
     format: FormatSettings = FormatSettings()
     default_mode: ModeName
     dialects: Dialects

@@ -1,7 +1,6 @@
 """The outermost layer of the app: every request has an id, which every response tells, and a record to its end."""
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,13 +44,15 @@ class RequestLayer:
                 message["headers"] = [*message.get("headers", ()), *id_headers]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            record.ended = perf_counter()
-            record.route = getattr(scope.get("route"), "path", None)
-            for watcher in self._watchers:
-                watcher(record)
+        with record.under_way():
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                record.route = getattr(scope.get("route"), "path", None)
+
+    def _tell(self, record: RequestRecord) -> None:
+        for watcher in self._watchers:
+            watcher(record)
 
     def _id_headers(self, scope: Scope, request_id: bytes) -> list[tuple[bytes, bytes]]:
         found = [(b"x-request-id", request_id)]
@@ -70,6 +71,7 @@ class RequestLayer:
             path=scope["path"][:MAX_PATH],
             trace={name.decode(): value.decode("latin-1") for name, value in headers if name in TRACE_HEADERS},
             texts=Texts() if self._keeps_texts else None,
+            on_end=self._tell,
         )
 
 

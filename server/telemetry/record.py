@@ -6,7 +6,8 @@ Knows no HTTP beyond names and numbers, and no text of a request unless the serv
 import re
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ class RequestRecord:
 
     `arrived` on the clock of perf_counter, `started` in Unix nanoseconds. `path` without the query; `route` is the
     template that it fits. `trace` are the headers of the trace that it belongs to. `mode` and what follows it are known
-    once the body is understood. `texts` is None unless the server keeps them.
+    once the body is understood. `texts` is None unless the server keeps them. `on_end` is told of it once it has ended.
     """
 
     id: str = field(default_factory=new_request_id)
@@ -87,6 +88,21 @@ class RequestRecord:
     texts: Texts | None = None
     ended: float | None = None
     trace_id: str | None = None
+    on_end: Callable[["RequestRecord"], None] | None = None
+    workers: int = 0
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """The request ends with the last block of this: its response may still be made when the client was answered."""
+        self.workers += 1
+        try:
+            yield
+        finally:
+            self.workers -= 1
+            if self.workers == 0:
+                self.ended = time.perf_counter()
+                if self.on_end is not None:
+                    self.on_end(self)
 
     @property
     def failure(self) -> Exception | None:

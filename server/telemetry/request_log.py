@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 
@@ -12,6 +13,37 @@ from server.telemetry.record import GenerationRecord, RequestRecord
 
 STDERR = "-"
 DIGITS = 4  # of seconds
+logger = logging.getLogger("twogear.requests")
+
+
+class _File(WatchedFileHandler):
+    """A file that may be lost for a while, as on a full disk: no request ends by that, the server's log has a line when
+    it begins and one when it is over.
+    """
+
+    _missed = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging."""
+        try:
+            self.reopenIfNeeded()
+            self.stream = self.stream or self._open()
+            self.stream.write(self.format(record) + self.terminator)
+            self.stream.flush()
+        except OSError as error:
+            self._miss(error)
+            return
+        if self._missed:
+            logger.warning("The request log is written again; it lacks %d requests.", self._missed)
+            self._missed = 0
+
+    def _miss(self, error: OSError) -> None:
+        if not self._missed:
+            logger.error("The request log cannot be written, requests are missing in it: %s", error)
+        self._missed += 1
+        with suppress(OSError):  # with what it still holds, it would fail again and again
+            self.close()
+        self.stream = None  # as in logging, where it is opened with the next line
 
 
 class RequestLog:
@@ -21,9 +53,7 @@ class RequestLog:
     """
 
     def __init__(self, target: str, model: str) -> None:
-        handler = (
-            logging.StreamHandler(sys.stderr) if target == STDERR else WatchedFileHandler(target, encoding="utf-8")
-        )
+        handler = logging.StreamHandler(sys.stderr) if target == STDERR else _File(target, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(message)s"))
         self._logger = logging.Logger("twogear.requests", logging.INFO)
         self._logger.addHandler(handler)

@@ -1,10 +1,7 @@
 """Fixtures for the tests of clients: the real server, a scripted one that calls a tool, no network for any library."""
 
 import os
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,26 +22,6 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 def url(real_server: RealServer) -> str:
     """The API of the embedded checkpoint's server; tests that use it are marked `engine`."""
     return f"{real_server.url}/v1"
-
-
-NPM = Path(__file__).parent / "npm"
-
-
-@pytest.fixture(scope="session")
-def node() -> Callable[..., str]:
-    """Runs a script of tests/clients/npm and tells what it prints; installs the packages from their lock, once."""
-    if shutil.which("npm") is None:
-        pytest.skip("there is no npm on this machine")
-    installed, lock = NPM / "node_modules" / ".package-lock.json", NPM / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=NPM, check=True, capture_output=True)
-
-    def run(*command: str) -> str:
-        done = subprocess.run(["node", *command], cwd=NPM, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from engine.messages import Delta, Generate, Sampling
-from server.engine_client import ProcessEngineClient
+from server.process_engine_client import ProcessEngineClient
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "twogear-tiny"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.messages import Continuation, Delta, Generate, Sampling
 from engine.token_budget import TokenBudget
-from server.engine_client import ProcessEngineClient, RequestFailed
+from server.engine_client import RequestFailed
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import collect, prompt, request, token_ids
 
 THINK_END = 1

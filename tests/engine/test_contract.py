@@ -33,7 +33,8 @@ from engine.vllm_internals.contract import (
 )
 from model_impl import cpu
 from model_impl.private_names import FastPath, PrivateName, Verdict, missing
-from server.engine_client import ProcessEngineClient
+from server.engine_supervisor import EngineSupervisor
+from server.process_engine_client import ProcessEngineClient
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine/vllm_internals", "model_impl/cpu")
@@ -253,7 +254,8 @@ def test_every_fast_path_is_logged_and_a_surprise_is_a_warning(caplog: pytest.Lo
         FastPathStatus("multi-step decoding", on=False, reason="vLLM 9 has no Scheduler", unexpected=True),
     )
     with caplog.at_level(logging.INFO, logger="twogear.engine"):
-        ProcessEngineClient("model").on_message(Ready(PROTOCOL_VERSION, "9", "Model", 100, 8, (1,), (), paths))
+        supervisor = EngineSupervisor(ProcessEngineClient("model"), (), {}, most_seconds=1.0)
+        supervisor.on_message(Ready(PROTOCOL_VERSION, "9", "Model", 100, 8, (1,), (), paths))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "sampler: on (fits)"),
         ("INFO", "page counts: off (by choice)"),

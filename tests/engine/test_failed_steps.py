@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from engine.messages import Continuation, Delta, Generate
-from server.engine_client import EngineUnavailable, ProcessEngineClient, RequestBroke
+from server.engine_client import EngineUnavailable, RequestBroke
+from server.process_engine_client import ProcessEngineClient
 from tests.engine import FATAL_PRIORITY, LATE_POISON, POISON, SCHEDULE_PRIORITY
 from tests.engine.conftest import begin, collect, prompt, request, token_ids, until
 from tests.engine.test_serving import is_idle

@@ -1,16 +1,19 @@
 """What becomes of an engine that hangs, crashes or talks nonsense; the process is scripted, so no model is loaded."""
 
 import asyncio
+import errno
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from server.engine_client import EngineLost, EngineUnavailable, ProcessEngineClient
+from server.engine_client import EngineLost, EngineUnavailable
+from server.engine_process import EngineProcess
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import ROOT, collect, request, token_ids, until
 from tests.engine.scripted_process import TOKENS
 
@@ -20,7 +23,7 @@ Start = Callable[..., AbstractAsyncContextManager[ProcessEngineClient]]
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a scripted engine whose third request meets the fault, once."""
-    monkeypatch.setattr("server.engine_client._FIRST_PAUSE", 0.3)
+    monkeypatch.setattr("server.engine_supervisor._FIRST_PAUSE", 0.3)
     package = tmp_path / "engine"
     package.mkdir()
     package.joinpath("__init__.py").touch()
@@ -90,6 +93,37 @@ async def test_a_hung_step_is_noticed_shown_and_ended(
     assert "the engine begins" in loss
     assert "in endless" not in loss
     assert any(text.startswith("The engine is back") for _, text in records)
+
+
+async def test_a_machine_that_starts_no_process_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may be for a while, for want of memory, processes or files."""
+    begin, left = EngineProcess.start, 2
+
+    async def refused(arguments: Sequence[str], environment: Mapping[str, str]) -> EngineProcess:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return await begin(arguments, environment)
+
+    monkeypatch.setattr(EngineProcess, "start", refused)
+    async with start("crash") as client:
+        await until(lambda: client.status.state == "lost")
+        assert client.status.detail.startswith("the engine could not be started; starting again in")
+        assert "Resource temporarily unavailable" in client.status.reason
+        await ready(client)
+        assert client.restarts == {"crash": 2}
+        assert await token_ids(client, request([5])) == [7] * TOKENS
+
+
+async def test_a_machine_that_starts_no_process_at_all_is_final(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: object) -> EngineProcess:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(EngineProcess, "start", refused)
+    async with start("crash") as client:
+        await until(lambda: client.status.final)
+        assert client.status.detail == "the engine could not be started"
 
 
 async def test_a_hang_is_noticed_though_the_client_has_left(start: Start) -> None:

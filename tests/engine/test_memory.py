@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from server.engine_client import ProcessEngineClient
+from server.process_engine_client import ProcessEngineClient
 
 CACHE = 256 << 20
 """Bytes of the shared engine's KV cache."""

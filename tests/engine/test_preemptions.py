@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from engine.messages import STEP_TOKENS, Generate
-from server.engine_client import ProcessEngineClient
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import MODEL, begin, collect, prompt, request, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Exaone4ForCausalLM
 
-from server.engine_client import ProcessEngineClient, RequestFailed
+from server.engine_client import RequestFailed
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import MODEL, collect, prompt, request, token_ids
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

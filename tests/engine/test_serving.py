@@ -1,6 +1,7 @@
 """Requests through the client to a real engine: tokens, stops, aborts, pages, refusals."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from engine.vllm_internals.contract import FAST_PATHS
 from model_impl.cpu import DECODE
 from model_impl.cpu import FAST_PATHS as KERNEL_PATHS
 from model_impl.cpu.native import KernelsUnavailableError, load
-from server.engine_client import ProcessEngineClient, RequestFailed
+from server.engine_client import ReaderBehind, RequestFailed
+from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import MAX_CONTEXT, PAGE, collect, config, prompt, request, token_ids, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -147,6 +149,24 @@ async def test_a_waiting_request_can_be_aborted(engine: ProcessEngineClient) -> 
     await asyncio.gather(*running, return_exceptions=True)
     await until(lambda: is_idle(engine))
     assert len(await token_ids(engine, request(prompt(8)))) == 16
+
+
+async def test_what_came_of_an_aborted_request_can_be_read(engine: ProcessEngineClient) -> None:
+    """By the reader for whose absence it was aborted."""
+    asked = request(prompt(30), max_tokens=5000)
+    deltas = engine.generate(asked)
+    ids = (await anext(deltas)).token_ids
+    await asyncio.sleep(0.2)  # some more come, that nobody reads
+    assert engine.is_running(asked.request_id)
+    engine.abort(asked.request_id)
+    assert not engine.is_running(asked.request_id)
+    with suppress(ReaderBehind):
+        while True:
+            ids += (await anext(deltas)).token_ids
+    assert len(ids) < 5000
+    await until(lambda: is_idle(engine))
+    asked = request(prompt(30), max_tokens=len(ids))
+    assert await token_ids(engine, asked) == ids
 
 
 async def test_a_lower_priority_number_goes_first(engine: ProcessEngineClient) -> None:

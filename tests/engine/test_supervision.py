@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.engine_client import EngineUnavailable, ProcessEngineClient
+from server.engine_client import EngineUnavailable
+from server.process_engine_client import ProcessEngineClient
 from tests.engine import FATAL_PRIORITY
 from tests.engine.conftest import MODEL, begin, collect, prompt, request, token_ids, until
 
@@ -44,7 +45,7 @@ async def test_a_missing_model_is_one_line_and_final() -> None:
 async def test_a_crash_before_the_first_ready_is_tried_again_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine_client._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("server.engine_supervisor._FIRST_PAUSE", 0.0)
     starts = tmp_path / "starts"
     package = tmp_path / "vllm"
     package.mkdir()
@@ -73,7 +74,7 @@ async def test_requests_before_ready_are_told_so() -> None:
 async def test_the_engine_leaves_when_its_front_end_is_killed() -> None:
     script = (
         "import asyncio\n"
-        "from server.engine_client import ProcessEngineClient\n"
+        "from server.process_engine_client import ProcessEngineClient\n"
         "async def main():\n"
         f"    client = ProcessEngineClient({str(MODEL)!r})\n"
         "    await client.start()\n"

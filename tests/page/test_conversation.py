@@ -149,3 +149,37 @@ def test_a_long_thought_is_only_added_to(
     assert page.evaluate("window.removed") == 0
     lengths = plain.evaluate("element => [...element.children].map(piece => piece.textContent.length)")
     assert max(lengths) < 3000
+
+
+COUNT_WRITTEN = """() => {
+    window.written = {characters: 0, frames: 0};
+    const thought = document.querySelector(".thought");
+    new MutationObserver(changes => {
+        for (const {target, addedNodes} of changes) {
+            for (const node of addedNodes) window.written.characters += node.textContent.length;
+            if (addedNodes.length === 0) window.written.characters += target.textContent.length;
+            if (target.parentElement.matches(".peek")) window.written.frames += 1;
+        }
+    }).observe(document.body, {childList: true, subtree: true, characterData: true});
+}"""
+MOST_BESIDE = 1000
+"""Characters that a frame may write beside what came: the last words, counts and seconds."""
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_a_frame_of_a_long_thought_writes_what_came_and_little_more(
+    new_page: Callable[..., Page], serve: Callable[..., str], model: Model, unfolded: bool
+) -> None:
+    """On the whole page, so that the last of ten thousand tokens costs what the first one did."""
+    model.thought, model.pause = LONG, 0.001
+    assert len(model.fmt.encode_text(LONG)) > 10_000
+    page = new_page(serve(model.engine(max_context=100_000, chunks=(8,))))
+    ask(page, "Hi", mode="reasoning")
+    runs(page).locator(".plain").wait_for(state="attached")
+    page.evaluate(COUNT_WRITTEN)
+    if unfolded:
+        runs(page).locator(".thought summary").click()
+    settle(page)
+    written = page.evaluate("window.written")
+    assert written["frames"] > 20
+    assert written["characters"] < len(LONG) + MOST_BESIDE * written["frames"]

@@ -110,7 +110,11 @@ def test_settings_are_sent(page: Page, engine: FakeEngine) -> None:
 
 
 @pytest.mark.parametrize("api", ["Chat completions", "Responses", "Messages"])
-def test_the_code_of_a_request_runs(page: Page, engine: FakeEngine, api: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_the_code_of_a_request_runs(
+    request: pytest.FixtureRequest, page: Page, engine: FakeEngine, tmp_path: Path, *, api: str, language: str
+) -> None:
+    """As it is shown: it sends the same prompt with the same settings, and prints the answer."""
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System prompt").fill("It's brief.")
     page.get_by_role("textbox", name="temperature").fill("0.25")
@@ -118,16 +122,21 @@ def test_the_code_of_a_request_runs(page: Page, engine: FakeEngine, api: str, tm
     page.get_by_role("button", name="Code").click()
     page.locator("dialog").get_by_text(api, exact=True).click()
     prompt = engine.seen[0].prompt_ids
-    for language, command in (("curl", ["bash"]), ("Python", [sys.executable])):
-        page.locator("dialog").get_by_text(language, exact=True).click()
+    page.locator("dialog").get_by_text(language, exact=True).click()
+    code = page.locator("dialog pre").inner_text()
+    if language == "JavaScript":
+        printed = request.getfixturevalue("node")("--input-type=module", "-e", code)
+    else:
         file = tmp_path / language
-        file.write_text(page.locator("dialog pre").inner_text())
+        file.write_text(code)
+        command = ["bash"] if language == "curl" else [sys.executable]
         done = subprocess.run([*command, file], capture_output=True, text=True, check=False)
-        assert "Hello" in done.stdout, (language, done.stdout, done.stderr)
-        assert engine.seen[-1].prompt_ids == prompt
-        assert engine.seen[-1].sampling.temperature == 0.25
-    page.locator("dialog").get_by_text("JavaScript", exact=True).click()
-    expect(page.locator("dialog pre")).to_contain_text("await client.")
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout
+    assert "Hello" in printed
+    assert len(engine.seen) == 2
+    assert engine.seen[-1].prompt_ids == prompt
+    assert engine.seen[-1].sampling.temperature == 0.25
 
 
 def test_the_live_view(page: Page, model: Model) -> None:

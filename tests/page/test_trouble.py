@@ -1,6 +1,11 @@
 """What the page says when something is wrong, and that nothing typed is lost."""
 
+import asyncio
 import json
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,15 +25,19 @@ NO_STORAGE = """
 for (const name of ["localStorage", "sessionStorage"])
     Object.defineProperty(window, name, {get() { throw new DOMException("not here", "SecurityError"); }});
 """
+FULL_STORAGE = """
+Storage.prototype.setItem = () => { throw new DOMException("no more", "QuotaExceededError"); };
+"""
 
 
 class Cut:
-    """An app whose first `times` streams end after `after` parts, as if the connection was lost."""
+    """An app whose first stream comes to `after` parts; it ends at `now`, as if the connection was lost."""
 
-    def __init__(self, app: ASGIApp, after: int, times: int = 1) -> None:
+    def __init__(self, app: ASGIApp, after: int, now: threading.Event) -> None:
         self._app = app
         self._after = after
-        self._left = times
+        self._now = now
+        self._left = 1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith("completions") or self._left == 0:
@@ -41,6 +50,8 @@ class Cut:
             nonlocal parts
             parts += 1
             if parts > self._after:
+                while not self._now.is_set():  # noqa: ASYNC110 - set by another thread
+                    await asyncio.sleep(0.01)
                 raise ConnectionError
             await send(message)
 
@@ -51,8 +62,11 @@ def test_a_cut_stream_says_so_and_offers_a_retry(
     new_page: Callable[..., Page], serve: Callable[..., str], model: Model
 ) -> None:
     model.answer = "one two three four five six seven eight"
-    page = new_page(serve(model.engine(), wrap=lambda app: Cut(app, after=6)))
+    now = threading.Event()
+    page = new_page(serve(model.engine(), wrap=lambda app: Cut(app, after=6, now=now)))
     ask(page, "Hi", mode="standard")
+    expect(runs(page).locator(".markdown")).to_contain_text("one")  # what a browser has not read yet, a cut may lose
+    now.set()
     expect(runs(page).locator(".error")).to_contain_text("What came before is kept")
     expect(runs(page).locator(".markdown")).to_contain_text("one")
     page.get_by_role("button", name="Again in standard").click()
@@ -112,7 +126,9 @@ def test_a_message_over_the_context_tells_both_numbers(
 ) -> None:
     page = new_page(serve(model.engine(max_context=256)))
     ask(page, "word " * 2000, mode="standard")
-    expect(runs(page).locator(".error")).to_contain_text("256")
+    expect(runs(page).locator(".error")).to_have_text(
+        re.compile(r"length is 256 tokens.* requested (at least )?\d{3,}")
+    )
     expect(page.locator(".user p")).to_contain_text("word word")
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_label("Edit the message").fill("Hi")
@@ -146,6 +162,36 @@ def test_a_browser_without_storage(new_page: Callable[..., Page], serve: Callabl
     expect(runs(page).locator(".markdown")).to_have_text("Hello")
 
 
+def test_a_browser_whose_storage_is_full(
+    new_page: Callable[..., Page], serve: Callable[..., str], model: Model
+) -> None:
+    page = new_page(serve(model.engine()), script=FULL_STORAGE)
+    answered(page, "Hi")
+    expect(page.get_by_text("storage for this page is full")).to_be_visible()
+    expect(runs(page).locator(".markdown")).to_have_text("Hello")
+    page.get_by_label("Message", exact=True).fill("typed")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("typed")
+
+
+def test_a_model_of_several_is_chosen(new_page: Callable[..., Page], serve: Callable[..., str], model: Model) -> None:
+    """As an adapter is: a name of its own in the list, with its modes."""
+    listed = [
+        {"id": f"{root}{alias}", "object": "model", "root": root, "reasoning_mode": mode, "kind": "direct"}
+        for root in ("twogear-tiny", "adapter")
+        for alias, mode in (("", "standard"), (":standard", "standard"))
+    ]
+    page = new_page("about:blank")
+    body = json.dumps({"object": "list", "data": listed})
+    page.route("**/v1/models", lambda route: route.fulfill(body=body, content_type="application/json"))
+    page.goto(serve(model.engine()))
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("combobox").select_option("adapter")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        ask(page, "Hi", mode="standard")
+    assert json.loads(asked.value.post_data or "")["model"] == "adapter"
+    expect(runs(page).locator(".error")).to_contain_text("adapter")  # which this server has not
+
+
 def test_conversations_and_drafts_are_kept(page: Page) -> None:
     answered(page, "Hi", button="All gears")
     page.get_by_label("Message", exact=True).fill("not sent yet")
@@ -171,6 +217,23 @@ def test_export_and_import(page: Page, tmp_path: Path) -> None:
     page.get_by_label("File to import").set_input_files(file)
     expect(page.get_by_text("Imported 1 conversation from saved.json")).to_be_visible()
     expect(runs(page)).to_have_count(2)
+
+
+def test_what_the_terminal_saved_is_imported(
+    new_page: Callable[..., Page], serve: Callable[..., str], engine: FakeEngine, model: Model, tmp_path: Path
+) -> None:
+    url, file = serve(engine), tmp_path / "chat.json"
+    typed = f"/system Be kind.\n/budget 40\nHi\n/both And you?\n/use reasoning\n/save {file}\n"
+    command = [str(Path(sys.executable).parent / "twogear"), "chat", "--url", url]
+    subprocess.run(command, input=typed, text=True, check=True, capture_output=True)
+    page = new_page(url)
+    page.get_by_label("File to import").set_input_files(file)
+    expect(page.get_by_text("Imported 1 conversation from chat.json")).to_be_visible()
+    expect(runs(page)).to_have_count(3)
+    expect(runs(page).locator(".markdown").last).to_have_text("Hello")
+    expect(runs(page).locator(".thought")).to_have_count(1)
+    answered(page, "Go on")
+    assert "Be kind." in model.fmt.decode(engine.seen[-1].prompt_ids)
 
 
 @pytest.mark.parametrize(

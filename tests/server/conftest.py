@@ -1,7 +1,7 @@
 """What the tests of the front end share: the embedded model's chat format, and apps around a scripted engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.settings import THINKING
 from server.app import create_app
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
@@ -43,6 +44,21 @@ def client(fmt: ChatFormat, profile: Profile) -> Client:
             yield http
 
     return connect
+
+
+@pytest.fixture
+def thinker(fmt: ChatFormat) -> FakeEngine:
+    """Thinks for ever, a token each millisecond; answers "forty" once the thinking is closed for it."""
+    thinking = fmt.encode_text("hm ") * 10_000
+    prompt = fmt.render(HELLO, THINKING)
+
+    async def step() -> None:
+        await asyncio.sleep(0.001)
+
+    def script(ids: list[int]) -> Iterator[int]:
+        return iter([*fmt.encode_text("forty"), fmt.end_of_turn_id] if len(ids) > len(prompt) else thinking)
+
+    return FakeEngine(script, (fmt.end_of_turn_id,), max_context=100_000, step=step)
 
 
 @asynccontextmanager

@@ -27,11 +27,10 @@ from tests.server.test_responses import (
     next_event,
     post,
     stream,
-    thinker,
     unnamed,
 )
 
-__all__ = ["engine", "http", "thinker"]  # fixtures
+__all__ = ["engine", "http"]  # fixtures
 
 
 async def ended(http: httpx.AsyncClient, response_id: str) -> dict[str, object]:

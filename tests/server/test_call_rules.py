@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from llguidance import LLMatcher, LLTokenizer
 
-from chat_templates.tool_forms.form import CallForm, TaggedCalls, tags_of
+from chat_templates.tool_forms.form import CallForm, NamedJsonCalls, TaggedCalls, tags_of
 from chat_templates.tool_forms.known import FORMS
 from server.core.call_rules import CallRules
 from server.core.grammars import of_schema
-from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
+from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, opening, written
 from tests.chat_templates.tool_forms.test_reader import calls, read
 
 BYTES = LLTokenizer("byte")
@@ -58,7 +58,7 @@ def in_order(wanted: list[Call]) -> list[Call]:
 def test_what_models_write_is_let_through(name: str, wanted: list[Call]) -> None:
     form = FORMS[name]
     wanted = in_order(wanted[:1] if name in ONE_A_SECTION else wanted)
-    text = form.open + written(form, wanted)
+    text = opening(form) + written(form, wanted)
     assert accepted(text, grammar(form, TOOLS, several=True)) == ("", True)
 
 
@@ -103,8 +103,8 @@ def _read_all(form: CallForm, text: str) -> list[Call]:
     """The calls of all sections; every one of them is whole, and there is nothing else."""
     everything: list[Call] = []
     while text := text.lstrip():
-        assert text.startswith(form.open), text
-        found, complete, reader = read(form, list(text.removeprefix(form.open)), STRICT)
+        assert text.startswith(opening(form)), text
+        found, complete, reader = read(form, list(text.removeprefix(opening(form))), STRICT)
         assert found, text
         assert complete == [True] * len(complete), text
         everything += found
@@ -127,17 +127,20 @@ def test_tags_that_are_tokens(name: str) -> None:
 def test_text_around_calls(name: str) -> None:
     """Where calls are free, tags that are text; nothing but a call comes after an opening tag."""
     form = FORMS[name]
-    call = form.open + written(form, [("weather", {"city": "Rome"})])
+    call = opening(form) + written(form, [("weather", {"city": "Rome"})])
     rules = CallRules(form, list(TOOLS.items()), {}, of_schema).text(several=True, is_free=True)
-    for text in ("So: 1 < 2.", f"So:\n{call}", f"{call}\n{call}", f"{call}\nDone." if form.close else call):
+    texts = ["So: 1 < 2.", f"So:\n{call}", f"{call}\n{call}", f"{call}\nDone." if form.close else call]
+    if isinstance(form, NamedJsonCalls) and form.answer_open:  # every message has a header, and a call ends the turn
+        texts = [f"{form.answer_open}So: 1 < 2.", call]
+    for text in texts:
         assert accepted(text, f"start: calls\n{rules}") == ("", True), text
-    assert accepted(f"So: {form.open} no", f"start: calls\n{rules}")[1] is False
+    assert accepted(f"So: {opening(form)} no", f"start: calls\n{rules}")[1] is False
 
 
 def test_arguments_that_are_not_listed() -> None:
     form = FORMS["qwen3-coder"]
     assert isinstance(form, TaggedCalls)
-    text = form.open + written(form, [("any", {"a": "b", "c": "</d>"})])
+    text = opening(form) + written(form, [("any", {"a": "b", "c": "</d>"})])
     tools = {"any": {"type": "object", "additionalProperties": True}}
     assert accepted(text, grammar(form, tools, several=False)) == ("", True)
     assert accepted(text, grammar(form, {"any": {"type": "object"}}, several=False))[1] is False

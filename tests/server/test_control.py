@@ -1,41 +1,23 @@
 """What clients may control: end the thinking of a running request, prefill answers, set priorities."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from chat_templates.format import ChatFormat
-from chat_templates.settings import THINKING
 from server.app import create_app
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, Client, always, body
+from tests.server.controlled import close_thinking
 from tests.server.test_http import error_of
 from tests.server.test_launch import Running
 from tests.server.test_streaming import events_of, gathered
 
 CHAT = "/v1/chat/completions"
-END = {"action": "end_reasoning"}
-
-
-@pytest.fixture
-def thinker(fmt: ChatFormat) -> FakeEngine:
-    """Thinks for ever, a token each millisecond; answers "forty" once the thinking is closed for it."""
-    thinking = fmt.encode_text("hm ") * 10_000
-    prompt = fmt.render(HELLO, THINKING)
-
-    async def step() -> None:
-        await asyncio.sleep(0.001)
-
-    def script(ids: list[int]) -> Iterator[int]:
-        return iter([*fmt.encode_text("forty"), fmt.end_of_turn_id] if len(ids) > len(prompt) else thinking)
-
-    return FakeEngine(script, (fmt.end_of_turn_id,), max_context=100_000, step=step)
 
 
 @pytest.fixture
@@ -48,18 +30,12 @@ def running(thinker: FakeEngine, profile: Profile, fmt: ChatFormat) -> Iterator[
 
 def test_a_client_ends_the_thinking_of_its_running_request(running: Running) -> None:
     fields = {"reasoning_mode": "reasoning", "stream": True, "stream_options": {"include_usage": True}}
-    with httpx.Client(base_url=running.url) as http:
-        with http.stream("POST", CHAT, json=body(**fields)) as response:
-            lines = response.iter_text()
-            text = next(lines)
-            chunk = orjson.loads(text.partition("\n")[0].removeprefix("data: "))
-            told = http.post(f"{CHAT}/{chunk['id']}/control", json=END).json()
-            text += "".join(lines)
-        over = http.post(f"{CHAT}/{chunk['id']}/control", json=END)
-    head = {"id": chunk["id"], "object": "chat.completion.control"}
-    assert told == {**head, "action": "end_reasoning", "choices": [0]}
-    assert (over.status_code, error_of(over)["code"]) == (404, "request_not_found")
-    (choice,) = gathered(events_of(text))["choices"]
+    closed = close_thinking(running.url, CHAT, body(**fields))
+    head = {"id": closed.id, "object": "chat.completion.control"}
+    assert closed.told == {**head, "action": "end_reasoning", "choices": [0]}
+    assert (closed.over.status_code, error_of(closed.over)["code"]) == (404, "request_not_found")
+    assert (closed.unknown.status_code, error_of(closed.unknown)["param"]) == (400, "action")
+    (choice,) = gathered(events_of(closed.text))["choices"]
     assert (choice["content"], choice["reasoning_finish_reason"]) == ("forty", "stopped")
     assert choice["reasoning"].startswith("h")
 

@@ -15,8 +15,8 @@ from server.modes.thinking import Budget
 from tests.chat_templates.foreign import IM, IM_NAMES, tokenizer_json
 from tests.server.families import SMALL
 
-OWN = ("general", "twogear_tiny", "exaone4")
-"""Those that have no template of a family's, or replace it."""
+OWN = ("general", "twogear_tiny", "exaone4", "gpt_oss", "deepseek_v4", "kimi_k3")
+"""Those that have no template of a family's, or replace it, or have more of a format than a small template can show."""
 FAMILIES = sorted(SMALL)
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "Hi"}],
@@ -59,6 +59,12 @@ def theirs(name: str, mode: Mode, messages: list[dict[str, Any]]) -> str:
 
 def test_every_profile_has_a_small_template() -> None:
     assert {path.stem for path in PROFILE_FOLDER.glob("*.toml")} == SMALL.keys() | set(OWN)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v4", "kimi_k3"])
+def test_the_profile_of_a_format_of_its_own_is_chosen(name: str) -> None:
+    """The prompts are held to the makers' in tests/chat_templates: test_harmony, test_deepseek_v4, test_kimi_k3."""
+    assert shipped_profile(name, "").stem == name
 
 
 @pytest.mark.parametrize("name", FAMILIES)

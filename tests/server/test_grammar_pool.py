@@ -95,14 +95,17 @@ async def test_costly_grammars_are_refused_by_name_while_a_stream_goes_on(client
     assert turns > 10, longest
 
 
+ODD = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=b)"}}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"structured_outputs": {"json": COSTLY[3]}}, "structured_outputs.json"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": COSTLY[3]}}],
-          "tool_choice": "required"}, "tools"),
+          "tool_choice": "required"}, "tools[0].function.parameters"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": LIST}}],
-          "tool_choice": "required"}, "tools"),
+          "tool_choice": "required"}, "tools[0].function.parameters"),
         ({"structured_outputs": {"grammar": 'start: "a"' + ' | "b" "c"' * 20_000}}, "structured_outputs.grammar"),
     ],
 )  # fmt: skip
@@ -113,6 +116,27 @@ async def test_every_field_that_can_bring_a_grammar(
         response = await http.post(CHAT, json=body(**fields))
         assert (response.status_code, error_of(response)["param"]) == (400, param)
         assert (await http.post(CHAT, json={"messages": HELLO})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "fields"),
+    [
+        (CHAT, "tools[1].function.parameters", {"tools": [
+            {"type": "function", "function": {"name": name, "parameters": schema}}
+            for name, schema in (("fine", {"type": "object"}), ("odd", ODD))
+        ]}),
+        ("/v1/messages", "tools[1].input_schema", {"tool_choice": {"type": "any"}, "max_tokens": 9, "tools": [
+            {"name": name, "input_schema": schema} for name, schema in (("fine", {"type": "object"}), ("odd", ODD))
+        ]}),
+    ],
+)  # fmt: skip
+async def test_of_several_tools_the_one_at_fault_is_named(
+    client: Client, engine: FakeEngine, path: str, field: str, fields: dict[str, Any]
+) -> None:
+    async with client(engine) as http:
+        response = await http.post(path, json={**body(tool_choice="required"), **fields})
+    assert (response.status_code, engine.seen) == (400, [])
+    assert response.json()["error"]["message"].startswith(f"{field}: properties.a.pattern: look-around")
 
 
 async def test_a_lost_process_is_replaced_and_what_it_said_is_remembered() -> None:

@@ -7,7 +7,7 @@ HEAVY = ("torch", "vllm", "transformers", "numpy")
 
 
 def test_the_front_end_imports_nothing_heavy() -> None:
-    modules = "server.app, server.launch, server.cli, server.commands.serve, server.commands.chat"
+    modules = "server.app, server.launch, server.cli, server.commands.serve, server.commands.chat.command"
     code = f"import sys, {modules}; print([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -1,6 +1,5 @@
 """Anthropic's `POST /v1/messages`: what is answered, whole and in events."""
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from tests.server.anthropic import (
     without_secrets,
 )
 from tests.server.conftest import MODEL, Client, always
+from tests.server.controlled import close_thinking
 from tests.server.test_launch import Running
 
 ADAPTIVE = {"thinking": {"type": "adaptive"}}
@@ -132,6 +132,12 @@ async def test_no_thinking(client: Client, talker: FakeEngine, how: dict[str, An
     message = await post(client, talker, **how)
     assert [block["type"] for block in message["content"]] == ["text"]
     assert "reasoning_finish_reason" not in message
+
+
+@pytest.mark.parametrize("display", ["summarized", "updates"])
+async def test_thinking_is_shown_in_either_way(client: Client, talker: FakeEngine, display: str) -> None:
+    thinking, _ = (await post(client, talker, thinking={"type": "adaptive", "display": display}))["content"]
+    assert thinking["thinking"] == "38+45"
 
 
 async def test_thinking_that_is_left_out_stays_in_its_signature(client: Client, talker: FakeEngine) -> None:
@@ -381,21 +387,6 @@ async def test_hidden_thinking_shows_that_the_stream_lives(client: Client, fmt: 
 
 
 @pytest.fixture
-def thinker(fmt: ChatFormat) -> FakeEngine:
-    """Thinks for ever, a token each millisecond; answers "forty" once the thinking is closed for it."""
-    thinking = fmt.encode_text("hm ") * 10_000
-    prompt = fmt.render(HELLO, THINKING)
-
-    async def step() -> None:
-        await asyncio.sleep(0.001)
-
-    def script(ids: list[int]) -> Iterator[int]:
-        return iter([*fmt.encode_text("forty"), fmt.end_of_turn_id] if len(ids) > len(prompt) else thinking)
-
-    return FakeEngine(script, (fmt.end_of_turn_id,), max_context=100_000, step=step)
-
-
-@pytest.fixture
 def running(thinker: FakeEngine, profile: Profile, fmt: ChatFormat) -> Iterator[Running]:
     running = Running(thinker, profile, fmt)
     yield running
@@ -404,20 +395,11 @@ def running(thinker: FakeEngine, profile: Profile, fmt: ChatFormat) -> Iterator[
 
 
 def test_a_client_ends_the_thinking(running: Running) -> None:
-    fields = asked(**ADAPTIVE, stream=True, max_tokens=50_000)
-    with httpx.Client(base_url=running.url) as http, http.stream("POST", MESSAGES, json=fields) as response:
-        parts = response.iter_text()
-        text = next(parts)
-        (start, *_) = events_of(text[: text.rindex("\n\n") + 2])
-        message_id = start["message"]["id"]
-        control = f"{MESSAGES}/{message_id}/control"
-        told = http.post(control, json={"action": "end_reasoning"}).json()
-        message = gathered(events_of(text + "".join(parts)))
-        over = http.post(control, json={"action": "end_reasoning"})
-        unknown = http.post(control, json={"action": "stop"})
-    assert told == {"id": message_id, "type": "message_control", "action": "end_reasoning", "closed": True}
-    assert (over.status_code, over.json()["error"]["type"]) == (404, "not_found_error")
-    assert (unknown.status_code, unknown.json()["error"]["type"]) == (400, "invalid_request_error")
+    closed = close_thinking(running.url, MESSAGES, asked(**ADAPTIVE, stream=True, max_tokens=50_000))
+    assert closed.told == {"id": closed.id, "type": "message_control", "action": "end_reasoning", "closed": True}
+    assert (closed.over.status_code, closed.over.json()["error"]["type"]) == (404, "not_found_error")
+    assert (closed.unknown.status_code, closed.unknown.json()["error"]["type"]) == (400, "invalid_request_error")
+    message = gathered(events_of(closed.text))
     assert message["content"][1]["text"] == "forty"
     assert message["reasoning_finish_reason"] == "stopped"
 

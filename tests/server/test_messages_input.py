@@ -225,7 +225,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema: is required"),
     ({"tools": [{**WEATHER, "name": "a b"}]}, "tools[0].name: "),
     ({"tools": [{**WEATHER, "name": "a" * 129}]}, "tools[0].name: a function's name has up to 128 letters"),
-    ({"tools": [{**WEATHER, "input_schema": {"type": "nonsense"}}], "tool_choice": {"type": "any"}}, "tools: "),
+    (
+        {"tools": [{**WEATHER, "input_schema": {"type": "nonsense"}}], "tool_choice": {"type": "any"}},
+        "tools[0].input_schema: ",
+    ),
     ({"tool_choice": {"type": "any"}}, "tool_choice needs tools"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice: a choice of type tool must have a name"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "f"}}, "tool_choice"),

@@ -1,11 +1,6 @@
 """The command line as a newcomer meets it: hints that say what to do, and a chat that survives."""
 
 import io
-import os
-import pty
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +10,7 @@ from engine.defaults import Choice
 from evals import budgets, modes
 from evals.asking import show_result
 from server.cli import main
-from server.commands.chat import read_message
+from server.commands.chat.line_editor import PipeReader
 from server.engine_client import EngineStatus
 from server.settings import EMBEDDED_MODEL
 from server.start_display import StartDisplay
@@ -128,8 +123,8 @@ def test_a_lost_server_is_no_end_of_the_chat(
             raise httpx.ReadError("gone", request=request)
         return httpx.Response(200, content=content)
 
-    real = httpx.Client
-    monkeypatch.setattr("httpx.Client", lambda **options: real(transport=httpx.MockTransport(answer), **options))
+    real = httpx.AsyncClient
+    monkeypatch.setattr("httpx.AsyncClient", lambda **options: real(transport=httpx.MockTransport(answer), **options))
     monkeypatch.setattr("sys.stdin", io.StringIO("2 + 2?\n2 + 2?\n/quit\n"))
     assert main(["chat", "--url", "http://server/v1"]) == 0
     out = capsys.readouterr().out
@@ -137,28 +132,7 @@ def test_a_lost_server_is_no_end_of_the_chat(
     assert "It is 4." in out
 
 
-def test_lines_come_one_by_one_where_nobody_types(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lines_come_one_by_one_where_nobody_types(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
-    assert (read_message(""), read_message("")) == ("a", "b")
-
-
-def test_a_paste_of_several_lines_is_one_message() -> None:
-    leader, follower = pty.openpty()
-    script = (
-        "from server.commands.chat import read_message\n"
-        "print('READY', flush=True)\n"
-        "print('GOT', repr(read_message('> ')), flush=True)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdin=follower, stdout=follower, stderr=follower) as process:
-        os.close(follower)
-        seen = b""
-        while b"> " not in seen:
-            seen += os.read(leader, 4096)
-        os.write(leader, b"first line\nsecond line\nthird\n")
-        until = time.monotonic() + 60
-        while b"GOT" not in seen or b"\n" not in seen.partition(b"GOT")[2]:
-            assert time.monotonic() < until
-            seen += os.read(leader, 4096)
-        process.wait(60)
-    os.close(leader)
-    assert repr("first line\nsecond line\nthird").encode() in seen
+    reader = PipeReader()
+    assert [await reader.read(""), await reader.read("")] == ["a", "b"]

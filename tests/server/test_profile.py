@@ -1,6 +1,7 @@
 """Profiles: those that we ship are valid, and a wrong one gets one line that says what is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +13,22 @@ SHIPPED = PROFILE_FOLDER / "twogear_tiny.toml"
 
 
 def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:
-    """But for those that its family cannot be in; standard is the default where it can."""
+    """But for those that its family cannot be in; standard is the default where it can. Beside them a family may have
+    its template's own levels as modes.
+    """
     kinds = {"standard": DirectMode, "reasoning": ThinkingMode}
     for path in PROFILE_FOLDER.glob("*.toml"):
         profile = load_profile(path)
         modes = [name for name in kinds if name in profile.modes]
-        assert {name: type(mode) for name, mode in profile.modes.items()} == {name: kinds[name] for name in modes}
+        levels = {name: mode for name, mode in profile.modes.items() if name in _levels_of(mode)}
+        others = {name: type(mode) for name, mode in profile.modes.items() if name not in levels}
+        assert others == {name: kinds[name] for name in modes}
         on, off = (name if name in modes else None for name in ("reasoning", "standard"))
         assert (profile.default_mode, profile.dialects) == (modes[0], Dialects(on=on, off=off))
+
+
+def _levels_of(mode: DirectMode | ThinkingMode) -> dict[Any, Any]:
+    return mode.levels.of if isinstance(mode, ThinkingMode) and mode.levels is not None else {}
 
 
 def test_the_default_profile_is_the_contracts() -> None:

@@ -1,7 +1,9 @@
 """The request log: a JSON line for each request, what stands in it, and what never does."""
 
+import asyncio
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -40,7 +42,7 @@ def connect(engine: FakeEngine, profile: Profile, fmt: ChatFormat, tmp_path: Pat
 
     @asynccontextmanager
     async def connect(**options: Any) -> AsyncIterator[httpx.AsyncClient]:
-        settings = Settings(request_log=str(tmp_path / "log"), **options)
+        settings = Settings(**{"request_log": str(tmp_path / "log"), **options})
         observers = open_observers(settings)
         app = create_app(engine, settings, profile, fmt, observers=observers)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -92,6 +94,31 @@ async def test_a_request_in_a_mode_that_thinks(
     }
     assert list(seconds) == ["queue", "first_token", "first_answer_token", "total"]
     assert list(seconds.values()) == sorted(seconds.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_of_the_background_is_one_line_once_it_is_over(
+    connect: Connect, lines: Lines, engine: FakeEngine, fmt: ChatFormat, stream: bool
+) -> None:
+    asked = {"model": f"{MODEL}:reasoning", "input": "Hi", "background": True, "stream": stream}
+    async with connect() as http:
+        begun = await http.post("/v1/responses", json=asked, headers={"X-Request-Id": "mine"})
+        assert begun.status_code == 200
+        while not lines():  # noqa: ASYNC110 - the log has no event
+            await asyncio.sleep(0.005)
+        engine.fail_after = 2
+        await http.post("/v1/responses", json=asked, headers={"X-Request-Id": "lost"})
+        while len(lines()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    line, lost = lines()
+    assert line["request_id"] == "mine"
+    assert line["response_id"] in begun.text
+    assert (line["status"], line["outcome"], line["streamed"]) == (200, "completed", stream)
+    assert line["tokens"]["reasoning"] == len(fmt.encode_text("let me see")) + 1
+    assert list(line["seconds"]) == ["queue", "first_token", "first_answer_token", "total"]
+    assert list(line["seconds"].values()) == sorted(line["seconds"].values())
+    assert (lost["request_id"], lost["status"], lost["outcome"]) == ("lost", 200, "failed")
+    assert lost["error"]["type"] == "service_unavailable_error"
 
 
 async def test_what_was_rejected_and_why(connect: Connect, lines: Lines, engine: FakeEngine) -> None:
@@ -195,6 +222,40 @@ async def test_a_file_that_was_moved_away_is_made_anew(connect: Connect, lines: 
         await http.get("/v1/models")
     assert [line["route"] for line in lines()] == ["/v1/models"]
     assert len((tmp_path / "log.1").read_text().splitlines()) == 1
+
+
+async def test_a_log_that_cannot_be_written_ends_no_request(
+    connect: Connect, lines: Lines, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its folder is gone, which says one line; when it is there again, the log goes on, and says how much it lacks."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    async with connect(request_log=str(folder / "log")) as http:
+        assert (await http.post(CHAT, json=body())).status_code == 200
+        shutil.rmtree(folder)
+        answers = [await http.post(CHAT, json=body(stream=True)) for _ in range(3)]
+        assert all(answer.status_code == 200 and answer.text.endswith("[DONE]\n\n") for answer in answers)
+        assert 'outcome="completed"' in (await http.get("/metrics")).text
+        folder.mkdir()
+        assert (await http.post(CHAT, json=body())).status_code == 200
+    (line,) = (folder / "log").read_text().splitlines()
+    assert json.loads(line)["outcome"] == "completed"
+    lost, again = (record.getMessage() for record in caplog.records if record.name == "twogear.requests")
+    assert "No such file or directory" in lost
+    assert "3 requests" in again
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_a_full_disk_ends_no_request(
+    connect: Connect, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with connect(request_log="/dev/full") as http:
+        for _ in range(3):
+            assert (await http.post(CHAT, json=body())).status_code == 200
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "twogear.requests")
+    assert "No space left on device" in told
+    assert "Traceback" not in capsys.readouterr().err
 
 
 async def test_stderr(

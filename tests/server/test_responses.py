@@ -17,6 +17,7 @@ from chat_templates.settings import DIRECT, THINKING
 from server.modes.profile import Profile
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always
+from tests.server.controlled import close_thinking
 from tests.server.test_http import error_of
 from tests.server.test_launch import Running
 from tests.server.test_openapi import Document
@@ -338,6 +339,9 @@ async def test_tools_and_their_choice(http: httpx.AsyncClient, engine: FakeEngin
     for choice in ("required", "auto"):
         await post(http, tools=[{**SHELL, "format": lark}], tool_choice=choice)
         assert "%lark {" in grammar_of(engine)
+    marked = {"type": "object", "properties": {"input": {"type": "string", "x-lark": 'start: "a"'}}}
+    await post(http, tools=[{**WEATHER, "parameters": marked}], tool_choice="required")
+    assert "%lark" not in grammar_of(engine)  # a function of the client's is bound by its JSON schema alone
     await post(http, tools=[{**WEATHER, "strict": True}])
     strict = {"type": "function", "function": {**function, "strict": True}}
     assert engine.seen[-1].prompt_ids == fmt.render(HELLO, DIRECT, [strict])
@@ -450,10 +454,14 @@ GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
         ({"tools": [{"type": "mcp"}, {**WEATHER, "name": "a b"}]}, "tools[1].name", "up to 64 letters"),
         ({"tools": [{**WEATHER, "parameters": "x"}]}, "tools[0].parameters", "must be"),
-        ({"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "a: b"}}]}, "tools", "no grammar takes this"),
         (
-            {"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "start: %json {}"}}]},
-            "tools",
+            {"tools": [{**SHELL, "format": {**GRAMMAR, "definition": "a: b"}}]},
+            "tools[0].format.definition",
+            "no grammar takes this",
+        ),
+        (
+            {"tools": [WEATHER, {**SKY, "tools": [{**SHELL, "format": {**GRAMMAR, "definition": "start: %json {}"}}]}]},
+            "tools[1].tools[0].format.definition",
             "%json is not supported",
         ),
         ({"tools": [{**SHELL, "format": {**GRAMMAR, "syntax": "bnf"}}]}, "tools[0].format.syntax", "must be"),
@@ -549,22 +557,22 @@ async def test_an_engine_that_is_lost(http: httpx.AsyncClient, engine: FakeEngin
     assert (await http.get(f"{URL}/{response_id}")).status_code == 404
 
 
-@pytest.fixture
-def thinker(fmt: ChatFormat) -> FakeEngine:
-    """Thinks for ever, a token each millisecond; answers "forty" once the thinking is closed for it."""
-    thinking = fmt.encode_text("hm ") * 10_000
-    prompt = fmt.render(HELLO, THINKING)
+def test_a_client_ends_the_thinking(thinker: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
+    running = Running(thinker, profile, fmt)
+    try:
+        fields = asked(stream=True, reasoning_mode="reasoning", reasoning={"max_tokens": 20_000})
+        closed = close_thinking(running.url, URL, fields)
+    finally:
+        running.server.should_exit = True
+        running.thread.join()
+    assert closed.told == {"id": closed.id, "object": "response.control", "action": "end_reasoning", "closed": True}
+    assert (closed.over.status_code, closed.unknown.status_code) == (404, 400)
+    final = events_of(closed.text)[-1]["response"]
+    assert (final["status"], final["reasoning_finish_reason"]) == ("completed", "stopped")
+    assert final["output"][1]["content"][0]["text"] == "forty"
 
-    async def step() -> None:
-        await asyncio.sleep(0.001)
 
-    def script(ids: list[int]) -> Iterator[int]:
-        return iter([*fmt.encode_text("forty"), fmt.end_of_turn_id] if len(ids) > len(prompt) else thinking)
-
-    return FakeEngine(script, (fmt.end_of_turn_id,), max_context=100_000, step=step)
-
-
-async def test_a_running_response_can_be_seen_told_and_cancelled(
+async def test_a_running_response_can_be_seen_and_cancelled(
     thinker: FakeEngine, profile: Profile, fmt: ChatFormat
 ) -> None:
     async with connected(Running(thinker, profile, fmt)) as http:
@@ -575,21 +583,6 @@ async def test_a_running_response_can_be_seen_told_and_cancelled(
             response_id = events[0]["response"]["id"]
             seen = (await http.get(f"{URL}/{response_id}")).json()
             assert (seen["status"], seen["output"][0]["status"]) == ("in_progress", "in_progress")
-            control = f"{URL}/{response_id}/control"
-            told = (await http.post(control, json={"action": "end_reasoning"})).json()
-            assert told == {"id": response_id, "object": "response.control", "action": "end_reasoning", "closed": True}
-            while events[-1]["type"] != "response.completed":
-                events.append(await next_event(lines))
-        final = events[-1]["response"]
-        assert (final["reasoning_finish_reason"], final["output"][1]["content"][0]["text"]) == ("stopped", "forty")
-        assert (await http.post(control, json={"action": "end_reasoning"})).status_code == 404
-        again = await http.post(f"{URL}/{response_id}/cancel")
-        assert (again.status_code, error_of(again)["param"]) == (400, "response_id")
-
-        async with http.stream("POST", URL, json=body) as response:
-            lines = response.aiter_lines()
-            events = [await next_event(lines) for _ in range(8)]
-            response_id = events[0]["response"]["id"]
             cancelled = (await http.post(f"{URL}/{response_id}/cancel")).json()
             assert (cancelled["id"], cancelled["status"]) == (response_id, "cancelled")
             while events[-1]["type"] != "response.incomplete":
@@ -598,6 +591,9 @@ async def test_a_running_response_can_be_seen_told_and_cancelled(
         assert (final["status"], final["output"][0]["status"]) == ("cancelled", "incomplete")
         assert (await http.get(f"{URL}/{response_id}")).json() == final
         assert (await http.post(f"{URL}/resp_1/cancel")).status_code == 404
+        over = await post(http)
+        again = await http.post(f"{URL}/{over['id']}/cancel")
+        assert (again.status_code, error_of(again)["param"]) == (400, "response_id")
 
 
 @asynccontextmanager

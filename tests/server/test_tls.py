@@ -1,6 +1,7 @@
 """TLS by uvicorn's own options; and what a start says of an address that is open to others."""
 
 import asyncio
+import json
 import shutil
 import ssl
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.load import client as load_client
+from benchmarks.load.client import HttpError, post
 from chat_templates.format import ChatFormat
 from server.app import create_app
 from server.cli_errors import UsageError
@@ -60,6 +63,20 @@ def test_answers_come_over_tls(url: str, files: tuple[Path, Path], stream: bool)
     response = httpx.post(f"{url}/v1/chat/completions", json=body(stream=stream), verify=context, timeout=60)
     assert response.status_code == 200
     assert "Hello" in response.text
+
+
+def test_the_benchmarks_client_speaks_tls(url: str, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = f"{url}/v1/chat/completions"
+    content = json.dumps(body(stream=True)).encode()
+    parts: list[bytes] = []
+    with pytest.raises(HttpError, match="certificate"):
+        asyncio.run(post(chat, content, lambda part, _: parts.append(part)))
+    assert not parts
+    monkeypatch.setenv("SSL_CERT_FILE", str(files[1]))
+    load_client._tls.cache_clear()
+    asyncio.run(post(chat, content, lambda part, _: parts.append(part)))
+    load_client._tls.cache_clear()
+    assert b"".join(parts).endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("content", ["", "no certificate"])

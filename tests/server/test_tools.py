@@ -175,7 +175,10 @@ async def test_a_tool_loop_renders_calls_and_results(client: Client, caller: Fak
         ({"tools": [CLOCK], "tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice.function.name"),
         ({"tools": [CLOCK], "tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
-        ({"tools": [tool("f", parameters={"properties": 3})], "tool_choice": "required"}, "tools"),
+        (
+            {"tools": [tool("f", parameters={"properties": 3})], "tool_choice": "required"},
+            "tools[0].function.parameters",
+        ),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [3]}]}, "messages[0].tool_calls[0]"),
     ],

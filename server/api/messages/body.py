@@ -236,10 +236,10 @@ class ThinkingConfig(Fields):
 
     Differs: Anthropic requires it with `enabled`, 1024 or more and below `max_tokens`.
     """
-    display: Literal["summarized", "omitted"] | None = None
-    """`omitted`: the thinking is left out of the response; the signature still holds it.
+    display: Literal["summarized", "omitted", "updates"] | None = None
+    """`omitted`: the thinking is left out of the response; the signature still holds it. The others show it.
 
-    Differs: otherwise all of it is shown, not a summary.
+    Differs: all of it is shown, as it comes, not a summary.
     """
 
 

@@ -65,6 +65,8 @@ def _asked(
         shown=Shown(logprobs=_logprobs(asked), thinking=shows_thinking(asked)),
         priority=asked.priority,
         cache_salt=asked.cache_salt or "",
+        streamed=bool(asked.stream),
+        kept_whole=True,
         names={**NAMES, **tools.names, **turns.names},
     )
     kept = [] if asked.store is False else [stored_form(item) for item in inputs]

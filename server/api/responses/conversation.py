@@ -5,10 +5,9 @@ from typing import Any
 
 from server.api.common.sealed import unseal
 from server.api.responses.items import (
+    CallOutput,
     CustomToolCall,
-    CustomToolCallOutput,
     FunctionCall,
-    FunctionCallOutput,
     Item,
     Message,
     Reasoning,
@@ -56,7 +55,7 @@ class Turns:
                 self._call(item.call_id, shown_name(item.name, item.namespace), as_arguments(item.input), path)
             case Message():
                 self._other({"role": item.role, "content": text_of(item.content)})
-            case FunctionCallOutput() | CustomToolCallOutput():
+            case CallOutput():
                 self._other({"role": "tool", "tool_call_id": item.call_id, "content": text_of(item.output)})
 
     def _other(self, message: dict[str, Any]) -> None:

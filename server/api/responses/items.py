@@ -147,19 +147,6 @@ class FunctionCall(Fields):
     """JSON, as the model wrote it."""
 
 
-class FunctionCallOutput(Fields):
-    """What a function returned."""
-
-    type: Literal["function_call_output"]
-    """The kind of the item."""
-    id: str | None = None
-    """Means nothing here."""
-    call_id: str
-    """The call's."""
-    output: Content
-    """Text, or parts of it, which are joined."""
-
-
 class CustomToolCall(Fields):
     """A call of a custom tool by the model."""
 
@@ -177,11 +164,11 @@ class CustomToolCall(Fields):
     """What the model wrote for it."""
 
 
-class CustomToolCallOutput(Fields):
-    """What a custom tool returned."""
+class CallOutput(Fields):
+    """What a function, or a custom tool, returned."""
 
-    type: Literal["custom_tool_call_output"]
-    """The kind of the item."""
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    """Which of both."""
     id: str | None = None
     """Means nothing here."""
     call_id: str
@@ -208,16 +195,16 @@ TYPES = (
 def _item_tag(value: object) -> str | None:
     if isinstance(value, Mapping) and value.get("type") is None:
         return "(message)" if "role" in value else "(item_reference)" if "id" in value else None
-    return tag_by_type(*TYPES)(value)
+    tag = tag_by_type(*TYPES)(value)
+    return "(call_output)" if tag in ("(function_call_output)", "(custom_tool_call_output)") else tag
 
 
 Item = Annotated[
     Annotated[Message, Tag("(message)")]
     | Annotated[Reasoning, Tag("(reasoning)")]
     | Annotated[FunctionCall, Tag("(function_call)")]
-    | Annotated[FunctionCallOutput, Tag("(function_call_output)")]
     | Annotated[CustomToolCall, Tag("(custom_tool_call)")]
-    | Annotated[CustomToolCallOutput, Tag("(custom_tool_call_output)")]
+    | Annotated[CallOutput, Tag("(call_output)")]
     | Annotated[ItemReference, Tag("(item_reference)")],
     Overlapping(),
     Discriminator(
@@ -253,9 +240,9 @@ def stored_form(item: Item) -> JsonObject:
             return {**_head(item, "fc"), "status": "completed", **_called(item), "arguments": item.arguments}
         case CustomToolCall():
             return {**_head(item, "ctc"), "status": "completed", **_called(item), "input": item.input}
-        case FunctionCallOutput() | CustomToolCallOutput():
+        case CallOutput():
             output = item.output if isinstance(item.output, str) else _parts(item.output, "input_text")
-            prefix = "fco" if isinstance(item, FunctionCallOutput) else "ctco"
+            prefix = "fco" if item.type == "function_call_output" else "ctco"
             return {**_head(item, prefix), "status": "completed", "call_id": item.call_id, "output": output}
     raise AssertionError("references are resolved before")
 

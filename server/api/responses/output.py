@@ -164,10 +164,11 @@ class MessageItem(OutputItem):
         return [self._event("output_text.delta", content_index=0, delta=text, logprobs=entries)]
 
 
-class FunctionCallItem(OutputItem):
-    """A call of a function; its text is the arguments."""
+class CallItem(OutputItem):
+    """A call of a tool. `kind`: the item's type; its text is its `field`."""
 
-    prefix = "fc"
+    kind: str
+    field: str
 
     def __init__(self, index: int, call: ToolCallStart, tool: Offered | None) -> None:
         super().__init__(index)
@@ -175,9 +176,15 @@ class FunctionCallItem(OutputItem):
         self._named = _named(call, tool)
 
     def item(self) -> JsonObject:
-        """With all arguments so far."""
-        head = {"id": self.id, "type": "function_call", "status": self.status, "call_id": self._call_id}
-        return {**head, **self._named, "arguments": self.text}
+        """With all of its text so far."""
+        head = {"id": self.id, "type": self.kind, "status": self.status, "call_id": self._call_id}
+        return {**head, **self._named, self.field: self.text}
+
+
+class FunctionCallItem(CallItem):
+    """A call of a function; its text is the arguments."""
+
+    prefix, kind, field = "fc", "function_call", "arguments"
 
     def closing(self) -> list[JsonObject]:
         """The arguments, whole."""
@@ -187,21 +194,14 @@ class FunctionCallItem(OutputItem):
         return [self._event("function_call_arguments.delta", delta=text)]
 
 
-class CustomCallItem(OutputItem):
+class CustomCallItem(CallItem):
     """A call of a custom tool; its text is the input, read out of the arguments that the model writes."""
 
-    prefix = "ctc"
+    prefix, kind, field = "ctc", "custom_tool_call", "input"
 
     def __init__(self, index: int, call: ToolCallStart, tool: Offered | None) -> None:
-        super().__init__(index)
-        self._call_id = call.id
-        self._named = _named(call, tool)
+        super().__init__(index, call, tool)
         self._reader = InputReader()
-
-    def item(self) -> JsonObject:
-        """With all input so far."""
-        head = {"id": self.id, "type": "custom_tool_call", "status": self.status, "call_id": self._call_id}
-        return {**head, **self._named, "input": self.text}
 
     def more(self, text: str) -> list[JsonObject]:
         """Of the arguments."""

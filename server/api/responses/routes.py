@@ -81,7 +81,7 @@ async def responses(request: Request) -> Response:
     answer = ResponseAnswer(body, asked, run, serving.settings.model_name, keep, log=log)
     store.began(plan.id, answer)
     if body.background:
-        await background_of(request).begin(run.pieces(), answer)
+        await background_of(request).begin(run.pieces(), answer, received.record)
         return json_response(answer.snapshot()) if log is None else EventStream(log.follow())
     if body.stream:
         return EventStream(streamed(run.pieces(), answer))

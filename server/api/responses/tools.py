@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 from server.api.common.conversation import MAX_TOOLS
 from server.api.common.fields import Fields
 from server.api.responses.items import one_of, tag_by_type
-from server.core import lark_in_json
+from server.core.grammar_jobs import TextGrammar
 from server.core.request import NamedTool, ToolUse
 from server.errors import BadRequestError
 
@@ -103,6 +103,8 @@ class HostedTool(Fields):
 
 
 TOOL_TYPES = ("function", "custom", "namespace")
+SYNTAXES = {"lark": "Lark grammar", "regex": "regular expression"}
+"""What the model is told of a custom tool's input."""
 
 
 def _tool_tag(value: object) -> str | None:
@@ -195,10 +197,13 @@ class ToolSet:
             _check_named(choice, own, "tool_choice.name")
         self.tools = [_as_function(one) for one in own]
         self.offered = {one.shown_name: one for one in own}
-        self.use = ToolUse(choice=_core_choice(choice), parallel=parallel)
+        texts = {one.shown_name: made for one in own if (made := _grammar_of(one.tool)) is not None}
+        self.use = ToolUse(choice=_core_choice(choice), parallel=parallel, texts=texts)
         self.names: dict[str, str] = {}
         for at, one in enumerate(own):
             self.names |= {f"tools[{at}].function": one.path, f"tools[{at}]": one.path}
+            if isinstance(one.tool, CustomTool):
+                self.names[f"tools[{at}].function.parameters"] = f"{one.path}.format.definition"
 
 
 def _offered(tools: Sequence[Any]) -> Iterator[Offered]:
@@ -242,11 +247,15 @@ def _schema(tool: FunctionTool | CustomTool) -> dict[str, Any] | None:
     if isinstance(tool, FunctionTool):
         return tool.parameters
     text = {"type": "string"}
-    if isinstance(tool.format, GrammarInput) and tool.format.syntax == "lark":
-        text[lark_in_json.KEY] = tool.format.definition
-    elif isinstance(tool.format, GrammarInput):
-        text["pattern"] = f"^(?:{tool.format.definition})$"
+    if isinstance(tool.format, GrammarInput):
+        text["description"] = f"Fits this {SYNTAXES[tool.format.syntax]}:\n{tool.format.definition}"
     return {"type": "object", "properties": {"input": text}, "required": ["input"]}
+
+
+def _grammar_of(tool: FunctionTool | CustomTool) -> TextGrammar | None:
+    if isinstance(tool, FunctionTool) or not isinstance(tool.format, GrammarInput):
+        return None
+    return TextGrammar(tool.format.syntax, tool.format.definition)
 
 
 def _is_strict(tool: FunctionTool | CustomTool) -> bool:

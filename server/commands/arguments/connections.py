@@ -45,5 +45,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-remember-generated",
         dest="remember_generated",
         action="store_false",
-        help="tokenize answers that come back afresh, however the model wrote them",
+        help="tokenize answers that come back afresh, however the model wrote them, and fill in no thinking left out",
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.known import FORMS, MARKERS
 from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
@@ -185,14 +185,19 @@ def _picture(form: CallForm) -> str:
     """One call as a model of the form writes it, `NAME` with `KEY` and `VALUE`."""
     match form:
         case JsonCalls():
-            text = f'{{"name": "NAME", "{form.arguments}": {{…}}}}'
+            number = f'"{form.id}": "0", ' if form.id else ""
+            text = f'{{{number}"{form.name}": "NAME", "{form.arguments}": {{…}}}}'
+            text = '{"NAME": {…}}' if form.by_name else text
             text = f"[{text}]" if form.is_list else text
         case NamedJsonCalls():
             number = ":0" if form.is_numbered else ""
             text = f"{form.call_open}{form.name_prefix}NAME{number}{form.name_end}{{…}}{form.call_close}"
         case TaggedCalls():
             value = f"{form.param_open}KEY{form.text_key_end or form.key_end}VALUE{form.param_close}"
-            text = f"{form.call_open}NAME{form.name_end}{value}{form.call_close}"
+            index = f"{form.index_open}1" if form.index_open else ""
+            text = f"{form.call_open}NAME{index}{form.name_end}{value}{form.call_close}"
+        case BareKeyCalls():
+            text = f"{form.call_open}NAME{{KEY:{form.quote}VALUE{form.quote}}}"
         case PythonCalls():
             text = "[NAME(KEY=VALUE)]" if form.is_list else "NAME(KEY=VALUE)"
     return f"{form.open}{text}{form.close}".replace("\n", "")

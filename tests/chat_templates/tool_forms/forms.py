@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 
 Call = tuple[str, dict[str, Any]]
 
-ONE_A_SECTION = {"hermes", "qwen3-coder", "glm", "mistral"}
+ONE_A_SECTION = {"hermes", "qwen3-coder", "glm", "mistral", "gemma4", "harmony"}
 """Of which a model opens a new section for each call."""
 
 
@@ -16,7 +16,7 @@ def written(form: CallForm, calls: Sequence[Call]) -> str:
     """One section, without `open`, as a model would write it."""
     match form:
         case JsonCalls():
-            objects = [{"name": name, form.arguments: arguments} for name, arguments in calls]
+            objects = [_object(form, index, call) for index, call in enumerate(calls)]
             text = (
                 _json(objects) if form.is_list else form.inside + form.between.join(map(_json, objects)) + form.inside
             )
@@ -32,24 +32,55 @@ def written(form: CallForm, calls: Sequence[Call]) -> str:
                 for index, (name, arguments) in enumerate(calls)
             )
         case TaggedCalls():
-            text = (form.space if form.call_open else "") + "".join(_tagged(form, call) + form.space for call in calls)
+            texts = [_tagged(form, call, index) for index, call in enumerate(calls, 1)]
+            text = (form.space if form.call_open else "") + "".join(text + form.space for text in texts)
+        case BareKeyCalls():
+            text = "".join(form.call_open + name + _bare(form, arguments) for name, arguments in calls)
         case PythonCalls():
             texts = [f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})" for name, arguments in calls]
             text = f"[{', '.join(texts)}]" if form.is_list else "\n".join(texts)
     return text + form.close
 
 
-def _tagged(form: TaggedCalls, call: Call) -> str:
+def _object(form: JsonCalls, index: int, call: Call) -> dict[str, Any]:
     name, arguments = call
-    parts = [form.call_open + name + form.name_end]
+    if form.by_name:
+        return {name: arguments}
+    return {**({form.id: str(index)} if form.id else {}), form.name: name, form.arguments: arguments}
+
+
+def opening(form: CallForm) -> str:
+    """What stands before a section's calls."""
+    return (form.lead if isinstance(form, TaggedCalls) else "") + form.open
+
+
+_TYPES = {bool: "boolean", int: "number", float: "number", list: "array"}
+
+
+def _tagged(form: TaggedCalls, call: Call, index: int) -> str:
+    name, arguments = call
+    number = form.index_open + str(index) if form.index_open else ""
+    parts = [form.call_open + name + number + form.name_end]
     for key, value in arguments.items():
         is_text = isinstance(value, str)
-        end = form.text_key_end if is_text and form.text_key_end else form.key_end
+        json_end = form.json_key_ends.get(_TYPES.get(type(value), ""), form.key_end)
+        end = form.text_key_end if is_text and form.text_key_end else json_end
         trimmed = "\n" if form.trims else ""
         parts.append(
             form.param_open + key + end + trimmed + (value if is_text else _json(value)) + trimmed + form.param_close
         )
     return form.space.join([*parts, *([form.call_close] if form.call_close else [])])
+
+
+def _bare(form: BareKeyCalls, value: Any) -> str:
+    match value:
+        case str():
+            return form.quote + value + form.quote
+        case dict():
+            return "{" + ",".join(f"{key}:{_bare(form, item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ",".join(_bare(form, item) for item in value) + "]"
+    return _json(value)
 
 
 def _json(value: Any) -> str:

@@ -24,6 +24,11 @@ PARSERS = {
     "glm": "glm47",
     "minimax": "minimax_m2",
     "dsml": "deepseek_v32",
+    "dsml-v4": "deepseek_v4",
+    "dsml-v4.1": "deepseek_v41",
+    "gemma4": "gemma4",
+    "apertus": "apertus",
+    "kimi-k3": "kimi_k3",
     "pythonic": "pythonic",
     "olmo3": "olmo3",
     "lfm2": "lfm2",
@@ -43,7 +48,8 @@ SAMPLES: dict[str, list[Call]] = {
 }
 OTHER_TAGS = ["<think>", "</think>", "<tool_calls>", "</tool_calls>", "<|tool_call|>", "<|start_of_role|>"]
 CUT = "theirs ends the section, or the call, at a closing tag within a string"
-DIFFERENT = {(name, "the closing tag in a string"): CUT for name in ("hermes", "hunyuan", "kimi", "olmo3", "lfm2")}
+FORMS_CUT = ("hermes", "hunyuan", "kimi", "olmo3", "lfm2", "gemma4", "apertus")
+DIFFERENT = {(name, "the closing tag in a string"): CUT for name in FORMS_CUT}
 
 
 def _texts() -> dict[tuple[str, str], tuple[list[Call], str]]:

@@ -24,7 +24,11 @@ KINDS = [(name, kind) for name in FORMS for kind in ("special", "added", "text")
 
 def made(name: str, kind: str) -> ChatFormat:
     """A format with that form, its tags tokens of that kind."""
-    marks = ["｜DSML｜"] if name == "dsml" else sorted({t for tag in tags_of(FORMS[name]) for t in TOKEN.findall(tag)})
+    marks = (
+        ["｜DSML｜"]
+        if name.startswith("dsml")
+        else sorted({t for tag in tags_of(FORMS[name]) for t in TOKEN.findall(tag)})
+    )
     template = CheckpointTemplate(
         TemplateFiles("{{ messages[0].content }}{{ tools }}", None, IM_NAMES), FormatSettings(thinks=True, calls=name)
     )

@@ -136,7 +136,7 @@ function javaScript(body: Body, api: Api): string {
     "",
     `const client = new ${name}({ baseURL: "${base(api)}", apiKey: process.env.TWOGEAR_API_KEY ?? "none" });`,
     `const stream = await client.${CALLS[api]}(${JSON.stringify(body, null, 2)});`,
-    "for await (const event of stream) console.log(event);",
+    "for await (const event of stream) console.log(JSON.stringify(event));",
   ].join("\n");
 }
 
