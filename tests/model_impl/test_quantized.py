@@ -90,11 +90,25 @@ def test_weights_are_rounded_little(bits: int, most: float) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("size", [1e-30, 1e-7, 1e-4, 1.0, 1e4, 1e30])
 def test_weights_of_any_size(bits: int, size: float) -> None:
     torch.manual_seed(0)
-    weight = size * torch.randn(40, 96)
-    assert relative(meant(QuantizedProduct.of(weight, bits)) - weight, weight) < 0.1
+    weight, x = size * torch.randn(40, 96), randn(6, 96)
+    product = QuantizedProduct.of(weight, bits)
+    assert relative(meant(product) - weight, weight) < 0.1
+    assert relative(product(x, weight, None) - x.float() @ weight.T, x.float() @ weight.T) < 0.12
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("smaller", [2.0**-10, 2.0**-24, 2.0**-33])
+def test_a_group_far_smaller_than_others_of_its_matrix(bits: int, smaller: float) -> None:
+    torch.manual_seed(0)
+    weight = randn(40, 96)
+    weight[:, 32:64] *= smaller
+    off = (meant(QuantizedProduct.of(weight, bits)).float() - weight)[:, 32:64].abs()
+    step = weight[:, 32:64].abs().amax(1, keepdim=True) * 2 / (254 if bits == 8 else 15)
+    rounded = weight[:, 32:64].abs() * 2.0**-8  # what is meant is in bfloat16 as well
+    assert (off <= 0.75 * step + rounded + weight.abs().max() * 16 * 2.0**-35).all()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

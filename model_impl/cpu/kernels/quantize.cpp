@@ -20,6 +20,13 @@ struct Rounded {
   int8_t values[N];
 };
 
+// The power of two of which `largest` is 1024 to 2048 times; at least 2^-126, whose inverse is a number too.
+float unit_for(float largest) {
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return std::ldexp(1.0f, std::max(exponent - 11, -126));
+}
+
 float kept(float value) { return half_to_float(float_to_half(std::fmin(std::fmax(value, -HALF_MOST), HALF_MOST))); }
 
 void to_8_bits(const float* w, Rounded* to) {
@@ -131,24 +138,27 @@ void pack_all(QuantizedWeights& weights, Make&& make) {
 extern "C" {
 
 // The bytes that a matrix of that size takes in so many bits.
-int64_t quantized_size(int64_t columns, int64_t k, int64_t bits) { return QuantizedWeights{columns, k, bits, {}}.bytes(); }
+int64_t quantized_size(int64_t columns, int64_t k, int64_t bits) {
+  return QuantizedWeights{columns, k, bits, 1.0f, {}}.bytes();
+}
 
 // weight (columns, k), bfloat16 and contiguous, to `packed`, of quantized_size() bytes. False where a weight is not finite.
 bool quantize(const uint16_t* weight, int64_t columns, int64_t k, int64_t bits, uint8_t* packed) {
   QuantizedWeights& weights = *(QuantizedWeights*)packed;
-  weights = {columns, k, bits, {}};
-  bool finite = true;
-#pragma omp parallel for schedule(static) reduction(&& : finite)
+  uint16_t largest = 0;  // as bits: a nan is more than an infinity, and that more than all others
+#pragma omp parallel for schedule(static) reduction(max : largest)
   for (int64_t i = 0; i < columns; i++) {
     uint16_t most = 0;
     for (int64_t j = 0; j < k; j++) most = std::max<uint16_t>(most, weight[i * k + j] & 0x7fff);
-    finite = finite && most < 0x7f80;
+    largest = std::max(largest, most);
   }
-  if (!finite) return false;
+  if (largest >= 0x7f80) return false;
+  const float unit = unit_for(bfloat_to_float(largest)), by = 1.0f / unit;
+  weights = {columns, k, bits, unit, {}};
   pack_all(weights, [&](int64_t column, int64_t place, Rounded* to) {
     float w[N] = {};
     const int64_t count = std::min(SHARED, k - place * SHARED);
-    for (int64_t i = 0; i < count; i++) w[i] = bfloat_to_float(weight[column * k + place * SHARED + i]);
+    for (int64_t i = 0; i < count; i++) w[i] = bfloat_to_float(weight[column * k + place * SHARED + i]) * by;
     if (bits == 8)
       to_8_bits(w, to);
     else
@@ -158,16 +168,20 @@ bool quantize(const uint16_t* weight, int64_t columns, int64_t k, int64_t bits, 
 }
 
 // Weights that somebody has quantized: `values` (columns, k), -127 to 127 for 8 bits and 0 to 15 for 4; `scales`, and for 4
-// bits `least`, (columns, k / shared) in float32, `shared` a multiple of 32 or all of k.
+// bits `least`, (columns, k / shared) in float32 and finite, `shared` a multiple of 32 or all of k.
 void pack_quantized(const int8_t* values, const float* scales, const float* least, int64_t columns, int64_t k,
                     int64_t shared, int64_t bits, uint8_t* packed) {
   QuantizedWeights& weights = *(QuantizedWeights*)packed;
-  weights = {columns, k, bits, {}};
   const int64_t groups = (k + shared - 1) / shared;
+  float largest = 0;
+  for (int64_t i = 0; i < columns * groups; i++)
+    largest = std::fmax(largest, std::fmax(std::fabs(scales[i]) * 16, bits == 4 ? std::fabs(least[i]) : 0.0f));
+  const float unit = unit_for(largest), by = 1.0f / unit;
+  weights = {columns, k, bits, unit, {}};
   pack_all(weights, [&](int64_t column, int64_t place, Rounded* to) {
     const int64_t at = column * groups + place * SHARED / shared;
-    to->scale = float_to_half(scales[at]);
-    to->least = bits == 4 ? float_to_half(least[at]) : 0;
+    to->scale = float_to_half(scales[at] * by);
+    to->least = bits == 4 ? float_to_half(least[at] * by) : 0;
     const int64_t count = std::min(SHARED, k - place * SHARED);
     memset(to->values, 0, sizeof(to->values));
     memcpy(to->values, values + column * k + place * SHARED, count);

@@ -325,7 +325,8 @@ void write(const Piece& piece, const uint16_t* bias, uint16_t* y) {
   for (int64_t row = piece.first; row < piece.last; row++) {
     const float* sums = piece.sums(row, 0);
     uint16_t* to = y + row * columns + column;
-    for (int64_t c = 0; c < count; c++) to[c] = float_to_bfloat(sums[c] + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
+    for (int64_t c = 0; c < count; c++)
+      to[c] = float_to_bfloat(sums[c] * piece.weights.unit + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
   }
 }
 
@@ -400,7 +401,7 @@ void restore_column(const QuantizedWeights& weights, int64_t column, uint16_t* t
     const int64_t count = std::min(SHARED, weights.k - place * SHARED);
     for (int64_t i = 0; i < count; i++)
       to[place * SHARED + i] =
-          float_to_bfloat(std::fma((float)weight_of(weights, block, place % 2, column % PANEL, i), scale, least));
+          float_to_bfloat(std::fma((float)weight_of(weights, block, place % 2, column % PANEL, i), scale, least) * weights.unit);
   }
 }
 

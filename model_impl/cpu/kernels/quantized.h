@@ -7,6 +7,8 @@
 //
 // 8 bits: scale * q, q from -127 to 127; with its scale a weight takes 8.5 bits.
 // 4 bits: scale * q + least, q from 0 to 15; a byte has two of them, 16 of k apart. 5 bits with both.
+// All of it times `unit`, a power of two that puts the matrix's largest weight where float16 has room on either side: no
+// weight is too large, and a scale is off by at most 2^-35 of the largest weight.
 //
 // Rows of x are rounded to 8 bits, a scale for each 32, so that a product's terms are whole numbers. Their sums over 32 are
 // exact; each is scaled and added in float32, in ascending order of k. So the result is the same for any number of rows
@@ -26,7 +28,8 @@ constexpr int64_t HALF_BYTES = PANEL * 2;  // PANEL float16
 struct QuantizedWeights {
   int64_t columns, k;
   int64_t bits;  // 8 or 4; where weights.h's have 0 or 1
-  int64_t unused[5];  // to a cache line
+  float unit;
+  int32_t unused[9];  // to a cache line
 
   int64_t units() const { return (k + UNIT_K - 1) / UNIT_K; }
   int64_t panels() const { return (columns + PANEL - 1) / PANEL; }
