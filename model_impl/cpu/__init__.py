@@ -7,10 +7,11 @@ and its file is imported only when the list holds.
 
 import importlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_impl.private_names import FastPath, PrivateName, Verdict, verdict_of_names
-from model_impl.weights import DEFAULT, Format, weights_format
+from model_impl.weights import BITS, DEFAULT, TABLE_BITS, Format, weights_format
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +121,9 @@ def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Mod
     if weights != DEFAULT:
         if (obstacle := _why_not(weights, vllm_config)) is not None:
             raise ValueError(obstacle)
-        importlib.import_module("model_impl.cpu.quantized").use_quantized_products(model, embedding, head, weights)
+        importlib.import_module("model_impl.cpu.quantized").use_quantized_products(
+            model, embedding, head, weights, _kept_file(weights, vllm_config)
+        )
     elif _can_take(PACKED, vllm_config):
         importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
 
@@ -138,6 +141,14 @@ def as_loaded(
         "model_impl.cpu.quantized"
     ).quantized_as_loaded(model, weights, packed)
     return quantized
+
+
+def restored_names(model: "nn.Module") -> set[str]:
+    """Of parameters that `as_loaded` has left out, since their layers have what they would be made into already."""
+    if weights_format() == DEFAULT:
+        return set()
+    names: set[str] = importlib.import_module("model_impl.cpu.quantized").restored_names(model)
+    return names
 
 
 def use_prefill_kernel(vllm_config: Any, attention: "nn.Module") -> None:
@@ -173,6 +184,17 @@ def decode_step(
         vllm_config, embedding, layers, norm
     )
     return step
+
+
+def _kept_file(weights: Format, vllm_config: Any) -> Path | None:
+    """Where the weights of a local checkpoint are kept in that format."""
+    folder, parallel = Path(vllm_config.model_config.model), vllm_config.parallel_config
+    if not folder.is_dir() or vllm_config.load_config.load_format not in {"auto", "hf", "safetensors"}:
+        return None
+    ranks = (parallel.rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
+    what = (weights, BITS[weights], TABLE_BITS[weights], *ranks, *vllm_config.model_config.architectures)
+    path: Path | None = importlib.import_module("model_impl.cpu.quantized_cache").file_for(folder, what)
+    return path
 
 
 def _why_not(weights: Format, vllm_config: Any) -> str | None:

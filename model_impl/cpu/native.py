@@ -66,13 +66,13 @@ _QUANTIZED_ARGUMENTS: Arguments = {
     "pack_quantized": [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER],
     "quantized_linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
     "quantized_lookup": [_POINTER, _POINTER, _SIZE, _POINTER],
-    "quantized_allow": [_SIZE],
+    "quantized_by": [_SIZE],
 }
 _QUANTIZED_RESULTS: dict[str, type] = {
     "quantized_size": _SIZE,
     "quantize": ctypes.c_bool,
     "quantized_linear": ctypes.c_bool,
-    "quantized_allow": _SIZE,
+    "quantized_by": _SIZE,
 }
 
 

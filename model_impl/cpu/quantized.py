@@ -6,6 +6,7 @@ CPU has AVX512-VNNI or AMX.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ from torch import nn
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-from model_impl.cpu import PACKED, note
+from model_impl.cpu import PACKED, note, quantized_cache
 from model_impl.cpu.demand_zero import room
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
 from model_impl.weights import BITS, TABLE_BITS, Format
+
+_KEPT = "twogear_kept_weights"
+"""An attribute of a model that has not been loaded yet."""
 
 
 class QuantizedProduct:
@@ -90,8 +94,12 @@ class QuantizedTableMethod(UnquantizedEmbeddingMethod):
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Quantizes the loaded weight, which is then given up; nothing where that was done, or another's is it."""
         if self._whose is None and _quantize(layer, self.bits):
-            for sharer in self._sharers:
-                sharer.weight = layer.weight
+            self.share(layer)
+
+    def share(self, layer: nn.Module) -> None:
+        """Has those whose weight is this layer's give theirs up as well."""
+        for sharer in self._sharers:
+            sharer.weight = layer.weight
 
     def embedding(self, layer: nn.Module, input_: torch.Tensor) -> torch.Tensor:
         """Ids to vectors."""
@@ -106,8 +114,12 @@ class QuantizedTableMethod(UnquantizedEmbeddingMethod):
         return product
 
 
-def use_quantized_products(model: nn.Module, embedding: nn.Module, head: nn.Module, weights: Format) -> None:
+def use_quantized_products(
+    model: nn.Module, embedding: nn.Module, head: nn.Module, weights: Format, kept: Path | None
+) -> None:
     """Gives all layers of a model that was just built the methods above.
+
+    `kept`: the file of the packed weights of its checkpoint, which the first load reads or writes.
 
     Raises ValueError if a layer is quantized already, or there are no kernels.
     """
@@ -132,6 +144,7 @@ def use_quantized_products(model: nn.Module, embedding: nn.Module, head: nn.Modu
     ):
         if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod:
             layer.quant_method = method
+    vars(model)[_KEPT] = kept
 
 
 def quantized_as_loaded(
@@ -139,8 +152,11 @@ def quantized_as_loaded(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """`weights`, and behind the last one of a layer its quantization, so that few are there twice.
 
+    The first time for a model, packed weights that an earlier start has kept take the place of a checkpoint's.
     `packed`: by the name of a layer, those that a checkpoint has in its place.
     """
+    kept: Path | None = vars(model).pop(_KEPT, None)
+    restored = kept is not None and _restore(model, quantized_cache.read(kept))
     waited_for: dict[str, tuple[Any, set[str]]] = {}
     for name, layer in _layers(model).items():
         parent, _, last = name.rpartition(".")
@@ -151,6 +167,8 @@ def quantized_as_loaded(
         if (waiting := waited_for.get(name)) is None:
             yield name, weight
             continue
+        if restored:
+            continue
         layer, missing = waiting
         method = layer.quant_method
         if isinstance(method, QuantizedTableMethod) and method.is_shared:
@@ -159,6 +177,47 @@ def quantized_as_loaded(
         missing.discard(name)
         if not missing:
             method.process_weights_after_loading(layer)
+    if kept is not None and not restored:
+        _keep(model, kept)
+
+
+def restored_names(model: nn.Module) -> set[str]:
+    """The parameters of a model whose layers have their packed weights already."""
+    return {f"{name}.weight" for name, layer in _layers(model).items() if hasattr(layer, "cpu_linear")}
+
+
+def _restore(model: nn.Module, matrices: Mapping[str, quantized_cache.Matrix]) -> bool:
+    """Whether these are the packed weights of all layers, which then have them."""
+    owners = _owners(model)
+    if {name: tuple(layer.weight.shape) for name, layer in owners.items()} != {
+        name: (matrix.outputs, matrix.inputs) for name, matrix in matrices.items()
+    }:
+        return False
+    for name, layer in owners.items():
+        _give(layer, QuantizedProduct(*matrices[name]))
+        if isinstance(layer.quant_method, QuantizedTableMethod):
+            layer.quant_method.share(layer)
+    return True
+
+
+def _keep(model: nn.Module, path: Path) -> None:
+    """Writes the packed weights, if all layers have theirs."""
+    owners = _owners(model)
+    if all(hasattr(layer, "cpu_linear") for layer in owners.values()):
+        products = {name: layer.cpu_linear for name, layer in owners.items()}
+        quantized_cache.keep(
+            path,
+            {name: quantized_cache.Matrix(own.packed, own.outputs, own.inputs) for name, own in products.items()},
+        )
+
+
+def _owners(model: nn.Module) -> dict[str, Any]:
+    """By name, the layers with packed weights of their own."""
+    return {
+        name: layer
+        for name, layer in _layers(model).items()
+        if not (isinstance(layer.quant_method, QuantizedTableMethod) and layer.quant_method.is_shared)
+    }
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
@@ -175,12 +234,17 @@ def _quantize(layer: Any, bits: int) -> bool:
     if weight.is_meta or weight.numel() == 0:
         return False
     try:
-        layer.cpu_linear = QuantizedProduct.of(weight, bits)
+        product = QuantizedProduct.of(weight, bits)
     except ValueError as error:
         raise ValueError(f"{getattr(layer, 'prefix', type(layer).__name__)} cannot be quantized: {error}") from error
-    layer.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
-    note(PACKED, None)
+    _give(layer, product)
     return True
+
+
+def _give(layer: Any, product: QuantizedProduct) -> None:
+    layer.cpu_linear = product
+    layer.weight = nn.Parameter(torch.empty(0, dtype=layer.weight.dtype), requires_grad=False)
+    note(PACKED, None)
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 COLUMNS = st.one_of(st.integers(1, 200), st.sampled_from([16, 64, 256]))
 INPUTS = st.one_of(st.integers(1, 300), st.sampled_from([32, 64, 1024, 2048]))
 ROWS = st.one_of(st.integers(1, 40), st.sampled_from([64, 257]))
-PLAIN, VECTORS, TILES = range(3)
+WAYS = PLAIN, VECTORS, TILES, BEST = range(4)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL:
 @pytest.fixture(autouse=True)
 def all_ways(library: ctypes.CDLL) -> Iterator[None]:
     yield
-    library.quantized_allow(TILES)
+    library.quantized_by(BEST)
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -67,8 +67,8 @@ def test_any_shape(
     x = randn(rows, inputs + gap)[:, :inputs]  # rows that do not lie one after the other
     multiply = QuantizedProduct.of(weight, bits)
     by_way = []
-    for way in (PLAIN, VECTORS, TILES):
-        library.quantized_allow(way)
+    for way in WAYS:
+        library.quantized_by(way)
         by_way.append(multiply(x, weight, bias))
     product = by_way[-1]
     assert all(torch.equal(other, product) for other in by_way)
@@ -134,11 +134,11 @@ def test_threads_do_not_change_a_result(rows: int, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("way", [PLAIN, VECTORS, TILES])
+@pytest.mark.parametrize("way", WAYS)
 def test_infinities_and_nans_stay_in_their_rows(library: ctypes.CDLL, way: int) -> None:
     weight, x = randn(50, 64), randn(20, 64)
     x[4, 5], x[7, 40] = torch.nan, torch.inf
-    library.quantized_allow(way)
+    library.quantized_by(way)
     product = QuantizedProduct.of(weight, 8)(x, weight, None)
     assert not product[[4, 7]].isfinite().any()
     rows = [row for row in range(20) if row not in {4, 7}]

@@ -129,6 +129,7 @@ IMPORT_VLLM = {
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
     "model_impl/cpu/quantized.py",
     *("benchmarks/linear_cost.py", "benchmarks/peers/vllm_bench.py", "benchmarks/sampling_cost.py"),
+    "benchmarks/quantized_cost.py",
 }
 
 

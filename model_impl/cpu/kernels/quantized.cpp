@@ -32,7 +32,7 @@ constexpr int64_t ROWS_OF_TILES = 12;     // from which on a tile, of 16 rows, i
 constexpr int64_t THREADED = 2'000'000;   // products of two numbers that are worth a thread
 constexpr float SMALLEST = 1e-30f;        // of a group of x; all zeros else
 
-enum Way { PLAIN, VECTOR, TILE };
+enum Way { PLAIN, VECTOR, TILE, BEST };
 
 // The sums of rows [first, last) with one group of columns go on in `partial`, [rows][PANELS][PANEL], with these units.
 struct Piece {
@@ -304,12 +304,12 @@ Way best_way() {
 #endif
 }
 
-Way allowed = TILE;  // tests and measurements allow less
+Way asked = BEST;  // tests and measurements ask for others
 
 void compute(const Piece& piece) {
-  const Way way = std::min(allowed, best_way());
+  const Way way = std::min(asked, best_way());
 #ifdef TILES
-  if (way == TILE && piece.last - piece.first >= ROWS_OF_TILES)
+  if (way == TILE && (asked == TILE || piece.last - piece.first >= ROWS_OF_TILES))
     return piece.weights.bits == 8 ? tiles<8>(piece) : tiles<4>(piece);
 #endif
 #ifdef VECTORS
@@ -440,10 +440,11 @@ void quantized_lookup(const uint8_t* packed, const int64_t* ids, int64_t count, 
   }
 }
 
-// Ways up to this one (0 plain, 1 vectors, 2 tiles) are taken from now on; the best of those that there are.
-int64_t quantized_allow(int64_t way) {
-  allowed = (Way)way;
-  return std::min(allowed, best_way());
+// Products are computed this way from now on (0 plain, 1 vectors, 2 tiles, 3 the best for a number of rows), or the next
+// before it that there is, which is returned.
+int64_t quantized_by(int64_t way) {
+  asked = (Way)way;
+  return std::min(asked, best_way());
 }
 
 }  // extern "C"
