@@ -6,6 +6,7 @@ and its file is imported only when the list holds.
 """
 
 import importlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,28 @@ DECODE = FastPath(
         PrivateName("vllm.forward_context:is_forward_context_available", parameters=()),
     ),
 )
-FAST_PATHS = (PACKED, FUSED, PREFILL, DECODE)
+_LINEAR = "vllm.model_executor.kernels.linear"
+READY_MADE = FastPath(
+    "quantized checkpoints",
+    (
+        PrivateName(f"{_LINEAR}:_POSSIBLE_KERNELS"),
+        PrivateName(
+            f"{_LINEAR}.mixed_precision.MPLinearKernel:MPLinearKernel",
+            ("config", "w_q_name", "w_s_name", "w_zp_name"),
+        ),
+        PrivateName(
+            f"{_LINEAR}.mixed_precision.MPLinearKernel:MPLinearLayerConfig",
+            ("act_type", "group_size", "partition_weight_shape", "weight_type", "zero_points"),
+        ),
+        PrivateName(
+            "vllm.model_executor.layers.quantization.utils.quant_utils:unpack_quantized_values_into_int32",
+            parameters=("w_q", "wtype", "packed_dim"),
+        ),
+        PrivateName("vllm.platforms:PlatformEnum", ("CPU",)),
+        PrivateName("vllm.scalar_type:scalar_types", ("uint4", "uint4b8", "uint8b128")),
+    ),
+)
+FAST_PATHS = (PACKED, FUSED, PREFILL, DECODE, READY_MADE)
 """In the order in which they are reported."""
 
 _verdicts: dict[str, Verdict] = {}
@@ -126,6 +148,20 @@ def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Mod
         )
     elif _can_take(PACKED, vllm_config):
         importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
+
+
+def use_kernels_for_ready_made(vllm_config: Any) -> None:
+    """Before any model is built: layers of quantized checkpoints multiply with our kernels, where those take them."""
+    if vllm_config.model_config.quantization is None or not _can_take(READY_MADE, vllm_config):
+        return
+    native = importlib.import_module("model_impl.cpu.native")
+    if os.environ.get(native.SWITCH) == "0":
+        note(READY_MADE, f"{native.SWITCH} is 0")
+        return
+    try:
+        importlib.import_module("model_impl.cpu.ready_made").use_kernel_for_ready_made()
+    except native.KernelsUnavailableError as error:
+        note(READY_MADE, str(error))
 
 
 def as_loaded(

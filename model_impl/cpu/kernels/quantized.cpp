@@ -28,7 +28,7 @@ namespace {
 constexpr int64_t X_BYTES = 1 << 19;      // of rounded rows: half of L2
 constexpr int64_t CHUNK_BYTES = 20 << 10;  // of a group that stay in L1 while rows pass by
 constexpr int64_t AHEAD = 8 << 10;        // bytes of weights that are under way
-constexpr int64_t ROWS_OF_TILES = 12;     // from which on a tile, of 16 rows, is worth it
+constexpr int64_t ROWS_OF_TILES = 16;     // from which on a tile, of as many rows, is worth it; for 8 bits
 constexpr int64_t THREADED = 2'000'000;   // products of two numbers that are worth a thread
 constexpr float SMALLEST = 1e-30f;        // of a group of x; all zeros else
 
@@ -309,7 +309,7 @@ Way asked = BEST;  // tests and measurements ask for others
 void compute(const Piece& piece) {
   const Way way = std::min(asked, best_way());
 #ifdef TILES
-  if (way == TILE && (asked == TILE || piece.last - piece.first >= ROWS_OF_TILES))
+  if (way == TILE && (asked == TILE || (piece.weights.bits == 8 && piece.last - piece.first >= ROWS_OF_TILES)))
     return piece.weights.bits == 8 ? tiles<8>(piece) : tiles<4>(piece);
 #endif
 #ifdef VECTORS
