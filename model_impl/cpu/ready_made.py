@@ -46,7 +46,7 @@ class TwogearWNA16LinearKernel(MPLinearKernel):
             return False, f"ours computes in bfloat16, not in {c.act_type}: --dtype bfloat16"
         return True, None
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """Lays the loaded weight out for our kernels; what was loaded is given up."""
         kind = self.config.weight_type
         stored = _inputs_first(getattr(layer, self.w_q_name))

@@ -77,7 +77,8 @@ def grouped(module: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
 def words(integers: torch.Tensor, bits: int) -> torch.Tensor:
     """Integers without sign, several of the last dimension in an int32."""
     shifts = bits * torch.arange(32 // bits)
-    return (integers.unflatten(-1, (-1, 32 // bits)) << shifts).sum(-1).to(torch.uint32).view(torch.int32)
+    packed: torch.Tensor = (integers.unflatten(-1, (-1, 32 // bits)) << shifts).sum(-1)
+    return packed.to(torch.uint32).view(torch.int32)
 
 
 def packed_4_bits(module: torch.nn.Linear) -> dict[str, torch.Tensor]:

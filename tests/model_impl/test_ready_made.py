@@ -37,7 +37,7 @@ def packed(values: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).int()
 
 
-def parameter(data: torch.Tensor, output_dim: int) -> nn.Parameter:
+def parameter(data: torch.Tensor, output_dim: int) -> Any:
     made: Any = nn.Parameter(data.contiguous(), requires_grad=False)
     made.output_dim = output_dim
     return made
@@ -61,7 +61,7 @@ def test_weights_mean_what_the_checkpoint_says(
     scales = (0.01 * (0.5 + torch.rand(OUTPUTS, groups))).to(torch.bfloat16)
     zero = torch.randint(0, 2**bits, (OUTPUTS, groups)) if zeros else torch.full((OUTPUTS, groups), 2 ** (bits - 1))
     weight = (values.unflatten(1, (groups, -1)) - zero[..., None]) * scales.float()[..., None]
-    layer = nn.Module()
+    layer: Any = nn.Module()
     if outputs_first:
         layer.q = parameter(packed(values, bits), 0)
         layer.s = parameter(scales, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bench_command
-from benchmarks.load.suite import NAMES
+from benchmarks.load.beside import NAMES
 from benchmarks.peers import llama_cpp
 from benchmarks.peers.servers import OTHERS, SERVERS, Target
 from server.cli_errors import UsageError
