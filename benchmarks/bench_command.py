@@ -7,6 +7,7 @@ from server.urls import server_url
 
 HELP = "measure speed: of a running server, or of Twogear and other servers side by side"
 _SERVERS = ("twogear", "vllm", "vllm-tuned", "llama.cpp", "transformers", "bare-engine", "vllm-bench")
+_OTHERS = ("twogear-int8", "twogear-int4", "llama.cpp-q8_0", "llama.cpp-q4_k_m", "vllm-rust")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suites.add_argument(
         "--servers",
         metavar="A,B",
-        help=f"of {', '.join(_SERVERS)}; if not given, twogear,bare-engine for quick, else all",
+        help=f"of {', '.join((*_SERVERS, *_OTHERS))}; if not given, twogear,bare-engine for quick, else the first "
+        f"{len(_SERVERS)}",
     )
     suites.add_argument("--rounds", type=int, default=2, help="how often each server is started, in turn")
     suites.add_argument("--minutes", type=float, default=60, help="no round is begun that would end later")

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from engine.bytecode import VARIABLE as BYTECODE
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import weight_bytes
+from model_impl.weights import DEFAULT, VARIABLE
 
 GIB = 1 << 30
 KV_CACHE_TOKENS = "TWOGEAR_KV_CACHE_TOKENS"
@@ -62,7 +63,7 @@ def engine_defaults(
 ) -> list[Choice]:
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
     machine = machine or Machine.detect()
-    choices = _common(machine) + (_cpu(model, machine, options) if machine.platform == "cpu" else _gpu())
+    choices = _common(machine) + (_cpu(model, machine, options, environment) if machine.platform == "cpu" else _gpu())
     named = named_options(options)
     if "VLLM_CPU_KVCACHE_SPACE" in environment:
         named.add("--kv-cache-memory-bytes")  # the older way to say the same; vLLM lets the variable win
@@ -110,8 +111,10 @@ def _common(machine: Machine) -> list[Choice]:
     ]
 
 
-def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
+def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapping[str, str]) -> list[Choice]:
     size = _kv_cache_bytes(model, machine.available_memory)
+    reason = "what weights in 8 or 4 bits are multiplied with, in whatever the checkpoint has them"
+    dtype = [] if environment.get(VARIABLE, DEFAULT) == DEFAULT else [Choice("--dtype", "bfloat16", reason)]
     choices = [
         Choice(
             "VLLM_USE_AOT_COMPILE", "0", "the ahead-of-time cache of 0.32 never loads on CPU: it compiles every start"
@@ -150,6 +153,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str]) -> list[Choice]:
     binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]
     return [
         *choices,
+        *dtype,
         Choice("VLLM_CPU_OMP_THREADS_BIND", "|".join(binds), "compute on every core; vLLM would keep one back"),
         Choice("OMP_NUM_THREADS", str(share), "one thread for each of them"),
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
+from model_impl.weights import BITS, BYTES_PER_WEIGHT, DEFAULT, TABLE_BITS, Format
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
 _SCALE_BITS = 16
@@ -88,12 +89,17 @@ def uniform_cache(architecture: Architecture, load: Load) -> Cache:
     )
 
 
-def weight_bytes(architecture: Architecture, config: Mapping[str, Any], dtype: str) -> int:
-    """Bytes of all weights held as `dtype`, the projections as the config's `quantization_config` says.
+def weight_bytes(architecture: Architecture, config: Mapping[str, Any], dtype: str, weights: Format = DEFAULT) -> int:
+    """Bytes of all weights: as `weights`, or as `dtype` and the projections as the `quantization_config` says.
 
     Raises:
         ConfigError: the quantization method is not one whose bits are known here.
     """
+    if weights != DEFAULT:
+        if config.get("quantization_config") is not None:
+            raise ConfigError(f"--weights {weights} is for checkpoints in bfloat16 or float32; this one is quantized")
+        table, linear = BYTES_PER_WEIGHT[TABLE_BITS[weights]], BYTES_PER_WEIGHT[BITS[weights]]
+        return int(architecture.other_parameters * table + architecture.linear_parameters * linear)
     size = BYTES_PER_VALUE[dtype]
     quantization = config.get("quantization_config")
     bits = 8.0 * size if quantization is None else _quantized_bits(quantization)

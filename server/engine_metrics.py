@@ -6,15 +6,19 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from model_impl.weights import Format
 from server.engine_client import Cause, EngineClient, EngineStatus
 
 
 class EngineLife(Collector):
-    """`places`: by what they are for, how many are held and how many are waited for."""
+    """`places`: by what they are for, how many are held and how many are waited for. `weights`: their format."""
 
-    def __init__(self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+    def __init__(
+        self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]], weights: Format
+    ) -> None:
         self._engine = engine
         self._places = places
+        self._weights = weights
 
     def collect(self) -> Iterable[Metric]:
         """Every state and cause has a sample, so that an alert on it has one to look at."""
@@ -32,4 +36,8 @@ class EngineLife(Collector):
         for lane, (held, waiting) in self._places().items():
             places.add_metric([lane, "held"], held)
             places.add_metric([lane, "waiting"], waiting)
-        yield from (state, restarts, places)
+        weights = GaugeMetricFamily(
+            "twogear_weights_info", "1 for the format that the weights are held in", labels=["format"]
+        )
+        weights.add_metric([self._weights], 1.0)
+        yield from (state, restarts, places, weights)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from model_impl.weights import DEFAULT, Format
+
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 
 
@@ -29,6 +31,8 @@ class Settings:
     """A local folder or a hub id."""
     host: str = "127.0.0.1"
     port: int = 8000
+    weights: Format = DEFAULT
+    """In how many bits the engine holds the weights."""
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""
     profile: Path | None = None
@@ -124,6 +128,11 @@ class Settings:
     engine_timeout: float = 300.0
     """How long one step of the engine may take at most, or its start without a sign of life, before it is killed and
     started again. Where its own steps are short, less is enough (`server.step_watch`)."""
+
+    @property
+    def system_fingerprint(self) -> str:
+        """What decides, beside the request, what is answered: the same model answers otherwise in fewer bits."""
+        return f"twogear-{self.weights}"
 
     @property
     def model_name(self) -> str:

@@ -30,10 +30,11 @@ from benchmarks.load.running import RunningServer, ServerFailed, free_port
 from benchmarks.load.statistics import figures
 from benchmarks.load.tables import overview
 from benchmarks.load.workload import SUITES, Load, Prompts, requests
-from benchmarks.peers.servers import SERVERS, Start, Target
+from benchmarks.peers.servers import OTHERS, SERVERS, Start, Target
 from server.cli_errors import UsageError
 
 CHAT = "/v1/chat/completions"
+ALL = {**SERVERS, **OTHERS}
 _START_LIMIT = 400.0
 _FIRST_TOKEN_LIMIT = 60.0
 
@@ -91,7 +92,7 @@ class Suite:
         return self._result()
 
     def _round(self, number: int) -> None:
-        for name in (name for name in self._plan.servers if name in SERVERS):
+        for name in (name for name in self._plan.servers if name in ALL):
             record = self._server(name, number)
             self._records.append(record)
             if record.failed is not None:
@@ -106,7 +107,7 @@ class Suite:
         caches.mkdir(exist_ok=True)
         port = free_port()
         try:
-            start = SERVERS[name](Target(self._plan.model, self._checkpoint, port, caches))
+            start = ALL[name](Target(self._plan.model, self._checkpoint, port, caches))
             self._starts.setdefault(name, start)
             with RunningServer(start, port, self._folder / f"{name}-{number}.log") as running:
                 return self._measure(running, name, number)
@@ -187,8 +188,8 @@ def drive_apart(job: Job) -> Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Measures the machine, runs the suite, writes the file and prints its table. Raises UsageError."""
-    known = (*SERVERS, *NAMES)
-    default = ("twogear", BARE_ENGINE) if args.what == "quick" else known
+    known = (*ALL, *NAMES)
+    default = ("twogear", BARE_ENGINE) if args.what == "quick" else (*SERVERS, *NAMES)
     servers = tuple(args.servers.split(",")) if args.servers else default
     if unknown := [name for name in servers if name not in known]:
         raise UsageError(f"--servers: {unknown[0]!r} is none of {', '.join(known)}")

@@ -41,9 +41,14 @@ def server_binary() -> Path:
     return source_folder() / "build" / "bin" / "llama-server"
 
 
+def quantize_binary() -> Path:
+    """What makes a GGUF file of fewer bits of another, built beside the server."""
+    return server_binary().with_name("llama-quantize")
+
+
 def build(jobs: int | None = None) -> Path:
     """Fetches and builds what is missing, and returns the server. Raises UsageError."""
-    if server_binary().exists():
+    if server_binary().exists() and quantize_binary().exists():
         return server_binary()
     if shutil.which("cmake") is None or shutil.which("g++") is None:
         raise UsageError("llama.cpp's server is built with cmake and g++; install them (Debian: apt install cmake g++)")
@@ -54,7 +59,7 @@ def build(jobs: int | None = None) -> Path:
     with log.open("w") as output:
         for command in (
             ("cmake", "-B", "build", *_OPTIONS),
-            ("cmake", "--build", "build", "--target", "llama-server", f"-j{jobs or os.cpu_count()}"),
+            ("cmake", "--build", "build", "--target", "llama-server", "llama-quantize", f"-j{jobs or os.cpu_count()}"),
         ):
             done = subprocess.run(command, cwd=source_folder(), stdout=output, stderr=output, check=False)
             if done.returncode != 0:
@@ -81,6 +86,23 @@ def gguf(checkpoint: Path, name: str) -> Path:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UsageError(f"llama.cpp's converter does not take {checkpoint}: {last}")
+    unfinished.rename(target)
+    return target
+
+
+def quantized_gguf(checkpoint: Path, name: str, weights: str) -> Path:
+    """The same with weights of a kind of llama.cpp (Q8_0, Q4_K_M), made if it does not exist yet. Raises UsageError."""
+    source = gguf(checkpoint, name)
+    target = source.with_name(f"{source.stem}-{weights}.gguf")
+    if target.exists():
+        return target
+    build()
+    unfinished = target.with_suffix(".part")
+    command = [str(quantize_binary()), str(source), str(unfinished), weights]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UsageError(f"llama-quantize does not make {weights} of {source}: {last}")
     unfinished.rename(target)
     return target
 

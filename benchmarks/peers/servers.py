@@ -8,16 +8,20 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.load.workload import MODEL_NAME
 from benchmarks.peers import llama_cpp
+from server.cli_errors import UsageError
 
 _TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 _TWOGEAR = Path(sys.executable).parent / "twogear"
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
-_LLAMA_CPP_SLOTS = {"embedded": (128, 65536), "large": (32, 16384)}
-"""Slots, and tokens of context that they share: enough for every load."""
+_LLAMA_CPP_SLOTS = {"embedded": (128, 33 * 1024), "large": (32, 2560)}
+"""Slots, and tokens of context that each has: enough for every load."""
+_RUST_FRONTEND = "VLLM_RUST_FRONTEND_PATH"
+"""As vLLM calls it: where its front end in Rust lies, which comes with its wheel for CUDA alone."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ class Target:
     caches: Path
 
 
-def twogear(target: Target) -> Start:
-    """Ours, as `twogear serve` starts it."""
+def twogear(target: Target, weights: str | None = None) -> Start:
+    """Ours, as `twogear serve` starts it, or with its weights in another format."""
     place = ("--port", str(target.port), "--served-model-name", MODEL_NAME)
-    return Start((str(_TWOGEAR), "serve", str(target.checkpoint), *place), _caches(target))
+    asked = () if weights is None else ("--weights", weights)
+    return Start((str(_TWOGEAR), "serve", str(target.checkpoint), *place, *asked), _caches(target))
 
 
 def vllm_default(target: Target) -> Start:
@@ -71,15 +76,34 @@ def vllm_tuned(target: Target) -> Start:
     return Start(start.command, {**start.environment, **tuning})
 
 
-def llama_server(target: Target) -> Start:
-    """llama.cpp's server at bf16, with a slot for every stream. Raises UsageError if it cannot be built."""
+def vllm_rust(target: Target) -> Start:
+    """The tuned one behind vLLM's front end in Rust, which the environment has to name; its engine is a process apart.
+
+    Raises UsageError.
+    """
+    binary = os.environ.get(_RUST_FRONTEND)
+    if binary is None or not os.access(binary, os.X_OK):
+        raise UsageError(f"{_RUST_FRONTEND} must name vLLM's front end in Rust, a file of its wheel for CUDA")
+    start = vllm_tuned(target)
+    own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_USE_RUST_FRONTEND": "1", _RUST_FRONTEND: binary}
+    return Start(start.command, {**start.environment, **own})
+
+
+def llama_server(target: Target, weights: str | None = None) -> Start:
+    """llama.cpp's server at bf16, or with weights as it names them, and a slot for every stream.
+
+    Each slot has pages of its own: with pages that all share (`--kv-unified`) a step looks at those of all streams.
+    Raises UsageError if it cannot be built.
+    """
     slots, context = _LLAMA_CPP_SLOTS[target.model]
+    model = (target.checkpoint, target.model)
+    file = llama_cpp.gguf(*model) if weights is None else llama_cpp.quantized_gguf(*model, weights)
     command = (
         *(str(llama_cpp.build()), "--host", "127.0.0.1", "--port", str(target.port)),
-        *("--model", str(llama_cpp.gguf(target.checkpoint, target.model)), "--alias", MODEL_NAME),
+        *("--model", str(file), "--alias", MODEL_NAME),
         *("--jinja", "--chat-template-file", str(_TEMPLATE)),
         *("--threads", str(len(os.sched_getaffinity(0))), "--parallel", str(slots)),
-        *("--ctx-size", str(context), "--kv-unified"),
+        *("--ctx-size", str(slots * context), "--no-kv-unified"),
     )
     return Start(command)
 
@@ -103,3 +127,12 @@ SERVERS: Mapping[str, Callable[[Target], Start]] = {
     "vllm-tuned": vllm_tuned,
     "llama.cpp": llama_server,
 }
+"""Those that a suite takes if it is told nothing."""
+OTHERS: Mapping[str, Callable[[Target], Start]] = {
+    "twogear-int8": partial(twogear, weights="int8"),
+    "twogear-int4": partial(twogear, weights="int4"),
+    "llama.cpp-q8_0": partial(llama_server, weights="Q8_0"),
+    "llama.cpp-q4_k_m": partial(llama_server, weights="Q4_K_M"),
+    "vllm-rust": vllm_rust,
+}
+"""Those that are named with `--servers`."""

@@ -28,6 +28,7 @@ class TwogearCPUWorker(CPUWorker):
     def init_device(self) -> None:
         """Makes the runner; vLLM offers no way to name its class and its sampler's, so finished ones are given ours."""
         cpu.forget_verdicts()
+        cpu.use_kernels_for_ready_made(self.vllm_config)
         super().init_device()  # type: ignore[no-untyped-call]
         self._zeros: DemandZero | None = None
         self._taken = take_over(self.model_runner)

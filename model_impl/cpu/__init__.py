@@ -1,16 +1,21 @@
 """Faster ways through a model on CPUs, which a model class of any architecture asks for: the only door to this folder.
 
-Each of the four functions below gives a model what it can have on this machine, with this vLLM and these options, and
+Each of the functions below gives a model what it can have on this machine, with this vLLM and these options, and
 notes why it cannot. vLLM's own operations run where a path is off. What a path needs of vLLM's inside is listed here,
 and its file is imported only when the list holds.
 """
 
 import importlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_impl.private_names import FastPath, PrivateName, Verdict, verdict_of_names
+from model_impl.weights import BITS, DEFAULT, TABLE_BITS, Format, weights_format
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from model_impl.cpu.decode import DecodeStep
@@ -52,6 +57,7 @@ PREFILL = FastPath(
     "prefill kernel",
     (
         *_ATTENTION,
+        PrivateName("vllm.v1.attention.backends.cpu_attn:CPUAttentionBackend.get_builder_cls", parameters=()),
         PrivateName(
             "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl",
             (
@@ -82,7 +88,28 @@ DECODE = FastPath(
         PrivateName("vllm.forward_context:is_forward_context_available", parameters=()),
     ),
 )
-FAST_PATHS = (PACKED, FUSED, PREFILL, DECODE)
+_LINEAR = "vllm.model_executor.kernels.linear"
+READY_MADE = FastPath(
+    "quantized checkpoints",
+    (
+        PrivateName(f"{_LINEAR}:_POSSIBLE_KERNELS"),
+        PrivateName(
+            f"{_LINEAR}.mixed_precision.MPLinearKernel:MPLinearKernel",
+            ("config", "w_q_name", "w_s_name", "w_zp_name"),
+        ),
+        PrivateName(
+            f"{_LINEAR}.mixed_precision.MPLinearKernel:MPLinearLayerConfig",
+            ("act_type", "group_size", "partition_weight_shape", "weight_type", "zero_points"),
+        ),
+        PrivateName(
+            "vllm.model_executor.layers.quantization.utils.quant_utils:unpack_quantized_values_into_int32",
+            parameters=("w_q", "wtype", "packed_dim"),
+        ),
+        PrivateName("vllm.platforms:PlatformEnum", ("CPU",)),
+        PrivateName("vllm.scalar_type:scalar_types", ("uint4", "uint4b8", "uint8b128")),
+    ),
+)
+FAST_PATHS = (PACKED, FUSED, PREFILL, DECODE, READY_MADE)
 """In the order in which they are reported."""
 
 _verdicts: dict[str, Verdict] = {}
@@ -107,12 +134,57 @@ def note(path: FastPath, reason: str | None) -> None:
 
 
 def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Module", head: "nn.Module") -> None:
-    """Has all unquantized layers of a model that was just built multiply with packed weights.
+    """Has all unquantized layers of a model that was just built multiply with packed weights, in the format asked for.
 
-    `embedding` and `head` are the input embedding and the output head, which may share their weight.
+    `embedding` and `head` are the input embedding and the output head, which may share their weight. Raises ValueError
+    where another format than bfloat16 was asked for, and cannot be had.
     """
-    if _can_take(PACKED, vllm_config):
+    weights = weights_format()
+    if weights != DEFAULT:
+        if (obstacle := _why_not(weights, vllm_config)) is not None:
+            raise ValueError(obstacle)
+        importlib.import_module("model_impl.cpu.quantized").use_quantized_products(
+            model, embedding, head, weights, _kept_file(weights, vllm_config)
+        )
+    elif _can_take(PACKED, vllm_config):
         importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
+
+
+def use_kernels_for_ready_made(vllm_config: Any) -> None:
+    """Before any model is built: layers of quantized checkpoints multiply with our kernels, where those take them."""
+    if vllm_config.model_config.quantization is None or not _can_take(READY_MADE, vllm_config):
+        return
+    native = importlib.import_module("model_impl.cpu.native")
+    if os.environ.get(native.SWITCH) == "0":
+        note(READY_MADE, f"{native.SWITCH} is 0")
+        return
+    try:
+        importlib.import_module("model_impl.cpu.ready_made").use_kernel_for_ready_made()
+    except native.KernelsUnavailableError as error:
+        note(READY_MADE, str(error))
+
+
+def as_loaded(
+    model: "nn.Module", weights: "Iterable[tuple[str, torch.Tensor]]", packed: Mapping[str, list[str]]
+) -> "Iterable[tuple[str, torch.Tensor]]":
+    """`weights` for a model's layers to take; those that are to be quantized are so as soon as they are there.
+
+    `packed`: by the name of a layer, those that a checkpoint has in its place.
+    """
+    if weights_format() == DEFAULT:
+        return weights
+    quantized: Iterable[tuple[str, torch.Tensor]] = importlib.import_module(
+        "model_impl.cpu.quantized"
+    ).quantized_as_loaded(model, weights, packed)
+    return quantized
+
+
+def restored_names(model: "nn.Module") -> set[str]:
+    """Of parameters that `as_loaded` has left out, since their layers have what they would be made into already."""
+    if weights_format() == DEFAULT:
+        return set()
+    names: set[str] = importlib.import_module("model_impl.cpu.quantized").restored_names(model)
+    return names
 
 
 def use_prefill_kernel(vllm_config: Any, attention: "nn.Module") -> None:
@@ -148,6 +220,28 @@ def decode_step(
         vllm_config, embedding, layers, norm
     )
     return step
+
+
+def _kept_file(weights: Format, vllm_config: Any) -> Path | None:
+    """Where the weights of a local checkpoint are kept in that format."""
+    folder, parallel = Path(vllm_config.model_config.model), vllm_config.parallel_config
+    if not folder.is_dir() or vllm_config.load_config.load_format not in {"auto", "hf", "safetensors"}:
+        return None
+    ranks = (parallel.rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
+    what = (weights, BITS[weights], TABLE_BITS[weights], *ranks, *vllm_config.model_config.architectures)
+    path: Path | None = importlib.import_module("model_impl.cpu.quantized_cache").file_for(folder, what)
+    return path
+
+
+def _why_not(weights: Format, vllm_config: Any) -> str | None:
+    """What speaks against weights in 8 or 4 bits."""
+    asked = f"--weights {weights}"
+    if not _can_take(PACKED, vllm_config):
+        return f"{asked} cannot be had: {verdicts()[PACKED.name].reason}"
+    if (method := vllm_config.model_config.quantization) is not None:
+        return f"{asked} is for checkpoints in bfloat16 or float32; this one is quantized already ({method})"
+    dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
+    return None if dtype == "bfloat16" else f"{asked} computes in bfloat16; leave --dtype {dtype} out"
 
 
 def _can_take(path: FastPath, vllm_config: Any) -> bool:

@@ -17,9 +17,12 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 from model_impl.cpu import DECODE, note
 from model_impl.cpu.native import kernels
 from model_impl.cpu.packed import PackedProduct
+from model_impl.cpu.quantized import QuantizedProduct
 
 _PAGE_TOKENS = 32
 """The tokens in a page are a multiple of it."""
+
+_PRODUCTS = (PackedProduct, QuantizedProduct)
 
 _WEIGHTS = (
     *("qkv", "attention_out", "gate_up", "down"),
@@ -37,7 +40,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("layers", "embedding", "norm")),
+        *((name, ctypes.c_void_p) for name in ("layers", "embedding", "quantized_embedding", "norm")),
         *(
             (name, ctypes.c_int64)
             for name in ("count", "hidden", "intermediate", "queries", "keys", "size", "page_tokens")
@@ -63,7 +66,7 @@ class _Bound(NamedTuple):
     model: _Model
     views: ctypes.Array[_View]
     view_layers: list[str]
-    parts: list[tuple[Any, PackedProduct, Any, torch.Tensor]]
+    parts: list[tuple[Any, PackedProduct | QuantizedProduct, Any, torch.Tensor]]
     kept: list[Any]
 
     def is_stale(self) -> bool:
@@ -152,12 +155,14 @@ class DecodeStep:
         first = self._layers[0].self_attn
         if (ids.dtype, positions.dtype, positions.ndim) != (torch.int32, torch.int64, 1):
             yield f"ids are {ids.dtype}, positions {positions.dtype} in {positions.ndim} dimensions"
-        if self._embedding.weight.dtype is not torch.bfloat16 or not self._embedding.weight.is_contiguous():
+        if _quantized(self._embedding) is None and (
+            self._embedding.weight.dtype is not torch.bfloat16 or not self._embedding.weight.is_contiguous()
+        ):
             yield "the embedding is not one of contiguous bfloat16 rows"
         for layer in self._layers:
             attention = layer.self_attn.attn
-            if not all(isinstance(getattr(one, "cpu_linear", None), PackedProduct) for one in _projections(layer)):
-                yield "a projection is not one of packed bfloat16 weights"
+            if not all(isinstance(getattr(one, "cpu_linear", None), _PRODUCTS) for one in _projections(layer)):
+                yield "a projection is not one of our packed weights"
             if not isinstance(attention.impl, CPUAttentionBackendImpl) or attention.isa != "vec":
                 yield "another kind of attention"
             if not _has_vec_pages(attention.kv_cache) or attention.kv_cache.shape[1:] != first.attn.kv_cache.shape[1:]:
@@ -184,9 +189,11 @@ class DecodeStep:
             entry.pages, entry.page_stride = attention.kv_cache.data_ptr(), attention.kv_cache.stride(0)
         first = self._layers[0]
         attention = first.self_attn.attn
+        table = _quantized(self._embedding)
         model = _Model(
             layers=ctypes.addressof(layers),
-            embedding=self._embedding.weight.data_ptr(),
+            embedding=self._embedding.weight.data_ptr() if table is None else None,
+            quantized_embedding=None if table is None else table.packed.data_ptr(),
             norm=self._norm.weight.data_ptr(),
             count=len(self._layers),
             hidden=self._norm.weight.shape[0],
@@ -204,6 +211,12 @@ class DecodeStep:
         ]
         of_views = (_View * len(views))(*(_View(window=window) for _, window in views))
         return _Bound(model, of_views, [name for _, name in views.values()], parts, [layers])
+
+
+def _quantized(embedding: Any) -> QuantizedProduct | None:
+    """An embedding's weights, where they are in 8 or 4 bits."""
+    product = getattr(embedding, "cpu_linear", None)
+    return product if isinstance(product, QuantizedProduct) else None
 
 
 def _projections(layer: Any) -> tuple[Any, Any, Any, Any]:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 SMALLEST = 1 << 20
 """Bytes; what is smaller is cheap to fill."""
+_HUGE_PAGE = 2 << 20
 
 
 class DemandZero(TorchFunctionMode):
@@ -45,3 +46,11 @@ def demand_zeros(size: int) -> torch.Tensor:
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)  # few first touches, each of more bytes
     return torch.frombuffer(memory, dtype=torch.int8)
+
+
+def room(size: int) -> torch.Tensor:
+    """`size` bytes, in huge pages if they fill some: a stream through small ones waits at every 4 KiB.
+
+    At a multiple of 64 bytes.
+    """
+    return torch.empty(size, dtype=torch.uint8) if size < _HUGE_PAGE else demand_zeros(size).view(torch.uint8)

@@ -2,7 +2,8 @@
 
 A compiler is there wherever vLLM's CPU build compiles. Where it is not, or the CPU lacks what the kernels are written
 for, there is a line in the log and the caller goes vLLM's way. `packed`, `fused`, `prefill` and `decode` beside it
-compute with it, and `model_impl/sampling`. Training has kernels of its own, which load like these.
+compute with it, and `model_impl/sampling`. Products with weights in 8 or 4 bits (`quantized`) run on every x86-64.
+Training has kernels of its own, which load like these.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from model_impl.weights import DEFAULT, weights_format
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,26 @@ _ARGUMENTS: Arguments = {
 }
 _RESULTS: dict[str, type] = {"packed_size": _SIZE, "linear": ctypes.c_bool}
 
+QUANTIZED = ("quantize.cpp", "quantized.cpp")
+"""The sources of products with weights in 8 or 4 bits, which can be compiled for any x86-64."""
+_VECTORS = ("avx512_vnni", "-mavx512vnni")
+"""What those like to have beside the instructions of the others, and how the compiler is told."""
+_COMPILE_FOR_ANY = ("g++", "-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native")
+_QUANTIZED_ARGUMENTS: Arguments = {
+    "quantized_size": [_SIZE, _SIZE, _SIZE],
+    "quantize": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER],
+    "pack_quantized": [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER],
+    "quantized_linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
+    "quantized_lookup": [_POINTER, _POINTER, _SIZE, _POINTER],
+    "quantized_by": [_SIZE],
+}
+_QUANTIZED_RESULTS: dict[str, type] = {
+    "quantized_size": _SIZE,
+    "quantize": ctypes.c_bool,
+    "quantized_linear": ctypes.c_bool,
+    "quantized_by": _SIZE,
+}
+
 
 class KernelsUnavailableError(RuntimeError):
     """Why there are no kernels of ours on this machine."""
@@ -61,6 +84,22 @@ class KernelsUnavailableError(RuntimeError):
 def kernels() -> ctypes.CDLL | None:
     """The library, or None where it is switched off or cannot be had, which is then logged, once."""
     return if_available(load, "vLLM's")
+
+
+@functools.cache
+def quantized_kernels() -> ctypes.CDLL:
+    """The functions for weights in 8 or 4 bits, of the library where there is one, else compiled apart for this CPU.
+
+    Raises:
+        KernelsUnavailableError: no compiler, or nowhere to keep what it makes.
+    """
+    try:
+        path = _compiled(SOURCES, multiplies=False)
+    except KernelsUnavailableError:
+        flags = _flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        of_cpu = f"-DCPU={hashlib.sha256(' '.join(sorted(flags)).encode()).hexdigest()[:8]}"  # a cache may see several
+        path = _made((*_COMPILE_FOR_ANY, of_cpu), SOURCES, (SOURCES,), QUANTIZED)
+    return _opened(path, _QUANTIZED_ARGUMENTS, _QUANTIZED_RESULTS)
 
 
 def why_no_kernels() -> str:
@@ -96,7 +135,12 @@ def compile_ahead() -> None:
 
 def _compile_quietly() -> None:
     with contextlib.suppress(KernelsUnavailableError):
-        _compiled(SOURCES)
+        _compiled(SOURCES, multiplies=_multiplies())
+
+
+def _multiplies() -> bool:
+    """Whether products with bfloat16 weights are among the kernels' work: a CPU's matrix unit would do them better."""
+    return weights_format() == DEFAULT
 
 
 def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
@@ -105,7 +149,7 @@ def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    return load_from(SOURCES, _ARGUMENTS, _RESULTS, compiler=compiler)
+    return load_from(SOURCES, _ARGUMENTS, _RESULTS, compiler=compiler, multiplies=_multiplies())
 
 
 def load_from(
@@ -125,8 +169,13 @@ def load_from(
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
+    path = _compiled(sources, headers=headers, compiler=compiler, multiplies=multiplies)
+    return _opened(path, arguments, results)
+
+
+def _opened(path: Path, arguments: Arguments, results: Mapping[str, type]) -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(_compiled(sources, headers=headers, compiler=compiler, multiplies=multiplies)))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelsUnavailableError(f"{error}") from error
     for name, types in arguments.items():
@@ -140,13 +189,22 @@ def _compiled(
     sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0], multiplies: bool = True
 ) -> Path:
     """The library's file, made if no earlier start did. Raises KernelsUnavailableError."""
-    _check_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8"), multiplies=multiplies)
-    command = (compiler, *_COMPILE[1:], *(f"-I{folder}" for folder in headers))
+    information = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    _check_cpu(information, multiplies=multiplies)
+    vectors = _VECTORS[1:] if _VECTORS[0] in _flags(information) else ()
+    command = (compiler, *_COMPILE[1:], *vectors, *(f"-I{folder}" for folder in headers))
+    return _made(command, sources, (sources, *headers))
+
+
+def _made(
+    command: tuple[str, ...], sources: Path, read: tuple[Path, ...], names: tuple[str, ...] | None = None
+) -> Path:
+    """The library of those sources, or all; `read`: the folders that decide what it is."""
     try:
-        path = cache_folder() / f"kernels-{_fingerprint(command, (sources, *headers))}.so"
+        path = cache_folder() / f"kernels-{_fingerprint(command, read)}.so"
         with _compiling:
             if not path.exists():
-                _compile(command, sources, path)
+                _compile(command, [sources / name for name in names] if names else sorted(sources.glob("*.cpp")), path)
     except OSError as error:
         raise KernelsUnavailableError(f"{error}") from error
     return path
@@ -159,13 +217,17 @@ def cache_folder() -> Path:
 
 def _check_cpu(information: str, *, multiplies: bool = True) -> None:
     """Of /proc/cpuinfo's text: whether the kernels run here, and are what to run."""
-    line = next((line for line in information.splitlines() if line.startswith("flags")), "")
-    flags = set(line.partition(":")[2].split())
+    flags = _flags(information)
     missing = [flag for flag in _CPU_FLAGS if flag not in flags]
     if missing:
         raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
     if multiplies and "amx_bf16" in flags:
         raise KernelsUnavailableError("this CPU has a matrix unit (AMX), which ours do not use")
+
+
+def _flags(information: str) -> set[str]:
+    line = next((line for line in information.splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
 
 
 def _fingerprint(command: tuple[str, ...], folders: tuple[Path, ...]) -> str:
@@ -177,12 +239,12 @@ def _fingerprint(command: tuple[str, ...], folders: tuple[Path, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(command: tuple[str, ...], sources: Path, path: Path) -> None:
+def _compile(command: tuple[str, ...], sources: list[Path], path: Path) -> None:
     """Makes the library at `path`; of several processes that do so at once, each leaves a whole one there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        arguments = [*command, *map(str, sorted(sources.glob("*.cpp"))), "-o", str(made)]
+        arguments = [*command, *map(str, sources), "-o", str(made)]
         try:
             subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
         except FileNotFoundError as error:

@@ -15,10 +15,8 @@ from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
 from model_impl.cpu import PACKED, note
-from model_impl.cpu.demand_zero import demand_zeros
+from model_impl.cpu.demand_zero import room
 from model_impl.cpu.native import kernels, why_no_kernels
-
-_HUGE_PAGE = 2 << 20
 
 
 class PackedProduct:
@@ -32,7 +30,7 @@ class PackedProduct:
             raise ValueError(f"not a bfloat16 matrix with an even number of columns: {weight.dtype} {weight.shape}")
         weight = weight.detach().contiguous()
         self.outputs, self.inputs = weight.shape
-        self.packed = _memory(library.packed_size(weight.data_ptr(), self.outputs, self.inputs))
+        self.packed = room(library.packed_size(weight.data_ptr(), self.outputs, self.inputs))
         library.pack(weight.data_ptr(), self.outputs, self.inputs, self.packed.data_ptr())
 
     def __call__(self, x: torch.Tensor, _weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -105,11 +103,6 @@ def _fits(weight: torch.Tensor) -> bool:
         and weight.numel() > 0
         and weight.shape[1] % 2 == 0
     )
-
-
-def _memory(size: int) -> torch.Tensor:
-    """`size` bytes, in huge pages if they fill some: a stream through small ones waits at every 4 KiB."""
-    return torch.empty(size, dtype=torch.uint8) if size < _HUGE_PAGE else demand_zeros(size)
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:

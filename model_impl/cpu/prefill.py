@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention import Attention
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata
+from vllm.v1.attention.backends.cpu_attn import (
+    CPUAttentionBackend,
+    CPUAttentionBackendImpl,
+    CPUAttentionMetadata,
+    CPUAttentionMetadataBuilder,
+)
 
 from model_impl.cpu import PREFILL, note
 from model_impl.cpu.native import kernels, why_no_kernels
@@ -63,12 +68,33 @@ class PrefillAttentionImpl(CPUAttentionBackendImpl):
         return output
 
 
+class VecMetadataBuilder(CPUAttentionMetadataBuilder):
+    """vLLM's plan of a step, with pages as our kernels read them also where the CPU has a matrix unit (AMX)."""
+
+    def _set_isa_to_layers(self, layer_names: list[str]) -> None:
+        if self.isa == "amx":
+            self.isa = _LAYOUT
+        super()._set_isa_to_layers(layer_names)
+
+
+class VecAttentionBackend(CPUAttentionBackend):
+    """vLLM's attention with such plans."""
+
+    @staticmethod
+    def get_builder_cls() -> type[CPUAttentionMetadataBuilder]:
+        """The class of the plans' builder."""
+        return VecMetadataBuilder
+
+
 def use_prefill_kernel(attention: Attention) -> None:
     """Gives a layer's attention, just built, the kernel where there is one for it."""
-    impl: Any = attention.impl
+    layer: Any = attention
+    impl: Any = layer.impl
     obstacle = _obstacle(impl)
     if obstacle is None:
         impl.__class__ = PrefillAttentionImpl
+        if layer.attn_backend is CPUAttentionBackend and torch.cpu._is_amx_tile_supported():
+            layer.attn_backend = VecAttentionBackend
     note(PREFILL, obstacle)
 
 

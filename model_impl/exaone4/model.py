@@ -38,7 +38,14 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.sequence import IntermediateTensors
 
-from model_impl.cpu import decode_step, fused_operations, use_packed_products, use_prefill_kernel
+from model_impl.cpu import (
+    as_loaded,
+    decode_step,
+    fused_operations,
+    restored_names,
+    use_packed_products,
+    use_prefill_kernel,
+)
 from model_impl.exaone4.architecture import SLIDING, Architecture
 
 if TYPE_CHECKING:
@@ -315,4 +322,6 @@ class TwogearExaone4ForCausalLM(nn.Module, SupportsLoRA, SupportsPP):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Takes (name, tensor) pairs under transformers' names; returns the names of the parameters it filled."""
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        weights = as_loaded(self, weights, self.packed_modules_mapping)
+        loaded = AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        return loaded | restored_names(self)

@@ -13,6 +13,7 @@ from typing import Any
 
 from model_impl.capacity import BYTES_PER_VALUE, Cache, Load, uniform_cache, weight_bytes, windowed_cache
 from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
+from model_impl.weights import DEFAULT, FORMATS, VARIABLE, weights_format
 from server.cli_errors import UsageError
 
 HELP = "show what a model's weights and long requests need, from its config.json alone"
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", type=_positive, metavar="TOKENS", help="length of a request; default: the model's")
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; default: the config's")
+    parser.add_argument(
+        "--weights",
+        choices=FORMATS,
+        help=f"as twogear serve has it, also from {VARIABLE}; int8 and int4 are for CPUs",
+    )
     parser.add_argument("--kv-dtype", choices=(*_DTYPES, "fp8"), help="of the pages; default: as the weights")
     parser.add_argument("--page-size", type=_positive, default=16, metavar="TOKENS", help="tokens in a page")
     parser.add_argument(
@@ -87,12 +93,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(config: dict[str, Any], args: argparse.Namespace) -> Plan:
     architecture = Architecture.from_config(config)
-    dtype = args.dtype or _config_dtype(config)
+    try:
+        held = args.weights or weights_format()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    dtype = args.dtype or (_config_dtype(config) if held == DEFAULT else "bfloat16")
     context = args.context or architecture.max_positions
     if context > architecture.max_positions:
         raise UsageError(f"--context {context} is more than the model's {architecture.max_positions} positions")
     load = Load(context, args.page_size, args.tokens_in_flight, BYTES_PER_VALUE[args.kv_dtype or dtype])
-    return Plan(architecture, dtype, args.memory, weight_bytes(architecture, config, dtype), load)
+    weights = weight_bytes(architecture, config, dtype, held)
+    return Plan(architecture, dtype if held == DEFAULT else held, args.memory, weights, load)
 
 
 def read_config(model: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
-from server.commands.arguments import access, adapters, connections, faults, limits, observation, stored, tls
+from server.commands.arguments import access, adapters, connections, faults, limits, observation, stored, tls, weights
 from server.commands.arguments.numbers import port
 from server.commands.arguments.objects import json_object
 from server.settings import Settings
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the engine options chosen for this machine, and why; start nothing",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
-    for group in (stored, adapters, limits, access, tls, faults, connections, observation):
+    for group in (weights, stored, adapters, limits, access, tls, faults, connections, observation):
         group.add_arguments(parser)
     parser.set_defaults(engine_options=[])
 
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
+    weights.check(settings.model, settings.weights)
     chosen = adapters.engine_choices(args, settings)
     options = [*adapters.as_options(chosen), *args.engine_options]
     if args.show_defaults:
@@ -103,6 +104,7 @@ def settings_of(args: argparse.Namespace, environment: MutableMapping[str, str])
     names = {field.name for field in fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= of_access | limits.of_engine_options(args.engine_options)
+    given["weights"] = weights.of_arguments(args, environment)
     given["reasoning_fields"] = REASONING_FIELDS[args.reasoning_field]
     given |= adapters.of_arguments(args, environment)
     settings = Settings(**given)

@@ -90,7 +90,7 @@ class Serving:
         self.metrics = Metrics(view, list(self.modes.by_name))
         limits = _limits(self.modes)
         self.intake = Intake(self.settings, limits, self.scheduler, self.metrics, lambda: self.engine.ready)
-        self.metrics.registry.register(EngineLife(self.engine, self._lanes))
+        self.metrics.registry.register(EngineLife(self.engine, self._lanes, self.settings.weights))
 
     def adopt(self, profile: Profile, fmt: ChatFormat) -> None:
         """Serves by another profile from now on, for which `fmt` was made; what runs goes on as it was planned.

@@ -64,6 +64,21 @@ def test_weights_that_leave_no_room(capsys: pytest.CaptureFixture[str]) -> None:
     assert (plan["page_pool_bytes"], plan["windowed"]["requests"]) == (0, 0)
 
 
+@pytest.mark.parametrize(("weights", "bits", "least"), [("int8", 8.5, 0.53), ("int4", 5, 0.34)])
+def test_weights_in_fewer_bits(
+    weights: str, bits: float, least: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_json(capsys, SMALL, "--memory", "24GB", "--weights", weights)
+    whole = plan_json(capsys, SMALL, "--memory", "24GB")["weight_bytes"]
+    assert bits / 16 <= plan["weight_bytes"] / whole
+    assert least <= plan["weight_bytes"] / whole < least + 0.04  # the embedding has 8.5 bits
+    monkeypatch.setenv("TWOGEAR_WEIGHTS", weights)
+    assert plan_json(capsys, SMALL, "--memory", "24GB") == plan
+    monkeypatch.setenv("TWOGEAR_WEIGHTS", "int3")
+    assert main(["plan", SMALL, "--memory", "24GB"]) == 2
+    assert "TWOGEAR_WEIGHTS must be one of bf16, int8, int4; it is 'int3'" in capsys.readouterr().err
+
+
 def test_smaller_values_in_the_pages_hold_more(capsys: pytest.CaptureFixture[str]) -> None:
     by_dtype = {
         dtype: plan_json(capsys, LARGE, "--memory", "160GiB", "--kv-dtype", dtype)["windowed"]["bytes_per_request"]

@@ -128,11 +128,15 @@ IMPORT_VLLM = {
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
+    *("model_impl/cpu/quantized.py", "model_impl/cpu/ready_made.py"),
     *(
         "benchmarks/linear_cost.py",
+        "benchmarks/gpu/kernels.py",
+        "benchmarks/gpu/parity.py",
         "benchmarks/host/fake_engine.py",
         "benchmarks/host/steps.py",
         "benchmarks/peers/vllm_bench.py",
+        "benchmarks/quantized_cost.py",
         "benchmarks/sampling_cost.py",
     ),
 }

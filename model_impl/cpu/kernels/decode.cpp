@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t THREADED = 4'000'000;  // products of two numbers in a layer that are worth a team at ten barriers
 
 struct Layer {
-  const uint8_t *qkv, *attention_out, *gate_up, *down;  // weights.h
+  const uint8_t *qkv, *attention_out, *gate_up, *down;  // weights.h or quantized.h
   const uint16_t *query_norm, *key_norm, *turns, *attention_norm, *mlp_norm;
   uint16_t* pages;
   int64_t page_stride, view;  // values between pages; which View of the requests it has
@@ -27,7 +27,9 @@ struct Layer {
 
 struct Model {
   const Layer* layers;
-  const uint16_t *embedding, *norm;
+  const uint16_t* embedding;          // (vocabulary, hidden), or null where
+  const uint8_t* quantized_embedding;  // it is one of quantized.h
+  const uint16_t* norm;
   int64_t count, hidden, intermediate, queries, keys, size, page_tokens;
   float scale, eps;
 };
@@ -96,7 +98,9 @@ class Step {
       : model(model), rows(batch.rows), ids(batch.ids), positions(batch.positions), views(batch.views),
         works(batch.works), out(batch.out) {
     const int64_t wide = model.queries * model.size, tiles = (rows + Product::ROWS - 1) / Product::ROWS;
-    const int64_t widest = std::max(std::max(model.hidden, wide), model.intermediate);
+    // Whole units of UNIT_K are room for rounded rows too.
+    const int64_t widest =
+        (std::max(std::max(model.hidden, wide), model.intermediate) + UNIT_K - 1) / UNIT_K * UNIT_K;
     const int64_t sizes[] = {
         rows * model.hidden,        rows * width_of_qkv(), rows * wide,
         rows * model.hidden,        2 * rows * model.intermediate,
@@ -117,37 +121,37 @@ class Step {
       product(x, k, packed, columns, y).multiply(thread, threads);
 #pragma omp barrier
     };
-    // Rows of a product's x, made and arranged tile by tile.
-    auto make = [&](const uint16_t* x, int64_t k, auto&& row_of) {
-      const Product job = product(x, k, nullptr, 0, nullptr);
+    // Rows of the x of a product with these weights, made and arranged tile by tile.
+    auto make = [&](const uint16_t* x, int64_t k, const uint8_t* packed, auto&& row_of) {
+      const Product job = product(x, k, packed, 0, nullptr);
       for (int64_t tile = job.tiles() * thread / threads; tile < job.tiles() * (thread + 1) / threads; tile++) {
         for (int64_t row = tile * Product::ROWS; row < job.tile_end(tile); row++) row_of(row);
         job.arrange(tile);
       }
 #pragma omp barrier
     };
-    make(hidden_, hidden, [&](int64_t row) {
-      memcpy(hidden_ + row * hidden, model.embedding + ids[row] * hidden, hidden * sizeof(uint16_t));
-    });
-    for (const Layer* layer = model.layers; layer < model.layers + model.count; layer++) {
+    const Layer* const end = model.layers + model.count;
+    make(hidden_, hidden, model.layers->qkv, [&](int64_t row) { embed(ids[row], hidden_ + row * hidden); });
+    for (const Layer* layer = model.layers; layer < end; layer++) {
       multiply(hidden_, hidden, layer->qkv, width_of_qkv(), qkv_);
       for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++) turn(*layer, row);
 #pragma omp barrier
       const Work& work = works[layer->view];
       look(*layer, work.starts[thread], work.starts[thread + 1]);
 #pragma omp barrier
-      make(attended_, width_of_queries(), [&](int64_t row) {
+      make(attended_, width_of_queries(), layer->attention_out, [&](int64_t row) {
         merge(partial(work.of_row[row]), work.of_row[row + 1] - work.of_row[row], heads(),
               attended_ + row * width_of_queries());
       });
       multiply(attended_, width_of_queries(), layer->attention_out, hidden, product_);
-      make(hidden_, hidden, [&](int64_t row) { add(row, layer->attention_norm); });
+      make(hidden_, hidden, layer->gate_up, [&](int64_t row) { add(row, layer->attention_norm); });
       multiply(hidden_, hidden, layer->gate_up, 2 * middle, gate_up_);
-      make(gated_, middle, [&](int64_t row) {
+      make(gated_, middle, layer->down, [&](int64_t row) {
         silu_mul_row(gate_up_ + row * 2 * middle, middle, gated_ + row * middle);
       });
       multiply(gated_, middle, layer->down, hidden, product_);
-      make(hidden_, hidden, [&](int64_t row) { add(row, layer->mlp_norm); });
+      const uint8_t* next = layer + 1 < end ? layer[1].qkv : nullptr;
+      make(hidden_, hidden, next, [&](int64_t row) { add(row, layer->mlp_norm); });
     }
     for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++)
       add_norm_row(nullptr, hidden_ + row * hidden, model.norm, model.eps, hidden, out + row * hidden);
@@ -172,6 +176,13 @@ class Step {
 
   Product product(const uint16_t* x, int64_t k, const uint8_t* packed, int64_t columns, uint16_t* y) const {
     return {x, rows, k / 2, k, packed, columns, nullptr, y, (Pair*)arranged_};
+  }
+
+  void embed(int64_t id, uint16_t* to) const {
+    if (model.quantized_embedding)
+      restore_column(*QuantizedWeights::of(model.quantized_embedding), id, to);
+    else
+      memcpy(to, model.embedding + id * model.hidden, model.hidden * sizeof(uint16_t));
   }
 
   // A row's queries and keys made ready.

@@ -172,11 +172,17 @@ thread_local Buffer arranged, partials;
 }  // namespace
 
 void Product::arrange(int64_t tile) const {
-  if (rows > 1)
+  if (const QuantizedWeights* weights = QuantizedWeights::of(packed)) {
+    const int64_t row_bytes = RoundedRow::bytes(weights->units());
+    for (int64_t row = tile * ROWS; row < tile_end(tile); row++)
+      round_row(x + row * stride, *weights, (uint8_t*)arranged + row * row_bytes);
+  } else if (rows > 1 && packed)
     ::arrange(x + tile * ROWS * stride, stride, tile_end(tile) - tile * ROWS, pairs, arranged + tile * ROWS * pairs);
 }
 
 void Product::multiply(int64_t thread, int64_t threads) const {
+  if (const QuantizedWeights* weights = QuantizedWeights::of(packed))
+    return multiply_quantized(*weights, arranged, rows, bias, y, thread, threads);
   const int64_t groups = (columns + COLUMNS - 1) / COLUMNS;
   int64_t per_block = std::max<int64_t>(X_BYTES / (4 * pairs * ROWS), 4);
   int64_t blocks = (tiles() + per_block - 1) / per_block;

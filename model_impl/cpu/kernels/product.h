@@ -1,9 +1,11 @@
-// One matrix product in bfloat16 as work for a team of threads, `linear.cpp`'s to do.
+// One matrix product as work for a team of threads: `linear.cpp`'s with bfloat16 weights, `quantized.cpp`'s with others.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+
+#include "quantized.h"
 
 typedef int32_t __attribute__((may_alias, aligned(2))) Pair;  // two bfloat16
 
@@ -13,14 +15,14 @@ struct Product {
 
   const uint16_t* x;
   int64_t rows, pairs, stride;
-  const uint8_t* packed;  // weights.h
+  const uint8_t* packed;  // weights.h, or quantized.h; null where nothing is multiplied
   int64_t columns;
   const uint16_t* bias;
   uint16_t* y;
-  Pair* arranged;  // room for arranged_size(), at a multiple of 32 bytes; a single row needs none
+  Pair* arranged;  // room for arranged_size(), at a multiple of 32 bytes; a single row of bfloat16 needs none
 
   int64_t tiles() const { return (rows + ROWS - 1) / ROWS; }
-  int64_t arranged_size() const { return rows == 1 ? 0 : tiles() * ROWS * pairs; }
+  int64_t arranged_size() const { return rows == 1 ? 0 : tiles() * ROWS * pairs; }  // of a product in bfloat16
   int64_t tile_end(int64_t tile) const { return std::min(rows, (tile + 1) * ROWS); }  // its last row + 1
 
   // First for each tile, by whoever knows that its rows of x are there ...

@@ -82,6 +82,7 @@ class ChatResponse:
         self._plan = plan
         self._choices = choices
         self._model = plan.model
+        self._fingerprint = serving.settings.system_fingerprint
         self._fmt = serving.fmt
         self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
         self._gathered = [Gathered(custom) for _ in choices]
@@ -108,6 +109,7 @@ class ChatResponse:
             "object": "chat.completion",
             "created": plan.created,
             "model": self._model,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
             "usage": usage(plan, self._choices),
             **_prompt_ids(plan),
@@ -172,6 +174,7 @@ class ChunkWriter:
             "object": "chat.completion.chunk",
             "created": plan.created,
             "model": plan.model,
+            "system_fingerprint": serving.settings.system_fingerprint,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
         self._with_calls: set[int] = set()

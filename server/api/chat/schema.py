@@ -119,6 +119,8 @@ class ChatCompletion(Answer):
     """Unix time, in seconds."""
     model: str
     """The model's own name, whichever alias was asked for."""
+    system_fingerprint: str
+    """In how many bits the weights are held: `twogear-bf16`, `twogear-int8` or `twogear-int4`."""
     choices: list[ChatChoice]
     """The `n` answers."""
     usage: Usage
@@ -207,6 +209,8 @@ class ChatCompletionChunk(Answer):
     """Unix time, in seconds."""
     model: str
     """The model's own name."""
+    system_fingerprint: str
+    """As in a response that is not streamed."""
     choices: list[ChunkChoice]
     """More of one choice; empty in the event that has the usage."""
     usage: Usage | None = None

@@ -49,6 +49,7 @@ class Texts:
             "object": "text_completion",
             "created": plan.created,
             "model": plan.model,
+            "system_fingerprint": serving.settings.system_fingerprint,
         }
         self.indices = range(len(choices))
         self._plan = plan

@@ -50,6 +50,8 @@ class TextCompletion(Answer):
     """Unix time, in seconds."""
     model: str
     """The model's own name."""
+    system_fingerprint: str
+    """In how many bits the weights are held: `twogear-bf16`, `twogear-int8` or `twogear-int4`."""
     choices: list[TextChoice]
     """`n` texts for each prompt."""
     usage: Usage | None = None

@@ -27,6 +27,7 @@ def model_of(name: str, served: Served, serving: Serving) -> JsonObject:
         "root": served.name,
         "parent": None if served.adapter is None else own,
         "max_model_len": None if ready is None else ready.max_context,
+        "weights": serving.settings.weights,
         "reasoning_mode": mode.name,
         "kind": "thinking" if mode.thinks else "direct",
     }

@@ -1,0 +1,52 @@
+"""The flag of `twogear serve` that says in how many bits the weights are held."""
+
+import argparse
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from engine.checkpoint import ModelError, read_config
+from model_impl import MODELS
+from model_impl.weights import DEFAULT, FORMATS, VARIABLE, Format, weights_format
+from server.cli_errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The default is the environment's."""
+    group = parser.add_argument_group("weights")
+    group.add_argument(
+        "--weights",
+        choices=FORMATS,
+        help=f"in how many bits weights are held, on CPUs; int8 and int4 are quantized as they are loaded; left out, "
+        f"what {VARIABLE} says in the environment, else {DEFAULT}",
+    )
+
+
+def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]) -> Format:
+    """The format that is asked for; `environment`, which the engine inherits, says so from now on.
+
+    Raises UsageError.
+    """
+    try:
+        weights: Format = args.weights or weights_format(environment)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    environment[VARIABLE] = weights
+    return weights
+
+
+def check(model: str, weights: Format) -> None:
+    """Raises UsageError where a local checkpoint is none whose weights can be held so."""
+    folder = Path(model).expanduser()
+    if weights == DEFAULT or not folder.is_dir():
+        return
+    try:
+        config = read_config(folder)
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+    asked, otherwise = f"--weights {weights}", f"leave it out, or use --weights {DEFAULT}"
+    if not set(config["architectures"]) & set(MODELS):
+        raise UsageError(
+            f"{asked} is for {', '.join(MODELS)}; {model} is a {', '.join(config['architectures'])}: {otherwise}"
+        )
+    if "quantization_config" in config:
+        raise UsageError(f"{asked} is for checkpoints in bfloat16 or float32, and {model} is quantized: {otherwise}")

@@ -1,0 +1,54 @@
+"""The servers that take part: how those with weights in fewer bits are started, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bench_command
+from benchmarks.load.beside import NAMES
+from benchmarks.peers import llama_cpp
+from benchmarks.peers.servers import OTHERS, SERVERS, Target
+from server.cli_errors import UsageError
+
+QUANTIZE = """#!/bin/sh
+[ "$3" = Q8_0 ] || { echo "no such kind: $3" >&2; exit 1; }
+printf '%s of ' "$3" > "$2"; cat "$1" >> "$2"
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
+    """With a llama.cpp that is built, and a checkpoint that is converted."""
+    (tmp_path / "llama-server").touch()
+    (tmp_path / "llama-quantize").write_text(QUANTIZE)
+    (tmp_path / "llama-quantize").chmod(0o755)
+    (tmp_path / "large.gguf").write_text("bf16")
+    monkeypatch.setattr(llama_cpp, "server_binary", lambda: tmp_path / "llama-server")
+    monkeypatch.setattr(llama_cpp, "gguf", lambda _checkpoint, name: tmp_path / f"{name}.gguf")
+    return Target("large", tmp_path, 8000, tmp_path)
+
+
+def test_the_command_names_those_that_there_are() -> None:
+    assert {*bench_command._SERVERS} == {*SERVERS, *NAMES}
+    assert {*bench_command._OTHERS} == {*OTHERS}
+
+
+def test_llama_cpp_serves_what_its_own_tool_has_quantized(target: Target) -> None:
+    command = OTHERS["llama.cpp-q8_0"](target).command
+    file = Path(command[command.index("--model") + 1])
+    assert file.read_text() == "Q8_0 of bf16"
+    assert command[-3:] == ("--ctx-size", str(32 * 2560), "--no-kv-unified")
+    assert OTHERS["llama.cpp-q8_0"](target).command == command  # it is there now
+    with pytest.raises(UsageError, match=r"does not make Q4_K_M .* no such kind"):
+        OTHERS["llama.cpp-q4_k_m"](target)
+    assert sorted(path.name for path in target.caches.glob("*.gguf")) == ["large-Q8_0.gguf", "large.gguf"]
+
+
+def test_ours_is_told_the_format(target: Target) -> None:
+    assert OTHERS["twogear-int4"](target).command == (*SERVERS["twogear"](target).command, "--weights", "int4")
+
+
+def test_vllms_front_end_in_rust_has_to_be_named(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_RUST_FRONTEND_PATH", raising=False)
+    with pytest.raises(UsageError, match="VLLM_RUST_FRONTEND_PATH must name"):
+        OTHERS["vllm-rust"](target)

@@ -1,0 +1,108 @@
+"""Layers of quantized checkpoints as vLLM loads them: our kernel multiplies with what their weights mean."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from model_impl.cpu import native
+from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from vllm.model_executor.kernels.linear import choose_mp_linear_kernel
+    from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
+    from vllm.scalar_type import ScalarType, scalar_types
+
+    from model_impl.cpu.ready_made import TwogearWNA16LinearKernel, use_kernel_for_ready_made
+
+OUTPUTS, INPUTS = 48, 192
+UINT4, GPTQ4, GPTQ8 = scalar_types.uint4, scalar_types.uint4b8, scalar_types.uint8b128
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> None:
+    try:
+        quantized_kernels()
+    except KernelsUnavailableError as error:
+        pytest.skip(str(error))
+
+
+def packed(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Integers without sign, several of the last dimension in a word of 32 bits."""
+    each = 32 // bits
+    words = (values.long().unflatten(-1, (-1, each)) << bits * torch.arange(each)).sum(-1)
+    return torch.where(words >= 2**31, words - 2**32, words).int()
+
+
+def parameter(data: torch.Tensor, output_dim: int) -> Any:
+    made: Any = nn.Parameter(data.contiguous(), requires_grad=False)
+    made.output_dim = output_dim
+    return made
+
+
+def config(kind: ScalarType, group: int, *, zeros: bool, dtype: torch.dtype = torch.bfloat16) -> MPLinearLayerConfig:
+    shape = (INPUTS, OUTPUTS)
+    return MPLinearLayerConfig(shape, shape, kind, dtype, group, zeros)
+
+
+@pytest.mark.parametrize("outputs_first", [True, False], ids=["compressed-tensors", "gptq"])
+@pytest.mark.parametrize("group", [32, 96, -1])
+@pytest.mark.parametrize(("kind", "zeros"), [(GPTQ4, False), (UINT4, True), (GPTQ8, False)], ids=str)
+def test_weights_mean_what_the_checkpoint_says(
+    kind: ScalarType, group: int, *, zeros: bool, outputs_first: bool
+) -> None:
+    torch.manual_seed(0)
+    bits: int = kind.size_bits
+    groups = 1 if group == -1 else INPUTS // group
+    values = torch.randint(0, 2**bits, (OUTPUTS, INPUTS))
+    scales = (0.01 * (0.5 + torch.rand(OUTPUTS, groups))).to(torch.bfloat16)
+    zero = torch.randint(0, 2**bits, (OUTPUTS, groups)) if zeros else torch.full((OUTPUTS, groups), 2 ** (bits - 1))
+    weight = (values.unflatten(1, (groups, -1)) - zero[..., None]) * scales.float()[..., None]
+    layer: Any = nn.Module()
+    if outputs_first:
+        layer.q = parameter(packed(values, bits), 0)
+        layer.s = parameter(scales, 0)
+        layer.z = parameter(packed(zero.T, bits).T, 0)
+    else:
+        layer.q = parameter(packed(values, bits).T, 1)
+        layer.s = parameter(scales.T, 1)
+        layer.z = parameter(packed(zero.T, bits), 1)
+    kernel = TwogearWNA16LinearKernel(config(kind, group, zeros=zeros), "q", "s", "z")
+    kernel.process_weights_after_loading(layer)
+    assert sum(parameter.numel() for parameter in layer.parameters()) == 0
+    meant = layer.twogear_product.rows(torch.arange(OUTPUTS)).float()
+    assert torch.allclose(meant, weight.flatten(1), rtol=2**-8, atol=0.01 * 2**-7)
+    x, bias = torch.randn(5, INPUTS).to(torch.bfloat16), torch.randn(OUTPUTS).to(torch.bfloat16)
+    exact = x.float() @ weight.flatten(1).T
+    off = kernel.apply_weights(layer, x, bias).float() - bias.float() - exact
+    assert float(off.norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        (config(scalar_types.uint8, 32, zeros=True), "not uint8"),
+        (config(GPTQ4, 16, zeros=False), "multiples of 32, not of 16"),
+        (config(GPTQ4, 32, zeros=False, dtype=torch.float16), "--dtype bfloat16"),
+    ],
+    ids=["8 bits with zero points", "groups of 16", "float16"],
+)
+def test_what_it_does_not_take_is_left_to_vllm(refused: MPLinearLayerConfig, reason: str) -> None:
+    can, why = TwogearWNA16LinearKernel.can_implement(refused)
+    assert not can
+    assert reason in (why or "")
+
+
+def test_it_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.kernels import linear
+    from vllm.platforms import PlatformEnum
+
+    monkeypatch.setitem(linear._POSSIBLE_KERNELS, PlatformEnum.CPU, [*linear._POSSIBLE_KERNELS[PlatformEnum.CPU]])
+    use_kernel_for_ready_made()
+    use_kernel_for_ready_made()  # once
+    assert linear._POSSIBLE_KERNELS[PlatformEnum.CPU].count(TwogearWNA16LinearKernel) == 1
+    assert choose_mp_linear_kernel(config(GPTQ4, 32, zeros=False)) is TwogearWNA16LinearKernel
+    assert native.quantized_kernels() is not None
