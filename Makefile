@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ui screenshots docs soak test test-vllm fuzz coverage check bench bench-peers train lock clean
+.PHONY: help setup serve ui screenshots docs soak test test-families test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ docs: setup ## the documentation as a site in site/, with search; a link that le
 
 test: setup ## the whole test suite (ARGS= for pytest)
 	@tests/run.sh $(ARGS)
+
+test-families: setup ## small random checkpoints of many families, each in a server of its own, minutes (ARGS= names some)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families $(ARGS)
 
 test-vllm: setup ## the engine's tests on another release of vLLM, in an environment of its own (VERSION=, ARGS= for pytest)
 	@[ -f requirements/vllm-$(VERSION).txt ] || requirements/lock-vllm.sh $(VERSION)

@@ -20,7 +20,7 @@ from chat_templates.messages import Call, Turn, check_messages, check_variables
 from chat_templates.one_call import with_one_call
 from chat_templates.settings import DIRECT, FAMILIES, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import compiling, rendered
-from chat_templates.thinking_probe import find_switch, is_closed, with_found_tags
+from chat_templates.thinking_probe import SHARED_ENDS, find_switch, is_closed, with_found_tags
 
 END = "\udc82"
 """Put after the text that shall be gone on with, so that its end is found in what the template made of it."""
@@ -241,7 +241,7 @@ class CheckpointTemplate:
         tokenizer has the tags.
         """
         tags = (self.settings.think, self.settings.think_end)
-        if any(tag in self.source for tag in tags):
+        if any(tag in self.source for tag in tags if tag not in SHARED_ENDS):
             return True
         switches = {name for style in styles for name in self._of_style(style)}
         return all(tag in tokens for tag in tags) and not switches.isdisjoint(self.variables)

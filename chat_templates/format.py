@@ -232,6 +232,16 @@ class ChatFormat:
             return TextEnd(self.settings.think_end, self.detokenizer())
         return TokenEnd(self.think_end_id)
 
+    def think_again(self) -> ThinkEnd | None:
+        """A new watch, in the answer, for a thinking that opens again; None where none can.
+
+        It can in channels: there a message of thinking may follow another. Elsewhere the tag says nothing in an answer.
+        """
+        if not self.has_channels:
+            return None
+        first, *within, last = self._tag_ids(self.settings.think)
+        return MixedEnd(first, self.decode(within), last, self.detokenizer())
+
     def is_thinking_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether generation after this prompt starts inside a think block."""
         if self._holds_tokens(self.settings.think):

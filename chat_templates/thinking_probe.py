@@ -36,12 +36,19 @@ THINK_TAGS = (
     ThinkTags("<|inner_prefix|>", "<|inner_suffix|>", "", "", ""),  # Apertus
     ThinkTags("<|begin_of_thought|>", "<|end_of_thought|>", "\n\n", "\n\n", "\n\n"),  # OpenThinker, Sky-T1
     ThinkTags("<|channel|>analysis<|message|>", "<|end|>", "", "", "<|start|>assistant<|channel|>final<|message|>"),
+    ThinkTags("<|think|>", "<|end|>", "", "", "<|begin|>assistant<|content|>"),  # Solar Open
     ThinkTags("<|open|>think<|sep|>", "<|close|>think<|sep|>", "", "", "<|open|>response<|sep|>"),  # Kimi K3
     ThinkTags("<|think|>", "<|/think|>", "", "", ""),
+    ThinkTags("<think:opensource>", "</think:opensource>", "", "", ""),  # Hy3
+    ThinkTags("<mm:think>", "</mm:think>", "", "", ""),  # MiniMax-M3
     ThinkTags("<thinking>", "</thinking>"),
     ThinkTags("<reasoning>", "</reasoning>"),
     ThinkTags("◁think▷", "◁/think▷", "", "", ""),  # Kimi-VL
 )
+
+
+SHARED_ENDS = frozenset({"<|end|>"})
+"""End tags that end turns too, so that alone they say nothing of thinking."""
 
 
 class Candidate(NamedTuple):
@@ -98,7 +105,7 @@ Rendering = Callable[[Mapping[str, Any]], str | None]
 def with_found_tags(settings: FormatSettings, source: str, tokens: Collection[str]) -> FormatSettings:
     """The settings with the tags that are in the template, else in the tokenizer; as they are where none is."""
     in_template = [tags for tags in THINK_TAGS if tags.think in source and tags.think_end in source]
-    ends_in_template = [tags for tags in THINK_TAGS if tags.think_end in source]
+    ends_in_template = [tags for tags in THINK_TAGS if tags.think_end in source and tags.think_end not in SHARED_ENDS]
     in_tokenizer = [tags for tags in THINK_TAGS if tags.think in tokens and tags.think_end in tokens]
     found = next(iter([*in_template, *ends_in_template, *in_tokenizer]), None)
     if found is None or found.think == settings.think:

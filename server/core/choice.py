@@ -55,7 +55,8 @@ class Choice:
     `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
     The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
     tag). Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer
-    is drawn where it is not as the thinking; limits and what binds the answer only are the same in both.
+    is drawn where it is not as the thinking; limits and what binds the answer only are the same in both. A thinking
+    that opens again in the answer, as `think_again` sees, is bound by the same limit.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Choice:
         thinking: ThinkingPlan | None = None,
         *,
         answer: Sampling | None = None,
+        think_again: ThinkEnd | None = None,
     ) -> None:
         self.cached_tokens: int | None = None
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -81,6 +83,7 @@ class Choice:
         self._answer_sampling = answer or sampling
         self._plan = thinking
         self._think_end = think_end
+        self._think_again = think_again if thinking is not None else None
         self._told_to_end = False
         rule = thinking.repetition if thinking is not None else None
         self._repetition = None if rule is None else RepetitionWatch(rule)
@@ -108,7 +111,7 @@ class Choice:
             assert self._plan is not None
             advance = self._think(ids, delta, self._plan)
         else:
-            advance = Advance(self._answer(ids, delta))
+            advance = self._answer(ids, delta)
         if delta.logprobs is None:
             return advance
         return replace(advance, logprobs=delta.logprobs[: len(advance.token_ids)])
@@ -135,7 +138,10 @@ class Choice:
             return
         if self.thinking:
             assert self._plan is not None
-            self._start_thinking(self._plan)
+            if len(self.token_ids) > self._plan.max_tokens:
+                self._close(self._plan, self._plan.bound_by)
+            else:
+                self._start_thinking(self._plan)
         else:
             self._start_answer()
 
@@ -150,7 +156,7 @@ class Choice:
         if delta.stop_token_id is not None and delta.stop_token_id == self._think_end.token_id:
             ids = [*ids, delta.stop_token_id]
         end, tag_tokens = self._find_end(ids)
-        room = plan.max_tokens - len(self.token_ids)
+        room = max(0, plan.max_tokens - len(self.token_ids))  # a header of another thought may have taken more
         thought = ids[: min(end, room)]
         looped = self._repetition.feed(thought) if self._repetition is not None and end <= room else None
         thought = thought[:looped]
@@ -162,7 +168,7 @@ class Choice:
             return self._close_after(thought, plan, "repetition")
         if end < len(ids):
             self.reasoning_tokens -= tag_tokens - 1
-            return Advance(thought + self._end_naturally(ids[end:], delta))
+            return _after(thought, self._end_naturally(ids[end:], delta))
         if delta.finish == "stop" or self._told_to_end:
             return self._close_after(thought, plan, "stopped")
         if delta.finish == "length":
@@ -178,7 +184,7 @@ class Choice:
                 return index, tag_tokens
         return len(ids), 0
 
-    def _end_naturally(self, rest: list[int], delta: Delta) -> list[int]:
+    def _end_naturally(self, rest: list[int], delta: Delta) -> Advance:
         """The model wrote the end tag: `rest` begins with its last token; the answer goes on in this generation or the
         next.
         """
@@ -193,9 +199,15 @@ class Choice:
             rest = [*rest, *self._plan.separator][: self._sampling.max_tokens - len(self.token_ids)]
         self.token_ids += rest
         self._start_answer()
-        return rest
+        return Advance(rest)
 
-    def _answer(self, ids: list[int], delta: Delta) -> list[int]:
+    def _answer(self, ids: list[int], delta: Delta) -> Advance:
+        again = self._opens_again(ids)
+        if again is not None:
+            assert self._plan is not None
+            self.token_ids += ids[:again]
+            self.thinking, self.thinking_finish = True, None
+            return _after(ids[:again], self._think(ids[again:], delta, self._plan))
         self.token_ids += ids
         if delta.stop_token_id is not None:
             self.token_ids.append(delta.stop_token_id)
@@ -203,7 +215,14 @@ class Choice:
                 self.stop_reason = delta.stop_token_id
         if delta.finish is not None:
             self.finish = "length" if delta.finish == "length" else "stop"
-        return ids
+        return Advance(ids)
+
+    def _opens_again(self, ids: list[int]) -> int | None:
+        """How many of these have been read when thinking is open again; None where it is not."""
+        watch = self._think_again
+        if watch is None:
+            return None
+        return next((index for index, token_id in enumerate(ids, 1) if watch.feed(token_id)), None)
 
     def _close_after(self, thought: list[int], plan: ThinkingPlan, how: ThinkingFinish) -> Advance:
         self._close(plan, how)
@@ -269,6 +288,11 @@ class Choice:
         own = self._sampling
         binds = own.stop_token_ids or own.min_tokens or own.grammar is not None
         return not binds and own == self._answer_sampling
+
+
+def _after(ids: list[int], advance: Advance) -> Advance:
+    """The advance with ids before it."""
+    return replace(advance, token_ids=[*ids, *advance.token_ids])
 
 
 def _has_state(sampling: Sampling) -> bool:

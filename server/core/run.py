@@ -27,7 +27,14 @@ class Run:
     def __init__(self, plan: Plan, serving: Serving) -> None:
         self.plan = plan
         self.choices = [
-            Choice(one.prompt_ids, one.sampling, serving.fmt.think_end(), one.thinking, answer=one.answer)
+            Choice(
+                one.prompt_ids,
+                one.sampling,
+                serving.fmt.think_end(),
+                one.thinking,
+                answer=one.answer,
+                think_again=serving.fmt.think_again(),
+            )
             for one in plan.choices
         ]
         self._serving = serving

@@ -220,3 +220,26 @@ def test_a_base_model_has_no_conversations(tmp_path: Path) -> None:
         fmt.render([user("Hi")], DIRECT)
     assert (caught.value.message, caught.value.param) == (NO_TEMPLATE, "messages")
     assert not fmt.restyled(tmp_path).can_chat
+
+
+def test_the_end_of_a_turn_is_no_sign_of_thinking() -> None:
+    """`<|end|>` ends the thinking of gpt-oss and Solar Open, and the turns of Phi 3.5, which does not think."""
+    turns = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}<|assistant|>\n"
+    checkpoint = made(turns, ["<|end|>", "<|assistant|>"])
+    assert (checkpoint.has_thinking, checkpoint.closes_thinking) == (False, False)
+    assert checkpoint.settings.think == "<think>"
+
+
+@pytest.mark.parametrize(
+    ("tags", "end"),
+    [
+        (("<|think|>", "<|end|>"), "<|begin|>assistant"),
+        (("<mm:think>", "</mm:think>"), "ai\n"),
+        (("<think:opensource>", "</think:opensource>"), "assistant"),
+    ],
+)
+def test_tags_of_families_that_are_known_by_their_template_alone(tags: tuple[str, str], end: str) -> None:
+    past = f"{{% if m.reasoning %}}{tags[0]}{{{{ m.reasoning }}}}{tags[1]}{{% endif %}}"
+    template = f"{{% for m in messages %}}{past}{{{{ m.content }}}}<|end|>{{% endfor %}}{end}"
+    settings = made(template, tags).settings
+    assert (settings.think, settings.think_end) == tags

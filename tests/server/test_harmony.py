@@ -106,6 +106,37 @@ async def test_a_spent_budget_opens_the_final_channel() -> None:
     assert then.unless_token_id == CONTROL["<|end|>"]
 
 
+AGAIN = "<|start|>assistant<|channel|>analysis<|message|>"
+
+
+async def test_a_second_thought_is_counted_with_the_first() -> None:
+    async with serving(model(f"hm<|end|>{AGAIN}so<|end|>{FINAL}It is 4.<|return|>")) as http:
+        body = {"messages": [{"role": "user", "content": "2+2"}], "max_tokens": 900}
+        whole = (await http.post("/v1/chat/completions", json=body)).json()
+    choice = whole["choices"][0]
+    assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("hm\nso", "It is 4.")
+    assert choice["reasoning_finish_reason"] == "natural"
+    spent = whole["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert spent == len(FMT.encode_text("hm")) + len(FMT.encode_text("so"))
+
+
+@pytest.mark.parametrize("budget", [3, 20, 120])
+@pytest.mark.parametrize("fields", [{}, {"min_tokens": 2}])
+async def test_a_second_thought_is_bound_by_the_budget(budget: int, fields: dict[str, Any]) -> None:
+    engine = model(f"h<|end|>{AGAIN}{'a' * 400}<|end|>", "h<|end|>It is 4.<|return|>")
+    if fields:  # the answer is a generation of its own
+        engine = model(
+            f"h<|end|>{AGAIN}{'a' * 400}<|end|>", f"h<|end|>{AGAIN}{'a' * 400}", "h<|end|>It is 4.<|return|>"
+        )
+    async with serving(engine) as http:
+        body = {"messages": [{"role": "user", "content": "2+2"}], "max_tokens": 900, "thinking_token_budget": budget}
+        whole = (await http.post("/v1/chat/completions", json={**body, **fields})).json()
+    choice = whole["choices"][0]
+    assert (choice["reasoning_finish_reason"], choice["message"]["content"]) == ("budget", "It is 4.")
+    assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] <= budget
+    assert prompt_of(engine).endswith(f"<|end|>{FINAL}")
+
+
 async def test_free_calls_streamed_and_whole() -> None:
     async with serving(model(CALLS)) as http:
         choice = await asked(http, tools=[TOOL])

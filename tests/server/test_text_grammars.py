@@ -135,6 +135,7 @@ def test_in_every_form_a_patch_binds_and_is_read_back(name: str) -> None:
     assert not takes(PATCH, patch.replace("Begin", "Open"), name)
 
 
+# Harmony's calls are messages with a header of tokens: its free answers are held in tests/server/test_harmony.py.
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.open and name != "harmony"])
 def test_a_text_that_is_bound_in_a_call_that_may_come_or_not(name: str) -> None:
     form = FORMS[name]

@@ -3,8 +3,9 @@
 import argparse
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
@@ -20,6 +21,10 @@ from server.errors import ApiError
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, Profile, ThinkingMode, load_profile
 from server.telemetry.vllm_metrics import EngineView
+
+TESTS = Path(__file__).parents[3] / "tests"
+PUBLISHED = TESTS / "published" / "results.json"
+RAN = TESTS / "families" / "results.json"
 
 
 def errors() -> str:
@@ -103,6 +108,78 @@ def families() -> str:
         )
     head = ["family", "profile", "modes", "switch", "levels", "tags", "calls", "sampling", "sources", "checked", "not"]
     return table(head, rows)
+
+
+def families_checked() -> str:
+    """What was found of the families: with the makers' templates, and with small checkpoints in vLLM."""
+    published = json.loads(PUBLISHED.read_text())["templates"]
+    ran = json.loads(RAN.read_text())["families"]
+    rows = []
+    for path in sorted(PROFILE_FOLDER.glob("*.toml")):
+        profile, name = load_profile(path), path.stem
+        if profile.family is None:
+            continue
+        templates = [one for one in published.values() if one["profile"] == name]
+        found = ran.get(name, {})
+        is_real = "run with real weights" in profile.family.checked
+        rows.append(
+            [
+                f"`{name}`",
+                _renders(templates),
+                _toggles(profile, templates, found),
+                _in_vllm(found, "thinking is apart") if _thinking(profile) else "does not think",
+                "no" if NOT_READ in profile.family.unchecked else _in_vllm(found, "text is free"),
+                "no" if NOT_READ in profile.family.unchecked else _in_vllm(found, "calls are forced"),
+                "generation_config.json" if profile.sampling_of_checkpoint else "profile",
+                "real weights" if is_real else "random weights" if found else "no",
+                _kept(templates, "text"),
+                _kept(templates, "call"),
+                _pages(found),
+            ]
+        )
+    head = [
+        *("profile", "renders equal", "modes toggle", "thinking apart", "tools read", "tools forced"),
+        *("sampling source", "run", "kept after text", "kept after a call", "pages found again"),
+    ]
+    return table(head, rows)
+
+
+IN_TESTS = "in tests"
+"""Of what is held by tests with small templates and no engine."""
+NOT_READ = "not read"
+"""What a profile says of calls whose form the server does not know."""
+Found = Mapping[str, Any]
+
+
+def _renders(templates: Sequence[Found]) -> str:
+    equal, all_of = (sum(one[key] for one in templates) for key in ("equal", "renderings"))
+    if not templates:
+        return "small template only"
+    reasons = {why.partition(": ")[2] for one in templates for why in one["different"]}
+    return "; ".join([f"{equal} of {all_of}", *sorted(reasons)])
+
+
+def _toggles(profile: Profile, templates: Sequence[Found], found: Found) -> str:
+    if len({mode.thinks for mode in profile.modes.values()}) == 1:
+        return "thinks always" if _thinking(profile) else "does not think"
+    if templates:
+        return "yes" if all(one["toggles"] for one in templates) else "no: the server writes the closed block"
+    return _in_vllm(found, "modes toggle")
+
+
+def _in_vllm(found: Found, check: str) -> str:
+    return "in vLLM" if found and not str(found.get(check, "no:")).startswith("no:") else IN_TESTS
+
+
+def _kept(templates: Sequence[Found], kind: str) -> str:
+    shares = sorted({one["kept"][kind] for one in templates if one["kept"][kind] is not None})
+    return " to ".join(f"{share} %" for share in dict.fromkeys((shares[0], shares[-1]))) if shares else ""
+
+
+def _pages(found: Found) -> str:
+    """Tokens that were taken from pages, of those that could be, after a text and after a call."""
+    kept = found.get("pages are kept")
+    return ", ".join(f"{cached} of {same}" for _, same, cached in kept.values()) if isinstance(kept, dict) else ""
 
 
 def _thinking(profile: Profile) -> list[ThinkingMode]:

@@ -1,0 +1,51 @@
+"""`python -m tests.families [NAME …]`: runs families, all if none is named, and writes what came of it."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import vllm
+
+from tests.families.checkpoints import FAMILIES
+from tests.families.checks import CHECKS, Asking
+from tests.families.run import served
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def outcome(name: str) -> dict[str, Any]:
+    """What came of each check: true, or the pages that were kept, or the reason why not."""
+    with tempfile.TemporaryDirectory() as folder, served(name, Path(folder)) as server:
+        asking, found = Asking(name, server), {}
+        for title, check in CHECKS.items():
+            try:
+                found[title] = check(asking) or True
+            except (AssertionError, LookupError, ValueError, httpx.HTTPError) as error:
+                found[title] = f"no: {str(error)[:200]}"
+        return found
+
+
+def main() -> int:
+    """The exit code: 1 where a check failed."""
+    known = json.loads(RESULTS.read_text())["families"] if RESULTS.is_file() else {}
+    for name in sys.argv[1:] or FAMILIES:
+        try:
+            known[name] = outcome(name)
+        except RuntimeError as error:
+            known[name] = {"start": f"no: {str(error)[-600:]}"}
+        sys.stdout.write(f"{name}: {json.dumps(known[name], ensure_ascii=False)}\n")
+        sys.stdout.flush()
+        made = {
+            "command": "python -m tests.families",
+            "vllm": vllm.__version__,
+            "families": dict(sorted(known.items())),
+        }
+        RESULTS.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    return int(any(str(value).startswith("no:") for one in known.values() for value in one.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

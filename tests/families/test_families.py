@@ -1,0 +1,53 @@
+"""The families' checkpoints in real engines: two of them here, all with `make test-families`; and what those gave."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from server.modes.profile import shipped_profile
+from tests.families.__main__ import RESULTS
+from tests.families.checkpoints import FAMILIES
+from tests.families.checks import CHECKS, TOOL, Asking
+from tests.families.run import served
+from tests.published.conversations import CONVERSATIONS
+
+HERE = ("glm4_moe", "gemma4")
+"""Two that have little in common."""
+FOUND = json.loads(RESULTS.read_text())["families"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_profile_is_chosen(name: str) -> None:
+    family = FAMILIES[name]
+    assert shipped_profile(family.model_type, family.template).stem == name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_its_template_takes_all_that_it_is_asked(name: str) -> None:
+    for conversation in ("one question", "past thinking", "thinking before a call"):
+        messages, has_tools = CONVERSATIONS[conversation]
+        rendered = render_jinja_template(
+            [messages], chat_template=FAMILIES[name].template, tools=[TOOL] if has_tools else None, bos_token="<s>"
+        )
+        assert "Köln" in rendered[0][0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_was_found_right(name: str) -> None:
+    """By `make test-families`, which has to run again where a family or a check is new."""
+    assert FOUND[name].keys() == CHECKS.keys()
+    assert not [found for found in FOUND[name].values() if str(found).startswith("no:")]
+
+
+@pytest.fixture(scope="module", params=HERE)
+def asking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield Asking(request.param, server)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_a_real_engine(asking: Asking, check: str) -> None:
+    CHECKS[check](asking)
