@@ -4,6 +4,7 @@ So a token costs nothing, and nothing of OpenTelemetry is imported where no endp
 names of OpenTelemetry's semantic conventions for generative AI (1.37) and HTTP; what those do not know is `twogear.*`.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -15,9 +16,10 @@ from server.errors import ApiError
 from server.telemetry.record import GenerationRecord, RequestRecord
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
+logger = logging.getLogger("twogear.traces")
 FLUSH_MILLISECONDS = 2000
 """For spans that are still here when the server ends."""
 PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
@@ -74,8 +76,12 @@ class Traces:
 
     def close(self) -> None:
         """Sends what is left; takes at most FLUSH_MILLISECONDS, and what the exporter takes to give up."""
-        self._provider.force_flush(FLUSH_MILLISECONDS)
+        self.flush()
         self._provider.shutdown()
+
+    def flush(self) -> None:
+        """Sends what there is, or gives it up."""
+        self._provider.force_flush(FLUSH_MILLISECONDS)
 
 
 def open_traces(endpoint: str, model: str) -> Traces:
@@ -87,7 +93,7 @@ def open_traces(endpoint: str, model: str) -> Traces:
         raise UsageError(
             "--otlp-traces-endpoint needs OpenTelemetry, which is not installed: pip install 'twogear[otel]'"
         ) from error
-    return Traces(_provider(OTLPSpanExporter(address)), model)
+    return Traces(_provider(_told_once(OTLPSpanExporter(address), endpoint)), model)
 
 
 def phases(generation: GenerationRecord | None) -> Iterator[Phase]:
@@ -110,6 +116,39 @@ def phases(generation: GenerationRecord | None) -> Iterator[Phase]:
         first = answer
     if first is not None:
         yield Phase("answer", first, end)
+
+
+def _told_once(exporter: "SpanExporter", endpoint: str) -> "SpanExporter":
+    """The same exporter, whose failures are a line in the log when they begin and one when they are over.
+
+    Its own lines, several for each batch of spans, are not shown.
+    """
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult  # noqa: PLC0415
+
+    logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+    logging.getLogger("opentelemetry.exporter.http").setLevel(logging.CRITICAL)
+
+    class ToldOnce(SpanExporter):
+        lost = 0
+
+        def export(self, spans: Sequence["ReadableSpan"]) -> SpanExportResult:
+            result = exporter.export(spans)
+            if result is SpanExportResult.FAILURE:
+                if not self.lost:
+                    logger.error("Traces cannot be sent to %s; requests are answered, and lack their traces.", endpoint)
+                self.lost += len(spans)
+            elif self.lost:
+                logger.warning("Traces are sent again; %d spans were lost.", self.lost)
+                self.lost = 0
+            return result
+
+        def shutdown(self) -> None:
+            exporter.shutdown()
+
+        def force_flush(self, timeout_millis: int = FLUSH_MILLISECONDS) -> bool:
+            return exporter.force_flush(timeout_millis)
+
+    return ToldOnce()
 
 
 def _provider(exporter: "SpanExporter") -> "TracerProvider":

@@ -41,6 +41,7 @@ from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import GrammarPool
 from server.core.grammars import of_schema, schema_of
 from server.core.request import Received, Request
+from server.core.schema_limits import most_forced
 from server.core.serving import Serving
 from server.core.stop_strings import StopStrings
 from server.errors import ApiError
@@ -188,7 +189,9 @@ def schemas(data: bytes) -> None:
     except orjson.JSONDecodeError:
         return
     try:
-        of_schema(schema_of(value))
+        schema = schema_of(value)
+        of_schema(schema)
+        most_forced(schema)
     except ValueError:
         return
 

@@ -1,14 +1,17 @@
 """Text completions, and the tokenizer's two routes."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
+from engine.messages import Generate, TokenLogprob
 from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, MODEL, Client, always
 from tests.server.test_http import error_of
@@ -233,6 +236,44 @@ async def test_the_documentation_has_every_body(client: Client, engine: FakeEngi
         schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         for one in schema.get("anyOf", [schema]):
             assert schemas[one["$ref"].rpartition("/")[2]]["properties"]
+
+
+class Noting(list[Any]):
+    """A list that notes which threads take parts of it."""
+
+    def __init__(self, items: list[Any], threads: set[str]) -> None:
+        super().__init__(items)
+        self._threads = threads
+
+    def __getitem__(self, key: Any) -> Any:
+        self._threads.add(threading.current_thread().name.partition("_")[0])
+        return super().__getitem__(key)
+
+
+class Scored(FakeEngine):
+    """`threads`: those that told the log-probabilities of a prompt."""
+
+    threads: set[str]
+
+    def _prompt_logprobs(self, request: Generate) -> list[TokenLogprob | None] | None:
+        self.threads = set()
+        entries = super()._prompt_logprobs(request)
+        assert entries is not None
+        return [None, *(replace(entry, top=Noting(entry.top, self.threads)) for entry in entries if entry)]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("tokens", "name"), [(1000, "prompts"), (4, "MainThread")])
+async def test_a_long_prompts_log_probabilities_are_told_off_the_event_loop(
+    client: Client, fmt: ChatFormat, stream: bool, tokens: int, name: str
+) -> None:
+    engine = Scored(lambda _: iter([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_context=100_000)
+    ids = fmt.encode_text("a") * tokens
+    asked = {"model": MODEL, "prompt": ids, "max_tokens": 1, "stream": stream, "echo": True, "logprobs": 5}
+    async with client(engine) as http:
+        response = await http.post(PATH, json=asked)
+    assert response.status_code == 200, response.text
+    assert engine.threads == {name}
 
 
 @pytest.mark.parametrize("stream", [True, False])

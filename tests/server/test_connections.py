@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -217,8 +217,15 @@ async def test_an_answer_that_is_not_read_is_given_up(server: Served) -> None:
         head += b"Content-Length: %d\r\n\r\n" % len(content)
         await loop.sock_sendall(connection, head + content)
         async with asyncio.timeout(60):
+            while not server[0].server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0)
             while server[0].server_state.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+        got = 0
+        with suppress(ConnectionResetError):
+            while part := await loop.sock_recv(connection, 1 << 20):
+                got += len(part)
+    assert 0 < got < 3_000_000  # of 3.5 million bytes
 
 
 def test_one_address_has_its_share() -> None:

@@ -1,6 +1,6 @@
 """The HTTP surface around a scripted engine: both modes, routes, health, metrics, and errors in one shape."""
 
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -346,6 +346,28 @@ async def test_without_an_engine_requests_and_health_are_503(
         assert (await http.get("/live")).status_code == 200
         engine.status = EngineStatus("ready", "", 1.0)
         assert (await http.get("/health")).json() == {"status": "ok"}
+
+
+async def test_live_says_that_the_process_answers_whatever_the_engine_does(
+    client: Client, engine: FakeEngine, profile: Profile, fmt: ChatFormat
+) -> None:
+    """A probe of it restarts a server that hangs, not one that loads, waits for an engine, or finishes what runs."""
+    app = create_app(engine, Settings(), profile, fmt)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+
+        async def told() -> tuple[int, int]:
+            return (await http.get("/live")).status_code, (await http.get("/health")).status_code
+
+        assert await told() == (200, 200)
+        states: tuple[Literal["loading", "lost", "closed"], ...] = ("loading", "lost", "closed")
+        for state in states:
+            engine.status = EngineStatus(state, "", 0.0)
+            assert await told() == (200, 503)
+        engine.status = EngineStatus("ready", "", 1.0)
+        assert await told() == (200, 200)
+        app.state.serving.draining = True
+        assert await told() == (200, 503)
+        assert (await http.get("/live")).json() == {"status": "alive"}
 
 
 async def test_an_engine_that_refuses_or_dies(client: Client, engine: FakeEngine) -> None:

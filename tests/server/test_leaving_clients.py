@@ -6,12 +6,15 @@ import logging
 import re
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from chat_templates.format import ChatFormat
+from chat_templates.limits import TooSlowError
 from server.app import create_app
 from server.core.serving import Serving
 from server.launch import DrainingServer, bind, server_config
@@ -76,3 +79,35 @@ async def test_a_client_that_leaves_is_no_line_in_the_log(
     assert set(re.findall(r'requests_total{.*outcome="failed"} (.*)', metrics)) == {"0.0"}
     if way in ("half a body", "no body", "half a chunk"):
         assert 'twogear_requests_total{mode="unknown",outcome="cancelled"} 10.0' in metrics
+
+
+async def test_a_client_that_leaves_while_its_template_is_rendered(
+    profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    begun, let_go, render = threading.Semaphore(0), threading.Event(), ChatFormat.render
+
+    def slow(self: ChatFormat, *args: Any, **fields: Any) -> list[int]:
+        if threading.current_thread() is threading.main_thread():
+            raise TooSlowError("", "messages")  # as one that takes more than a moment
+        begun.release()
+        let_go.wait()
+        return render(self, *args, **fields)
+
+    monkeypatch.setattr(ChatFormat, "render", slow)
+    async with server(profile, fmt) as (serving, address):
+        for content in (CONTENT, json.dumps(body()).encode()):
+            head = HEAD.replace(b"%s", ROUTES[0]) + b"Content-Length: %d\r\n\r\n" % len(content)
+            await _leave(address, head + content, reset=True)
+        for _ in range(2):
+            await asyncio.to_thread(begun.acquire)
+        let_go.set()
+        cancelled = 'twogear_requests_total{mode="standard",outcome="cancelled"} 2.0'
+        async with asyncio.timeout(60):
+            while cancelled not in serving.metrics.text().decode():  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+        assert not serving.running
+        engine = serving.engine
+        assert isinstance(engine, FakeEngine)
+        assert not engine.under_way
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -1,6 +1,8 @@
 """OpenTelemetry traces: one span for each request and its phases, in the caller's trace, to a real receiver too."""
 
 import asyncio
+import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -210,6 +212,26 @@ def receiver() -> Iterator[str]:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+async def test_a_receiver_that_is_not_there_holds_up_nobody_and_is_told_once(
+    engine: FakeEngine,
+    profile: Profile,
+    fmt: ChatFormat,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")  # seconds for one batch, with all tries
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        traces = open_traces(f"http://127.0.0.1:{unused.getsockname()[1]}", MODEL)
+        async with connect(engine, profile, fmt, traces) as http:
+            for _ in range(3):
+                assert (await http.post(CHAT, json=body())).status_code == 200
+                await asyncio.to_thread(traces.flush)
+        await asyncio.to_thread(traces.close)
+    (told,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert told.getMessage().startswith("Traces cannot be sent to http://127.0.0.1:")
 
 
 async def test_a_receiver_gets_them(
