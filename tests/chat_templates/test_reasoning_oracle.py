@@ -26,13 +26,16 @@ PARSERS = {
     "nemotron_3": "nemotron_v3",
     "seed_oss": "seed_oss",
     "magistral": "mistral",
-    "olmo3_think": "olmo3",
     "hunyuan": "hunyuan_a13b",
     "hy3": "hy_v3",
     "gemma4": "gemma4",
-    "cohere_command": "cohere_command3",
 }
-"""By profile."""
+"""By profile. That for OLMo 3 wants its whole vocabulary; that for Cohere gives nothing for a
+whole text.
+"""
+SUFFIX = ":opensource"
+"""In Hy3's tags; vLLM's parser is told of it by the checkpoint's config."""
+DIFFERENT = {("hunyuan", "cut off"): "theirs takes a thinking without its end for an answer"}
 SAMPLES = {
     "both": ("So, so.", "It is 4."),
     "lines": ("One.\nTwo.\n\nThree.", "A\n\nB"),
@@ -66,12 +69,13 @@ def theirs() -> dict[tuple[str, str], tuple[str, str]]:
     for name, parser in PARSERS.items():
         profile = load_profile(PROFILE_FOLDER / f"{name}.toml")
         told = profile.modes["reasoning"].template_variables or {"enable_thinking": True}
-        told = {**told, "thinking": True, "token_suffix": ":opensource"} if name != "seed_oss" else told
+        told = {**told, "thinking": True} if name != "seed_oss" else told
         opened = profile.format.think + profile.format.after_think
         for sample, text in texts(name).items():
             keys.append((name, sample))
             tags = [profile.format.think, profile.format.think_end, *tags_of(FORMS[profile.format.calls or HERMES])]
-            jobs.append((parser, tags, told, opened + text))
+            tags = [tag.replace(SUFFIX, "") for tag in tags]
+            jobs.append((parser, tags, told, (opened + text).replace(SUFFIX, "")))
     command = [sys.executable, "-m", "tests.chat_templates.vllm_reasoning"]
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -87,4 +91,5 @@ def test_thinking_and_answer_are_the_same(
     thought, answer = SAMPLES[sample]
     found = ours(name, texts(name)[sample])
     assert found == (thought, answer or "")
-    assert tuple(part.strip() for part in theirs[name, sample]) == found
+    same = tuple(part.strip() for part in theirs[name, sample]) == found
+    assert same is ((name, sample) not in DIFFERENT), theirs[name, sample]

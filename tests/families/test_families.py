@@ -7,10 +7,9 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from server.modes.profile import shipped_profile
-from tests.families.__main__ import RESULTS
 from tests.families.checkpoints import FAMILIES
 from tests.families.checks import CHECKS, TOOL, Asking
-from tests.families.run import served
+from tests.families.run import RESULTS, served
 from tests.published.conversations import CONVERSATIONS
 
 HERE = ("glm4_moe", "gemma4")
