@@ -136,8 +136,8 @@ def pages_are_kept(asking: Asking) -> dict[str, list[int]]:
     common |= {"thinking_token_budget": 40} if mode == "reasoning" else {}
     shares = {}
     for kind, choice in (("text", "none"), ("call", "required")):
-        question = {"role": "user", "content": f"{kind} {QUESTION * 3}"}
-        first = asking.post(**common, messages=[question], tool_choice=choice, max_tokens=160).json()
+        question = {"role": "user", "content": f"{kind} {QUESTION * 6}"}
+        first = asking.post(**common, messages=[question], tool_choice=choice, max_tokens=400).json()
         answered = first["choices"][0]["message"]
         after: dict[str, Any] = {"role": "user", "content": "And now?"}
         if calls := answered.get("tool_calls"):
