@@ -36,7 +36,7 @@ test: setup ## the whole test suite (ARGS= for pytest)
 	@tests/run.sh $(ARGS)
 
 test-families: setup ## small random checkpoints of many families, each in a server of its own, minutes (ARGS= names some)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.families $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m tests.families $(ARGS)
 
 test-vllm: setup ## the engine's tests on another release of vLLM, in an environment of its own (VERSION=, ARGS= for pytest)
 	@[ -f requirements/vllm-$(VERSION).txt ] || requirements/lock-vllm.sh $(VERSION)

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import vllm
 
 from tests.families.checkpoints import FAMILIES
 from tests.families.checks import CHECKS, Asking
-from tests.families.run import served
-
-RESULTS = Path(__file__).parent / "results.json"
+from tests.families.run import RESULTS, served
 
 
 def outcome(name: str) -> dict[str, Any]:
@@ -30,6 +27,8 @@ def outcome(name: str) -> dict[str, Any]:
 
 def main() -> int:
     """The exit code: 1 where a check failed."""
+    import vllm  # takes seconds
+
     known = json.loads(RESULTS.read_text())["families"] if RESULTS.is_file() else {}
     for name in sys.argv[1:] or FAMILIES:
         try:

@@ -80,7 +80,7 @@ def budgets_are_exact(asking: Asking) -> None:
     if "reasoning" not in asking.modes:
         return
     for budget in (1, BUDGET):
-        fields = {"thinking_token_budget": budget, "max_tokens": budget + 40, "ignore_eos": True}
+        fields: dict[str, Any] = {"thinking_token_budget": budget, "max_tokens": budget + 40, "ignore_eos": True}
         answer = asking.post(reasoning_mode="reasoning", **fields).json()
         spent = answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
         choice = answer["choices"][0]

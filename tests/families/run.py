@@ -1,10 +1,12 @@
-"""A family's server, with its checkpoint."""
+"""A family's server, with its checkpoint; where the results are."""
 
 from pathlib import Path
 
 from tests.families.checkpoints import FAMILIES
 from tests.families.checks import BLOCK
 from tests.real_server import RealServer
+
+RESULTS = Path(__file__).parent / "results.json"
 
 
 def served(name: str, folder: Path) -> RealServer:

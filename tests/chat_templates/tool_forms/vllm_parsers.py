@@ -10,7 +10,7 @@ from typing import Any
 Job = tuple[str, list[str], dict[str, Any], str]
 
 
-class _Tokenizer:
+class Tokenizer:
     """As much of one as the parsers ask for: every tag is a token."""
 
     is_fast = True
@@ -48,7 +48,7 @@ def found(parser: str, tags: list[str], schemas: dict[str, Any], text: str) -> l
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}
     request = ChatCompletionRequest.model_validate(body)
     made: Any = ToolParserManager.get_tool_parser(parser)
-    calls = made(_Tokenizer(tags), request.tools).extract_tool_calls(text, request).tool_calls
+    calls = made(Tokenizer(tags), request.tools).extract_tool_calls(text, request).tool_calls
     return [(call.function.name, _value(call.function.arguments or "{}")) for call in calls]
 
 
