@@ -20,6 +20,7 @@ from engine.messages import PROTOCOL_VERSION, FastPathStatus, Ready, SamplingLim
 from engine.vllm_internals.attach import attach
 from engine.vllm_internals.contract import (
     DEMAND_ZERO,
+    DIRECT_OUTPUTS,
     EXTENSION,
     FAST_PATHS,
     MULTI_STEP,
@@ -154,6 +155,7 @@ class _Scheduler:
 
     def __init__(self) -> None:
         self.enabled = False
+        self.scheduler_config = SimpleNamespace(async_scheduling=False)
 
     def enable_multi_step(self) -> Verdict:
         self.enabled = True
@@ -182,11 +184,12 @@ def statuses(engine: Any) -> dict[str, FastPathStatus]:
 
 @pytest.fixture
 def without_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page counts, extensions and recovery stand on names that this vLLM lacks."""
+    """Page counts, extensions, recovery and direct outputs stand on names that this vLLM lacks."""
     absent = (PrivateName("vllm.no_such_module:Thing"),)
     monkeypatch.setattr("engine.vllm_internals.attach.PAGE_COUNTS", PAGE_COUNTS._replace(needs=absent))
     monkeypatch.setattr("engine.vllm_internals.attach.EXTENSION", EXTENSION._replace(needs=absent))
     monkeypatch.setattr("engine.vllm_internals.attach.RECOVERY", RECOVERY._replace(needs=absent))
+    monkeypatch.setattr("engine.vllm_internals.attach.DIRECT_OUTPUTS", DIRECT_OUTPUTS._replace(needs=absent))
 
 
 @pytest.mark.usefixtures("without_inside")
@@ -214,7 +217,7 @@ def test_what_takes_a_paths_place_uses_the_documented_interface() -> None:
     sampling: Any = None
     assert not internals.extender.extend("id", sampling, sampling)
     off = {status.name: status for status in internals.fast_paths}
-    for path in (PAGE_COUNTS, EXTENSION):
+    for path in (PAGE_COUNTS, EXTENSION, DIRECT_OUTPUTS):
         assert (off[path.name].on, off[path.name].unexpected) == (False, True)
         assert "vllm.no_such_module.Thing" in off[path.name].reason
 
