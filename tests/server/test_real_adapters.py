@@ -26,9 +26,11 @@ pytestmark = pytest.mark.engine
 MODEL = "twogear-tiny"
 TOKENS = 64
 LONGEST_WRAP_UP, LONGEST_END = 20, 2
-NEAR = 0.2
-"""Of a log-probability, more than bfloat16 makes of it."""
-FAR = 1.0
+END = 2
+"""The token that ends a turn: what is drawn behind it, only because it is ignored, means nothing."""
+NEAR = 0.5
+"""Of a log-probability, more than bfloat16 makes of it: logits of 16 to 32 are 0.125 apart there."""
+FAR = 2.0
 
 
 class Served(NamedTuple):
@@ -91,10 +93,14 @@ Reference = Callable[[str, dict[str, Any]], list[float]]
 
 
 def drawn(reference: Reference, name: str, response: dict[str, Any]) -> list[float]:
-    """The gaps, without those of tokens that may have been said for the model where its thinking was closed."""
+    """The gaps up to the end of the turn, without those of tokens that may have been said for the model where its
+    thinking was closed.
+    """
     thought = response["usage"]["completion_tokens_details"]["reasoning_tokens"]
     closing = range(thought - LONGEST_WRAP_UP, thought + LONGEST_END) if thought else range(0)
-    return [gap for at, gap in enumerate(reference(name, response)) if at not in closing]
+    ids = response["choices"][0]["token_ids"]
+    end = ids.index(END) + 1 if END in ids else len(ids)
+    return [gap for at, gap in enumerate(reference(name, response)[:end]) if at not in closing]
 
 
 @pytest.mark.parametrize("name", [*NAMES, MODEL])
