@@ -25,6 +25,8 @@ from tests.real_server import RealServer
 pytestmark = pytest.mark.engine
 MODEL = "twogear-tiny"
 TOKENS = 64
+ALPHA = 32
+"""Weaker adapters leave `38 + 45 = 83` as it is."""
 LONGEST_WRAP_UP, LONGEST_END = 20, 2
 END = 2
 """The token that ends a turn: what is drawn behind it, only because it is ignored, means nothing."""
@@ -53,7 +55,10 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("adapters")
-    modules = [f"{name}={save_adapter(root / name, EMBEDDED_MODEL, seed=seed)}" for seed, name in enumerate(NAMES, 1)]
+    folders = [
+        save_adapter(root / name, EMBEDDED_MODEL, seed=seed, lora_alpha=ALPHA) for seed, name in enumerate(NAMES, 1)
+    ]
+    modules = [f"{name}={folder}" for name, folder in zip(NAMES, folders, strict=True)]
     with RealServer(
         "--lora-modules", *modules, "--allow-runtime-lora-updating", "--max-loras", "2", "--verbose"
     ) as server:
@@ -76,7 +81,7 @@ def reference(served: Served) -> Callable[[str, dict[str, Any]], list[float]]:
             for parameter, weight in model.named_parameters():
                 module = f"base_model.model.{parameter.removesuffix('.weight')}"
                 if (first := tensors.get(f"{module}.lora_A.weight")) is not None:
-                    weight.add_(tensors[f"{module}.lora_B.weight"] @ first)  # alpha is the rank
+                    weight.add_(ALPHA / len(first) * tensors[f"{module}.lora_B.weight"] @ first)
         return model
 
     def gaps(name: str, response: dict[str, Any]) -> list[float]:
@@ -187,6 +192,5 @@ def test_they_are_listed_and_counted(served: Served) -> None:
 
 def test_which_paths_are_off_is_in_the_log(served: Served) -> None:
     """On a CPU that has the native decode step, the adapters are the reason."""
-    (line,) = [one for one in served.server.output if "native decode step: " in one]
-    assert "native decode step: off (" in line
+    assert any("native decode step: off (" in one for one in served.server.output)
     assert any("adapters: on" in one for one in served.server.output)
