@@ -28,7 +28,7 @@ namespace {
 constexpr int64_t X_BYTES = 1 << 19;      // of rounded rows: half of L2
 constexpr int64_t CHUNK_BYTES = 20 << 10;  // of a group that stay in L1 while rows pass by
 constexpr int64_t AHEAD = 8 << 10;        // bytes of weights that are under way
-constexpr int64_t ROWS_OF_TILES = 16;     // from which on a tile, of as many rows, is worth it; for 8 bits
+constexpr int64_t ROWS_OF_TILES = 12;     // from which on a tile, of 16 rows, is worth it; for 8 bits alone
 constexpr int64_t THREADED = 2'000'000;   // products of two numbers that are worth a thread
 constexpr float SMALLEST = 1e-30f;        // of a group of x; all zeros else
 
@@ -125,7 +125,7 @@ void vectors(const Piece& piece, int64_t first, int64_t panel) {
       for (int c = 0; c < C; c++) {
         const uint8_t* from = values + c * block_bytes + i * 64;
         const __m512i bytes = _mm512_loadu_si512(from);
-        if (R <= 3) _mm_prefetch((const char*)from + AHEAD, _MM_HINT_T0);  // few rows wait for memory
+        _mm_prefetch((const char*)from + AHEAD, _MM_HINT_T0);
         weight[c] = BITS == 8 ? _mm512_xor_si512(bytes, sign) : _mm512_and_si512(bytes, mask);
         if (BITS == 4) high[c] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
       }
@@ -145,6 +145,7 @@ void vectors(const Piece& piece, int64_t first, int64_t panel) {
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
       const __m256i* scales = (const __m256i*)(block + c * block_bytes);
+      _mm_prefetch((const char*)scales + (BITS == 4 ? half * 64 : 0) + AHEAD, _MM_HINT_T0);
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales + half));
       __m512 least;
       if (BITS == 4) least = _mm512_cvtph_ps(_mm256_loadu_si256(scales + 2 + half));
@@ -230,6 +231,7 @@ WITH_TILES void tiles_of_panel(const Piece& piece, int64_t first, int64_t rows, 
   auto block_of = [&](int64_t place) { return start + (place - begin) / 2 * step; };
   auto dot = [&](int64_t place) WITH_TILES __attribute__((always_inline)) {
     const uint8_t* values = block_of(place) + weights.scales_bytes() + place % 2 * 256 * BITS / 4;
+    for (int i = 0; i < BITS; i++) _mm_prefetch((const char*)values + 2 * step + i * 64, _MM_HINT_T0);
     if (BITS == 4) {
       const __m512i mask = _mm512_set1_epi8(0x0f);
 #pragma GCC unroll 4
@@ -246,6 +248,8 @@ WITH_TILES void tiles_of_panel(const Piece& piece, int64_t first, int64_t rows, 
     _tile_dpbssd(0, 2, 3);
     _tile_stored(0, dots[place % 2], 64);
   };
+  int64_t offsets[TILE_ROWS];  // rows that are not there have no scales either; those of the last that is stand for them
+  for (int64_t r = 0; r < TILE_ROWS; r++) offsets[r] = std::min(r, rows - 1) * words;
   __m512 sum[TILE_ROWS];
 #pragma GCC unroll 16
   for (int64_t r = 0; r < TILE_ROWS; r++)
@@ -258,10 +262,9 @@ WITH_TILES void tiles_of_panel(const Piece& piece, int64_t first, int64_t rows, 
     __m512 least;
     if (BITS == 4) least = _mm512_cvtph_ps(_mm256_loadu_si256(scales + 2 + place % 2));
     const int32_t* of_place = dots[place % 2];
-    // Rows that are not there have no scales either; those of the last that is stand for them.
 #pragma GCC unroll 16
     for (int64_t r = 0; r < TILE_ROWS; r++) {
-      const int64_t there = std::min(r, rows - 1) * words;
+      const int64_t there = offsets[r];
       const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(of_place + r * PANEL)), scale);
       sum[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.scales[there + place]), sum[r]);
       if (BITS == 4)
