@@ -12,6 +12,7 @@ from server.api.common.fields import INT64, Fields, checked, read_object, refuse
 from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount
 from server.api.common.thinking import Bound, ModeName
+from server.errors import BadRequestError
 
 # Fields beyond those that every client sends, whose misspellings are refused: ignoring one changes what is asked.
 EXTENSIONS = (
@@ -26,6 +27,8 @@ INSTEAD = {
 }  # fmt: skip
 """What fields of the other APIs are called here, or that there is nothing like them, for errors of unsupported ones."""
 
+NO_THREADS = "thread_unsupported_request"
+"""Anthropic's code of a request that cannot be part of a conversation that the server keeps."""
 OLDER = {**dict.fromkeys(RETIRED, "output_config.format"), "functions": "tools", "function_call": "tool_choice"}
 """What the retired fields of the other APIs are called here."""
 
@@ -360,6 +363,9 @@ def read_count_tokens_request(content: bytes) -> CountTokensRequest:
 
 
 def _refuse_foreign(fields: dict[str, Any]) -> None:
+    if fields.get("thread") is not None:  # Anthropic's SDK then sends all of the conversation, as its tool runner needs
+        message = "thread is not supported here, and would change the result: leave it out."
+        raise BadRequestError(message, param="thread", code=NO_THREADS)
     refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED, *RETIRED}, EXTENSIONS)
     refuse_retired(fields, OLDER)
     refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)
