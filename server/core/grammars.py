@@ -77,6 +77,13 @@ def of_lark(grammar: str) -> str:
         raise ValueError(f"this is no grammar: {error}"[:LONGEST_REASON]) from error
 
 
+def _reason(error: str) -> str:
+    """The library's first line; where it only says that a pattern is none, also what is wrong with the pattern."""
+    first, *others = error.splitlines()
+    details = [line.removeprefix("error: ") for line in others if line.startswith("error: ")]
+    return " ".join(" ".join([first, *details[:1]]).split())
+
+
 def check(grammar: str) -> None:
     """Raises ValueError where `grammar` cannot be compiled within LIMITS and MOST_COMPILE_SECONDS.
 
@@ -91,7 +98,6 @@ def check(grammar: str) -> None:
         matcher.compute_bitmask()
         error = matcher.get_error()
     if error:
-        reason = " ".join(error.partition("\n")[0].split())
-        raise ValueError(f"no grammar takes this: {reason[:LONGEST_REASON]}")
+        raise ValueError(f"no grammar takes this: {_reason(error)[:LONGEST_REASON]}")
     if time.process_time() - started > MOST_COMPILE_SECONDS:
         raise ValueError(f"this grammar takes more than {MOST_COMPILE_SECONDS} s to compile")

@@ -8,9 +8,12 @@ import pytest
 from anthropic import Anthropic, beta_tool
 from anthropic.types import Message, MessageParam, ToolUseBlock
 
+from chat_templates.format import ChatFormat
+from server.modes.profile import Profile
 from tests.clients import scenarios
 from tests.clients.scenarios import GET_WEATHER, MODEL, REPLY, SUM, THOUGHT, WEATHER, Forecast
-from tests.scripted_server import LostAtFirst
+from tests.fake_engine import FakeEngine
+from tests.scripted_server import LostAtFirst, app_of, serving
 
 real = pytest.mark.engine
 REASONING: list[dict[str, Any]] = [
@@ -163,6 +166,21 @@ def test_the_sdks_own_tool_loop(scripted: str) -> None:
     with sdk_of(scripted) as sdk:
         answer = sdk.beta.messages.tool_runner(**fields(WEATHER), tools=[get_weather]).until_done()
     assert [block.text for block in answer.content if block.type == "text"] == [REPLY]
+
+
+def test_its_tool_loop_sends_the_whole_conversation(profile: Profile, fmt: ChatFormat) -> None:
+    """It asks for a thread first: told that there are none, it leaves nothing out."""
+    engine = FakeEngine(scenarios.weather_script(fmt), (fmt.end_of_turn_id,))
+
+    @beta_tool
+    def get_weather(city: str) -> str:
+        """Get the weather in a city."""
+        return scenarios.get_weather(city)
+
+    with serving(app_of(engine, profile, fmt)) as url, sdk_of(url) as sdk:
+        sdk.beta.messages.tool_runner(**fields(WEATHER), tools=[get_weather]).until_done()
+    first, second = (request.prompt_ids for request in engine.seen)
+    assert second[: len(first)] == first
 
 
 def test_thinking_that_is_left_out_comes_back(scripted: str) -> None:

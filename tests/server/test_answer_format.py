@@ -192,6 +192,13 @@ def _dumps(schema: dict[str, Any]) -> str:
 def test_the_check_says_why() -> None:
     with pytest.raises(ValueError, match=r"no grammar takes this: .*not"):
         grammars.check(f"start: {grammars.of_schema({'not': {}})}")
+    for rule, why in (
+        (grammars.of_schema({"type": "string", "pattern": "["}), "unclosed character class"),
+        (grammars.of_schema({"type": "string", "pattern": "a{2,1}"}), "the start must be <= the end"),
+        ("/[/", "unclosed character class"),
+    ):
+        with pytest.raises(ValueError, match=rf"no grammar takes this: .*regex parse error: .*{why}$"):
+            grammars.check(f"start: {rule}")
 
 
 async def test_a_free_answer_has_no_grammar(client: Client, fmt: ChatFormat) -> None:

@@ -293,6 +293,18 @@ def test_each_field_of_the_newest_sdks_is_known(path: str) -> None:
     assert not sorted(sent - known)
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_retired_fields_are_refused_in_every_api(client: Client, fmt: ChatFormat, path: str) -> None:
+    """With a field of that API to use instead."""
+    kind, asked = BODIES[path]
+    async with client(writer(fmt, "a")) as http:
+        for name in RETIRED:
+            error = (await http.post(path, json={**asked, name: {"type": "object"}})).json()["error"]
+            instead = error["message"].removeprefix(f"{name} is not supported: use ").removesuffix(".")
+            assert instead.split(".")[0] in {*kind.model_fields, *APART[path]}, error
+            assert (await http.post(path, json={**asked, name: None})).status_code == 200
+
+
 async def test_the_sdks_idle_fields_are_taken(client: Client, fmt: ChatFormat) -> None:
     async with client(writer(fmt, "a")) as http:
         for path, fields in {

@@ -9,9 +9,10 @@ from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag, field
 
 from server.api.common.custom_tools import MAX_TOOLS
 from server.api.common.fields import INT64, Fields, checked, read_object, refuse_misspelt
-from server.api.common.refused import UNSUPPORTED, refuse_unsupported
+from server.api.common.refused import RETIRED, UNSUPPORTED, refuse_retired, refuse_unsupported
 from server.api.common.sampling import MAX_SALT, MAX_STOPS, StopString, TokenCount
 from server.api.common.thinking import Bound, ModeName
+from server.errors import BadRequestError
 
 # Fields beyond those that every client sends, whose misspellings are refused: ignoring one changes what is asked.
 EXTENSIONS = (
@@ -25,6 +26,11 @@ INSTEAD = {
     "logit_bias": "", "logprobs": "", "include_stop_str_in_output": "", "min_tokens": "", "seed": "",
 }  # fmt: skip
 """What fields of the other APIs are called here, or that there is nothing like them, for errors of unsupported ones."""
+
+NO_THREADS = "thread_unsupported_request"
+"""Anthropic's code of a request that cannot be part of a conversation that the server keeps."""
+OLDER = {**dict.fromkeys(RETIRED, "output_config.format"), "functions": "tools", "function_call": "tool_choice"}
+"""What the retired fields of the other APIs are called here."""
 
 
 class TextBlockParam(Fields):
@@ -345,14 +351,21 @@ class MessagesRequest(CountTokensRequest):
 def read_messages_request(content: bytes) -> MessagesRequest:
     """Parses and checks a body; raises BadRequestError, with `param` where a field is at fault."""
     fields = read_object(content, MessagesRequest.model_fields)
-    refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED}, EXTENSIONS)
-    refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)
+    _refuse_foreign(fields)
     return checked(MessagesRequest, fields)
 
 
 def read_count_tokens_request(content: bytes) -> CountTokensRequest:
     """The same for `count_tokens`."""
     fields = read_object(content, CountTokensRequest.model_fields)
-    refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED}, EXTENSIONS)
-    refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)
+    _refuse_foreign(fields)
     return checked(CountTokensRequest, fields)
+
+
+def _refuse_foreign(fields: dict[str, Any]) -> None:
+    if fields.get("thread") is not None:  # Anthropic's SDK then sends all of the conversation, as its tool runner needs
+        message = "thread is not supported here, and would change the result: leave it out."
+        raise BadRequestError(message, param="thread", code=NO_THREADS)
+    refuse_misspelt(fields, {*MessagesRequest.model_fields, *UNSUPPORTED, *RETIRED}, EXTENSIONS)
+    refuse_retired(fields, OLDER)
+    refuse_unsupported(fields, MessagesRequest.model_fields, INSTEAD)

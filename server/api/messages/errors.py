@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 
+from server.api.messages.body import NO_THREADS
 from server.errors import ApiError, ContextLengthError, ErrorShape, JsonObject
 
 TYPES = {  # by status, as in Anthropic's documentation of errors; any other is the client's fault below 500, else ours
@@ -19,8 +20,10 @@ TYPES = {  # by status, as in Anthropic's documentation of errors; any other is 
 def anthropic_error(error: ApiError, request_id: str) -> JsonObject:
     """Anthropic's error object. It has no place for the field at fault, which the message names."""
     fault = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
-    details = {"type": TYPES.get(error.status, fault), "message": _message(error)}
-    return {"type": "error", "error": details, "request_id": request_id}
+    told: JsonObject = {"type": TYPES.get(error.status, fault), "message": _message(error)}
+    if error.code == NO_THREADS:
+        told["details"] = {"error_code": error.code, "unsupported": [error.param]}
+    return {"type": "error", "error": told, "request_id": request_id}
 
 
 def _message(error: ApiError) -> str:

@@ -251,6 +251,15 @@ class Ping(Answer):
     """The kind of the event."""
 
 
+class ThreadDetails(Answer):
+    """That the server keeps no conversations."""
+
+    error_code: Literal["thread_unsupported_request"]
+    """Always the same."""
+    unsupported: list[str]
+    """What of the request it cannot keep."""
+
+
 class AnthropicErrorDetails(Answer):
     """What went wrong."""
 
@@ -269,6 +278,8 @@ class AnthropicErrorDetails(Answer):
     """The kind of the error."""
     message: str
     """One line, for a person; it names the field at fault."""
+    details: ThreadDetails | None = None
+    """Where `thread` was sent: by this Anthropic's SDK knows that it has to send the whole conversation."""
 
 
 class AnthropicError(Answer):
