@@ -36,7 +36,7 @@ def settings(url: str, data: Path) -> dict[str, str]:
 def open_webui(url: str, data: Path) -> Iterator[str]:
     """Runs it meanwhile, with its database and its log in `data`; its address."""
     log, port = data / "log", free_port()
-    command = [COMMAND, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [COMMAND, "serve", "--host", "127.0.0.1", "--port", str(port)]
     with (
         log.open("w") as writing,
         subprocess.Popen(command, env=settings(url, data), cwd=data, stdout=writing, stderr=writing) as process,
