@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ui screenshots docs soak test test-families test-vllm fuzz coverage check bench bench-peers train lock clean
+.PHONY: help setup serve ui screenshots docs soak test test-families test-open-webui test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,10 @@ test-vllm: setup ## the engine's tests on another release of vLLM, in an environ
 	@$(PYTHON) requirements/install.py --venv .venv-vllm-$(VERSION) \
 		requirements/cpu.txt requirements/dev.txt requirements/vllm-$(VERSION).txt
 	PYTHONDONTWRITEBYTECODE= nice .venv-vllm-$(VERSION)/bin/python -m pytest tests/engine tests/model_impl $(ARGS)
+
+test-open-webui: setup ## Open WebUI in a browser in front of this server, in an environment of its own: 1.2 GB (needs Chromium)
+	@$(PYTHON) requirements/install.py --venv .venv-open-webui --no-project requirements/open-webui.txt
+	$(BIN)/python -m pytest tests/page/test_open_webui.py $(ARGS)
 
 fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of nine)
 	@for target in bodies messages responses plans templates streams stops schemas grammars; do \
@@ -79,5 +83,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .venv-vllm-* site ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
+	rm -rf .venv .venv-open-webui .venv-vllm-* site ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks: cuda.txt first (vLLM pins more there), cpu.txt with the same pins, dev.txt on top.
+# open-webui.txt is for an environment of its own, in which Open WebUI runs (`make test-open-webui`).
 # Keeps the pins that are there; `make lock ARGS=--upgrade` renews them. Installing is left to install.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,3 +27,5 @@ resolve pyproject.toml --extra engine-cpu --extra otel --extra train --constrain
     --override requirements/overrides-cpu.txt "${cpu_torch[@]}" -o requirements/cpu.txt "$@"
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' |
     resolve - --constraint requirements/cpu.txt --override requirements/overrides-dev.txt -o requirements/dev.txt "$@"
+printf '%s\n' open-webui==0.12.4 setuptools |
+    resolve - --override requirements/overrides-open-webui.txt -o requirements/open-webui.txt "$@"

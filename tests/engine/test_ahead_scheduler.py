@@ -239,7 +239,7 @@ def test_random_work_comes_out_the_same(
         for part, (engine, ours) in zip(PARTS, engines, strict=True):
             assert compared(Play(engine, ours, seed).run()) == expected, (part, seed)
     if shape == "scarce pages":
-        assert internals.pages.preemptions() > 10
+        assert internals.pages.preemptions() >= 5  # else nothing was tried
     assert [ours.pages.preemptions() for _, ours in engines] == [internals.pages.preemptions()] * len(engines)
 
 

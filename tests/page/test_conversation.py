@@ -1,5 +1,6 @@
 """Talking on the page: every mode, stopping, editing, asking again, and what the model writes staying text."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -55,6 +56,31 @@ def test_all_gears_and_going_on_from_one(page: Page, model: Model, engine: FakeE
     answered(page, "And now?")
     assert "second" in fmt.decode(engine.seen[-1].prompt_ids)
     assert "Hello" not in fmt.decode(engine.seen[-1].prompt_ids)
+
+
+def test_a_newcomer_sees_both_gears_by_one_click(page: Page, model: Model) -> None:
+    welcome = page.locator(".welcome")
+    expect(welcome.locator(".gears")).to_contain_text("standard answers at once")
+    expect(welcome.locator(".gears")).to_contain_text("reasoning thinks first")
+    welcome.get_by_role("button", name="What is 17 * 23?").click()
+    expect(page.locator(".user p")).to_have_text("What is 17 * 23?")
+    settle(page)
+    expect(runs(page).locator(".gear")).to_have_text(["standard", "reasoning"])
+
+
+def test_a_timeline_shows_where_the_time_went_on_one_scale(page: Page, model: Model) -> None:
+    model.pause = 0.05
+    model.thought = "one two three four five six seven eight nine ten"
+    answered(page, "Hi", button="All gears")
+    lines = page.locator(".timeline")
+    expect(lines.nth(0)).to_have_accessible_name(re.compile("until the first token, .* answering"))
+    expect(lines.nth(1)).to_have_accessible_name(re.compile("until the first token, .* thinking, .* answering"))
+    ends = lines.evaluate_all("""lines => lines.map(line => {
+        const last = line.lastElementChild;
+        return last.x.baseVal.value + last.width.baseVal.value;
+    })""")
+    assert max(ends) == pytest.approx(1000)
+    assert ends[0] < ends[1]
 
 
 def test_retry_in_the_other_gear_and_back(page: Page) -> None:
@@ -148,7 +174,7 @@ def test_a_long_thought_is_only_added_to(
     assert plain.evaluate("element => element.textContent") == model.thought
     assert page.evaluate("window.removed") == 0
     lengths = plain.evaluate("element => [...element.children].map(piece => piece.textContent.length)")
-    assert max(lengths) < 3000
+    assert max(lengths) < 2000
 
 
 COUNT_WRITTEN = """() => {

@@ -30,6 +30,13 @@ def test_the_tables_are_those_of_the_code() -> None:
     assert {found[1] for text in texts for found in TABLE.findall(text)} == set(TABLES)
 
 
+def test_a_switch_of_the_server_has_no_default() -> None:
+    """A parser's `True` of one that switches something off would read as if it was off from the start."""
+    switches = [row for row in TABLES["options"]().splitlines() if row.startswith("| `--no-")]
+    assert switches
+    assert all(row.split(" | ")[1] == "" for row in switches)
+
+
 @pytest.mark.parametrize(
     "kind",
     [ChatRequest, CompletionRequest, MessagesRequest, ResponseRequest, TokenizeChatRequest, DetokenizeRequest],

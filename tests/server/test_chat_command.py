@@ -1,10 +1,12 @@
 """`twogear chat` against a real HTTP server around a scripted engine, where nobody sits at a terminal; its parts."""
 
+import functools
 import io
 import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,10 @@ from chat_templates.format import ChatFormat
 from server.access.keys import Key, KeyFile, hash_of
 from server.app import create_app
 from server.cli import main
+from server.commands.chat.conversation import Conversation, Run
+from server.commands.chat.conversation import Settings as ChatSettings
 from server.commands.chat.markdown import Blocks, harmless, rendered
+from server.commands.chat.saved import exported
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from server.settings import Settings
@@ -87,6 +92,8 @@ def test_a_server_that_cannot_answer_tells_why(
         ("/set top_k 1.5", "/set top_k 1.5: a whole number is needed, or off."),
         ("/save", "/save needs the name of a file, as /save chat.json."),
         ("/save chat.json", "There is nothing to save yet."),
+        ("/load", "/load needs the name of a file, as /load chat.json."),
+        ("/load no-such.json", "no-such.json cannot be read: No such file or directory."),
         ("/use reasoning", "Nothing was said yet."),
         ("/retry", "Nothing was said yet."),
         ("/both", "Nothing was said yet."),
@@ -150,6 +157,65 @@ def test_saving(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert run["answer"].startswith("It is 4.")
     assert run["progress"]["reasoningTokens"] > 0
     assert run["body"]["messages"] == [{"role": "user", "content": "2 + 2?"}]
+
+
+SAVED = Conversation(settings=ChatSettings(model="twogear-tiny", mode="reasoning"), title="Hi", updated=1)
+SAVED.add("Hi", [Run(mode="reasoning", thinks=True, body={}, answer="Hello.")], 0)
+
+
+def changed(path: str, value: Any) -> str:
+    """A saved conversation with `value` at `path`, in JSON."""
+    file = json.loads(exported([SAVED]))
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    functools.reduce(lambda at, step: at[step], way, file)[last] = value
+    return json.dumps(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("not JSON", "it is no JSON."),
+        ("[]", "it is no file of conversations"),
+        ("{}", 'its "format" is not "twogear-conversations"'),
+        (changed("version", 7), "it has version 7"),
+        (changed("conversations", []), "there is no conversation in it"),
+        (changed("conversations.0.title", 3), "Expected `str`, got `int` - at `$.conversations[0].title`"),
+        (changed("conversations.0.turns.0.role", "tool"), "calls of tools are for the page alone"),
+        (changed("conversations.0.turns.1.role", "user"), "Object missing required field `text`"),
+        (changed("conversations.0.turns.1", {"role": "user", "text": "Hm"}), "do not follow each other in turn"),
+        (changed("conversations.0.turns.1.chosen", 2), "the chosen answer, 2, is none of 1"),
+        (changed("conversations.0.settings.budget", "much"), "its thinking budget, much, is no number of tokens"),
+        (changed("conversations.0.settings.sampling", {"heat": "1"}), "it sets heat; what can be set is temperature"),
+        (changed("conversations.0.settings.sampling", {"seed": "x"}), "its seed, x, is no number"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_says_why(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *,
+    content: str, told: str,
+) -> None:  # fmt: skip
+    file = tmp_path / "chat.json"
+    file.write_text(content)
+    out = talk(url, f"/load {file}\n/mode\n", monkeypatch, capsys)
+    assert f"{file} was not loaded: " in out
+    assert told in out
+    assert "The mode is standard" in out
+
+
+def test_of_several_the_newest_is_loaded_and_the_others_are_not_written_over(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the page exports them: with a model that is not served any more, and fields that were left empty."""
+    settings = ChatSettings(model="gone", mode="reasoning", sampling={"seed": " ", "top_p": "0.5"})
+    newer = Conversation(settings=settings, title="Later", updated=SAVED.updated + 1, turns=SAVED.turns)
+    file = tmp_path / "chat.json"
+    file.write_bytes(before := exported([SAVED, newer]))
+    out = talk(url, f"/load {file}\n/set\n/save\n2 + 2?\n", monkeypatch, capsys)
+    assert f"Loaded Later from {file}, the newest of 2." in out
+    assert "It was with gone, and goes on with twogear-tiny." in out
+    assert "Set: top_p 0.5." in out
+    assert "/save needs the name of a file" in out
+    assert "It is 4." in out
+    assert file.read_bytes() == before
 
 
 def test_a_key(

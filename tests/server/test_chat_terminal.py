@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,28 @@ LONG = " ".join(f"{number}:{number * 7919 % 10007}" for number in range(3000))
 """Text without loops, which the server would end."""
 
 
+IMPATIENT = """
+import sys
+from server.commands.chat import generation
+from server.cli import main
+generation.STALL_SECONDS = 0.5
+sys.exit(main())
+"""
+"""`twogear` that tells of a stall after half a second."""
+
+
 class Model:
     """Thinks `thought` where it may, and answers what `answers` has for the words of the last message.
 
-    `slow`: each token takes a while, so that a person can interrupt.
+    `slow`: each token takes a while, so that a person can interrupt. `pause_after`: after so many tokens nothing comes.
     """
 
     def __init__(self, fmt: ChatFormat) -> None:
         self.thought = "hm, hm"
         self.answers: dict[str, str] = {}
         self.slow = False
+        self.pause_after: int | None = None
+        self._steps = 0
         self._fmt = fmt
         self.engine = FakeEngine(self._script, (fmt.end_of_turn_id,), max_context=100_000, step=self._step)
 
@@ -53,6 +65,9 @@ class Model:
         return iter([*thinking, *fmt.encode_text(answer), fmt.end_of_turn_id])
 
     async def _step(self) -> None:
+        while self.pause_after is not None and self._steps >= self.pause_after:  # noqa: ASYNC110 - set by the test
+            await asyncio.sleep(0.05)
+        self._steps += 1
         await asyncio.sleep(0.005 if self.slow else 0)
 
 
@@ -72,9 +87,9 @@ def chat(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Begins `twogear chat` with the server at a URL; each of a test has the same folder of state."""
     with ExitStack() as terminals:
 
-        def begin(url: str, *arguments: str, **more: Any) -> Terminal:
+        def begin(url: str, *arguments: str, command: Sequence[str] = (TWOGEAR,), **more: Any) -> Terminal:
             environment = {"XDG_STATE_HOME": str(tmp_path / "state"), **more.pop("environment", {})}
-            terminal = Terminal([TWOGEAR, "chat", "--url", url, *arguments], environment, **more)
+            terminal = Terminal([*command, "chat", "--url", url, *arguments], environment, **more)
             return terminals.enter_context(terminal)
 
         yield begin
@@ -206,6 +221,53 @@ def test_settings_reach_the_server(chat: Callable[..., Terminal], url: str, mode
     terminal.wait_for("5 thinking", "thinking ended by its budget")
     assert "Speak as a pirate." in model.asked[0]
     assert model.engine.seen[0].sampling.temperature == 0.25
+
+
+def test_a_saved_conversation_goes_on(chat: Callable[..., Terminal], url: str, model: Model, tmp_path: Path) -> None:
+    model.answers = {"Hi": "Good *day*."}
+    file = tmp_path / "saved.json"
+    terminal = chat(url)
+    terminal.wait_for_prompt("standard>")
+    terminal.type("/system Be kind.\r")
+    terminal.wait_for("The system prompt: Be kind.")
+    terminal.type("/mode reasoning\r")
+    terminal.wait_for_prompt("reasoning>")
+    terminal.type("/budget 50\r")
+    terminal.wait_for_prompt("reasoning 50>")
+    terminal.type("Hi\r")
+    terminal.wait_for("Good day.", "tokens/s")
+    terminal.wait_for_prompt("reasoning 50>")
+    terminal.type(f"/save {file}\r")
+    terminal.wait_for("the server's page imports it")
+    terminal.type(CTRL_D)
+    assert terminal.wait_for_end() == 0
+    again = chat(url)
+    again.wait_for_prompt("standard>")
+    again.type(f"/load {file}\r")
+    again.wait_for("reasoning> Hi", "hm, hm", "Good day.", "tokens/s", f"Loaded Hi from {file}.")
+    again.wait_for_prompt("reasoning 50>")
+    again.type("And you?\r")
+    again.wait_for("tokens/s", times=2)
+    assert all(words in model.asked[-1] for words in ("Be kind.", "Hi", "Good *day*.", "And you?"))
+    again.type("/save\r")
+    again.wait_for(f"Saved to {file}")
+    (saved,) = json.loads(file.read_text())["conversations"]
+    assert [turn["role"] for turn in saved["turns"]] == ["user", "assistant"] * 2
+
+
+def test_a_stream_that_stalls_is_told(chat: Callable[..., Terminal], url: str, model: Model) -> None:
+    model.answers, model.pause_after = {"Hi": "one two three"}, 1
+    terminal = chat(url, command=(sys.executable, "-c", IMPATIENT))
+    terminal.wait_for_prompt("standard>")
+    terminal.type("Hi\r")
+    terminal.wait_for("Nothing has come for a while; the connection is still open. Ctrl-C ends it.")
+    terminal.type(CTRL_C)
+    terminal.wait_for("stopped")
+    terminal.wait_for_prompt("standard>")
+    terminal.type("/both Hi\r")
+    terminal.wait_for("Nothing has come for a while", times=3)
+    model.pause_after = None
+    terminal.wait_for("one two three", "tokens/s", times=2)
 
 
 class Cutting:

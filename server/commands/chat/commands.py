@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from server.commands.chat.conversation import SAMPLING, Conversation, Mode, Model, exported
+from server.commands.chat.conversation import SAMPLING, Conversation, Mode, Model
 from server.commands.chat.display import Display
+from server.commands.chat.saved import NotSavedError, exported, imported
 
 OFF = "off"
 
@@ -181,6 +182,30 @@ def _save(chat: Chat, name: str) -> None:
     chat.display.note(f"Saved to {path}; the server's page imports it.")
 
 
+def _load(chat: Chat, name: str) -> None:
+    """Of a file with several, the one that was changed last."""
+    if not name:
+        raise CommandError("/load needs the name of a file, as /load chat.json.")
+    path = Path(name).expanduser()
+    try:
+        conversations = imported(path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+    except NotSavedError as error:
+        raise CommandError(f"{path} was not loaded: {error}.") from error
+    conversation = max(conversations, key=lambda one: one.updated)
+    settings, served = conversation.settings, [model.name for model in chat.models]
+    for said, answered in conversation.exchanges():
+        chat.display.past(said.text, answered.runs[answered.chosen])
+    if settings.model not in served:
+        chat.display.note(f"It was with {settings.model or 'no model'}, and goes on with {chat.model.name}.")
+        settings.model = chat.model.name
+    chat.conversation = conversation
+    chat.saved_to = path if len(conversations) == 1 else None  # /save alone would write over the others
+    of_several = f", the newest of {len(conversations)}" if len(conversations) > 1 else ""
+    chat.display.note(f"Loaded {conversation.title or 'a conversation'} from {path}{of_several}.")
+
+
 def _new(chat: Chat, _: str) -> None:
     chat.new()
     chat.display.note("A new conversation, with the same settings.")
@@ -215,6 +240,7 @@ COMMANDS = {
     "/set": Command("NAME VALUE|off", f"a sampling field: {', '.join(SAMPLING)}", _set, lambda _: list(SAMPLING)),
     "/model": Command("NAME", "ask this model", _model, lambda chat: [model.name for model in chat.models]),
     "/save": Command("[FILE]", "write the conversation into a file that the server's page imports", _save),
+    "/load": Command("FILE", "go on with a conversation that /save or the server's page wrote", _load),
     "/new": Command("", "begin a new conversation", _new),
     "/help": Command("", "this list", _help),
     "/quit": Command("", "leave", _quit),

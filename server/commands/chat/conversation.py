@@ -5,15 +5,13 @@ Knows nothing of terminals and connections. Times are milliseconds, as in the pa
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 
 Json = dict[str, Any]
 Phase = Literal["waiting", "thinking", "answering", "done", "stopped", "failed"]
-FORMAT = "twogear-conversations"
-FORMAT_VERSION = 1
 TITLE_LENGTH = 60
 SAMPLING: dict[str, type[int] | type[float]] = {
     "temperature": float,
@@ -167,9 +165,3 @@ class Conversation(msgspec.Struct, kw_only=True):
             if answer := answered.runs[answered.chosen].answer:
                 yield {"role": "user", "content": said.text}
                 yield {"role": "assistant", "content": answer}
-
-
-def exported(conversations: Sequence[Conversation]) -> bytes:
-    """A file that the page imports."""
-    file = {"format": FORMAT, "version": FORMAT_VERSION, "conversations": conversations}
-    return msgspec.json.format(msgspec.json.encode(file), indent=2)

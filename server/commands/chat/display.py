@@ -27,6 +27,7 @@ THINKING_ENDS = {
     "length": "thinking ended by the token limit",
     "stopped": "thinking told to answer",
 }
+STALLED = "Nothing has come for a while; the connection is still open. Ctrl-C ends it."
 FINISHES = {"length": "ended by the token limit", "tool_calls": "calls a tool"}
 
 
@@ -35,6 +36,9 @@ class View(Protocol):
 
     def show(self, run: Run, thought: str, said: str) -> None:
         """A piece of a run's thinking or answer."""
+
+    def stalled(self, run: Run) -> None:
+        """Nothing has come of a run for a while, though its connection is open."""
 
     def close(self) -> None:
         """All have ended: shows the rest, and the figures."""
@@ -59,6 +63,14 @@ class Display:
         if len(runs) == 1:
             return OneAnswer(self.console, runs[0])
         return SideBySide(self.console, runs) if self.console.is_terminal else OneByOne(self.console, runs)
+
+    def past(self, text: str, run: Run) -> None:
+        """What was said before, and its answer."""
+        self._line(Text(harmless(f"{run.mode}> {text}"), "bold"))
+        if self.console.is_terminal:
+            self.console.print(_whole(run))
+        else:
+            OneByOne(self.console, [run]).close()
 
     @contextmanager
     def waiting(self, why: str) -> Iterator[Status]:
@@ -97,6 +109,13 @@ class OneAnswer:
             if len(run.answer) == len(said) and run.thinking:
                 self._end_line()
             self._say(said)
+
+    def stalled(self, run: Run) -> None:
+        """Said once, below what came so far; in a file it would stand among the texts."""
+        if self._console.is_terminal:
+            if not run.answer:
+                self._end_line()
+            self._console.print(as_note(STALLED))
 
     def close(self) -> None:
         """It has ended: shows the rest, and the figures."""
@@ -142,6 +161,9 @@ class OneByOne:
     def show(self, run: Run, thought: str, said: str) -> None:
         """Nothing yet."""
 
+    def stalled(self, run: Run) -> None:
+        """Nothing: nobody waits in front of it."""
+
     def close(self) -> None:
         """Each under its mode."""
         for run in self._runs:
@@ -168,6 +190,9 @@ class SideBySide:
 
     def show(self, run: Run, thought: str, said: str) -> None:
         """Nothing to do: the next redraw shows what the run has."""
+
+    def stalled(self, run: Run) -> None:
+        """Nothing to do: the next redraw says so."""
 
     def close(self) -> None:
         """All have ended: shows all of them."""
@@ -205,7 +230,8 @@ def _peek(run: Run) -> RenderableType:
     """As much as may be on view, as it is written: the whole is drawn at the end."""
     parts = [Text(harmless(run.thinking[-PEEK:]), "dim"), Text(harmless(run.answer[-PEEK:]))]
     counted = Text(_counted(run.progress) if run.progress.completion_tokens else "waits for its first token", "dim")
-    return Group(*(part for part in parts if part.plain), counted)
+    stalled = [as_note(STALLED)] if run.progress.stalled else []
+    return Group(*(part for part in parts if part.plain), counted, *stalled)
 
 
 def figures(progress: Progress) -> str:

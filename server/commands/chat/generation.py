@@ -2,24 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from server.commands.chat.conversation import Run
+from server.commands.chat.display import View
 from server.commands.chat.remote import Choice, Chunk, Remote, RemoteError
 
-Show = Callable[[Run, str, str], None]
-"""Is given each piece of a run's thinking and of its answer, either of which may be empty."""
+STALL_SECONDS = 15.0
+"""After so long without anything, a person is told."""
 
 
 class Follower:
     """Sends a run, and moves its texts and progress on. `error`: why it failed, if it did."""
 
-    def __init__(self, remote: Remote, run: Run, show: Show) -> None:
+    def __init__(self, remote: Remote, run: Run, view: View) -> None:
         self.run = run
         self.error: RemoteError | None = None
         self._remote = remote
-        self._show = show
-        self._started = time.monotonic()
+        self._view = view
+        self._started = self._last_came = time.monotonic()
         self._told = False
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -38,6 +38,7 @@ class Follower:
     async def follow(self) -> None:
         """To the end of the run, or until it is cancelled."""
         progress = self.run.progress
+        watch = asyncio.create_task(self._watch())
         try:
             async for chunk in self._remote.stream(self.run.body):
                 self._take(chunk)
@@ -48,9 +49,20 @@ class Follower:
         except asyncio.CancelledError:
             progress.phase = "stopped"
         finally:
-            progress.elapsed = self._now()
-            for task in self._closing:
+            progress.elapsed, progress.stalled = self._now(), False
+            for task in (watch, *self._closing):
                 task.cancel()
+
+    async def _watch(self) -> None:
+        """Tells of each time that nothing comes for long."""
+        while True:
+            await asyncio.sleep(self._last_came + STALL_SECONDS - time.monotonic())
+            quiet = time.monotonic() - self._last_came >= STALL_SECONDS
+            if quiet and not self.run.progress.stalled:
+                self.run.progress.stalled = True
+                self._view.stalled(self.run)
+            if quiet:
+                await asyncio.sleep(STALL_SECONDS)
 
     async def _close(self) -> None:
         progress = self.run.progress
@@ -67,6 +79,7 @@ class Follower:
 
     def _take(self, chunk: Chunk) -> None:
         progress = self.run.progress
+        self._last_came, progress.stalled = time.monotonic(), False
         progress.completion_id = chunk.id or progress.completion_id
         if (usage := chunk.usage) is not None:
             prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
@@ -93,4 +106,4 @@ class Follower:
             progress.first_answer = progress.elapsed
         self.run.thinking += thought
         self.run.answer += said
-        self._show(self.run, thought, said)
+        self._view.show(self.run, thought, said)

@@ -95,7 +95,7 @@ class Session:
     async def _generate(self, runs: Sequence[Run]) -> list[Follower]:
         """Shows the answers as they come; those that failed. Ctrl-C ends the thinking first, the answers second."""
         view = self.display.view(runs)
-        followers = [Follower(self._remote, run, view.show) for run in runs]
+        followers = [Follower(self._remote, run, view) for run in runs]
         tasks = [asyncio.create_task(follower.follow()) for follower in followers]
 
         def interrupt() -> None:

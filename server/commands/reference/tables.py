@@ -50,14 +50,15 @@ def anthropic_errors() -> str:
 
 
 def options() -> str:
-    """The options of `twogear serve`."""
+    """The options of `twogear serve`; a switch has no default, it is there or not."""
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
     rows = [["`MODEL`", "the embedded model", "a local folder or a hub id"]]
     for action in parser._actions:
         if action.option_strings:
             name = " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
-            rows.append([f"`{name}`", f"`{action.default}`" if action.default else "", str(action.help)])
+            default = f"`{action.default}`" if action.default and action.nargs != 0 else ""
+            rows.append([f"`{name}`", default, str(action.help)])
     return table(["option", "default", "meaning"], rows)
 
 

@@ -1,9 +1,9 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { runningRuns, stopAll } from "../chat/actions";
+import { modes, runningRuns, send, stopAll } from "../chat/actions";
 import { answerNow } from "../chat/generation";
-import { current } from "../chat/store";
-import { connection, models } from "../server/connection";
+import { current, draft } from "../chat/store";
+import { connection, isReady, models } from "../server/connection";
 import { Banners } from "./Banners";
 import { Composer } from "./Composer";
 import { ServerPanel } from "./ServerPanel";
@@ -32,7 +32,7 @@ export function App() {
           ☰
         </button>
         <h1>
-          Twogear <span class="dim">{models.value[0]?.name}</span>
+          <Gears /> Twogear <span class="dim">{models.value[0]?.name}</span>
         </h1>
         <span class="grow" />
         <ThemeButton />
@@ -106,15 +106,51 @@ function Talk() {
   );
 }
 
+/** Questions on which the gears differ. */
+const EXAMPLES = ["What is 303 + 948 - 105?", "What is 17 * 23?", "Sort these numbers: 42, 7, 19, 3, 28"];
+
 function Welcome() {
+  const askInAll = (question: string) => {
+    draft.value = question;
+    send(modes.value.map((mode) => mode.name));
+  };
   return (
     <div class="welcome">
+      <Gears />
       <h2>One model, two gears</h2>
-      <p>Ask in one gear, or in all of them side by side.</p>
+      <p class="gears">
+        {modes.value.map((mode) => (
+          <span key={mode.name} class={mode.thinks ? "thinks" : "direct"}>
+            <b class="gear">{mode.name}</b> {mode.thinks ? "thinks first" : "answers at once"}
+          </span>
+        ))}
+      </p>
+      <p>See them side by side:</p>
+      <ul class="examples" aria-label="Examples">
+        {EXAMPLES.map((question) => (
+          <li key={question}>
+            <button type="button" disabled={!isReady.value || modes.value.length === 0} onClick={() => askInAll(question)}>
+              {question}
+            </button>
+          </li>
+        ))}
+      </ul>
       <p class="dim">
         <kbd>Enter</kbd> sends · <kbd>Ctrl</kbd> <kbd>Enter</kbd> asks in all gears · <kbd>Esc</kbd> ends the thinking, then the answer
       </p>
     </div>
+  );
+}
+
+/** The sign of the page. */
+function Gears() {
+  return (
+    <svg class="sign" viewBox="0 0 32 32" aria-hidden="true">
+      <circle class="direct" cx="12" cy="12" r="7.5" stroke-width="5" stroke-dasharray="3.6 2.29" />
+      <circle class="direct" cx="12" cy="12" r="6" stroke-width="3" />
+      <circle class="thinks" cx="22" cy="22" r="7" stroke-width="5" stroke-dasharray="3.3 2.2" />
+      <circle class="thinks" cx="22" cy="22" r="5.5" stroke-width="3" />
+    </svg>
   );
 }
 

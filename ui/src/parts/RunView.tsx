@@ -6,12 +6,13 @@ import { duration, number, tokens } from "../text/format";
 import { MarkdownView } from "../text/MarkdownView";
 import { SnippetDialog } from "./SnippetDialog";
 import { Thought } from "./Thought";
+import { Timeline } from "./Timeline";
 import { TokenView } from "./TokenView";
 
 const FINISHES: Record<string, string> = { length: "ended by the token limit", tool_calls: "calls a tool" };
 
-/** One run: its thinking, its answer, its calls, the exact figures. `actions` stand behind the figures. */
-export function RunView({ run, actions }: { run: Run; actions?: ComponentChildren }) {
+/** One run: its thinking, its answer, its calls, the exact figures. `scale`: the milliseconds of its timeline's width. */
+export function RunView({ run, scale, actions }: { run: Run; scale: number; actions?: ComponentChildren }) {
   const [showsCode, setShowsCode] = useState(false);
   const progress = run.progress.value;
   const hasTokens = run.logprobs.value.length > 0 && !isRunning(progress);
@@ -25,7 +26,14 @@ export function RunView({ run, actions }: { run: Run; actions?: ComponentChildre
             Answer now
           </button>
         )}
+        <span class="actions">
+          {actions}
+          <button type="button" class="small" onClick={() => setShowsCode(true)}>
+            Code
+          </button>
+        </span>
       </header>
+      <Timeline progress={progress} scale={scale} />
       {run.thinks && progress.firstToken !== null && <Thought flow={run.thinking} progress={progress} />}
       {hasTokens ? <TokenView tokens={run.logprobs.value} /> : <MarkdownView flow={run.answer} />}
       {progress.toolCalls.map((call) => (
@@ -43,12 +51,6 @@ export function RunView({ run, actions }: { run: Run; actions?: ComponentChildre
       )}
       <footer class="figures">
         <Figures progress={progress} />
-        <span class="actions">
-          {actions}
-          <button type="button" class="small" onClick={() => setShowsCode(true)}>
-            Code
-          </button>
-        </span>
       </footer>
       {showsCode && <SnippetDialog body={run.body} onClose={() => setShowsCode(false)} />}
     </article>

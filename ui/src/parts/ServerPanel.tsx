@@ -45,6 +45,7 @@ export function ServerPanel() {
 }
 
 function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
+  const mostPages = Math.max(1, ...readings.flatMap((reading) => reading.groups.map((group) => group.used)));
   const rates = readings.slice(1).map((reading, at) => rateBetween(readings[at] as Reading, reading));
   return (
     <>
@@ -90,7 +91,7 @@ function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
               {number(used)} in use, {number(cached)} cached, {number(free)} free
             </span>
           </figcaption>
-          <Line values={readings.map((reading) => usedOf(reading, group))} label={`Pages of ${group} in use`} />
+          <Line values={readings.map((reading) => usedOf(reading, group))} most={mostPages} label={`Pages of ${group} in use`} />
         </figure>
       ))}
       <h3>Prefix cache</h3>
@@ -102,12 +103,11 @@ function Readings({ readings, last }: { readings: Reading[]; last: Reading }) {
   );
 }
 
-/** The last minute of a figure. */
-function Line({ values, label }: { values: number[]; label: string }) {
-  const most = Math.max(1, ...values);
+/** The last minute of a figure. `most`: the value at the top, where several are to be compared. */
+function Line({ values, label, most = Math.max(1, ...values) }: { values: number[]; label: string; most?: number }) {
   const points = values.map((value, at) => `${at + KEPT - values.length},${19 - (18 * value) / most}`).join(" ");
   return (
-    <svg class="line" viewBox={`0 0 ${KEPT - 1} 20`} preserveAspectRatio="none" role="img" aria-label={`${label} in the last minute, at most ${number(most)}`}>
+    <svg class="line" viewBox={`0 0 ${KEPT - 1} 20`} preserveAspectRatio="none" role="img" aria-label={`${label} in the last minute, at most ${number(Math.max(0, ...values))}`}>
       <polyline points={points} />
     </svg>
   );

@@ -50,6 +50,7 @@ function ModelView({ turn, isLast }: { turn: ModelTurn; isLast: boolean }) {
   const runs = turn.runs.value;
   const shown = turn.sideBySide.value ? runs : runs.slice(turn.chosen.value, turn.chosen.value + 1);
   const run = chosenRun(turn);
+  const scale = Math.max(1, ...shown.map((one) => one.progress.value.elapsed));
   return (
     <section class="model" aria-label="Answers">
       <div class={turn.sideBySide.value ? "columns" : undefined}>
@@ -57,6 +58,7 @@ function ModelView({ turn, isLast }: { turn: ModelTurn; isLast: boolean }) {
           <RunView
             key={one.id}
             run={one}
+            scale={scale}
             actions={
               turn.sideBySide.value && (
                 <label class="keep">

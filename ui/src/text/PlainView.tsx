@@ -2,7 +2,7 @@ import { useEffect, useRef } from "preact/hooks";
 import type { TextFlow } from "../chat/flow";
 
 /** Characters in one element: what comes later leaves the layout of full ones alone. */
-const PIECE = 2000;
+const PIECE = 1000;
 
 /** A text as it is. What is added becomes a text node; nothing is written again. */
 export function PlainView({ flow }: { flow: TextFlow }) {

@@ -74,7 +74,7 @@ function addCopyButton(pre: HTMLElement): void {
   const button = document.createElement("button");
   Object.assign(button, { className: "copy", type: "button", textContent: "Copy", ariaLabel: "Copy this code" });
   button.addEventListener("click", () => {
-    void navigator.clipboard?.writeText(pre.querySelector("code")?.textContent ?? "").then(() => (button.textContent = "Copied"));
+    void navigator.clipboard?.writeText(pre.querySelector("code")?.textContent ?? "").then(() => Object.assign(button, { textContent: "Copied", ariaLabel: "Copied this code" }));
   });
   pre.append(button);
   pre.tabIndex = 0;
