@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from engine.messages import PageGroup
-from engine.vllm_internals.contract import FAST_PATHS
-from model_impl.cpu import DECODE
+from engine.vllm_internals.contract import AHEAD_PATHS, FAST_PATHS, LIMITS, POOL_SIZE
+from model_impl.cpu import DECODE, READY_MADE
 from model_impl.cpu import FAST_PATHS as KERNEL_PATHS
 from model_impl.cpu.native import KernelsUnavailableError, load
 from server.engine_client import ReaderBehind, RequestFailed
@@ -44,10 +44,15 @@ async def test_ready_tells_which_fast_paths_are_taken(engine: ProcessEngineClien
     paths = {path.name: path for path in engine.ready.fast_paths}
     assert list(paths) == [path.name for path in FAST_PATHS]
     off = {path.name: path.reason for path in engine.ready.fast_paths if not path.on}
+    for path in NOT_FOR_THIS:
+        assert off.pop(path.name)
     reason = why_no_kernels()
-    assert off == ({} if reason is None else {path.name: reason for path in KERNEL_PATHS} | {DECODE.name: NOT_FUSED})
+    kernels = [path for path in KERNEL_PATHS if path not in NOT_FOR_THIS]
+    assert off == ({} if reason is None else {path.name: reason for path in kernels} | {DECODE.name: NOT_FUSED})
 
 
+NOT_FOR_THIS = (*AHEAD_PATHS, LIMITS, POOL_SIZE, READY_MADE)
+"""For GPUs, where the scheduler runs ahead, and for checkpoints that are quantized."""
 NOT_FUSED = "the fused passes are off"
 
 
