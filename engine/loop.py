@@ -4,28 +4,25 @@ Knows vLLM's request interface and the messages; the socket is `transport`'s, vL
 """
 
 import math
-import re
 import time
 import traceback
-from bisect import bisect_left
 from collections import deque
 from typing import Literal, cast
 
 import msgspec
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
-from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
-from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from engine.adapter_files import AdapterError
 from engine.adapters import Adapters
 from engine.blame import Blame
 from engine.checkpoint import ModelError, check_model
+from engine.conversion import logprobs_of, prompt_logprobs_of, refusal, sampling_params
 from engine.messages import (
-    STEP_TOKENS,
     Abort,
     Adapter,
     AdapterLoaded,
@@ -36,32 +33,22 @@ from engine.messages import (
     Prioritize,
     Reload,
     Reloaded,
-    Sampling,
     Shutdown,
-    Stats,
     Step,
     ToEngine,
-    TokenLogprob,
     UnloadAdapter,
     Unreadable,
 )
-from engine.sampling import SAMPLING_FIELDS
 from engine.sampling_limits import check_limits
+from engine.stats import StatsSender, StepCounts
 from engine.token_budget import TokenBudget
 from engine.transport import Connection
-from engine.vllm_internals.attach import Internals, Pages
+from engine.vllm_internals.attach import Internals
 
 _REPORT_INTERVAL = 0.1
-_STATS_INTERVAL = 0.25
-_STATS_SHARE_IDLE, _STATS_SHARE_BUSY = 50, 500
-"""Counting pages may take one 50th of the time, however large the cache; a tenth of that while requests run, since
-going through all pages also drives what a step needs out of the processor's cache."""
-
-
 _MOST_UNEXPLAINED, _UNEXPLAINED_SECONDS = 3, 60.0
 """An engine whose steps fail more often in so many seconds, and do not when they are tried again, is given up."""
 _CANARY = "canary"
-_PATH = re.compile(r"(?:/[\w.-]+){2,}")
 
 
 class EngineLoop:
@@ -94,7 +81,7 @@ class EngineLoop:
         self._unexplained: deque[float] = deque(maxlen=_MOST_UNEXPLAINED)  # when searches began that found nobody
         self._steps = StepCounts()
         self._computed = 0  # prompt tokens in the step under way
-        self._stats = _StatsSender(self._pages, connection, self._steps)
+        self._stats = StatsSender(self._pages, connection, self._steps)
         self._reported = -math.inf
         self._progress: object = None  # at the last report
 
@@ -332,7 +319,7 @@ class EngineLoop:
         request_id = output.request_id
         completion = output.outputs[0]
         token_ids = list(completion.token_ids)
-        logprobs = _logprobs(completion)
+        logprobs = logprobs_of(completion)
         finish = completion.finish_reason
         goes_on = False
         if request_id in self._budgets:
@@ -343,7 +330,7 @@ class EngineLoop:
         cached_tokens = prompt_logprobs = None
         if self._fresh[request_id]:
             self._fresh[request_id] = False
-            prompt_logprobs = _prompt_logprobs(output)
+            prompt_logprobs = prompt_logprobs_of(output)
             cached_tokens = output.num_cached_tokens or 0
             self._computed += len(output.prompt_token_ids or ()) - cached_tokens
         if finish is not None:
@@ -358,118 +345,3 @@ class EngineLoop:
             prompt_logprobs=prompt_logprobs,
             goes_on=goes_on,
         )
-
-
-def _logprobs(completion: CompletionOutput) -> list[TokenLogprob] | None:
-    if completion.logprobs is None:
-        return None
-    entries = [
-        _logprob(token_id, drawn) for token_id, drawn in zip(completion.token_ids, completion.logprobs, strict=True)
-    ]
-    return [entry for entry in entries if entry is not None]
-
-
-def _prompt_logprobs(output: RequestOutput) -> list[TokenLogprob | None] | None:
-    if output.prompt_logprobs is None:
-        return None
-    ids = output.prompt_token_ids or []
-    return [_logprob(token_id, likeliest) for token_id, likeliest in zip(ids, output.prompt_logprobs, strict=True)]
-
-
-def _logprob(token_id: int, likeliest: dict[int, Logprob] | None) -> TokenLogprob | None:
-    """Its `top` ends with the token itself where that is not among the likeliest."""
-    if likeliest is None:
-        return None
-    ranked = sorted(likeliest.items(), key=lambda item: item[1].rank or 0)
-    return TokenLogprob(likeliest[token_id].logprob, [(other, entry.logprob) for other, entry in ranked])
-
-
-class StepCounts:
-    """Steps by how many tokens they computed, as Stats has them."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(STEP_TOKENS) + 1)
-        self.sum = 0
-
-    def add(self, tokens: int) -> None:
-        """A step has computed so many tokens."""
-        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
-        self.sum += tokens
-
-
-class _StatsSender:
-    """Sends Stats after a change, not more often than a few times a second."""
-
-    def __init__(self, pages: Pages, connection: Connection, steps: StepCounts) -> None:
-        self._pages = pages
-        self._connection = connection
-        self._steps = steps
-        self._last: Stats | None = None
-        self._changed = False
-        self._sent = -math.inf
-        self._cost = 0.0  # seconds
-
-    def changed(self) -> None:
-        """The counts may differ from those last sent."""
-        self._changed = True
-
-    def seconds_left(self) -> float | None:
-        """Until the next message is due; None if there is nothing to tell."""
-        return self._seconds_left(_STATS_SHARE_IDLE) if self._changed else None
-
-    def send_if_due(self) -> None:
-        """Counts and sends, if it is time and the counts are new."""
-        share = _STATS_SHARE_BUSY if self._pages.has_work() else _STATS_SHARE_IDLE
-        if not self._changed or self._seconds_left(share) > 0:
-            return
-        start = time.thread_time()
-        running, waiting = self._pages.requests()
-        pages, steps = self._pages, self._steps
-        stats = Stats(running, waiting, pages.count(), pages.preemptions(), tuple(steps.counts), steps.sum)
-        if stats != self._last:
-            self._connection.send(stats)
-            self._last = stats
-        self._changed = False
-        self._sent = time.monotonic()
-        self._cost = time.thread_time() - start
-
-    def _seconds_left(self, share: int) -> float:
-        return max(self._sent + max(_STATS_INTERVAL, share * self._cost) - time.monotonic(), 0.0)
-
-
-def refusal(error: Exception) -> str:
-    """Why vLLM refuses a request, in words for its client: what names files or code is for the log."""
-    text = str(error)
-    if isinstance(error, TypeError) or "Traceback" in text or _PATH.search(text):
-        traceback.print_exception(error)
-        return "the engine refuses this request; the server's log says why"
-    return text
-
-
-def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
-    """In vLLM's words. Raises ValueError or vLLM's own error for values that it refuses.
-
-    The ids that end a text go in as stop tokens: without a tokenizer vLLM knows none of its own.
-    """
-    stop_token_ids = set(sampling.stop_token_ids)
-    if not sampling.ignore_eos:
-        stop_token_ids.update(eos_token_ids)
-    params = SamplingParams(
-        **{name: getattr(sampling, name) for name in SAMPLING_FIELDS},
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        min_tokens=sampling.min_tokens,
-        ignore_eos=sampling.ignore_eos,
-        stop_token_ids=sorted(stop_token_ids),
-        skip_clone=True,
-        logit_bias=sampling.logit_bias,
-        allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
-        structured_outputs=None if sampling.grammar is None else StructuredOutputsParams(grammar=sampling.grammar),
-        logprobs=sampling.logprobs,
-        prompt_logprobs=sampling.prompt_logprobs,
-        output_kind=RequestOutputKind.DELTA,
-        detokenize=False,
-    )
-    if sampling.bad_words:  # vLLM makes them of texts, for which it has no tokenizer here
-        params._bad_words_token_ids = [list(ids) for ids in sampling.bad_words]
-    return params

@@ -23,7 +23,6 @@ from server.modes.profile import Profile
 from server.settings import Settings
 from server.telemetry.layer import RequestLayer, Watcher
 from server.telemetry.observers import Observer
-from server.telemetry.request_log import RequestLog
 
 
 class App(FastAPI):
@@ -73,9 +72,8 @@ def create_app(
         settings=settings, profile=profile, fmt=fmt, engine=engine, access=Access(keys)
     )
     app.watchers = (serving.metrics.responded, *(observer.write for observer in observers))
-    for observer in observers:
-        if isinstance(observer, RequestLog):
-            serving.metrics.registry.register(observer)
+    for collector in (one for observer in observers for one in observer.collectors):
+        serving.metrics.registry.register(collector)
     app.keeps_texts = settings.log_text
     for api in apis:
         app.include_router(api.router)

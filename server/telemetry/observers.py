@@ -1,6 +1,9 @@
 """Who is told of every request that has ended: the request log and the traces, those that the settings ask for."""
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from prometheus_client.registry import Collector
 
 from server.cli_errors import UsageError
 from server.settings import Settings
@@ -11,6 +14,10 @@ from server.telemetry.traces import open_traces
 
 class Observer(Protocol):
     """Writes down requests."""
+
+    @property
+    def collectors(self) -> Sequence[Collector]:
+        """Its own metrics, for the server's registry."""
 
     def write(self, record: RequestRecord) -> None:
         """Notes a request that has ended."""

@@ -6,7 +6,7 @@ A thread of its own writes the lines, so that a slow disk, or a pipe that nobody
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,11 @@ class RequestLog(Collector):
             self._lines.put(line)
         else:
             self._miss(f"{MOST_WAITING} bytes wait to be written")
+
+    @property
+    def collectors(self) -> Sequence[Collector]:
+        """Itself: how many lines it lacks."""
+        return (self,)
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry of metrics."""

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from prometheus_client.registry import Collector
+
 from server.cli_errors import UsageError
 from server.errors import ApiError
 from server.telemetry.record import GenerationRecord, RequestRecord
@@ -39,6 +41,8 @@ class Phase(NamedTuple):
 
 class Traces:
     """Makes spans of requests that have ended. `model`: the name under which it is served."""
+
+    collectors: Sequence[Collector] = ()
 
     def __init__(self, provider: "TracerProvider", model: str) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - only where traces were asked for

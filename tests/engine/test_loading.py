@@ -65,7 +65,7 @@ def test_sampling_fields_all_reach_vllm() -> None:
         warnings.simplefilter("ignore")
         from vllm.sampling_params import SamplingParams
 
-        from engine.loop import sampling_params
+        from engine.conversion import sampling_params
 
     values: dict[str, Any] = {
         "max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.1,

@@ -6,7 +6,7 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what torch and vLLM deprecate of each other is not for these tests to fail on
-    from engine.loop import refusal
+    from engine.conversion import refusal
 
 
 @pytest.mark.parametrize(

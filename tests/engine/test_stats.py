@@ -53,8 +53,8 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
 def _sender(pages: Pages, sent: Sent) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from engine.loop import StepCounts, _StatsSender
-    return _StatsSender(pages, sent, StepCounts())  # type: ignore[arg-type]
+        from engine.stats import StatsSender, StepCounts
+    return StatsSender(pages, sent, StepCounts())  # type: ignore[arg-type]
 
 
 def test_a_busy_engine_counts_for_a_five_hundredth_of_its_time(pages: Pages) -> None:
