@@ -40,6 +40,11 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str) -> Iter
 
 
 def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
+    if mode.auto is not None:
+        rule = mode.auto.rule
+        yield f"begins as {rule.direct}, unseen, with at most {rule.draft_tokens} tokens"
+        yield f"goes on as {rule.thinking} where the {rule.signal} of their confidence is below {rule.threshold:g}"
+        return
     yield f"prompts end with {json.dumps(_after_the_question(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
     if fmt.is_foreign:
         given = {**mode.variables, **mode.levels.default}

@@ -296,7 +296,7 @@ def test_unknown_families_are_sampled_as_the_checkpoint_says(
         (tmp_path / "generation_config.json").write_text(json.dumps(config))
     profile = load_profile(GENERAL)
     assert profile.sampling_of_checkpoint
-    direct, thinking = with_sampling(profile, tmp_path).modes.values()
+    direct, thinking = with_sampling(profile, tmp_path).plain.values()
     assert (direct.temperature, direct.top_p, direct.top_k) == sampling
     named = config is not None and sampling[0] > 0
     assert (thinking.temperature, thinking.top_p) == (sampling[:2] if named else (0.6, 0.95))
