@@ -97,6 +97,7 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
     choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
     if mode.auto is not None:
         choices = await _drafted(request, mode.auto, choices, form, serving)
+    modes = _modes_run(mode, choices)
     check_size(request, choices, serving)
     if request.priority and not (serving.settings.allow_priority or caller.may_set_priority):
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
@@ -110,10 +111,10 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
         choices=tuple(choices),
         prompt_tokens=_prompt_tokens(choices),
         stop=request.stop,
-        queues=tuple(Queue(one.name, request.priority or one.profile.priority) for one in _modes_run(mode, choices)),
+        queues=tuple(Queue(one.name, request.priority or one.profile.priority) for one in modes),
         tells_mode=mode.auto is not None,
         is_conversation=isinstance(request.prompt, Conversation),
-        shows_thinking=mode.thinks and request.shown.thinking,
+        shows_thinking=modes[-1].thinks and request.shown.thinking,
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
         shows_control_tokens=request.shown.control_tokens,

@@ -119,6 +119,11 @@ class Choice:
         self.opens_thinking = self.thinking
 
     @property
+    def sampling(self) -> Sampling:
+        """How it is drawn, its answer apart where that is drawn differently."""
+        return self._sampling
+
+    @property
     def is_direct(self) -> bool:
         """Whether its plan, or that of its draft, has no thinking."""
         return self._plan is None

@@ -45,10 +45,10 @@ def joined(auto: Auto, direct: ChoicePlan, thinking: ChoicePlan, request: Reques
     """One choice of two modes: begun as `direct`, and gone on with as `thinking` if it has to be.
 
     There is nothing to choose where no thinking may follow (none is open after a raw prompt or a message that is
-    continued, or no token is left for it), nor where one is open that is continued.
+    continued, no token is left for it, or the prompt is only to be read), nor where one is open that is continued.
     """
     prompt, plan, rule = request.prompt, thinking.thinking, auto.rule
-    if plan is None or plan.max_tokens == 0:
+    if plan is None or plan.max_tokens == 0 or request.max_tokens == 0:
         return direct
     if isinstance(prompt, Conversation) and (prompt.continues or not prompt.opens_turn):
         return thinking

@@ -42,7 +42,7 @@ class DraftedChoice(Choice):
     def draft(self, delta: Delta) -> Sequence[Delta]:
         """Nothing while the draft goes on, and all of it where it is kept; afterwards `generation` may have changed."""
         self._held.append(delta)
-        self._entries += delta.logprobs or ()
+        self._entries += (delta.logprobs or [])[: len(delta.token_ids) - (delta.stop_token_id is not None)]
         self.draft_tokens += len(delta.token_ids)
         if self.draft_tokens < self._rule.tokens and delta.finish is None and not self._told_to_end:
             return ()
@@ -80,8 +80,10 @@ class DraftedChoice(Choice):
         return tells
 
     def _is_sure(self) -> bool:
+        """By the tokens that a client would be told the log-probabilities of; by none, it is not."""
         rule = self._rule
-        return confidence(rule.signal, self._entries[: rule.tokens]) >= rule.threshold
+        entries = self._entries[: rule.tokens]
+        return bool(entries) and confidence(rule.signal, entries) >= rule.threshold
 
     def _think_after_all(self, cached_tokens: int | None) -> None:
         plan = self._after

@@ -139,7 +139,9 @@ class ChoiceReader:
 
 
 class DraftReader:
-    """Reads a choice that begins as a draft: as any other, once it is known by which plan it goes."""
+    """Reads a choice that begins as a draft: as any other, once it is known by which plan it goes. Thinking in a draft
+    that is kept is none of the answer, as in any mode that does not think.
+    """
 
     def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: DraftedChoice) -> None:
         self.index = index
@@ -155,11 +157,16 @@ class DraftReader:
 
     def read(self, advance: Advance) -> Piece:
         """What these tokens add."""
-        return self._own().read(advance)
+        return self._shown(self._own().read(advance))
 
     def finish(self) -> Piece:
         """What was held back until the choice's end."""
-        return self._own().finish()
+        return self._shown(self._own().finish())
+
+    def _shown(self, piece: Piece) -> Piece:
+        if self.choice.is_dropped or not any(isinstance(event, ReasoningText) for event in piece.events):
+            return piece
+        return piece._replace(events=[event for event in piece.events if not isinstance(event, ReasoningText)])
 
     def _own(self) -> ChoiceReader:
         if self._reader is None:

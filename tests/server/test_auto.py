@@ -268,6 +268,90 @@ async def test_where_there_is_nothing_to_choose(
     assert response["usage"]["completion_tokens_details"]["draft_tokens"] == 0
 
 
+@pytest.mark.parametrize("threshold", [KEPT, DROPPED])
+async def test_in_messages(auto: Served, fmt: ChatFormat, threshold: float) -> None:
+    """The same as in the mode that is chosen, and the choice is told when the message begins."""
+    fields = {"model": "twogear-tiny", "max_tokens": 100, "messages": HELLO}
+    async with auto(engine_of(fmt), threshold) as http:
+
+        async def ask(**more: Any) -> httpx.Response:
+            response = await http.post("/v1/messages", json={**fields, **more})
+            assert response.status_code == 200, response.text
+            return response
+
+        own = (await ask(reasoning_mode=CHOSEN[threshold])).json()
+        whole = (await ask(thinking={"type": "adaptive"}, output_config={"effort": "max"})).json()
+        stream = (await ask(thinking={"type": "adaptive"}, stream=True)).text
+    events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
+    assert whole.pop("reasoning_mode") == CHOSEN[threshold]
+    details = whole["usage"]["output_tokens_details"]
+    assert details.pop("draft_tokens") == (0 if threshold == KEPT else 4)
+    del details["found_again_tokens"]
+    unlike = {"id", "content"}
+    assert {name: value for name, value in whole.items() if name not in unlike} == {
+        name: value for name, value in own.items() if name not in unlike
+    }
+    blocks = [[{**block, "signature": ""} for block in one["content"]] for one in (own, whole)]
+    assert blocks[0] == blocks[1]
+    assert [block["type"] for block in blocks[0]] == (["text"] if threshold == KEPT else ["thinking", "text"])
+    assert events[0]["message"]["reasoning_mode"] == CHOSEN[threshold]
+    told = [event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta"]
+    assert "".join(told) == ANSWER
+
+
+@pytest.mark.parametrize("threshold", [KEPT, DROPPED])
+async def test_in_responses(auto: Served, fmt: ChatFormat, threshold: float) -> None:
+    """The sampling that a response names is that of the mode which was chosen."""
+    fields = {"model": "twogear-tiny", "input": "Hi", "store": False}
+    async with auto(engine_of(fmt), threshold) as http:
+
+        async def ask(**more: Any) -> httpx.Response:
+            response = await http.post("/v1/responses", json={**fields, **more})
+            assert response.status_code == 200, response.text
+            return response
+
+        own = (await ask(reasoning_mode=CHOSEN[threshold])).json()
+        whole = (await ask(reasoning_mode="auto")).json()
+        stream = (await ask(reasoning_mode="auto", stream=True)).text
+    events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
+    assert whole.pop("reasoning_mode") == CHOSEN[threshold]
+    details = whole["usage"]["output_tokens_details"]
+    assert details.pop("draft_tokens") == (0 if threshold == KEPT else 4)
+    del details["found_again_tokens"]
+    unlike = {"id", "created_at", "completed_at", "output"}
+    assert {name: value for name, value in whole.items() if name not in unlike} == {
+        name: value for name, value in own.items() if name not in unlike
+    }
+    texts = [[item.get("content") for item in one["output"]] for one in (own, whole)]
+    assert texts[0] == texts[1]
+    assert events[0]["response"]["reasoning_mode"] == CHOSEN[threshold]
+    assert events[-1]["response"]["output"][-1]["content"][0]["text"] == ANSWER
+
+
+async def test_a_draft_shows_no_thinking(auto: Served, fmt: ChatFormat) -> None:
+    """As a mode that does not think, whatever the model writes."""
+    words = [fmt.think_id, *fmt.encode_text("hm"), *fmt.close_thinking(), *fmt.encode_text("4"), fmt.end_of_turn_id]
+    async with auto(FakeEngine(lambda _prompt: iter(words), (fmt.end_of_turn_id,)), KEPT) as http:
+        asked = {"stream": True, "stream_options": {"include_usage": True}}
+        own, both = [
+            gathered(events_of((await http.post(CHAT, json=body(reasoning_mode=mode, **asked))).text))
+            for mode in ("standard", "auto")
+        ]
+    assert without_choice(both) == own
+    assert both["choices"][0]["reasoning"] == ""
+
+
+async def test_log_probabilities_of_the_prompt(auto: Served, fmt: ChatFormat) -> None:
+    fields = body(prompt_logprobs=1, return_token_ids=True)
+    for threshold, mode in CHOSEN.items():
+        async with auto(engine_of(fmt), threshold) as http:
+            own, both = [
+                (await http.post(CHAT, json={**fields, "reasoning_mode": name})).json() for name in (mode, "auto")
+            ]
+        for name in ("prompt_logprobs", "prompt_token_ids"):
+            assert both[name] == own[name]
+
+
 async def test_a_client_that_leaves_ends_the_draft(auto: Served, fmt: ChatFormat) -> None:
     begun = asyncio.Event()
 

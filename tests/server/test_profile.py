@@ -21,7 +21,7 @@ def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:
         profile = load_profile(path)
         modes = [name for name in kinds if name in profile.modes]
         levels = {name: mode for name, mode in profile.plain.items() if name in _levels_of(mode)}
-        others = {name: type(mode) for name, mode in profile.plain.items() if name not in levels}
+        others = {name: type(mode) for name, mode in profile.modes.items() if name not in levels}
         assert others == {name: kinds[name] for name in modes}
         on, off = (name if name in modes else None for name in ("reasoning", "standard"))
         assert (profile.default_mode, profile.dialects) == (modes[0], Dialects(on=on, off=off))

@@ -8,7 +8,7 @@ import orjson
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
 from server.api.common.custom_tools import InputReader
-from server.api.common.usage import usage
+from server.api.common.usage import mode_told, usage
 from server.core.choice import Choice
 from server.core.events import Piece
 from server.core.logprobs import prompt_places
@@ -99,7 +99,7 @@ class ChatResponse:
                 "index": index,
                 "message": gathered.message(self._reasoning_fields if _shows_thinking(choice, plan) else ()),
                 "logprobs": gathered.logprobs(),
-                **_mode(choice, plan),
+                **mode_told(choice, plan),
                 **_how_it_ended(choice, plan, has_calls=gathered.has_calls),
                 **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
             }
@@ -126,11 +126,6 @@ class ChatResponse:
 
 def _prompt_ids(plan: Plan, choice: Choice) -> JsonObject:
     return {"prompt_token_ids": choice.prompt_ids} if plan.shows_token_ids else {}
-
-
-def _mode(choice: Choice, plan: Plan) -> JsonObject:
-    """The mode that the server chose, if it did: null where the choice was ended before."""
-    return {"reasoning_mode": choice.mode or None} if plan.tells_mode else {}
 
 
 def _shows_thinking(choice: Choice, plan: Plan) -> bool:
@@ -199,7 +194,7 @@ class ChunkWriter:
     def _begun(self, index: int) -> bytes:
         choice = self._choices[index]
         self._has_begun.add(index)
-        chunk = self._chunk(index, {"role": "assistant", "content": ""}, _mode(choice, self._plan))
+        chunk = self._chunk(index, {"role": "assistant", "content": ""}, mode_told(choice, self._plan))
         return encode_event(chunk | (_prompt_ids(self._plan, choice) if index == 0 else {}))
 
     def piece(self, piece: Piece) -> bytes:

@@ -28,3 +28,8 @@ def drafted(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
         return {}
     found = sum(choice.found_again or 0 for choice in choices)
     return {"draft_tokens": sum(choice.draft_tokens for choice in choices), "found_again_tokens": found}
+
+
+def mode_told(choice: Choice, plan: Plan) -> JsonObject:
+    """The mode that the server chose, if it did: null where the choice was ended before."""
+    return {"reasoning_mode": choice.mode or None} if plan.tells_mode else {}
