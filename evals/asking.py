@@ -51,7 +51,7 @@ class Server:
         return self._checked(await self._client.get("/version"))
 
     async def modes(self) -> dict[str, str]:
-        """The server's modes by their names, in the profile's order, with the kind of each: `direct`, `thinking`, `auto`.
+        """The server's modes by their names, in its order, with the kind of each: `direct`, `thinking`, `auto`.
 
         Raises UsageError where the server is none of ours.
         """

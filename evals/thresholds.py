@@ -7,6 +7,8 @@ and then costs its answer's tokens; else it costs the tokens that were drawn bef
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 from typing import NamedTuple
 
 from engine.messages import TokenLogprob
@@ -86,6 +88,27 @@ def auc(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> float | Non
         return None
     wins = sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
     return wins / (len(right) * len(wrong))
+
+
+def area(points: Sequence[Point], start: Point, end: Point) -> float:
+    """Between a curve and mixing two modes at random, the straight line from `start` to `end`; accuracy times tokens.
+
+    Beyond `end`, the line goes on as it is there.
+    """
+
+    def above(point: Point) -> float:
+        share = (point.tokens - start.tokens) / (end.tokens - start.tokens) if end.tokens > start.tokens else 1.0
+        return point.accuracy - start.accuracy - min(1.0, share) * (end.accuracy - start.accuracy)
+
+    ordered = sorted(points, key=lambda one: one.tokens)
+    return sum((two.tokens - one.tokens) * (above(one) + above(two)) / 2 for one, two in pairwise(ordered))
+
+
+def modes_alone(pairs: Sequence[Pair]) -> tuple[Point, Point]:
+    """The direct mode for all, and the thinking mode for all, without a draft."""
+    direct = Point(-math.inf, fmean(pair.direct_score for pair in pairs), fmean(pair.direct_tokens for pair in pairs))
+    thinking = (fmean(pair.thinking_score for pair in pairs), fmean(pair.thinking_tokens for pair in pairs))
+    return direct, Point(math.inf, *thinking)
 
 
 def _dropped(pair: Pair, draft_tokens: int) -> int:
