@@ -61,6 +61,10 @@ class Server:
         except KeyError as error:
             raise UsageError("the server lists no modes; it has to be `twogear serve`") from error
 
+    async def model(self) -> str:
+        """The name that the model is served under."""
+        return str(self._checked(await self._client.get("/v1/models"))["data"][0]["id"])
+
     async def mode_of_kind(self, kind: str) -> str:
         """The first of the server's modes of that kind. Raises UsageError where it has none."""
         found = [name for name, its_kind in (await self.modes()).items() if its_kind == kind]

@@ -6,16 +6,16 @@ Each item is answered once in each mode, the direct answer with its log-probabil
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 from rich.table import Table
 
-from engine.messages import TokenLogprob
 from evals.asking import Server, result_head, show_result, together, with_server
 from evals.modes import AT_ONCE, chosen_families, options_of
-from evals.thresholds import Pair, Point, area, auc, cheapest, curve, modes_alone, oracle
+from evals.thresholds import Drawn, Pair, Point, area, auc, cheapest, curve, modes_alone, oracle
 from server.modes.confidence import ENTROPY_TOP, Signal
 from tasks.families import Item, held_out_items, score
 
@@ -25,6 +25,19 @@ KEPT_ACCURACY = (0.99, 1.0)
 """Shares of the thinking mode's accuracy at which the tokens are told."""
 MOST_POINTS = 50
 """Of a curve in a result."""
+
+
+class Question(NamedTuple):
+    """What is asked, and how an answer to it scores, from 0 to 1."""
+
+    family: str
+    text: str
+    score: Callable[[str], float]
+
+    @classmethod
+    def of(cls, item: Item) -> "Question":
+        """One of reasoning-gym's."""
+        return cls(item.family, item.question.strip(), partial(score, item))
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ async def evaluate(
 ) -> dict[str, Any]:
     """The result of `twogear eval auto` with so many items of these families."""
     version, kinds = await server.version(), await kinds_of(server)
-    pairs = await recorded(server, list(held_out_items(names, items, seed)), kinds, most_tokens)
+    pairs = await recorded(server, map(Question.of, held_out_items(names, items, seed)), kinds, most_tokens)
     options = options_of(names, items, seed, most_tokens)
     return {**result_head("auto", options, version), "asked": 2 * len(pairs), **summarize(pairs, kinds)}
 
@@ -60,31 +73,32 @@ async def kinds_of(server: Server) -> Kinds:
     return Kinds(await server.mode_of_kind("direct"), await server.mode_of_kind("thinking"))
 
 
-async def recorded(server: Server, items: Sequence[Item], kinds: Kinds, most_tokens: int | None = None) -> list[Pair]:
-    """Every item in both modes; answers are `most_tokens` at most, if given."""
-    return await together("asking", (_pair(server, item, kinds, most_tokens) for item in items))
+async def recorded(
+    server: Server, questions: Iterable[Question], kinds: Kinds, most_tokens: int | None = None
+) -> list[Pair]:
+    """Every question in both modes; answers are `most_tokens` at most, if given."""
+    return await together("asking", (_pair(server, one, kinds, most_tokens) for one in questions))
 
 
-async def _pair(server: Server, item: Item, kinds: Kinds, most_tokens: int | None) -> Pair:
+async def _pair(server: Server, question: Question, kinds: Kinds, most_tokens: int | None) -> Pair:
     bound = {} if most_tokens is None else {"max_completion_tokens": most_tokens}
-    question = item.question.strip()
-    asked = {"messages": [{"role": "user", "content": question}], "reasoning_mode": kinds.direct, **bound}
+    asked = {"messages": [{"role": "user", "content": question.text}], "reasoning_mode": kinds.direct, **bound}
     direct = await server.complete({**asked, "logprobs": True, "top_logprobs": ENTROPY_TOP})
-    thinking = await server.ask(question, reasoning_mode=kinds.thinking, **bound)
+    thinking = await server.ask(question.text, reasoning_mode=kinds.thinking, **bound)
     (choice,) = direct["choices"]
     return Pair(
-        family=item.family,
-        direct_score=score(item, choice["message"]["content"] or ""),
-        thinking_score=score(item, thinking.answer),
+        family=question.family,
+        direct_score=question.score(choice["message"]["content"] or ""),
+        thinking_score=question.score(thinking.answer),
         direct_tokens=direct["usage"]["completion_tokens"],
         thinking_tokens=thinking.completion_tokens,
         entries=[_entry(one) for one in (choice["logprobs"] or {}).get("content", ())],
     )
 
 
-def _entry(told: dict[str, Any]) -> TokenLogprob:
-    """As the engine tells it; only the numbers count."""
-    return TokenLogprob(told["logprob"], [(0, one["logprob"]) for one in told["top_logprobs"]])
+def _entry(told: dict[str, Any]) -> Drawn:
+    """The ids do not count."""
+    return Drawn(told["logprob"], [(0, one["logprob"]) for one in told["top_logprobs"]])
 
 
 def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:

@@ -11,8 +11,14 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from engine.messages import TokenLogprob
 from server.modes.confidence import Signal, confidence
+
+
+class Drawn(NamedTuple):
+    """A token's log-probability, and (id, log-probability) of the likeliest in its place."""
+
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Pair:
     thinking_score: float
     direct_tokens: int
     thinking_tokens: int
-    entries: Sequence[TokenLogprob]
+    entries: Sequence[Drawn]
 
 
 class Point(NamedTuple):

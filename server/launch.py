@@ -88,7 +88,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     display.note(report(modes, fmt, name))
     warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
     warned += base_warnings(settings.lora_modules, settings.model)
-    for warning in [*warned, *warnings(modes, fmt, profile, name)]:
+    for warning in [*warned, *warnings(modes, fmt, profile, name, settings.model_name)]:
         if warning:
             display.warn(warning)
     prefer_event_loop()

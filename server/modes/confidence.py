@@ -5,9 +5,7 @@ Knows log-probabilities only. The number is never above 0, and the higher it is,
 
 import math
 from collections.abc import Sequence
-from typing import Literal
-
-from engine.messages import TokenLogprob
+from typing import Literal, Protocol
 
 Signal = Literal["sum", "mean", "least", "first", "entropy"]
 """Of the draft's log-probabilities their sum, their mean, the least or the first; or the largest entropy, negative."""
@@ -15,12 +13,24 @@ ENTROPY_TOP = 20
 """So many of the likeliest tokens are told apart in an entropy; all others count as one. As many as vLLM tells."""
 
 
+class Entry(Protocol):
+    """Of one token: its natural log-probability, and those of the likeliest in its place, by their ids."""
+
+    @property
+    def logprob(self) -> float:
+        """The token's own."""
+
+    @property
+    def top(self) -> Sequence[tuple[int, float]]:
+        """The likeliest, in order."""
+
+
 def likeliest_needed(signal: Signal) -> int:
     """How many of the likeliest tokens have to be told with each one drawn."""
     return ENTROPY_TOP if signal == "entropy" else 0
 
 
-def confidence(signal: Signal, entries: Sequence[TokenLogprob]) -> float:
+def confidence(signal: Signal, entries: Sequence[Entry]) -> float:
     """The signal of a draft whose tokens have these `entries`, at least one."""
     match signal:
         case "sum":
@@ -35,7 +45,7 @@ def confidence(signal: Signal, entries: Sequence[TokenLogprob]) -> float:
             return -max(_entropy(entry) for entry in entries)
 
 
-def _entropy(entry: TokenLogprob) -> float:
+def _entropy(entry: Entry) -> float:
     """In nats: of the likeliest tokens, and of all others as one."""
     logprobs = [logprob for _, logprob in entry.top[:ENTROPY_TOP] if logprob > -math.inf]
     rest = 1.0 - sum(map(math.exp, logprobs))

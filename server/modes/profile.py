@@ -147,7 +147,8 @@ class AutoMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     The direct one begins, unseen. When it has drawn `draft_tokens`, or has ended before, its draft is kept where the
     `signal` of these tokens is at least `threshold`; else the thinking one answers. Sampling, limits and priority are
-    those two modes' own.
+    those two modes' own. `calibrated_for`: the model, by the name that it is served under, on which the threshold was
+    measured.
     """
 
     direct: ModeName
@@ -155,6 +156,7 @@ class AutoMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     signal: Signal = "sum"
     draft_tokens: DraftTokens = 32
     threshold: Threshold
+    calibrated_for: str = ""
 
 
 AnyMode = DirectMode | ThinkingMode | AutoMode

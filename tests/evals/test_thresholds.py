@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.messages import TokenLogprob
-from evals.thresholds import Pair, auc, best, cheapest, curve, oracle
+from evals.thresholds import Drawn, Pair, auc, best, cheapest, curve, oracle
 
 
 def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = None) -> Pair:
-    return Pair("sums", direct, thinking, tokens or len(logprobs) + 1, 100, [TokenLogprob(one) for one in logprobs])
+    return Pair("sums", direct, thinking, tokens or len(logprobs) + 1, 100, [Drawn(one) for one in logprobs])
 
 
 SURE, UNSURE, WRONG = pair(1, 1, -0.1, -0.1), pair(1, 1, -1.0, -1.0), pair(0, 1, -2.0, -0.1)

@@ -23,7 +23,9 @@ from server.core.drafted import DraftedChoice
 from server.core.plan import ChoicePlan, Draft
 from server.core.scheduler import Lane
 from server.modes.confidence import Signal, confidence
+from server.modes.mode import Modes
 from server.modes.profile import PROFILE_FOLDER, AutoMode, Profile, load_profile
+from server.modes.start_report import report, warnings
 from server.modes.thinking import ThinkingPlan
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script
@@ -462,3 +464,17 @@ def test_confidence_by_entropy() -> None:
     shares.append(1.0 - sum(shares))
     assert confidence("entropy", ENTRIES) == pytest.approx(sum(share * math.log(share) for share in shares))
     assert confidence("entropy", [TokenLogprob(0.0, [(1, 0.0), (2, -math.inf)])]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("calibrated_for", "told"), [("", "on no model"), ("other", "on other"), ("twogear-tiny", None)]
+)
+def test_a_threshold_of_another_model_is_told(
+    fmt: ChatFormat, profile: Profile, calibrated_for: str, told: str | None
+) -> None:
+    with_one = with_auto(profile, -1.0, calibrated_for=calibrated_for)
+    modes = Modes.of(with_one, fmt)
+    lines = [line for line in warnings(modes, fmt, with_one, "own", "twogear-tiny") if "threshold" in line]
+    assert len(lines) == (told is not None)
+    assert all(told in line and "twogear calibrate" in line for line in lines if told is not None)
+    assert any("mode auto: begins as standard" in line for line in report(modes, fmt, "own"))
