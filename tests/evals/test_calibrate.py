@@ -1,16 +1,19 @@
 """`twogear calibrate`: the threshold that it finds, what it says of held-out questions, and its mistakes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from evals.auto import Kinds
-from evals.calibrate import Asked, Wish, fitted, profile_part, read_questions
+from evals.auto import Kinds, Question
+from evals.calibrate import Asked, Wish, _ask, _same, fitted, profile_part, read_questions
 from evals.thresholds import Drawn, Pair
 from server.cli import main
 from server.cli_errors import UsageError
+from server.modes.confidence import ENTROPY_TOP
 from server.modes.profile import PROFILE_FOLDER, AutoMode, load_profile
+from tests.evals.test_eval import reading, server_of, writes
 
 SURE = [Pair("sums", 1, 1, 2, 100, [Drawn(-0.1)])] * 2
 UNSURE = [Pair("sums", 0, 1, 2, 100, [Drawn(-3.0)])] * 2
@@ -24,6 +27,20 @@ def test_the_threshold_between_right_and_wrong() -> None:
     assert (fit.held_out.accuracy, fit.held_out.tokens) == (1.0, (2 + 102) / 2)
     assert (fit.direct.accuracy, fit.thinking.accuracy) == (0.5, 1.0)
     assert fitted(PAIRS, Wish(None, 0.1), "sum", 32).fitted.threshold == pytest.approx(-3.0)
+
+
+async def test_what_a_server_is_asked() -> None:
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        _, said = reading(prompt_ids)
+        yield from writes("hm</think>\n\n12" if "</think>" not in said else "12")
+
+    async with server_of(script) as (server, _):
+        asked = await _ask(server, [Question("own", "6+6?", _same("12"))], None)
+    assert (asked.model, asked.kinds) == ("twogear-tiny", KINDS)
+    (pair,) = asked.pairs
+    assert (pair.direct_score, pair.thinking_score) == (1.0, 1.0)
+    assert pair.thinking_tokens > pair.direct_tokens == len(pair.entries) + 1  # the end of the turn has none
+    assert all(len(entry.top) == ENTROPY_TOP for entry in pair.entries)
 
 
 def test_where_thinking_always_is_best() -> None:
