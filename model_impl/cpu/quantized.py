@@ -17,6 +17,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from model_impl.cpu import PACKED, note, quantized_cache
 from model_impl.cpu.demand_zero import room
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
+from model_impl.cpu.packed import product_by
 from model_impl.weights import BITS, TABLE_BITS, Format
 
 _KEPT = "twogear_kept_weights"
@@ -248,25 +249,7 @@ def _give(layer: Any, product: QuantizedProduct) -> None:
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
-    inputs = x.shape[-1]
-    rows = x if x.ndim == 2 else x.reshape(-1, inputs)
-    if rows.stride(1) != 1:
-        rows = rows.contiguous()
-    count = rows.shape[0]
-    y = rows.new_empty(count, outputs)
-    fits = x.dtype is torch.bfloat16 and quantized_kernels().quantized_linear(
-        rows.data_ptr(),
-        count,
-        inputs,
-        rows.stride(0),
-        packed.data_ptr(),
-        outputs,
-        None if bias is None else bias.data_ptr(),
-        y.data_ptr(),
-    )
-    if not fits:
-        raise ValueError(f"{x.dtype} of {inputs} columns is not what these weights multiply")
-    return y if x.ndim == 2 else y.view(*x.shape[:-1], outputs)
+    return product_by(quantized_kernels().quantized_linear, x, packed, bias, outputs)
 
 
 def _rows(ids: torch.Tensor, packed: torch.Tensor, inputs: int) -> torch.Tensor:
