@@ -51,7 +51,7 @@ class Server:
         return self._checked(await self._client.get("/version"))
 
     async def modes(self) -> dict[str, str]:
-        """The server's modes by their names, with the kind of each, `direct` or `thinking`, in the profile's order.
+        """The server's modes by their names, in its order, with the kind of each: `direct`, `thinking`, `auto`.
 
         Raises UsageError where the server is none of ours.
         """
@@ -60,6 +60,10 @@ class Server:
             return {str(model["reasoning_mode"]): str(model["kind"]) for model in listed[1:]}
         except KeyError as error:
             raise UsageError("the server lists no modes; it has to be `twogear serve`") from error
+
+    async def model(self) -> str:
+        """The name that the model is served under."""
+        return str(self._checked(await self._client.get("/v1/models"))["data"][0]["id"])
 
     async def mode_of_kind(self, kind: str) -> str:
         """The first of the server's modes of that kind. Raises UsageError where it has none."""

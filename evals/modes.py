@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 async def evaluate(
     server: Server, names: Sequence[str], items: int, seed: int, most_tokens: int | None = None
 ) -> dict[str, Any]:
-    """The result of `twogear eval modes` with so many items of these families."""
-    modes = await server.modes()
+    """The result of `twogear eval modes` with so many items of these families, in each mode that does not choose."""
+    modes = {name: kind for name, kind in (await server.modes()).items() if kind != "auto"}
     version, outcomes = await measure(server, list(held_out_items(names, items, seed)), modes, most_tokens)
     options = options_of(names, items, seed, most_tokens)
     return {**result_head("modes", options, version), **summarize(names, outcomes, modes)}

@@ -21,6 +21,7 @@ MODULES = {
     "keys": "server.commands.keys",
     "plan": "server.commands.plan",
     "eval": "evals.command",
+    "calibrate": "evals.calibrate",
     "bench": "benchmarks.bench_command",
     "train": "training.command",
 }
@@ -85,7 +86,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<8}{cast('Command', import_module(module)).HELP}" for name, module in MODULES.items()]
+    lines = [f"  {name:<10}{cast('Command', import_module(module)).HELP}" for name, module in MODULES.items()]
     return "\n".join(["usage: twogear COMMAND [options]", "", *lines, "", "twogear COMMAND --help says more of each."])
 
 

@@ -88,7 +88,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     display.note(report(modes, fmt, name))
     warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
     warned += base_warnings(settings.lora_modules, settings.model)
-    for warning in [*warned, *warnings(modes, fmt, profile, name)]:
+    for warning in [*warned, *warnings(modes, fmt, profile, name, settings.model_name)]:
         if warning:
             display.warn(warning)
     prefer_event_loop()
@@ -288,7 +288,7 @@ async def reload(serving: Serving) -> None:
     settings = serving.settings
     folder = await asyncio.to_thread(tokenizer_folder, settings.model)
     profile, keys = await asyncio.to_thread(load_profile_and_keys, folder, settings)
-    styles = styles_of(profile.modes)
+    styles = styles_of(profile.plain)
     try:
         fmt = await asyncio.to_thread(serving.fmt.restyled, folder, settings.chat_template, styles)
         serving.adopt(profile, fmt)
@@ -388,7 +388,7 @@ def _try(folder: Path, profile: Profile, settings: Settings) -> None:
 def load_format(folder: Path, profile: Profile, settings: Settings) -> ChatFormat:
     """The chat format of the checkpoint in `folder`; raises UsageError."""
     try:
-        return ChatFormat.from_folder(folder, profile.format, settings.chat_template, styles_of(profile.modes))
+        return ChatFormat.from_folder(folder, profile.format, settings.chat_template, styles_of(profile.plain))
     except FileNotFoundError as error:
         raise UsageError(f"{settings.model} has no tokenizer.json, which the chat format needs") from error
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from server.telemetry.record import GenerationRecord, Outcome, RequestRecord
 from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
-KINDS = ("prompt", "cached", "reasoning", "answer")
+KINDS = ("prompt", "cached", "reasoning", "answer", "draft")
 REASONING_FINISHES = ("natural", "budget", "repetition", "length", "stopped")
 NO_ROUTE = "none"  # of requests for what is not here; vLLM's word
 
@@ -209,7 +209,7 @@ class RequestWatch:
     def _count_tokens(self) -> None:
         record = self._record
         answer = record.completion_tokens - record.reasoning_tokens
-        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer)
+        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer, record.draft_tokens)
         for counter, number in zip(self._mode.tokens, counts, strict=True):
             counter.inc(number)
         for how in record.reasoning_finish_reasons:

@@ -12,15 +12,15 @@ import msgspec
 
 from engine.messages import Adapter
 from server.core.answer_format import answer_format, named_tools
-from server.core.choice_plans import choice_plans
-from server.core.plan import Plan
+from server.core.choice_plans import choice_plans, joined
+from server.core.plan import AnswerFormat, ChoicePlan, Plan, Queue
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
 from server.core.response_size import check_size
 from server.core.serving import Serving
 from server.errors import UnknownModelError
 from server.modes.limits import the_budget
-from server.modes.mode import Mode
+from server.modes.mode import Auto, Mode
 from server.modes.resolve import mode_of_model, model_names, resolve_mode
 from server.modes.thinking import ModeRequest, ModeWish
 from server.modes.variables import sorted_variables
@@ -47,7 +47,7 @@ async def admit(request: Request, serving: Serving) -> Plan:
         most = serving.intake.most_choices
         if count > most:
             raise request.refusal("n", f"{{field}}: {count} choices are more than the {most} taken at once here.")
-        with serving.intake.preparing(mode.name, count):
+        with serving.intake.preparing(mode.begins_in.name, count):
             return await _plan(_owned(request, served), served, serving)
     finally:
         request.received.planned()
@@ -95,6 +95,9 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
         raise request.refusal(request.prompt_path, "{field} holds no token to go on from.")
     form = await answer_format(request, serving)
     choices = [choice for ids in prompts for choice in choice_plans(request, mode, ids, form, serving)]
+    if mode.auto is not None:
+        choices = await _drafted(request, mode.auto, choices, form, serving)
+    modes = _modes_run(mode, choices)
     check_size(request, choices, serving)
     if request.priority and not (serving.settings.allow_priority or caller.may_set_priority):
         raise request.refusal("priority", "{field} is the server's to set; it was started without --allow-priority.")
@@ -106,11 +109,12 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
         adapter=served.adapter,
         mode=mode.name,
         choices=tuple(choices),
-        prompt_tokens=sum(map(len, prompts)),
+        prompt_tokens=_prompt_tokens(choices),
         stop=request.stop,
-        priority=request.priority or mode.profile.priority,
+        queues=tuple(Queue(one.name, request.priority or one.profile.priority) for one in modes),
+        tells_mode=mode.auto is not None,
         is_conversation=isinstance(request.prompt, Conversation),
-        shows_thinking=mode.thinks and request.shown.thinking,
+        shows_thinking=modes[-1].thinks and request.shown.thinking,
         reasoning_logprobs=request.shown.reasoning_logprobs,
         shows_token_ids=request.shown.token_ids,
         shows_control_tokens=request.shown.control_tokens,
@@ -120,6 +124,30 @@ async def _plan(request: Request, served: Served, serving: Serving) -> Plan:
         cache_salt=_salt(request, serving),
         keeps_entries=request.kept_whole or not request.streamed,
     )
+
+
+async def _drafted(
+    request: Request, auto: Auto, choices: list[ChoicePlan], form: AnswerFormat, serving: Serving
+) -> list[ChoicePlan]:
+    """The choices of a mode that thinks, each beginning as a draft; without one where no thinking can follow."""
+    prompts = await encoded(request, auto.direct, serving, serving.admit().max_context)
+    direct = [choice for ids in prompts for choice in choice_plans(request, auto.direct, ids, form, serving)]
+    return [joined(auto, *both, request) for both in zip(direct, choices, strict=True)]
+
+
+def _modes_run(mode: Mode, choices: Sequence[ChoicePlan]) -> list[Mode]:
+    """The modes that the choices are in, in turn; they are alike in that."""
+    if mode.auto is None:
+        return [mode]
+    both = {one.name: one for one in (mode.auto.direct, mode.auto.thinking)}
+    last = both[choices[0].mode]
+    return [last] if choices[0].draft is None else [mode.auto.direct, last]
+
+
+def _prompt_tokens(choices: Sequence[ChoicePlan]) -> int:
+    """Of all prompts, each counted once."""
+    prompts = {id(choice.prompt_ids): choice.prompt_ids for choice in choices}
+    return sum(map(len, prompts.values()))
 
 
 def _salt(request: Request, serving: Serving) -> str:

@@ -9,7 +9,7 @@ in its next step; where the end tag is ordinary text, and for all else, the seco
 Knows no text, no engine: `server.core.generate` has the generations run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -57,7 +57,19 @@ class Choice:
     tag). Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer
     is drawn where it is not as the thinking; limits and what binds the answer only are the same in both. A thinking
     that opens again in the answer, as `think_again` sees, is bound by the same limit.
+
+    `opens_thinking`: whether it began with thinking. `mode`: the name of the mode that it is in. `asked_ids`: the
+    prompt by which choices belong together.
+
+    Of those that begin as a draft, which `server.core.drafted` has: `drafting` until it is known what becomes of it,
+    `is_dropped` once it is no part of the answer, and then `draft_tokens` counts its tokens, and `found_again` those of
+    the prompt that had not to be computed again.
     """
+
+    drafting = False
+    is_dropped = False
+    draft_tokens = 0
+    found_again: int | None = None
 
     def __init__(
         self,
@@ -73,30 +85,57 @@ class Choice:
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.token_ids: list[int] = []
         self.reasoning_tokens = 0
+        self.mode = ""
         self.finish: Finish | None = None
         self.stop_reason: str | int | None = None
         """The client's stop string or stop token that ended the answer."""
         self.thinking_finish: ThinkingFinish | None = None
-        self.thinking = thinking is not None
-        self.prompt_ids = prompt_ids
-        self._sampling = sampling
-        self._answer_sampling = answer or sampling
-        self._plan = thinking
+        self.asked_ids = prompt_ids
         self._think_end = think_end
-        self._think_again = think_again if thinking is not None else None
         self._told_to_end = False
+        self._begin(prompt_ids, sampling, answer or sampling, thinking, think_again)
+
+    def _begin(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        answer: Sampling,
+        thinking: ThinkingPlan | None,
+        think_again: ThinkEnd | None,
+    ) -> None:
+        self.prompt_ids = prompt_ids
+        self.thinking = thinking is not None
+        self._sampling = sampling
+        self._answer_sampling = answer
+        self._plan = thinking
+        self._think_again = think_again if thinking is not None else None
         rule = thinking.repetition if thinking is not None else None
         self._repetition = None if rule is None else RepetitionWatch(rule)
-        self.generation = Generation(prompt_ids, self._answer_sampling)
+        self.generation = Generation(prompt_ids, answer)
         if thinking is not None and thinking.max_tokens > 0:
             self._start_thinking(thinking)
         elif thinking is not None:
             self._close(thinking, thinking.bound_by)
+        self.opens_thinking = self.thinking
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it is drawn, its answer apart where that is drawn differently."""
+        return self._sampling
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether its plan, or that of its draft, has no thinking."""
+        return self._plan is None
 
     @property
     def completion_tokens(self) -> int:
         """How many tokens count as generated."""
         return len(self.token_ids)
+
+    def draft(self, delta: Delta) -> Sequence[Delta]:
+        """What is to be fed of the next tokens: while a choice is `drafting`, it may hold them."""
+        return (delta,)
 
     def feed(self, delta: Delta) -> Advance:
         """Takes the next tokens; afterwards `generation` may have changed and `finish` may be set."""
@@ -304,9 +343,16 @@ def _has_state(sampling: Sampling) -> bool:
 
 def cached_tokens(choices: Sequence[Choice]) -> int:
     """How many prompt tokens the engine found in its cache, of each prompt by what its first choice found."""
-    firsts = [
-        choice
-        for index, choice in enumerate(choices)
-        if index == 0 or choice.prompt_ids is not choices[index - 1].prompt_ids
-    ]
-    return sum(choice.cached_tokens or 0 for choice in firsts)
+    return sum(choice.cached_tokens or 0 for choice in _firsts(choices))
+
+
+def prompt_tokens(choices: Sequence[Choice]) -> int:
+    """How many tokens the prompts have, each counted once, as its first choice has it."""
+    return sum(len(choice.prompt_ids) for choice in _firsts(choices))
+
+
+def _firsts(choices: Sequence[Choice]) -> Iterator[Choice]:
+    """The first choice of each prompt."""
+    for index, choice in enumerate(choices):
+        if index == 0 or choice.asked_ids is not choices[index - 1].asked_ids:
+            yield choice

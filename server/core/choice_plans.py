@@ -12,12 +12,12 @@ from chat_templates.format import NO_TOKEN, ChatFormat
 from engine.messages import Sampling
 from engine.sampling import SAMPLING_FIELDS
 from engine.sampling_limits import excess
-from server.core.plan import AnswerFormat, ChoicePlan
+from server.core.plan import AnswerFormat, ChoicePlan, Draft
 from server.core.request import Conversation, Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.modes.limits import budget_tokens, plan_thinking, the_budget, token_limit
-from server.modes.mode import Mode
+from server.modes.mode import Auto, Mode
 from server.modes.profile import ModeProfile, ThinkingMode
 from server.modes.thinking import ThinkingPlan
 
@@ -36,9 +36,23 @@ def choice_plans(
     for one in (sampling, answer):
         _check_lengths(request, one, serving)
     return [
-        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form))
+        ChoicePlan(prompt_ids, one, thinking, _answer_sampling(request, mode.profile, one, form), mode.plain.name)
         for one in _seeded(sampling, request.n)
     ]
+
+
+def joined(auto: Auto, direct: ChoicePlan, thinking: ChoicePlan, request: Request) -> ChoicePlan:
+    """One choice of two modes: begun as `direct`, and gone on with as `thinking` if it has to be.
+
+    There is nothing to choose where no thinking may follow (none is open after a raw prompt or a message that is
+    continued, no token is left for it, or the prompt is only to be read), nor where one is open that is continued.
+    """
+    prompt, plan, rule = request.prompt, thinking.thinking, auto.rule
+    if plan is None or plan.max_tokens == 0 or request.max_tokens == 0:
+        return direct
+    if isinstance(prompt, Conversation) and (prompt.continues or not prompt.opens_turn):
+        return thinking
+    return replace(thinking, draft=Draft(direct, rule.draft_tokens, rule.signal, rule.threshold))
 
 
 def _check_lengths(request: Request, sampling: Sampling, serving: Serving) -> None:

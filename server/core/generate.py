@@ -52,8 +52,8 @@ class ChoiceRun:
         """
         choice = self._choice
         while choice.finish is None:
-            place_for = self._scheduler.place
-            async with place_for(self._claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
+            place_for, claim = self._scheduler.place, self._claim_now
+            async with place_for(claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
                 while self._may_stay(place):
                     # Not a generator of its own: each one that a token passes through costs it a microsecond.
                     generation, reader = choice.generation, place.reader
@@ -117,19 +117,32 @@ class ChoiceRun:
 
     def _priority(self, place: Place) -> int:
         """Where pages run out, the engine takes those of thinkers first."""
-        return len(Lane) * self._claim.priority + place.lane
+        return len(Lane) * place.claim.priority + place.lane
 
     def _parts_of(self, delta: Delta) -> Sequence[Delta]:
         if delta.finish == "abort":
             raise EngineUnavailable("the engine gave up this request")
+        if self._choice.drafting:
+            return [part for held in self._choice.draft(delta) for part in self._split(held)]
+        return self._split(delta)
+
+    def _split(self, delta: Delta) -> Sequence[Delta]:
         return _singles(delta) if self._one_by_one and len(delta.token_ids) > 1 else (delta,)
+
+    @property
+    def _claim_now(self) -> Claim:
+        """That of the mode which the choice is in now."""
+        if not self._choice.is_dropped:
+            return self._claim
+        assert self._claim.after_draft is not None
+        return self._claim.after_draft
 
     def _reads_on(self, place: Place) -> bool:
         """In a place that is left, what has come is read to its end."""
         return self._choice.finish is None and (place.is_left or not place.revoked)
 
     def _may_stay(self, place: Place) -> bool:
-        return self._choice.finish is None and not place.revoked
+        return self._choice.finish is None and not place.revoked and place.claim is self._claim_now
 
 
 def _singles(delta: Delta) -> list[Delta]:

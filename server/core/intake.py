@@ -72,8 +72,8 @@ class Intake:
 
         A request that has none when its time is over ends in the scheduler's Overdue.
         """
-        choices, pages = len(plan.choices), self._pages(plan)
-        self._check(plan.mode, choices)
+        choices, pages, (first, *later) = len(plan.choices), self._pages(plan), plan.queues
+        self._check(first.mode, choices)
         self._check_pages(pages)
         prompt = 0
 
@@ -83,14 +83,16 @@ class Intake:
             on_start()
 
         claim = self._scheduler.claim(
-            plan.mode, plan.record.client, choices=choices, priority=plan.priority, prompt_tokens=plan.prompt_tokens,
+            first.mode, plan.record.client, choices=choices, priority=first.priority, prompt_tokens=plan.prompt_tokens,
             on_start=started,
         )  # fmt: skip
+        for queue in later:
+            claim.after_draft = self._scheduler.claim(queue.mode, plan.record.client, priority=queue.priority)
         prompt = plan.prompt_tokens
         self._in_flight += choices
         self._committed += pages
         self._waiting_tokens += prompt
-        left = self._deadline(plan.mode) - (time.perf_counter() - plan.record.arrived)
+        left = self._deadline(first.mode) - (time.perf_counter() - plan.record.arrived)
         timer = get_running_loop().call_later(max(0.0, left), self._scheduler.give_up, claim)
         try:
             yield claim
@@ -171,7 +173,7 @@ class Intake:
         if ready is None or self._settings.max_committed is None:
             return 0
         return sum(
-            min(-(-(len(choice.prompt_ids) + choice.sampling.max_tokens) // need.page_size), need.most)
+            min(-(-(choice.longest_prompt + choice.most_tokens) // need.page_size), need.most)
             for choice in plan.choices
             for need in ready.page_needs
         )

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.messages import Adapter, Sampling
 from server.access.quota import ANYONE, Caller
 from server.core.request import Stop
+from server.modes.confidence import Signal
 from server.modes.thinking import ThinkingPlan
 from server.telemetry.record import RequestRecord
 
@@ -33,18 +34,61 @@ class AnswerFormat:
 
 @dataclass(frozen=True)
 class ChoicePlan:
-    """One choice of the response: what is generated after `prompt_ids`. `answer`: how, after the thinking."""
+    """One choice of the response: what is generated after `prompt_ids`. `answer`: how, after the thinking. `mode`: by
+    which mode, that does not choose. `draft`: what is drawn first, which may take the place of all this.
+    """
 
     prompt_ids: list[int]
     sampling: Sampling
     thinking: ThinkingPlan | None = None
     answer: Sampling | None = None
+    mode: str = ""
+    draft: "Draft | None" = None
+
+    @property
+    def most_tokens(self) -> int:
+        """All that may be generated."""
+        if self.draft is None:
+            return self.sampling.max_tokens
+        return max(self.draft.plan.most_tokens, self.draft.tokens + self.sampling.max_tokens)
+
+    @property
+    def parts(self) -> tuple["ChoicePlan", ...]:
+        """The draft, if there is one, and the rest."""
+        return (self,) if self.draft is None else (self.draft.plan, self)
+
+    @property
+    def longest_prompt(self) -> int:
+        """In tokens."""
+        return max(len(part.prompt_ids) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A choice begins as `plan` says. Once `tokens` are drawn, or it has ended, it stays so where the `signal` of these
+    tokens is at least `threshold`.
+    """
+
+    plan: ChoicePlan
+    tokens: int
+    signal: Signal
+    threshold: float
+
+
+class Queue(NamedTuple):
+    """In what line choices wait for a place of the engine's: that of a mode, with a priority."""
+
+    mode: str
+    priority: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A request of `caller` to `model`, by its listed name, ready to run. `adapter`: the LoRA adapter that is meant by
     that, if one is. `created` in Unix seconds; `record` is where its way is noted.
+
+    `queues`: where its choices wait, the second for those whose draft was dropped. `tells_mode`: the response says by
+    which mode each choice was answered, since the client did not.
 
     `prompt_tokens` counts a prompt that several choices share once. `shows_thinking`: whether the response has the
     thinking, of which the mode may have none. `shows_token_ids`: whether it has the ids of prompt and completion;
@@ -62,7 +106,8 @@ class Plan:
     choices: tuple[ChoicePlan, ...]
     prompt_tokens: int
     stop: Stop
-    priority: int
+    queues: tuple[Queue, ...]
+    tells_mode: bool = False
     is_conversation: bool
     shows_thinking: bool
     reasoning_logprobs: bool
@@ -84,4 +129,4 @@ class Plan:
     @property
     def most_tokens(self) -> int:
         """What it may come to: the prompt, and all that its choices may generate."""
-        return self.prompt_tokens + sum(choice.sampling.max_tokens for choice in self.choices)
+        return self.prompt_tokens + sum(choice.most_tokens for choice in self.choices)

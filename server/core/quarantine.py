@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from hashlib import blake2b
+from itertools import chain
 
 import msgspec
 
@@ -103,10 +104,10 @@ def _error(why: str) -> QuarantinedError:
 def _digest(plan: Plan) -> bytes:
     """Of all that is generated; prompts that choices share are taken once."""
     digest = blake2b(msgspec.msgpack.encode(plan.adapter), digest_size=16)
-    seen: list[int] | None = None
-    for choice in plan.choices:
-        if choice.prompt_ids is not seen:
-            seen = choice.prompt_ids
-            digest.update(msgspec.msgpack.encode(seen))
-        digest.update(msgspec.msgpack.encode((choice.sampling, choice.answer)))
+    seen = set[int]()
+    for part in chain.from_iterable(choice.parts for choice in plan.choices):
+        if id(part.prompt_ids) not in seen:
+            seen.add(id(part.prompt_ids))
+            digest.update(msgspec.msgpack.encode(part.prompt_ids))
+        digest.update(msgspec.msgpack.encode((part.sampling, part.answer)))
     return digest.digest()

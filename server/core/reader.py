@@ -4,16 +4,19 @@ from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallEnd,
 from chat_templates.format import ChatFormat
 from chat_templates.parser import make_parser
 from server.core.choice import Advance, Choice
+from server.core.drafted import DraftedChoice
 from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import LogprobReader
-from server.core.plan import Plan
+from server.core.plan import ChoicePlan, Plan
 from server.core.stop_strings import StopStrings
 
 
 class ChoiceReader:
-    """Reads choice `index` of `plan`; ends it where the answer reaches a stop string."""
+    """Reads choice `index` of `plan`, from its beginning; ends it where the answer reaches a stop string. `own`: its
+    plan, or that part of it by which it goes.
+    """
 
-    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: Choice) -> None:
+    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: Choice, own: ChoicePlan) -> None:
         self.answering = False
         self.index = index
         self.choice = choice
@@ -29,28 +32,28 @@ class ChoiceReader:
         self._form = plan.answer_format
         self._parser = make_parser(
             fmt,
-            thinking_open=choice.thinking,
+            thinking_open=choice.opens_thinking,
             calls=self._form.calls,
             calls_in_thinking=self._form.calls_in_thinking,
             tools=self._form.tools,
         )
-        if plan.choices[index].thinking is not None and not choice.thinking:
+        if own.thinking is not None and not choice.opens_thinking:
             self._parser.end_thinking()  # closed before it began
         self._has_told_prompt = False
-        top = plan.choices[index].sampling.logprobs
-        self._top = top or plan.choices[index].sampling.prompt_logprobs or 0
+        top = own.sampling.logprobs
+        self._top = top or own.sampling.prompt_logprobs or 0
         self._logprobs = (
             None
             if top is None
             else LogprobReader(
                 fmt,
                 top,
-                thinking=choice.thinking,
+                thinking=choice.opens_thinking,
                 names_ids=plan.logprobs_as_ids,
                 control=self._shows_control,
             )
         )
-        self._has_entries = top is not None or plan.choices[index].sampling.prompt_logprobs is not None
+        self._has_entries = top is not None or own.sampling.prompt_logprobs is not None
         self._shown = ("content", "reasoning") if plan.reasoning_logprobs else ("content",)
 
     def read(self, advance: Advance) -> Piece:
@@ -133,3 +136,46 @@ class ChoiceReader:
             if self._stop.hit:
                 self.choice.stop(self._stop.reached)
         return shown
+
+
+class DraftReader:
+    """Reads a choice that begins as a draft: as any other, once it is known by which plan it goes. Thinking in a draft
+    that is kept is none of the answer, as in any mode that does not think.
+    """
+
+    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: DraftedChoice) -> None:
+        self.index = index
+        self.choice = choice
+        self._fmt = fmt
+        self._plan = plan
+        self._reader: ChoiceReader | None = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether tokens of the answer have come."""
+        return self._reader is not None and self._reader.answering
+
+    def read(self, advance: Advance) -> Piece:
+        """What these tokens add."""
+        return self._shown(self._own().read(advance))
+
+    def finish(self) -> Piece:
+        """What was held back until the choice's end."""
+        return self._shown(self._own().finish())
+
+    def _shown(self, piece: Piece) -> Piece:
+        if self.choice.is_dropped or not any(isinstance(event, ReasoningText) for event in piece.events):
+            return piece
+        return piece._replace(events=[event for event in piece.events if not isinstance(event, ReasoningText)])
+
+    def _own(self) -> ChoiceReader:
+        if self._reader is None:
+            self._reader = ChoiceReader(self._fmt, self._plan, self.index, self.choice, self.choice.plan)
+        return self._reader
+
+
+def make_reader(fmt: ChatFormat, plan: Plan, index: int, choice: Choice) -> ChoiceReader | DraftReader:
+    """The reader of choice `index`."""
+    if isinstance(choice, DraftedChoice):
+        return DraftReader(fmt, plan, index, choice)
+    return ChoiceReader(fmt, plan, index, choice, plan.choices[index])

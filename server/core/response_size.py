@@ -25,11 +25,11 @@ def check_size(request: Request, choices: Sequence[ChoicePlan], serving: Serving
 
 
 def _of_prompt(plan: ChoicePlan) -> int:
-    return _bytes(len(plan.prompt_ids), plan.sampling.prompt_logprobs)
+    return _bytes(plan.longest_prompt, plan.sampling.prompt_logprobs)
 
 
 def _of_completion(plan: ChoicePlan) -> int:
-    return _bytes(plan.sampling.max_tokens, plan.sampling.logprobs)
+    return _bytes(plan.most_tokens, plan.sampling.logprobs)
 
 
 def _bytes(tokens: int, top: int | None) -> int:

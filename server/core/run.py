@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
 from server.access.quota import Spending
-from server.core.choice import Choice, cached_tokens
+from server.core.choice import Choice, cached_tokens, prompt_tokens
+from server.core.drafted import DraftedChoice
 from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
-from server.core.plan import Plan
+from server.core.plan import ChoicePlan, Plan
 from server.core.quarantine import BROKE
-from server.core.reader import ChoiceReader
+from server.core.reader import ChoiceReader, DraftReader, make_reader
 from server.core.scheduler import Claim, Overdue
 from server.core.serving import Serving
 from server.core.thoughts import Recollection
@@ -26,17 +27,7 @@ class Run:
 
     def __init__(self, plan: Plan, serving: Serving) -> None:
         self.plan = plan
-        self.choices = [
-            Choice(
-                one.prompt_ids,
-                one.sampling,
-                serving.fmt.think_end(),
-                one.thinking,
-                answer=one.answer,
-                think_again=serving.fmt.think_again(),
-            )
-            for one in plan.choices
-        ]
+        self.choices = [_choice(one, serving) for one in plan.choices]
         self._serving = serving
         recalls = plan.is_conversation and plan.answer_format.calls and serving.profile.recalls_thinking
         self._recollections = [Recollection() for _ in plan.choices] if recalls else []
@@ -47,7 +38,7 @@ class Run:
             adapter="" if plan.adapter is None else plan.adapter.name,
             arrived=plan.record.arrived,
             operation="chat" if plan.is_conversation else "text_completion",
-            max_tokens=max(one.sampling.max_tokens for one in plan.choices),
+            max_tokens=max(one.most_tokens for one in plan.choices),
             prompts=[len(one.prompt_ids) for one in plan.choices],
             prompt_tokens=plan.prompt_tokens,
             generated=[0] * len(plan.choices),
@@ -63,7 +54,7 @@ class Run:
             serving.one_more(plan.id, choices, plan.caller.name),
             serving.intake.keeping(plan) as keep,
         ):
-            readers = [ChoiceReader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
+            readers = [make_reader(serving.fmt, plan, index, choice) for index, choice in enumerate(choices)]
             try:
                 with serving.intake.claim(plan, watch.start) as claim:
                     async with (
@@ -90,7 +81,7 @@ class Run:
                 raise SlowReaderError from error
             except Overdue as error:
                 watch.outcome = "rejected"
-                raise serving.intake.overdue(plan.mode) from error
+                raise serving.intake.overdue(plan.queues[0].mode) from error
             except (OverloadedError, QuarantinedError):
                 watch.outcome = "rejected"
                 raise
@@ -101,7 +92,7 @@ class Run:
             else:
                 watch.outcome = "completed"
             finally:
-                spent.used = plan.prompt_tokens + sum(choice.completion_tokens for choice in choices)
+                spent.used = plan.prompt_tokens + sum(one.completion_tokens + one.draft_tokens for one in choices)
                 self._note_end(record)
         self._remember()
 
@@ -122,7 +113,7 @@ class Run:
             case _:
                 return self._serving.unavailable(str(error) or self._serving.describe_engine())
 
-    def _pieces(self, reader: ChoiceReader, claim: Claim) -> AsyncGenerator[Piece, None]:
+    def _pieces(self, reader: ChoiceReader | DraftReader, claim: Claim) -> AsyncGenerator[Piece, None]:
         plan = self.plan
         run = ChoiceRun(
             self._serving.engine,
@@ -138,7 +129,9 @@ class Run:
 
     def _note_end(self, record: GenerationRecord) -> None:
         choices = self.choices
+        record.prompt_tokens = prompt_tokens(choices)
         record.cached_tokens = cached_tokens(choices)
+        record.draft_tokens = sum(choice.draft_tokens for choice in choices)
         record.reasoning_tokens = sum(choice.reasoning_tokens for choice in choices)
         record.generated[:] = [choice.completion_tokens for choice in choices]
         record.finish_reasons = [choice.finish for choice in choices]
@@ -153,9 +146,21 @@ class Run:
             self._serving.thoughts.remember(one.thought, one.call_ids, self.plan.owner)
         if not self.plan.is_conversation:
             return
-        for plan, choice in zip(self.plan.choices, self.choices, strict=True):
+        for choice in self.choices:
             if choice.thinking_finish is None:
-                self._serving.generated.remember(plan.prompt_ids, choice.token_ids, self.plan.owner)
+                self._serving.generated.remember(choice.prompt_ids, choice.token_ids, self.plan.owner)
+
+
+def _choice(plan: ChoicePlan, serving: Serving) -> Choice:
+    """What a plan begins as."""
+    think_end, think_again = serving.fmt.think_end(), serving.fmt.think_again()
+    if plan.draft is not None:
+        return DraftedChoice(plan, plan.draft, think_end, think_again)
+    choice = Choice(
+        plan.prompt_ids, plan.sampling, think_end, plan.thinking, answer=plan.answer, think_again=think_again
+    )
+    choice.mode = plan.mode
+    return choice
 
 
 @contextmanager

@@ -110,7 +110,8 @@ class Claim:
     """What one request holds: `held` places, and the choices that wait for one. `arrived` counts requests.
 
     `coming`: how many of its choices were announced and have not asked for a place yet. `started`: it has or had a
-    place; `on_start` is called when it gets the first.
+    place; `on_start` is called when it gets the first. `after_draft`: what its choices hold once they think, where they
+    begin in another mode.
     """
 
     arrived: int
@@ -121,6 +122,7 @@ class Claim:
     coming: int = 0
     started: bool = False
     held: int = 0
+    after_draft: "Claim | None" = None
     waiting: dict[Lane, "deque[_Waiter]"] = field(default_factory=lambda: {lane: deque() for lane in Lane})
 
     def lane(self, *, thinking: bool) -> Lane:

@@ -182,11 +182,13 @@ class Serving:
 
 
 def _limits(modes: Modes) -> dict[str, ModeLimits]:
-    return {name: mode.profile.limits for name, mode in modes.by_name.items()}
+    return {name: mode.profile.limits for name, mode in modes.by_name.items() if mode.auto is None}
 
 
 def _loads(modes: Modes) -> dict[str, ModeLoad]:
-    """What the scheduler knows of the modes."""
+    """What the scheduler knows of the modes. One that chooses holds places as the two that it chooses between."""
     return {
-        name: ModeLoad(mode.thinks, mode.profile.limits.running or math.inf) for name, mode in modes.by_name.items()
+        name: ModeLoad(mode.thinks, mode.profile.limits.running or math.inf)
+        for name, mode in modes.by_name.items()
+        if mode.auto is None
     }

@@ -23,8 +23,8 @@ def with_sampling(profile: Profile, folder: Path) -> Profile:
     named = checkpoint_sampling(folder)
     if not named:
         return profile
-    modes = {name: msgspec.structs.replace(mode, **named) for name, mode in profile.modes.items()}
-    return msgspec.structs.replace(profile, modes=modes)
+    plain = {name: msgspec.structs.replace(mode, **named) for name, mode in profile.plain.items()}
+    return msgspec.structs.replace(profile, modes={**profile.modes, **plain})
 
 
 def checkpoint_sampling(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A mode as it is served: its profile, with all that can be known before a request comes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,7 +11,7 @@ from chat_templates.format import ChatFormat
 from chat_templates.messages import Message
 from chat_templates.settings import PromptStyle
 from chat_templates.thinking_probe import EFFORTS
-from server.modes.profile import DirectMode, Profile, ThinkingMode
+from server.modes.profile import AutoMode, DirectMode, Profile, ThinkingMode
 from server.modes.thinking import UNBOUND, Budget
 
 TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
@@ -72,7 +72,8 @@ NO_LEVELS = TemplateLevels({}, {})
 class Mode:
     """One mode of a served model. `closing`: how its thinking is closed; None for a mode that does not think.
 
-    `variables` are those by which a checkpoint's template knows the mode.
+    `variables` are those by which a checkpoint's template knows the mode. `auto`: it chooses between two others; all
+    else is then as in the one that thinks.
     """
 
     name: str
@@ -81,11 +82,29 @@ class Mode:
     closing: ThinkClosing | None
     variables: Mapping[str, Any] = field(default_factory=dict)
     levels: TemplateLevels = NO_LEVELS
+    auto: "Auto | None" = None
 
     @property
     def thinks(self) -> bool:
-        """Whether its requests think before they answer."""
+        """Whether its requests think before they answer, or may."""
         return self.closing is not None
+
+    @property
+    def kind(self) -> Literal["direct", "thinking", "auto"]:
+        """As the profile says it."""
+        if self.auto is not None:
+            return "auto"
+        return "thinking" if self.thinks else "direct"
+
+    @property
+    def plain(self) -> "Mode":
+        """The mode in which all else is: itself, or the one that thinks."""
+        return self if self.auto is None else self.auto.thinking
+
+    @property
+    def begins_in(self) -> "Mode":
+        """The mode that its choices begin in: itself, or the one that drafts."""
+        return self if self.auto is None else self.auto.direct
 
     def style_for(self, budget: Budget | None, added: Mapping[str, Any], from_client: Mapping[str, Any]) -> PromptStyle:
         """How a request's prompt is rendered: with the level of its budget, and further variables of the template."""
@@ -96,9 +115,19 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Auto:
+    """The two modes between which one of kind `auto` chooses, and by what `rule`."""
+
+    rule: AutoMode
+    direct: Mode
+    thinking: Mode
+
+
+@dataclass(frozen=True)
 class Modes:
     """The modes that a model has, of those of its profile, in the profile's order. `on` and `off` are what peers'
-    switches mean; None where the model has no such mode. `lacking` are those that it has not, each with the reason.
+    switches mean, and `adaptive` what leaves it to the server; None where the model has no such mode. `lacking` are
+    those that it has not, each with the reason.
 
     `switches` are the variables that make a template's modes, and `variables` those that clients may set beside them.
     `given` are the operator's, of every request that sets no other, and `budget` is what they say of the thinking.
@@ -113,6 +142,7 @@ class Modes:
     variables: frozenset[str] = frozenset()
     given: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
+    adaptive: Mode | None = None
 
     @classmethod
     def of(cls, profile: Profile, fmt: ChatFormat) -> "Modes":
@@ -122,23 +152,28 @@ class Modes:
         Raises ValueError where none is left.
         """
         lacking = _lacking(profile, fmt)
-        made = {name: _mode(name, mode, fmt) for name, mode in profile.modes.items() if name not in lacking}
-        if not made:
+        plain = {name: _mode(name, mode, fmt) for name, mode in profile.plain.items() if name not in lacking}
+        if not plain:
             raise ValueError(f"{'; '.join(dict.fromkeys(lacking.values()))}, and the profile has no other mode")
+        autos = {name: _auto(name, mode, plain) for name, mode in profile.autos.items() if name not in lacking}
+        made = {name: {**plain, **autos}[name] for name in profile.modes if name not in lacking}
         default = made.get(profile.default_mode) or next(iter(made.values()))
         on, off = made.get(profile.dialects.on or ""), made.get(profile.dialects.off or "")
         switches = frozenset(name for mode in made.values() for name in mode.variables)
         allowed = fmt.variables if profile.client_variables is None else frozenset(profile.client_variables)
-        return cls(made, default, on, off, lacking, switches, allowed - switches)
+        adaptive = next(iter(autos.values()), on)
+        return cls(made, default, on, off, lacking, switches, allowed - switches, adaptive=adaptive)
 
 
 def _lacking(profile: Profile, fmt: ChatFormat) -> dict[str, str]:
     """The modes that the model cannot be in, each with the reason."""
-    thinking = {} if fmt.has_thinking else {name: NOT_THINKING for name, mode in profile.modes.items() if mode.thinks}
-    left = {name: mode.style for name, mode in profile.modes.items() if name not in thinking}
+    thinking = {} if fmt.has_thinking else {name: NOT_THINKING for name, mode in profile.plain.items() if mode.thinks}
+    left = {name: mode.style for name, mode in profile.plain.items() if name not in thinking}
     refused = {name: reason for name, style in left.items() if (reason := refusal(fmt, style))}
     # A template that takes none of them does not take the conversation that was tried.
-    return thinking if len(refused) == len(left) else thinking | refused
+    lacking = thinking if len(refused) == len(left) else thinking | refused
+    parts = {name: (auto.direct, auto.thinking) for name, auto in profile.autos.items()}
+    return lacking | {name: lacking[part] for name, both in parts.items() for part in both if part in lacking}
 
 
 def refusal(fmt: ChatFormat, style: PromptStyle) -> str:
@@ -156,6 +191,11 @@ def _mode(name: str, profile: DirectMode | ThinkingMode, fmt: ChatFormat) -> Mod
     if isinstance(profile, DirectMode):
         return Mode(name, profile, style, None, variables)
     return Mode(name, profile, style, ThinkClosing.of(profile, fmt), variables, _levels(profile, fmt))
+
+
+def _auto(name: str, rule: AutoMode, plain: Mapping[str, Mode]) -> Mode:
+    direct, thinking = plain[rule.direct], plain[rule.thinking]
+    return replace(thinking, name=name, variables={}, auto=Auto(rule, direct, thinking))
 
 
 def _levels(profile: ThinkingMode, fmt: ChatFormat) -> TemplateLevels:

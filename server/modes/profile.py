@@ -13,6 +13,7 @@ import msgspec
 from chat_templates.settings import FormatSettings, PromptStyle
 from engine.sampling import Count, Share, TokenSampling
 from server.cli_errors import UsageError
+from server.modes.confidence import Signal
 from server.modes.repetition import Repetition
 from server.modes.thinking import Effort
 
@@ -23,6 +24,8 @@ TEMPLATE_FILE = ".jinja"
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+DraftTokens = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Threshold = Annotated[float, msgspec.Meta(le=0.0)]
 ModeName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -139,6 +142,26 @@ class _AnswerSampling(TokenSampling, frozen=True, kw_only=True, forbid_unknown_f
     """What `ThinkingMode.answer` may hold."""
 
 
+class AutoMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="auto", tag_field="kind"):
+    """A mode that answers in one of two others, `direct` and `thinking` by their names, as the model's confidence says.
+
+    The direct one begins, unseen. When it has drawn `draft_tokens`, or has ended before, its draft is kept where the
+    `signal` of these tokens is at least `threshold`; else the thinking one answers. Sampling, limits and priority are
+    those two modes' own. `calibrated_for`: the model, by the name that it is served under, on which the threshold was
+    measured.
+    """
+
+    direct: ModeName
+    thinking: ModeName
+    signal: Signal = "sum"
+    draft_tokens: DraftTokens = 32
+    threshold: Threshold
+    calibrated_for: str = ""
+
+
+AnyMode = DirectMode | ThinkingMode | AutoMode
+
+
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoints that a shipped profile is for: `model_type` in config.json, and texts in their chat template.
 
@@ -200,14 +223,27 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     format: FormatSettings = FormatSettings()
     default_mode: ModeName
     dialects: Dialects
-    modes: dict[ModeName, DirectMode | ThinkingMode]
+    modes: dict[ModeName, AnyMode]
 
     def __post_init__(self) -> None:
-        self._check("default_mode", self.default_mode, (DirectMode, ThinkingMode))
+        self._check("default_mode", self.default_mode, (DirectMode, ThinkingMode, AutoMode))
         self._check("dialects.on", self.dialects.on, ThinkingMode)
         self._check("dialects.off", self.dialects.off, DirectMode)
+        for name, mode in self.autos.items():
+            self._check(f"modes.{name}.direct", mode.direct, DirectMode)
+            self._check(f"modes.{name}.thinking", mode.thinking, ThinkingMode)
 
-    def _check(self, field: str, name: str | None, kind: type[ModeProfile] | tuple[type[ModeProfile], ...]) -> None:
+    @property
+    def plain(self) -> dict[ModeName, DirectMode | ThinkingMode]:
+        """The modes that answer themselves."""
+        return {name: mode for name, mode in self.modes.items() if not isinstance(mode, AutoMode)}
+
+    @property
+    def autos(self) -> dict[ModeName, AutoMode]:
+        """Those that choose between two of them."""
+        return {name: mode for name, mode in self.modes.items() if isinstance(mode, AutoMode)}
+
+    def _check(self, field: str, name: str | None, kind: type | tuple[type, ...]) -> None:
         """Raises ValueError where `name` is no mode of that kind."""
         fitting = [known for known, mode in self.modes.items() if isinstance(mode, kind)]
         if name is not None and name not in fitting:
@@ -234,8 +270,8 @@ def load_profile(path: Path) -> Profile:
         raise UsageError(f"profile {path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"profile {path}: nested too deeply") from error
-    modes = {name: _with_file(mode, path.parent) for name, mode in profile.modes.items()}
-    return msgspec.structs.replace(profile, modes=modes)
+    plain = {name: _with_file(mode, path.parent) for name, mode in profile.plain.items()}
+    return msgspec.structs.replace(profile, modes={**profile.modes, **plain})
 
 
 def _with_file(mode: DirectMode | ThinkingMode, folder: Path) -> DirectMode | ThinkingMode:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from server.errors import BadRequestError, UnknownModelError
 from server.modes.mode import Mode, Modes
-from server.modes.thinking import ModeRequest
+from server.modes.thinking import ADAPTIVE, ModeRequest
 
 
 def model_names(served: str, modes: Modes) -> dict[str, Mode]:
@@ -37,13 +37,15 @@ def mode_of_model(name: str, served: str, modes: Modes, field: str = "model") ->
 def resolve_mode(requests: Iterable[ModeRequest | None], modes: Modes) -> Mode:
     """The mode that all `requests` agree on, or the default.
 
-    A name is more exact than a switch: beside the name of any mode that thinks, a switch to thinking says the same.
+    A name is more exact than a switch: beside the name of any mode that thinks, or may, a switch to thinking says the
+    same. So does one beside what leaves the choice to the server.
     Raises BadRequestError naming two fields that contradict each other, or one that asks for what the model has not.
     """
     made = [request for request in requests if request is not None]
     found = [(request.field, _wanted(request, modes)) for request in made]
     names = [index for index, request in enumerate(made) if isinstance(request.wanted, str)]
-    first = names[0] if names else 0
+    left = [index for index, request in enumerate(made) if request.wanted is ADAPTIVE]
+    first = next(iter([*names, *left]), 0)
     for index in range(len(found)):
         if not _agree(found[first], found[index], exactly=index in names):
             _refuse(found[min(first, index)], found[max(first, index)])
@@ -65,8 +67,8 @@ def _refuse(one: tuple[str, Mode], other: tuple[str, Mode]) -> None:
 def _wanted(request: ModeRequest, modes: Modes) -> Mode:
     """Raises BadRequestError where the model has no such mode."""
     field, wanted = request
-    if isinstance(wanted, bool):
-        mode = modes.on if wanted else modes.off
+    if not isinstance(wanted, str):
+        mode = modes.adaptive if wanted is ADAPTIVE else modes.on if wanted else modes.off
         if mode is None:
             can = "does not think" if wanted else "always thinks"
             raise BadRequestError(f"{field}: this model {can}; its modes: {', '.join(modes.by_name)}.", param=field)

@@ -21,8 +21,8 @@ def report(modes: Modes, fmt: ChatFormat, name: str) -> list[str]:
     return lines + [f"no mode {mode}: {reason}" for mode, reason in modes.lacking.items()]
 
 
-def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str) -> Iterator[str]:
-    """What should be looked at before the server is relied on."""
+def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str, model: str) -> Iterator[str]:
+    """What should be looked at before the server is relied on. `model`: the name that it is served under."""
     if not fmt.can_chat:
         yield f"{NO_TEMPLATE}; /v1/completions is served."
         return
@@ -34,12 +34,24 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str) -> Iter
     if profile.default_mode in modes.lacking:
         reason = modes.lacking[profile.default_mode]
         yield f"The default mode is {modes.default.name}, not {profile.default_mode}: {reason}."
+    for auto in modes.by_name.values():
+        if auto.auto is not None and auto.auto.rule.calibrated_for != model:
+            measured = auto.auto.rule.calibrated_for or "no model"
+            yield (
+                f"The threshold of mode {auto.name} was measured on {measured}, not on {model}: it may keep wrong "
+                "drafts. `twogear calibrate` finds one (docs/auto.md)."
+            )
     for mode in modes.by_name.values():
         if reason := refusal(fmt, mode.style):
             yield f"The chat template did not take a short conversation in mode {mode.name}: {reason}"
 
 
 def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
+    if mode.auto is not None:
+        rule = mode.auto.rule
+        yield f"begins as {rule.direct}, unseen, with at most {rule.draft_tokens} tokens"
+        yield f"goes on as {rule.thinking} where the {rule.signal} of their confidence is below {rule.threshold:g}"
+        return
     yield f"prompts end with {json.dumps(_after_the_question(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
     if fmt.is_foreign:
         given = {**mode.variables, **mode.levels.default}

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from enum import Enum
+from typing import Final, Literal, NamedTuple
 
 from server.modes.repetition import Repetition
 
@@ -11,11 +12,23 @@ UNBOUND = -1
 """As a number of tokens: the token limit alone bounds the thinking."""
 
 
+class Left(Enum):
+    """What a request wants that leaves it to the server whether the model thinks."""
+
+    ADAPTIVE = "adaptive"
+
+
+ADAPTIVE: Final = Left.ADAPTIVE
+Wanted = str | bool | Left
+
+
 class ModeRequest(NamedTuple):
-    """`field` asks for the mode called `wanted`; or, with True and False, for any that thinks or that does not."""
+    """`field` asks for the mode called `wanted`; with True and False, for any that thinks or that does not; with
+    ADAPTIVE, for the one that chooses, or else one that thinks.
+    """
 
     field: str
-    wanted: str | bool
+    wanted: Wanted
 
 
 class Budget(NamedTuple):

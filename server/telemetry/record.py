@@ -53,6 +53,7 @@ class GenerationRecord:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    draft_tokens: int = 0  # of drafts that were dropped
     generated: list[int] = field(default_factory=lambda: [0])
     finish_reasons: Sequence[str | None] = ()
     reasoning_finish_reasons: Sequence[str | None] = ()

@@ -80,7 +80,7 @@ PROFILE = load_profile(PROFILE_FOLDER / "gpt_oss.toml")
 def format_with(tokenizer: str) -> ChatFormat:
     """gpt-oss' format with a tokenizer.json."""
     files = TemplateFiles(TEMPLATE, None, NAMES)
-    return ChatFormat.of_checkpoint(tokenizer, CheckpointTemplate(files, PROFILE.format, styles_of(PROFILE.modes)))
+    return ChatFormat.of_checkpoint(tokenizer, CheckpointTemplate(files, PROFILE.format, styles_of(PROFILE.plain)))
 
 
 @functools.cache

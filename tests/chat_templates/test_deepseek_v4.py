@@ -85,9 +85,9 @@ def theirs(
 def test_what_the_makers_encoder_writes(name: str, encoder: ModuleType, tmp_path: Path) -> None:
     files = read_template(tmp_path, None, PROFILE.format)
     assert files is not None
-    template = CheckpointTemplate(files, PROFILE.format, styles_of(PROFILE.modes))
+    template = CheckpointTemplate(files, PROFILE.format, styles_of(PROFILE.plain))
     conversation = CONVERSATIONS[name]
-    for mode in PROFILE.modes.values():
+    for mode in PROFILE.plain.values():
         for effort in ("low", "high", "max"):
             for tools in ([], TOOLS):
                 for drop in (True, False):

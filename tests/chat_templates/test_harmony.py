@@ -19,7 +19,7 @@ from tests.chat_templates.harmony import PROFILE, TOKENS, encoding, small_format
 from tests.chat_templates.tool_forms.test_parsed import ids_of
 from tests.chat_templates.tool_forms.test_reader import _calls_of
 
-MEDIUM = PROFILE.modes["medium"].style
+MEDIUM = PROFILE.plain["medium"].style
 CALL = '<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}'
 # Each of openai-harmony's own examples of reading (tests/test_harmony.py, test-data) in other words, and more.
 EXAMPLES = {

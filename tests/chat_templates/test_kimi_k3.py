@@ -22,7 +22,7 @@ TOKENS = ["<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"]
 FILES = read_template(Path(__file__).parent, None, PROFILE.format)
 assert FILES is not None
 FMT = ChatFormat.of_checkpoint(
-    tokenizer_json(TOKENS, []), CheckpointTemplate(FILES, PROFILE.format, styles_of(PROFILE.modes))
+    tokenizer_json(TOKENS, []), CheckpointTemplate(FILES, PROFILE.format, styles_of(PROFILE.plain))
 )
 CALL = (
     '<|open|>tools<|sep|><|open|>call tool="weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>'

@@ -68,7 +68,7 @@ def theirs() -> dict[tuple[str, str], tuple[str, str]]:
     jobs, keys = [], []
     for name, parser in PARSERS.items():
         profile = load_profile(PROFILE_FOLDER / f"{name}.toml")
-        told = profile.modes["reasoning"].template_variables or {"enable_thinking": True}
+        told = profile.plain["reasoning"].template_variables or {"enable_thinking": True}
         told = {**told, "thinking": True} if name != "seed_oss" else told
         opened = profile.format.think + profile.format.after_think
         for sample, text in texts(name).items():

@@ -1,5 +1,6 @@
 """`twogear eval budgets` and `needles`: what they ask and how they count, of a server with a scripted engine."""
 
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -9,9 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from rich.table import Table
 
 from chat_templates.format import ChatFormat
+from evals import auto as eval_auto
 from evals import budgets as eval_budgets
 from evals import modes as eval_modes
 from evals import needles as eval_needles
@@ -134,6 +137,40 @@ async def test_an_evaluation_counts_all_and_keeps_a_sample() -> None:
     assert found["command"] == "twogear eval modes --items 40 --seed 1 --families chain_sum"
 
 
+async def test_choosing_is_told_by_every_signal() -> None:
+    """The right half of the direct answers is as sure as the wrong one here, but for the tokens themselves."""
+    items = list(held_out_items(("chain_sum",), 12, 1))
+    answers = {item.question.strip(): item.answer for item in items}
+    sure = set(list(answers)[::2])
+
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        question, said = reading(prompt_ids)
+        right = answers[question]
+        yield from writes(
+            f"{right}</think>\n\n{right}" if "</think>" not in said else right if question in sure else "no"
+        )
+
+    async with server_of(script) as (server, _):
+        found = await eval_auto.evaluate(server, ("chain_sum",), 12, 1)
+    assert found["asked"] == 24
+    assert found["summary"] == {"standard": 0.5, "reasoning": 1.0}
+    assert found["oracle"]["accuracy"] == 1.0
+    assert set(found["signals"]) == {"sum", "mean", "least", "first", "entropy"}
+    for lengths in found["signals"].values():
+        for told in lengths.values():
+            assert 0 <= told["auc"] <= 1
+            assert told["saving"]["1.0"] <= 1
+    assert found["curves"]["sum"][0]["threshold"] is None
+    assert "oracle" in _text_of(eval_auto._table(found))
+
+
+def _text_of(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as shown:
+        console.print(table)
+    return shown.get()
+
+
 async def test_an_evaluation_may_bound_thought_and_answer() -> None:
     def script(prompt_ids: list[int]) -> Iterator[int]:
         while True:
@@ -212,7 +249,7 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["needles", "--lengths", "4M"], "'4M' is no number of tokens"),
         (["needles", "--families", "chain_sum"], "'chain_sum' is none of single, distractors"),
         (["modes", "--lengths", "1024"], "--lengths goes with needles"),
-        (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, budgets and loops"),
+        (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, budgets and loops"),
         (["loops", "--families", "chain_sum"], "--families does not go with loops"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),

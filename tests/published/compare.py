@@ -42,7 +42,7 @@ class Compared:
         self.profile = load_profile(PROFILE_FOLDER / f"{self.chosen}.toml")
         tags = {*self.profile.format.tags, *TOKEN.findall(self.source)}
         self.checkpoint = CheckpointTemplate(
-            TemplateFiles(self.source, None, NAMED), self.profile.format, styles_of(self.profile.modes), tags
+            TemplateFiles(self.source, None, NAMED), self.profile.format, styles_of(self.profile.plain), tags
         )
         vocabulary = Vocabulary(
             tokenizer_json([*NAMED.values()], sorted(tags - set(NAMED.values()))),

@@ -27,7 +27,7 @@ def profile(tmp_path: Path) -> Profile:
 @pytest.fixture
 def fmt(profile: Profile) -> ChatFormat:
     files = TemplateFiles(FILES["chat_template.jinja"], None, IM_NAMES)
-    template = CheckpointTemplate(files, profile.format, styles_of(profile.modes), [])
+    template = CheckpointTemplate(files, profile.format, styles_of(profile.plain), [])
     tags = template.settings.tags
     return ChatFormat(Vocabulary(tokenizer_json(IM, []), required=(), tags=tags, template=template.source), template)
 

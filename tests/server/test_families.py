@@ -33,7 +33,7 @@ def loaded(name: str) -> tuple[Profile, ChatFormat, Modes]:
     small, profile = SMALL[name], load_profile(PROFILE_FOLDER / f"{name}.toml")
     added = [*small.tags, *profile.format.hidden]
     checkpoint = CheckpointTemplate(
-        TemplateFiles(small.template, None, IM_NAMES), profile.format, styles_of(profile.modes), added
+        TemplateFiles(small.template, None, IM_NAMES), profile.format, styles_of(profile.plain), added
     )
     tokenizer = tokenizer_json(IM, added)
     vocabulary = Vocabulary(tokenizer, required=(), tags=checkpoint.settings.tags, template=checkpoint.source)

@@ -74,7 +74,7 @@ def serve(profile: Profile, fmt: ChatFormat) -> Serve:
     async def start(limits: dict[str, ModeLimits] | None = None, **settings: Any) -> AsyncIterator[Server]:
         modes = {
             name: msgspec.structs.replace(mode, limits=(limits or {}).get(name, mode.limits))
-            for name, mode in profile.modes.items()
+            for name, mode in profile.plain.items()
         }
         engine = Held(fmt)
         app = create_app(engine, Settings(**settings), msgspec.structs.replace(profile, modes=modes), fmt)

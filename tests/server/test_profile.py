@@ -20,7 +20,7 @@ def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:
     for path in PROFILE_FOLDER.glob("*.toml"):
         profile = load_profile(path)
         modes = [name for name in kinds if name in profile.modes]
-        levels = {name: mode for name, mode in profile.modes.items() if name in _levels_of(mode)}
+        levels = {name: mode for name, mode in profile.plain.items() if name in _levels_of(mode)}
         others = {name: type(mode) for name, mode in profile.modes.items() if name not in levels}
         assert others == {name: kinds[name] for name in modes}
         on, off = (name if name in modes else None for name in ("reasoning", "standard"))
@@ -90,7 +90,7 @@ def test_the_embedded_models_profile_alone_has_a_short_default() -> None:
     short = {
         path.stem
         for path in PROFILE_FOLDER.glob("*.toml")
-        for mode in load_profile(path).modes.values()
+        for mode in load_profile(path).plain.values()
         if mode.default_max_tokens is not None and mode.default_max_tokens < 16_384
     }
     assert short == {"twogear_tiny"}

@@ -32,7 +32,7 @@ def test_which_families_do() -> None:
 async def test_it_stands_in_the_next_prompt(name: str) -> None:
     family, profile = FAMILIES[name], load_profile(PROFILE_FOLDER / f"{name}.toml")
     files = TemplateFiles(family.template, None, {"eos_token": family.eos})
-    checkpoint = CheckpointTemplate(files, profile.format, styles_of(profile.modes), family.added)
+    checkpoint = CheckpointTemplate(files, profile.format, styles_of(profile.plain), family.added)
     fmt = ChatFormat.of_checkpoint(tokenizer_json(family.special, family.added), checkpoint)
     eos, form = fmt.vocabulary.control[family.eos], fmt.calls.form
     call = opening(form) + written(form, [("weather", {"city": "Rome"})])

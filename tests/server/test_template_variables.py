@@ -252,7 +252,7 @@ async def test_a_mode_that_the_template_refuses_is_found_at_start(tmp_path: Path
     modes = Modes.of(profile, fmt)
     assert list(modes.by_name) == ["reasoning"]
     assert "cannot be turned off" in report(modes, fmt, "general")[-1]
-    assert any("The default mode is reasoning" in line for line in warnings(modes, fmt, profile, "general"))
+    assert any("The default mode is reasoning" in line for line in warnings(modes, fmt, profile, "general", "m"))
     async with serving(fmt, profile) as (http, _):
         assert (await http.post(CHAT, json={"messages": HELLO})).status_code == 200
         error = (await http.post(CHAT, json={"messages": HELLO, "reasoning_mode": "standard"})).json()["error"]
@@ -260,7 +260,7 @@ async def test_a_mode_that_the_template_refuses_is_found_at_start(tmp_path: Path
     everywhere = make_foreign("{{ raise_exception('Only poems') }}{{ messages }}<think>", IM, THINKING)
     modes = Modes.of(profile, everywhere)
     assert list(modes.by_name) == ["standard", "reasoning"]
-    assert sum("Only poems" in line for line in warnings(modes, everywhere, profile, "general")) == 2
+    assert sum("Only poems" in line for line in warnings(modes, everywhere, profile, "general", "m")) == 2
 
 
 def test_the_report_says_what_each_mode_does() -> None:
@@ -273,9 +273,10 @@ def test_the_report_says_what_each_mode_does() -> None:
         assert "tool calls as hermes" in line
         assert "template" in line.rpartition("known from")[2]
     assert any(
-        "No profile is for this model" in line for line in warnings(Modes.of(profile, fmt), fmt, profile, "general")
+        "No profile is for this model" in line
+        for line in warnings(Modes.of(profile, fmt), fmt, profile, "general", "m")
     )
-    assert not list(warnings(Modes.of(profile, fmt), fmt, profile, "mine"))
+    assert not list(warnings(Modes.of(profile, fmt), fmt, profile, "mine", "m"))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_unknown_families_are_sampled_as_the_checkpoint_says(
         (tmp_path / "generation_config.json").write_text(json.dumps(config))
     profile = load_profile(GENERAL)
     assert profile.sampling_of_checkpoint
-    direct, thinking = with_sampling(profile, tmp_path).modes.values()
+    direct, thinking = with_sampling(profile, tmp_path).plain.values()
     assert (direct.temperature, direct.top_p, direct.top_k) == sampling
     named = config is not None and sampling[0] > 0
     assert (thinking.temperature, thinking.top_p) == (sampling[:2] if named else (0.6, 0.95))
@@ -318,4 +319,4 @@ async def test_a_base_model_completes_texts_alone() -> None:
     assert (chat.status_code, chat.json()["error"]["param"]) == (400, "messages")
     assert "--chat-template" in chat.json()["error"]["message"]
     assert text.status_code == 200
-    assert any("--chat-template" in line for line in warnings(Modes.of(profile, fmt), fmt, profile, "general"))
+    assert any("--chat-template" in line for line in warnings(Modes.of(profile, fmt), fmt, profile, "general", "m"))

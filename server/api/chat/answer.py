@@ -8,7 +8,7 @@ import orjson
 
 from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallArguments, ToolCallEnd, ToolCallStart
 from server.api.common.custom_tools import InputReader
-from server.api.common.usage import usage
+from server.api.common.usage import mode_told, usage
 from server.core.choice import Choice
 from server.core.events import Piece
 from server.core.logprobs import prompt_places
@@ -84,7 +84,7 @@ class ChatResponse:
         self._model = plan.model
         self._fingerprint = serving.settings.system_fingerprint
         self._fmt = serving.fmt
-        self._reasoning_fields = serving.settings.reasoning_fields if plan.shows_thinking else ()
+        self._reasoning_fields = serving.settings.reasoning_fields
         self._gathered = [Gathered(custom) for _ in choices]
 
     def add(self, piece: Piece) -> None:
@@ -97,8 +97,9 @@ class ChatResponse:
         choices = [
             {
                 "index": index,
-                "message": gathered.message(self._reasoning_fields),
+                "message": gathered.message(self._reasoning_fields if _shows_thinking(choice, plan) else ()),
                 "logprobs": gathered.logprobs(),
+                **mode_told(choice, plan),
                 **_how_it_ended(choice, plan, has_calls=gathered.has_calls),
                 **({"token_ids": choice.token_ids} if plan.shows_token_ids else {}),
             }
@@ -112,20 +113,23 @@ class ChatResponse:
             "system_fingerprint": self._fingerprint,
             "choices": choices,
             "usage": usage(plan, self._choices),
-            **_prompt_ids(plan),
+            **_prompt_ids(plan, self._choices[0]),
             **self._prompt_logprobs(),
         }
 
     def _prompt_logprobs(self) -> JsonObject:
-        plan, entries = self._plan.choices[0], self._choices[0].prompt_logprobs
-        top = plan.sampling.prompt_logprobs
-        if top is None or entries is None:
+        choice, top = self._choices[0], self._plan.choices[0].sampling.prompt_logprobs
+        if top is None or choice.prompt_logprobs is None:
             return {}
-        return {"prompt_logprobs": prompt_places(self._fmt, top, plan.prompt_ids, entries)}
+        return {"prompt_logprobs": prompt_places(self._fmt, top, choice.prompt_ids, choice.prompt_logprobs)}
 
 
-def _prompt_ids(plan: Plan) -> JsonObject:
-    return {"prompt_token_ids": plan.choices[0].prompt_ids} if plan.shows_token_ids else {}
+def _prompt_ids(plan: Plan, choice: Choice) -> JsonObject:
+    return {"prompt_token_ids": choice.prompt_ids} if plan.shows_token_ids else {}
+
+
+def _shows_thinking(choice: Choice, plan: Plan) -> bool:
+    return plan.shows_thinking and not (plan.tells_mode and choice.is_direct)
 
 
 def _call(call: ToolCallStart, arguments: str) -> JsonObject:
@@ -177,19 +181,29 @@ class ChunkWriter:
             "system_fingerprint": serving.settings.system_fingerprint,
         }
         self._tail: JsonObject = {"usage": None} if include_usage else {}
+        self._has_begun: set[int] = set()
         self._with_calls: set[int] = set()
         self._custom = custom
         self._inputs: dict[tuple[int, int], InputReader] = {}
         self._around: dict[tuple[int, type[Event]], list[bytes]] = {}
 
     def begin(self) -> bytes:
-        """The first event of each choice."""
-        roles = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
-        roles[0] |= _prompt_ids(self._plan)
-        return b"".join(map(encode_event, roles))
+        """The first event of each choice, where its mode is known."""
+        return b"".join([self._begun(index) for index in range(len(self._choices)) if not self._plan.tells_mode])
+
+    def _begun(self, index: int) -> bytes:
+        choice = self._choices[index]
+        self._has_begun.add(index)
+        chunk = self._chunk(index, {"role": "assistant", "content": ""}, mode_told(choice, self._plan))
+        return encode_event(chunk | (_prompt_ids(self._plan, choice) if index == 0 else {}))
 
     def piece(self, piece: Piece) -> bytes:
         """The events of a piece; what is told of its tokens comes with the first, which may have no text for them."""
+        if piece.choice in self._has_begun:
+            return self._more(piece)
+        return self._begun(piece.choice) + self._more(piece)
+
+    def _more(self, piece: Piece) -> bytes:
         index = piece.choice
         if piece.logprobs is None and piece.token_ids is None:  # nearly always
             return b"".join([self._event(index, event) for event in piece.events])

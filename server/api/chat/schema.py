@@ -100,6 +100,8 @@ class ChatChoice(Answer):
     """
     stop_reason: str | int | None
     """The stop string, or the token of `stop_token_ids`, that ended the answer."""
+    reasoning_mode: str | None = None
+    """In a mode of kind `auto`: the one that it chose."""
     reasoning_finish_reason: ReasoningFinish | None = None
     """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
     standard mode.
@@ -192,6 +194,8 @@ class ChunkChoice(Answer):
     """Null but in the last part."""
     stop_reason: str | int | None = None
     """In the last part: the stop string, or the token of `stop_token_ids`, that ended the answer."""
+    reasoning_mode: str | None = None
+    """In a mode of kind `auto`: the one that it chose."""
     reasoning_finish_reason: ReasoningFinish | None = None
     """In the last part of a choice that thought."""
     token_ids: list[int] | None = None

@@ -14,7 +14,7 @@ from server.api.common.fields import INT64, Fields, tag_of
 from server.api.common.openapi import SERVED_MODES
 from server.api.common.sampling import TokenCount
 from server.errors import BadRequestError
-from server.modes.thinking import UNBOUND, Budget, ModeRequest, ModeWish
+from server.modes.thinking import ADAPTIVE, UNBOUND, Budget, ModeRequest, ModeWish, Wanted
 
 ModeName = Annotated[str, Field(json_schema_extra={SERVED_MODES: True})]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -48,7 +48,8 @@ class ThinkingOptions(Fields):
     """Anthropic's and DeepSeek's way to ask for thinking."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    """`enabled` and `adaptive` are the profile's mode for thinking, `disabled` the one that answers at once.
+    """`enabled` is the profile's mode for thinking, `disabled` the one that answers at once; `adaptive` the one that
+    decides, of kind `auto`, and where the profile has none, the mode for thinking.
 
     Differs: with `adaptive` Anthropic's models choose whether they think.
     """
@@ -157,8 +158,9 @@ def _thinks(effort: str) -> bool:
     return effort != "none"
 
 
-def _enabled(kind: str) -> bool:
-    return kind != "disabled"
+def thinking_type(kind: str) -> Wanted:
+    """What a value of `thinking.type` asks for."""
+    return ADAPTIVE if kind == "adaptive" else kind == "enabled"
 
 
 def _always(_value: object) -> bool:
@@ -173,13 +175,13 @@ def _any_tokens(tokens: int) -> bool:
     return tokens != 0
 
 
-MODE_FIELDS: Mapping[str, Callable[[Any], str | bool]] = {
+MODE_FIELDS: Mapping[str, Callable[[Any], Wanted]] = {
     "reasoning_mode": str,
     "reasoning_effort": _thinks,
     "reasoning.enabled": bool,
     "reasoning.effort": _thinks,
     "reasoning.max_tokens": _always,
-    "thinking.type": _enabled,
+    "thinking.type": thinking_type,
     "thinking.budget_tokens": _always,
     "chat_template_kwargs.enable_thinking": bool,
     "chat_template_kwargs.thinking": bool,
@@ -189,7 +191,7 @@ MODE_FIELDS: Mapping[str, Callable[[Any], str | bool]] = {
     "thinking_budget_tokens": _any_tokens,
     "reasoning_budget": _any_tokens,
 }
-"""From each field that asks for a mode to what its value asks for: a mode's name, or thinking on or off."""
+"""From each field that asks for a mode to what its value asks for: a mode's name, thinking on or off, or ADAPTIVE."""
 
 BUDGET_FIELDS = (
     "thinking_token_budget", "reasoning_effort", "reasoning.effort", "reasoning.max_tokens", "thinking.budget_tokens",
@@ -203,7 +205,7 @@ HIDING_FIELDS: Mapping[str, bool] = {"reasoning.exclude": True, "include_reasoni
 
 def mode_wish(
     body: Fields,
-    modes: Mapping[str, Callable[[Any], str | bool]] = MODE_FIELDS,
+    modes: Mapping[str, Callable[[Any], Wanted]] = MODE_FIELDS,
     budgets: Sequence[str] = BUDGET_FIELDS,
 ) -> ModeWish:
     """What a body asks for in the fields of the two tables; fields that are absent or null ask for nothing."""

@@ -2,18 +2,34 @@
 
 from collections.abc import Sequence
 
-from server.core.choice import Choice, cached_tokens
+from server.core.choice import Choice, cached_tokens, prompt_tokens
 from server.core.plan import Plan
 from server.errors import JsonObject
 
 
 def usage(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
     """The token counts of finished choices."""
-    completion_tokens = sum(choice.completion_tokens for choice in choices)
+    prompt, completion = prompt_tokens(choices), sum(choice.completion_tokens for choice in choices)
+    reasoning = sum(choice.reasoning_tokens for choice in choices)
     return {
-        "prompt_tokens": plan.prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": plan.prompt_tokens + completion_tokens,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached_tokens(choices)},
-        "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
+        "completion_tokens_details": {"reasoning_tokens": reasoning, **drafted(plan, choices)},
     }
+
+
+def drafted(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
+    """What the choice between two modes came to, where it was the server's: the tokens of drafts that were dropped,
+    which are in no other count, and the prompt's that had not to be computed again after them.
+    """
+    if not plan.tells_mode:
+        return {}
+    found = sum(choice.found_again or 0 for choice in choices)
+    return {"draft_tokens": sum(choice.draft_tokens for choice in choices), "found_again_tokens": found}
+
+
+def mode_told(choice: Choice, plan: Plan) -> JsonObject:
+    """The mode that the server chose, if it did: null where the choice was ended before."""
+    return {"reasoning_mode": choice.mode or None} if plan.tells_mode else {}

@@ -1,6 +1,6 @@
 """From a checked body of Anthropic's to a request of the core."""
 
-from server.api.common.thinking import mode_wish
+from server.api.common.thinking import mode_wish, thinking_type
 from server.api.messages.body import CountTokensRequest, MessagesRequest, ToolChoice
 from server.api.messages.conversation import conversation_of
 from server.core.request import Form, JsonForm, NamedTool, Received, Request, Stop, ToolUse, new_id
@@ -49,7 +49,7 @@ def count_tokens_request(asked: CountTokensRequest, received: Received) -> Reque
 def _mode(asked: CountTokensRequest) -> ModeWish:
     """An effort bounds the thinking only where nothing says how many tokens it may have."""
     budgets = ["thinking_token_budget", "thinking.budget_tokens"]
-    wish = mode_wish(asked, {"reasoning_mode": str, "thinking.type": lambda kind: kind != "disabled"}, budgets)
+    wish = mode_wish(asked, {"reasoning_mode": str, "thinking.type": thinking_type}, budgets)
     return wish if wish.budgets else wish._replace(budgets=mode_wish(asked, {}, ["output_config.effort"]).budgets)
 
 

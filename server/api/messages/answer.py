@@ -2,10 +2,11 @@
 
 import orjson
 
+from server.api.common.usage import drafted, mode_told
 from server.api.messages.blocks import Content
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import anthropic_error
-from server.core.choice import cached_tokens
+from server.core.choice import cached_tokens, prompt_tokens
 from server.core.events import Piece
 from server.core.run import Run
 from server.errors import ApiError, JsonObject
@@ -46,6 +47,7 @@ class MessageAnswer:
             "role": "assistant",
             "model": self._model,
             "content": [],
+            **mode_told(self._choice, self._plan),
             **dict.fromkeys(("stop_reason", "stop_sequence", "stop_details", "container")),
             "usage": {
                 **self.usage(),
@@ -62,11 +64,11 @@ class MessageAnswer:
             (self._choice.completion_tokens, self._choice.reasoning_tokens) if self.is_generated else (0, 0)
         )
         return {
-            "input_tokens": self._plan.prompt_tokens - cached,
+            "input_tokens": prompt_tokens([self._choice]) - cached,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": generated,
-            "output_tokens_details": {"thinking_tokens": thought},
+            "output_tokens_details": {"thinking_tokens": thought, **drafted(self._plan, [self._choice])},
             "server_tool_use": None,
         }
 
@@ -90,7 +92,7 @@ class MessageAnswer:
     def _stop_reason(self) -> str:
         choice = self._choice
         if choice.finish == "length" or not self.is_generated:
-            is_cut = self._plan.choices[0].sampling.max_tokens < self._asked.max_tokens
+            is_cut = choice.sampling.max_tokens < self._asked.max_tokens
             return "model_context_window_exceeded" if is_cut else "max_tokens"
         if choice.stop_reason is not None:
             return "stop_sequence"

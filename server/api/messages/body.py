@@ -233,8 +233,9 @@ class ThinkingConfig(Fields):
     """Whether the model thinks."""
 
     type: Literal["enabled", "adaptive", "disabled"]
-    """`enabled` and `adaptive` are the profile's mode for thinking, `disabled` the one that answers at once. Left out:
-    the mode of `model`, or the default.
+    """`enabled` is the profile's mode for thinking, `disabled` the one that answers at once; `adaptive` the one that
+    decides, of kind `auto`, and where the profile has none, the mode for thinking. Left out: the mode of `model`, or
+    the default.
 
     Differs: with `adaptive` Anthropic's models choose whether they think.
     """

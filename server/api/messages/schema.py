@@ -61,6 +61,10 @@ class OutputDetails(Answer):
 
     thinking_tokens: Count
     """How many were thinking, the wrap-up counted; exact."""
+    draft_tokens: Count | None = None
+    """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
+    found_again_tokens: Count | None = None
+    """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
 
 
 class UsageSoFar(Answer):
@@ -132,6 +136,8 @@ class MessageEnd(Answer):
 class AnthropicMessage(MessageEnd):
     """An answer."""
 
+    reasoning_mode: str | None = None
+    """In a mode of kind `auto`: the one that it chose."""
     id: str
     """The id of the answer."""
     type: Literal["message"]

@@ -5,12 +5,13 @@ from time import time
 
 from pydantic import BaseModel
 
+from server.api.common.usage import drafted, mode_told
 from server.api.responses.admission import Asked
 from server.api.responses.body import JsonSchemaText, ResponseRequest
 from server.api.responses.events_log import EventLog
 from server.api.responses.output import ItemStatus, Output, ThinkingShown
 from server.api.responses.tools import FunctionTool, HostedTool, Tool
-from server.core.choice import cached_tokens
+from server.core.choice import cached_tokens, prompt_tokens
 from server.core.events import Piece
 from server.core.run import Run
 from server.errors import ApiError, BadRequestError, JsonObject
@@ -89,7 +90,7 @@ class ResponseAnswer:
     def snapshot(self, status: str | None = None) -> JsonObject:
         """The response so far."""
         status = status or ("cancelled" if self._is_cancelled else "queued" if self._is_queued else "in_progress")
-        return {**self._head, "status": status, "output": self._output.items(), "usage": None}
+        return {**self._head, **_of_mode(self._run), "status": status, "output": self._output.items(), "usage": None}
 
     def cancel(self) -> JsonObject:
         """Notes that the run was told to end; the response so far."""
@@ -164,7 +165,7 @@ def _shown(body: ResponseRequest, run: Run) -> ThinkingShown:
 
 def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
     """What does not change; what the client left open is as it was filled in."""
-    sampling, options = run.plan.choices[0].sampling, body.reasoning
+    options = body.reasoning
     head: JsonObject = {
         "id": run.plan.id,
         "object": "response",
@@ -178,10 +179,6 @@ def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
         "top_logprobs": body.top_logprobs or 0,
         "reasoning": {
             "effort": body.reasoning_effort if options is None else options.effort or body.reasoning_effort,
@@ -199,6 +196,13 @@ def _head(body: ResponseRequest, run: Run, model: str) -> JsonObject:
         "safety_identifier": body.safety_identifier,
     }
     return head if body.user is None else {**head, "user": body.user}
+
+
+def _of_mode(run: Run) -> JsonObject:
+    """What may not be settled before the first token, where the server chooses the mode."""
+    (choice,) = run.choices
+    names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+    return {**{name: getattr(choice.sampling, name) for name in names}, **mode_told(choice, run.plan)}
 
 
 def _text(body: ResponseRequest) -> JsonObject:
@@ -228,11 +232,11 @@ def _choice(body: ResponseRequest) -> object:
 
 def _usage(run: Run) -> JsonObject:
     (choice,) = run.choices
-    prompt = run.plan.prompt_tokens
+    prompt = prompt_tokens(run.choices)
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached_tokens(run.choices), "cache_write_tokens": 0},
         "output_tokens": choice.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": choice.reasoning_tokens},
+        "output_tokens_details": {"reasoning_tokens": choice.reasoning_tokens, **drafted(run.plan, run.choices)},
         "total_tokens": prompt + choice.completion_tokens,
     }

@@ -149,6 +149,10 @@ class OutputDetails(Answer):
 
     reasoning_tokens: Count
     """How many were thinking, the wrap-up counted; exact."""
+    draft_tokens: Count | None = None
+    """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
+    found_again_tokens: Count | None = None
+    """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
 
 
 class ResponseUsage(Answer):
@@ -217,6 +221,8 @@ class ResponseObject(Answer):
     """Where it failed."""
     incomplete_details: IncompleteDetails | None
     """Where it is incomplete."""
+    reasoning_mode: str | None = None
+    """In a mode of kind `auto`: the one that it chose; null until it has."""
     reasoning_finish_reason: ReasoningFinish | None = None
     """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
     standard mode.

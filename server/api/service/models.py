@@ -29,7 +29,7 @@ def model_of(name: str, served: Served, serving: Serving) -> JsonObject:
         "max_model_len": None if ready is None else ready.max_context,
         "weights": serving.settings.weights,
         "reasoning_mode": mode.name,
-        "kind": "thinking" if mode.thinks else "direct",
+        "kind": mode.kind,
     }
 
 

@@ -32,8 +32,8 @@ class Model(Answer):
     """In how many bits the weights are held."""
     reasoning_mode: str
     """The mode of requests for this name that name no other."""
-    kind: Literal["direct", "thinking"]
-    """Whether that mode answers at once or thinks first."""
+    kind: Literal["direct", "thinking", "auto"]
+    """Whether that mode answers at once, thinks first, or decides which."""
 
 
 class Models(Answer):

@@ -146,7 +146,7 @@ def _default(kind: type[BaseModel], path: str, required: bool) -> str:
         return "required"
     if name not in ThinkingMode.__struct_fields__:
         return ""
-    values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).modes.values()]
+    values = [getattr(mode, name, "") for mode in load_profile(SHOWN_PROFILE).plain.values()]
     if None in values:
         return "what the limit leaves"
     return " / ".join(map(str, values if len(set(values)) > 1 else values[:1]))

@@ -93,7 +93,7 @@ def profiles() -> str:
     for path in sorted(PROFILE_FOLDER.glob("*.toml")):
         profile = load_profile(path)
         types = ", ".join(profile.match.model_types) if profile.match else "all others"
-        modes = "; ".join(f"{name}: {sampling(mode)}" for name, mode in profile.modes.items())
+        modes = "; ".join(f"{name}: {sampling(mode)}" for name, mode in profile.plain.items())
         rows.append([f"`{path.stem}`", types, modes])
     return table(["profile", "`model_type`", "sampling of each mode"], rows)
 
@@ -184,7 +184,7 @@ def _renders(templates: Sequence[Found]) -> str:
 
 
 def _toggles(profile: Profile, templates: Sequence[Found], found: Found) -> str:
-    if len({mode.thinks for mode in profile.modes.values()}) == 1:
+    if len({mode.thinks for mode in profile.plain.values()}) == 1:
         return "thinks always" if _thinking(profile) else "does not think"
     if templates:
         return "yes" if all(one["toggles"] for one in templates) else "no: the server writes the closed block"
@@ -207,13 +207,13 @@ def _pages(found: Found) -> str:
 
 
 def _thinking(profile: Profile) -> list[ThinkingMode]:
-    return [mode for mode in profile.modes.values() if isinstance(mode, ThinkingMode)]
+    return [mode for mode in profile.plain.values() if isinstance(mode, ThinkingMode)]
 
 
 def _switch(profile: Profile) -> str:
     """The variables by which the template knows the modes."""
     told = []
-    for mode in profile.modes.values():
+    for mode in profile.plain.values():
         if mode.template is not None:
             return "templates of ours"
         if mode.template_variables is None:

@@ -1,0 +1,121 @@
+"""What a mode of kind `auto` would have come to with each threshold, from answers that were drawn in both of its modes.
+
+Arithmetic over recorded log-probabilities; asks nobody. A draft is kept where its signal is at least the threshold,
+and then costs its answer's tokens; else it costs the tokens that were drawn before it was dropped, and the thinker's.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import NamedTuple
+
+from server.modes.confidence import Signal, confidence
+
+
+class Drawn(NamedTuple):
+    """A token's log-probability, and (id, log-probability) of the likeliest in its place."""
+
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One item in both modes: scores from 0 to 1, tokens, and the entries of the direct answer's tokens."""
+
+    family: str
+    direct_score: float
+    thinking_score: float
+    direct_tokens: int
+    thinking_tokens: int
+    entries: Sequence[Drawn]
+
+
+class Point(NamedTuple):
+    """With a `threshold`: the mean score, and the mean of tokens."""
+
+    threshold: float
+    accuracy: float
+    tokens: float
+
+
+def signal_of(pair: Pair, signal: Signal, draft_tokens: int) -> float:
+    """Of the first tokens of a draft; of an empty one, which is always dropped, minus infinity."""
+    entries = pair.entries[:draft_tokens]
+    return confidence(signal, entries) if entries else -math.inf
+
+
+def curve(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> list[Point]:
+    """The points of all thresholds that differ, the highest first: from thinking always to the drafts that can be kept.
+
+    The first threshold is above 0, which no signal reaches.
+    """
+    ranked = sorted(((signal_of(pair, signal, draft_tokens), pair) for pair in pairs), key=lambda one: -one[0])
+    accuracy = sum(pair.thinking_score for pair in pairs)
+    tokens = sum(_dropped(pair, draft_tokens) for pair in pairs)
+    points = [Point(math.inf, accuracy / len(pairs), tokens / len(pairs))]
+    for number, (value, pair) in enumerate(ranked, 1):
+        if value == -math.inf:
+            break
+        accuracy += pair.direct_score - pair.thinking_score
+        tokens += pair.direct_tokens - _dropped(pair, draft_tokens)
+        if number == len(ranked) or ranked[number][0] < value:
+            points.append(Point(value, accuracy / len(pairs), tokens / len(pairs)))
+    return points
+
+
+def oracle(pairs: Sequence[Pair], draft_tokens: int) -> Point:
+    """If it were known which drafts are at least as good as what thinking would bring."""
+    keeps = [pair.direct_score >= pair.thinking_score for pair in pairs]
+    scores = [pair.direct_score if keep else pair.thinking_score for pair, keep in zip(pairs, keeps, strict=True)]
+    spent = [
+        pair.direct_tokens if keep else _dropped(pair, draft_tokens) for pair, keep in zip(pairs, keeps, strict=True)
+    ]
+    return Point(math.nan, sum(scores) / len(pairs), sum(spent) / len(pairs))
+
+
+def cheapest(points: Iterable[Point], accuracy: float) -> Point | None:
+    """Of those at least so accurate, the one with the fewest tokens; None where there is none."""
+    return min((point for point in points if point.accuracy >= accuracy), key=lambda one: one.tokens, default=None)
+
+
+def best(points: Iterable[Point], tokens: float) -> Point | None:
+    """Of those with at most so many tokens, the most accurate; None where there is none."""
+    return max((point for point in points if point.tokens <= tokens), key=lambda one: one.accuracy, default=None)
+
+
+def auc(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> float | None:
+    """The chance that a right draft has a higher signal than a wrong one; None where all are alike."""
+    values = [(signal_of(pair, signal, draft_tokens), pair.direct_score == 1.0) for pair in pairs]
+    right, wrong = ([value for value, is_right in values if is_right is kind] for kind in (True, False))
+    if not (right and wrong):
+        return None
+    wins = sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
+    return wins / (len(right) * len(wrong))
+
+
+def area(points: Sequence[Point], start: Point, end: Point) -> float:
+    """Between a curve and mixing two modes at random, the straight line from `start` to `end`; accuracy times tokens.
+
+    Beyond `end`, the line goes on as it is there.
+    """
+
+    def above(point: Point) -> float:
+        share = (point.tokens - start.tokens) / (end.tokens - start.tokens) if end.tokens > start.tokens else 1.0
+        return point.accuracy - start.accuracy - min(1.0, share) * (end.accuracy - start.accuracy)
+
+    ordered = sorted(points, key=lambda one: one.tokens)
+    return sum((two.tokens - one.tokens) * (above(one) + above(two)) / 2 for one, two in pairwise(ordered))
+
+
+def modes_alone(pairs: Sequence[Pair]) -> tuple[Point, Point]:
+    """The direct mode for all, and the thinking mode for all, without a draft."""
+    direct = Point(-math.inf, fmean(pair.direct_score for pair in pairs), fmean(pair.direct_tokens for pair in pairs))
+    thinking = (fmean(pair.thinking_score for pair in pairs), fmean(pair.thinking_tokens for pair in pairs))
+    return direct, Point(math.inf, *thinking)
+
+
+def _dropped(pair: Pair, draft_tokens: int) -> int:
+    return min(draft_tokens, pair.direct_tokens) + pair.thinking_tokens

@@ -1,0 +1,96 @@
+"""A choice that begins as a draft of a mode that answers at once, and thinks if the model was not sure of that.
+
+The draft is one generation, with log-probabilities. Its tokens are held until so many are there, or it has ended. If
+the model was sure of them, they are fed as they would have been, and the generation goes on: nothing is computed
+twice. If not, they are dropped, and the thinking begins over the same pages, as a choice of its own mode would.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from chat_templates.think_end import ThinkEnd
+from engine.messages import Delta, Sampling, TokenLogprob
+from server.core.choice import Advance, Choice, Generation
+from server.core.plan import ChoicePlan, Draft
+from server.modes.confidence import confidence, likeliest_needed
+
+
+class DraftedChoice(Choice):
+    """The choice of a `plan` with a draft."""
+
+    def __init__(self, plan: ChoicePlan, draft: Draft, think_end: ThinkEnd, think_again: ThinkEnd | None) -> None:
+        one = draft.plan
+        top = likeliest_needed(draft.signal)
+        super().__init__(
+            one.prompt_ids, _told(one.sampling, top), think_end, answer=_told(one.answer or one.sampling, top)
+        )
+        self.asked_ids = plan.prompt_ids
+        self.drafting = True
+        self._after = plan
+        self._rule = draft
+        self._think_again_then = think_again
+        self._held: list[Delta] = []
+        self._entries: list[TokenLogprob] = []
+        self._cached_at_first: int | None = None
+
+    @property
+    def plan(self) -> ChoicePlan:
+        """By which it is read: the draft's, or what follows it."""
+        return self._after if self.is_dropped else self._rule.plan
+
+    def draft(self, delta: Delta) -> Sequence[Delta]:
+        """Nothing while the draft goes on, and all of it where it is kept; afterwards `generation` may have changed."""
+        self._held.append(delta)
+        self._entries += (delta.logprobs or [])[: len(delta.token_ids) - (delta.stop_token_id is not None)]
+        self.draft_tokens += len(delta.token_ids)
+        if self.draft_tokens < self._rule.tokens and delta.finish is None and not self._told_to_end:
+            return ()
+        self.drafting = False
+        held, self._held = self._held, []
+        if self._told_to_end or self._is_sure():
+            self._told_to_end = False
+            self.mode, self.draft_tokens = self._rule.plan.mode, 0
+            return held
+        self._think_after_all(held[0].cached_tokens)
+        return ()
+
+    def feed(self, delta: Delta) -> Advance:
+        """As any choice, once it is known what it is."""
+        advance = super().feed(delta)
+        if self.is_dropped and self.found_again is None and self.cached_tokens is not None:
+            self.found_again, self.cached_tokens = self.cached_tokens, self._cached_at_first or 0
+        return advance
+
+    def set_back(self) -> None:
+        """A draft goes on from the tokens that are held."""
+        if not self.drafting or self.finish is not None:
+            super().set_back()
+            return
+        drawn = [token_id for delta in self._held for token_id in delta.token_ids]
+        sampling = self._sampling_of_answer_after(len(drawn))
+        self.generation = Generation([*self.prompt_ids, *drawn], sampling)
+
+    def end_thinking(self) -> bool:
+        """A draft that is told to, is the answer."""
+        if not self.drafting:
+            return super().end_thinking()
+        tells = self.finish is None and not self._told_to_end
+        self._told_to_end = True
+        return tells
+
+    def _is_sure(self) -> bool:
+        """By the tokens that a client would be told the log-probabilities of; by none, it is not."""
+        rule = self._rule
+        entries = self._entries[: rule.tokens]
+        return bool(entries) and confidence(rule.signal, entries) >= rule.threshold
+
+    def _think_after_all(self, cached_tokens: int | None) -> None:
+        plan = self._after
+        self.is_dropped, self.mode, self._cached_at_first = True, plan.mode, cached_tokens
+        self._begin(plan.prompt_ids, plan.sampling, plan.answer or plan.sampling, plan.thinking, self._think_again_then)
+
+
+def _told(sampling: Sampling, top: int) -> Sampling:
+    """With the log-probabilities that the decision needs; more of them than the client asked for are not shown."""
+    return msgspec.structs.replace(sampling, logprobs=max(top, sampling.logprobs or 0))

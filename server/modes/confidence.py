@@ -1,0 +1,53 @@
+"""How sure a model was of the tokens that it drew, as one number: what a mode of kind `auto` decides by.
+
+Knows log-probabilities only. The number is never above 0, and the higher it is, the surer was the model.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+Signal = Literal["sum", "mean", "least", "first", "entropy"]
+"""Of the draft's log-probabilities their sum, their mean, the least or the first; or the largest entropy, negative."""
+ENTROPY_TOP = 20
+"""So many of the likeliest tokens are told apart in an entropy; all others count as one. As many as vLLM tells."""
+
+
+class Entry(Protocol):
+    """Of one token: its natural log-probability, and those of the likeliest in its place, by their ids."""
+
+    @property
+    def logprob(self) -> float:
+        """The token's own."""
+
+    @property
+    def top(self) -> Sequence[tuple[int, float]]:
+        """The likeliest, in order."""
+
+
+def likeliest_needed(signal: Signal) -> int:
+    """How many of the likeliest tokens have to be told with each one drawn."""
+    return ENTROPY_TOP if signal == "entropy" else 0
+
+
+def confidence(signal: Signal, entries: Sequence[Entry]) -> float:
+    """The signal of a draft whose tokens have these `entries`, at least one."""
+    match signal:
+        case "sum":
+            return sum(entry.logprob for entry in entries)
+        case "mean":
+            return sum(entry.logprob for entry in entries) / len(entries)
+        case "least":
+            return min(entry.logprob for entry in entries)
+        case "first":
+            return entries[0].logprob
+        case "entropy":
+            return -max(_entropy(entry) for entry in entries)
+
+
+def _entropy(entry: Entry) -> float:
+    """In nats: of the likeliest tokens, and of all others as one."""
+    logprobs = [logprob for _, logprob in entry.top[:ENTROPY_TOP] if logprob > -math.inf]
+    rest = 1.0 - sum(map(math.exp, logprobs))
+    told = -sum(math.exp(logprob) * logprob for logprob in logprobs)
+    return max(0.0, told - (rest * math.log(rest) if rest > 0.0 else 0.0))

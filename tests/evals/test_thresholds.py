@@ -1,0 +1,70 @@
+"""The arithmetic of thresholds, on answers that are made up."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.thresholds import Drawn, Pair, auc, best, cheapest, curve, oracle
+
+
+def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = None) -> Pair:
+    return Pair("sums", direct, thinking, tokens or len(logprobs) + 1, 100, [Drawn(one) for one in logprobs])
+
+
+SURE, UNSURE, WRONG = pair(1, 1, -0.1, -0.1), pair(1, 1, -1.0, -1.0), pair(0, 1, -2.0, -0.1)
+PAIRS = [WRONG, SURE, UNSURE]
+
+
+def test_a_curve_goes_from_thinking_always_to_never() -> None:
+    points = curve(PAIRS, "sum", 10)
+    assert [point.threshold for point in points] == pytest.approx([math.inf, -0.2, -2.0, -2.1])
+    assert [point.accuracy for point in points] == pytest.approx([1, 1, 1, 2 / 3])
+    assert [point.tokens for point in points] == pytest.approx([103, (3 + 2 * 103) / 3, (2 * 3 + 103) / 3, 3])
+
+
+def test_a_dropped_draft_costs_what_was_drawn() -> None:
+    long = pair(0, 1, *[-1.0] * 50)
+    assert [point.tokens for point in curve([long], "sum", 4)] == [104, 51]
+
+
+def test_an_empty_draft_is_never_kept() -> None:
+    assert [point.accuracy for point in curve([pair(1, 0, tokens=1)], "sum", 4)] == [0]
+
+
+def test_what_a_wish_finds() -> None:
+    points = curve(PAIRS, "sum", 10)
+    found = cheapest(points, 0.99)
+    assert found is not None
+    assert found.threshold == pytest.approx(-2.0)
+    found = best(points, 70)
+    assert found is not None
+    assert found.accuracy == 1
+    assert cheapest(points, 1.1) is None
+    assert best(points, 1) is None
+
+
+def test_a_signal_that_tells_right_from_wrong() -> None:
+    assert auc(PAIRS, "sum", 10) == 1
+    assert auc([SURE, UNSURE], "sum", 10) is None
+    assert auc([pair(1, 1, -1.0), pair(0, 1, -1.0)], "sum", 10) == 0.5
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda direct, thinking, logprobs: pair(direct, thinking, *logprobs),
+            st.sampled_from([0, 1]),
+            st.sampled_from([0, 1]),
+            st.lists(st.floats(-9, 0), min_size=1, max_size=6),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 8),
+)
+def test_no_threshold_is_better_than_the_oracle(pairs: list[Pair], draft_tokens: int) -> None:
+    top = oracle(pairs, draft_tokens)
+    for point in curve(pairs, "mean", draft_tokens):
+        assert point.accuracy <= top.accuracy + 1e-9
