@@ -379,15 +379,23 @@ async def test_slow_work_on_one_request_does_not_hold_up_another(
 
 
 async def test_tokenizing_megabytes_lets_the_event_loop_turn(client: Client, engine: FakeEngine) -> None:
-    """The library holds the interpreter for as long as it encodes, unless it is asked the right way."""
+    """The library holds the interpreter for as long as it encodes, unless it is asked the right way.
+
+    Held up, the loop turns about five times, always. A busy machine may keep it from turning too, but not every time.
+    """
+    most = 0
     async with client(engine) as http:
-        slow = asyncio.create_task(http.post(TOKENIZE, json={"prompt": "7 " * 300_000}))
-        turns = 0
-        while not slow.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        assert (await slow).json()["count"] == 600_000
-    assert turns > 50  # held up, there are about five
+        for _ in range(20):
+            slow = asyncio.create_task(http.post(TOKENIZE, json={"prompt": "7 " * 300_000}))
+            turns = 0
+            while not slow.done():
+                await asyncio.sleep(0.001)
+                turns += 1
+            assert (await slow).json()["count"] == 600_000
+            most = max(most, turns)
+            if most > 50:
+                break
+    assert most > 50
 
 
 async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
