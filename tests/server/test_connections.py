@@ -4,12 +4,14 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 import pytest
+import uvloop
 
 from chat_templates.format import ChatFormat
 from server.http.connections import SPARE_FILES, Connections
@@ -202,6 +204,34 @@ async def test_this_is_no_proxy(server: Served) -> None:
 async def test_requests_sent_ahead_are_answered_up_to_a_number(server: Served) -> None:
     assert (await exchange(server[1], HEALTH * MAX_AHEAD + LAST)).count(b"HTTP/1.1 200 OK") == MAX_AHEAD + 1
     assert (await exchange(server[1], HEALTH * 10_000)).count(b"HTTP/1.1 200 OK") <= MAX_AHEAD
+
+
+def test_who_sends_ahead_and_leaves_is_missed(
+    profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a real server's loop, which minds what is written to a connection that is gone."""
+    uvloop.run(leaving_ahead(profile, fmt))
+    assert not caplog.records
+
+
+async def leaving_ahead(profile: Profile, fmt: ChatFormat) -> None:
+    engine = FakeEngine(always(fmt.encode_text("a") * 3000), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.001))
+    content = json.dumps(body(stream=True, max_tokens=3000)).encode()
+    asked = CHAT + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    for sent in (2 * asked, 2 * asked + b"no HTTP\r\n\r\n", (MAX_AHEAD + 2) * asked):
+        engine.aborted.clear()
+        async with served(engine, profile, fmt, Settings()) as (server, port):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(sent)
+                while not server.server_state.total_requests and not server.server_state.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            while server.server_state.tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert len(engine.aborted) == len(engine.seen)
+        engine.seen.clear()
 
 
 async def test_one_connection_too_many_is_told_so(server: Served) -> None:
