@@ -114,6 +114,9 @@ class Protocol(HttpToolsProtocol):
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise ValueError("too large")
+        if sum(name == b"host" for name, _ in self.headers) > 1:  # RFC 9112, 3.2: a proxy may have read another one
+            self._refuse(HTTPStatus.BAD_REQUEST, "A request has one Host.")
+            raise ValueError("several hosts")
         if len(self.pipeline) >= MAX_AHEAD:
             self._is_refused = True
             self._close()

@@ -17,7 +17,7 @@ from engine.messages import Adapter
 from server.engine_client import EngineLost, EngineUnavailable
 from server.engine_process import EngineProcess
 from server.process_engine_client import ProcessEngineClient
-from tests.engine.conftest import ROOT, collect, request, token_ids, until
+from tests.engine.conftest import ROOT, begin, collect, request, token_ids, until
 from tests.engine.scripted_process import TOKENS
 
 MOST_SECONDS = 5.0
@@ -138,7 +138,7 @@ async def test_a_hang_is_noticed_though_the_client_has_left(start: Start, tmp_pa
         await ready(client)
         for _ in range(2):
             await token_ids(client, request([5]))
-        leaving = asyncio.create_task(collect(client, request([5])))
+        leaving = await begin(client, request([5]))
         await until((tmp_path / "once").exists)
         leaving.cancel()
         await asyncio.wait([leaving])

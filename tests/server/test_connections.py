@@ -197,6 +197,14 @@ async def test_the_older_http_and_a_client_that_waits_for_leave(server: Served) 
     assert b"HTTP/1.1 200 " in answer
 
 
+async def test_a_request_of_two_hosts_is_refused(server: Served) -> None:
+    """Whoever stood before us may have heeded the other one."""
+    twice = LAST.replace(b"Host: localhost\r\n", b"Host: localhost\r\nHost: evil.example\r\n")
+    answer = await exchange(server[1], twice)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"A request has one Host." in answer
+
+
 async def test_this_is_no_proxy(server: Served) -> None:
     assert (await exchange(server[1], b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
