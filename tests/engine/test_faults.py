@@ -16,6 +16,7 @@ import pytest
 from engine.messages import Adapter
 from server.engine_client import EngineLost, EngineUnavailable
 from server.engine_process import EngineProcess
+from server.engine_supervisor import _LONG_SILENCE
 from server.process_engine_client import ProcessEngineClient
 from tests.engine.conftest import ROOT, begin, collect, request, token_ids, until
 from tests.engine.scripted_process import TOKENS
@@ -133,13 +134,13 @@ async def test_a_machine_that_starts_no_process_at_all_is_final(start: Start, mo
         assert client.status.detail == "the engine could not be started"
 
 
-async def test_a_hang_is_noticed_though_the_client_has_left(start: Start, tmp_path: Path) -> None:
+async def test_a_hang_is_noticed_though_the_client_has_left(start: Start) -> None:
     async with start("deadlock", most_seconds=MOST_SECONDS) as client:
         await ready(client)
         for _ in range(2):
             await token_ids(client, request([5]))
         leaving = await begin(client, request([5]))
-        await until((tmp_path / "once").exists)
+        await until(lambda: client._supervisor._steps.silence >= _LONG_SILENCE)  # it owes a report from then on
         leaving.cancel()
         await asyncio.wait([leaving])
         await until(lambda: client.restarts == {"hang": 1})
@@ -148,7 +149,7 @@ async def test_a_hang_is_noticed_though_the_client_has_left(start: Start, tmp_pa
 
 
 async def test_a_start_without_a_sign_of_life_is_ended(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    async with start("load", most_seconds=MOST_SECONDS) as client:
+    async with start("load", most_seconds=2.0) as client:
         await until(lambda: client.status.final)
         assert client.status.detail == "the engine hung"
         assert "while loading the weights" in client.status.reason
