@@ -197,6 +197,25 @@ async def test_the_older_http_and_a_client_that_waits_for_leave(server: Served) 
     assert b"HTTP/1.1 200 " in answer
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: +5\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"X: a\r\n b\r\n",
+        b"X: a\nY: b\r\n",
+        b"X: a\0\r\n",
+    ],
+)
+async def test_a_head_that_can_be_read_in_two_ways_is_refused(server: Served, fields: bytes) -> None:
+    """Whoever stood before us may have read it in the other one."""
+    answer = await exchange(server[1], CHAT + fields + b"\r\n0\r\n\r\n" + LAST)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"400"]
+
+
 async def test_a_request_of_two_hosts_is_refused(server: Served) -> None:
     """Whoever stood before us may have heeded the other one."""
     twice = LAST.replace(b"Host: localhost\r\n", b"Host: localhost\r\nHost: evil.example\r\n")
