@@ -1,8 +1,10 @@
 """Settings for all tests: no network, repeatable examples, and cheap tests before those that start an engine."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -12,6 +14,11 @@ from tests.real_server import RealServer
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# httpx gives up on an answer after five seconds, in which a busy machine may have done nothing. Tests that wait for a
+# time to pass name it.
+PATIENCE = inspect.signature(httpx.get).parameters["timeout"].default
+PATIENCE.connect = PATIENCE.read = PATIENCE.write = PATIENCE.pool = 240.0
 
 # No deadlines: the machine may be busy. In CI the same examples every time, so that a failure can be repeated.
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 SCRAPE_SECONDS = 0.25
-START_SECONDS = 60
+START_SECONDS = 240
 
 
 def program(name: str) -> str:
@@ -67,11 +67,11 @@ class Prometheus:
     def stop(self) -> None:
         """Ends it."""
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(240)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """What the expression gives now."""
-        answer = httpx.get(f"{self._url}/api/v1/query", params={"query": expression}, timeout=30).json()
+        answer = httpx.get(f"{self._url}/api/v1/query", params={"query": expression}, timeout=240).json()
         assert answer["status"] == "success", (expression, answer)
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result

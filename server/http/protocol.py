@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import error_body
 from server.http.connections import LEAST_RATE, Connections
@@ -53,6 +53,8 @@ class Protocol(HttpToolsProtocol):
     _unread = 0  # bytes, at the last look
     _moved = 0.0  # when that changed
     _look_timer: asyncio.TimerHandle | None = None
+    _answered: RequestResponseCycle | None = None
+    """Of the request whose answer goes out now; uvicorn's own `cycle` is that of the last one sent ahead."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
@@ -74,6 +76,7 @@ class Protocol(HttpToolsProtocol):
         if self._look_timer is not None:
             self._look_timer.cancel()
         super().connection_lost(exc)
+        self._tell_there_is_nobody()
 
     def pause_writing(self) -> None:
         """Called by asyncio: the client reads more slowly than we write."""
@@ -111,12 +114,18 @@ class Protocol(HttpToolsProtocol):
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise ValueError("too large")
+        if sum(name == b"host" for name, _ in self.headers) > 1:  # RFC 9112, 3.2: a proxy may have read another one
+            self._refuse(HTTPStatus.BAD_REQUEST, "A request has one Host.")
+            raise ValueError("several hosts")
         if len(self.pipeline) >= MAX_AHEAD:
             self._is_refused = True
-            self.transport.close()
+            self._close()
             raise ValueError("too many requests at once")
         if not self.parser.should_upgrade():
+            ahead = len(self.pipeline)
             super().on_headers_complete()
+            if len(self.pipeline) == ahead:
+                self._answered = self.cycle
 
     def on_body(self, body: bytes) -> None:
         """Called by httptools."""
@@ -132,7 +141,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called by uvicorn."""
+        following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        self._answered = following
         if self._awaits() == "end":
             self._await("end")
         if self.transport.get_write_buffer_size():
@@ -262,11 +273,9 @@ class Protocol(HttpToolsProtocol):
         """
         self._is_refused = True
         if self.pipeline or (self._is_answering and self.cycle.response_started):
-            self.transport.close()
+            self._close()
             return
-        if self._is_answering:  # by the app, which learns that there is nobody to answer
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._tell_there_is_nobody()
         body = orjson.dumps(error_body(message, "invalid_request_error"))
         request_id = new_request_id().encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
@@ -274,6 +283,17 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _close(self) -> None:
+        """Ends the connection in the middle of an answer."""
+        self._tell_there_is_nobody()
+        self.transport.close()
+
+    def _tell_there_is_nobody(self) -> None:
+        """To the app that answers, if any: nothing that it sends is written from now on."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
 
 def protocol_of(connections: Connections) -> type[Protocol]:

@@ -11,7 +11,7 @@ import pytest
 from server.engine_client import EngineUnavailable
 from server.process_engine_client import ProcessEngineClient
 from tests.engine import FATAL_PRIORITY
-from tests.engine.conftest import MODEL, begin, collect, prompt, request, token_ids, until
+from tests.engine.conftest import MAX_CONTEXT, MODEL, begin, collect, prompt, request, token_ids, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
@@ -97,7 +97,7 @@ async def test_the_engine_leaves_when_its_front_end_is_killed() -> None:
 async def test_an_error_in_the_engine_fails_what_runs_and_the_engine_comes_back(engine: ProcessEngineClient) -> None:
     before = await token_ids(engine, request(prompt(30)))
     first_pid = engine.pid
-    running = await begin(engine, request(prompt(30), max_tokens=5000))
+    running = await begin(engine, request(prompt(30), max_tokens=MAX_CONTEXT - 100))
     with pytest.raises(EngineUnavailable, match="the engine failed while it worked on this request"):
         await collect(engine, request(prompt(5), FATAL_PRIORITY))
     with pytest.raises(EngineUnavailable, match="the engine failed while it worked on this request"):
@@ -135,7 +135,7 @@ async def test_an_idle_engine_uses_no_processor(engine: ProcessEngineClient) -> 
 
 @pytest.mark.engine
 async def test_kill_9_is_noticed_and_the_engine_starts_again(engine: ProcessEngineClient) -> None:
-    running = [await begin(engine, request(prompt(30), max_tokens=5000)) for _ in range(3)]
+    running = [await begin(engine, request(prompt(30), max_tokens=MAX_CONTEXT - 100)) for _ in range(3)]
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
     for task in running:
@@ -153,7 +153,7 @@ async def test_a_stopped_engine_is_noticed_and_its_stacks_are_told(
 ) -> None:
     """As a debugger or a frozen disk would stop it."""
     before = await token_ids(engine, request(prompt(30)))
-    running = await begin(engine, request(prompt(30), max_tokens=5000))
+    running = await begin(engine, request(prompt(30), max_tokens=MAX_CONTEXT - 100))
     pid = engine.pid
     assert pid is not None
     monkeypatch.setattr("server.step_watch.StepWatch.limit", lambda watch: 5.0)

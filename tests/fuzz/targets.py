@@ -5,13 +5,12 @@ hardly changes, and SLACK times as much of it, for the fuzzer's own instruments.
 """
 
 import asyncio
-import json
 import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from jinja2 import TemplateSyntaxError
@@ -39,7 +38,7 @@ from server.api.tokens.body import read_detokenize_request, read_tokenize_reques
 from server.core.admission import admit, prompt_ids
 from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import GrammarPool
-from server.core.grammars import of_schema, schema_of
+from server.core.grammars import of_choices, of_lark, of_regex, of_schema, schema_of
 from server.core.request import Received, Request
 from server.core.schema_limits import most_forced
 from server.core.serving import Serving
@@ -53,7 +52,8 @@ SECONDS, MEGABYTES, SLACK = 0.05, 50, 20
 MOST_BYTES = 4096
 
 FMT = ChatFormat.from_folder(EMBEDDED_MODEL)
-TOKENIZER = (EMBEDDED_MODEL / "tokenizer.json").read_text()
+VOCABULARY = Vocabulary((EMBEDDED_MODEL / "tokenizer.json").read_text(), required=())
+"""Read once: that takes longer than all that a template does."""
 SERVING = Serving(
     settings=Settings(),
     profile=load_profile(PROFILE_FOLDER / "exaone4.toml"),
@@ -136,7 +136,7 @@ def templates(data: bytes) -> None:
         template = CheckpointTemplate(TemplateFiles(source, None, {"eos_token": "[|endofturn|]"}), FormatSettings())
     except (FormatError, TemplateSyntaxError):
         return
-    fmt = ChatFormat(Vocabulary(TOKENIZER, required=(), template=source), template)
+    fmt = ChatFormat(VOCABULARY.for_template(source), template)
     with limits.at_most(SECONDS):
         fmt.render(messages, DIRECT)
 
@@ -197,12 +197,27 @@ def schemas(data: bytes) -> None:
 
 
 def grammars(data: bytes) -> None:
-    """The first byte is a kind of grammar; as a request has it checked, in a process apart."""
-    kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
-    kind = kinds[data[0] % 4 if data else 0]
+    """The first byte is a kind of grammar; as a request has it checked, in a process apart.
+
+    What is refused while it is written is so here too, where the fuzzer sees how far it came. Most are, and a process
+    takes a hundred times as long.
+    """
+    kinds = tuple(WRITERS)
+    kind = kinds[data[0] % len(kinds) if data else 0]
     text = data[1:].decode(errors="replace")
-    value = json.loads(json.dumps(text.split("\0"))) if kind == "choice" else text
-    asyncio.run(POOL.written(RuleJob("field", kind, value), 0))
+    value: Any = text.split("\0") if kind == "choice" else text
+    with suppress(ValueError):
+        WRITERS[kind](value)
+        asyncio.run(POOL.written(RuleJob("field", kind, value), 0))
+
+
+WRITERS: dict[Literal["json", "regex", "choice", "grammar"], Callable[[Any], str]] = {
+    "json": lambda value: of_schema(schema_of(value)),
+    "regex": of_regex,
+    "choice": of_choices,
+    "grammar": of_lark,
+}
+"""As `grammar_worker` has them."""
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

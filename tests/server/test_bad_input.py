@@ -379,15 +379,23 @@ async def test_slow_work_on_one_request_does_not_hold_up_another(
 
 
 async def test_tokenizing_megabytes_lets_the_event_loop_turn(client: Client, engine: FakeEngine) -> None:
-    """The library holds the interpreter for as long as it encodes, unless it is asked the right way."""
+    """The library holds the interpreter for as long as it encodes, unless it is asked the right way.
+
+    Held up, the loop turns about five times, always. A busy machine may keep it from turning too, but not every time.
+    """
+    most = 0
     async with client(engine) as http:
-        slow = asyncio.create_task(http.post(TOKENIZE, json={"prompt": "7 " * 300_000}))
-        turns = 0
-        while not slow.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        assert (await slow).json()["count"] == 600_000
-    assert turns > 50  # held up, there are about five
+        for _ in range(20):
+            slow = asyncio.create_task(http.post(TOKENIZE, json={"prompt": "7 " * 300_000}))
+            turns = 0
+            while not slow.done():
+                await asyncio.sleep(0.001)
+                turns += 1
+            assert (await slow).json()["count"] == 600_000
+            most = max(most, turns)
+            if most > 50:
+                break
+    assert most > 50
 
 
 async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
@@ -442,3 +450,36 @@ def _send(connection: socket.socket, sent: bytes) -> None:
         connection.sendall(sent)
     except OSError:
         return  # the server closed the connection, having answered
+
+
+def _naming(url: str) -> list[tuple[str, dict[str, Any]]]:
+    """Requests that name an address which somebody else's server would ask."""
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": url}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"$ref": url}}}
+    image = [{"type": "image_url", "image_url": {"url": url}}]
+    source = [{"type": "image", "source": {"type": "url", "url": url}}]
+    part = [{"type": "input_image", "image_url": url}]
+    mcp = {"type": "mcp", "server_label": "x", "server_url": url}
+    return [
+        (CHAT, body(response_format=schema)),
+        (CHAT, body(tools=[tool], tool_choice="required")),
+        (CHAT, body(messages=[{"role": "user", "content": image}])),
+        ("/v1/messages", {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": source}]}),
+        ("/v1/responses", {"model": MODEL, "input": [{"role": "user", "content": part}]}),
+        ("/v1/responses", {"model": MODEL, "input": "a", "tools": [mcp], "tool_choice": "required"}),
+    ]
+
+
+async def test_nothing_is_fetched_that_a_request_names(client: Client, engine: FakeEngine) -> None:
+    """A server that did would ask for its clients what they cannot reach themselves."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        for path, asked in _naming(f"http://127.0.0.1:{listener.getsockname()[1]}/x"):
+            async with client(engine) as http:
+                response = await http.post(path, json=asked)
+            assert response.status_code == 400, response.text
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert not engine.seen

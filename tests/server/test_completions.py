@@ -239,14 +239,21 @@ async def test_the_documentation_has_every_body(client: Client, engine: FakeEngi
 
 
 class Noting(list[Any]):
-    """A list that notes which threads take parts of it."""
+    """A list that notes which threads take parts of it. Another than the event loop's waits for the loop to turn, which
+    it would not if it waited for that thread.
+    """
 
-    def __init__(self, items: list[Any], threads: set[str]) -> None:
+    def __init__(self, items: list[Any], threads: set[str], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(items)
-        self._threads = threads
+        self._threads, self._loop = threads, loop
 
     def __getitem__(self, key: Any) -> Any:
-        self._threads.add(threading.current_thread().name.partition("_")[0])
+        name = threading.current_thread().name.partition("_")[0]
+        if name not in self._threads and threading.current_thread() is not threading.main_thread():
+            turned = threading.Event()
+            self._loop.call_soon_threadsafe(turned.set)
+            assert turned.wait(120)
+        self._threads.add(name)
         return super().__getitem__(key)
 
 
@@ -256,10 +263,10 @@ class Scored(FakeEngine):
     threads: set[str]
 
     def _prompt_logprobs(self, request: Generate) -> list[TokenLogprob | None] | None:
-        self.threads = set()
+        self.threads, loop = set(), asyncio.get_running_loop()
         entries = super()._prompt_logprobs(request)
         assert entries is not None
-        return [None, *(replace(entry, top=Noting(entry.top, self.threads)) for entry in entries if entry)]
+        return [None, *(replace(entry, top=Noting(entry.top, self.threads, loop)) for entry in entries if entry)]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -267,29 +274,12 @@ class Scored(FakeEngine):
 async def test_a_long_prompts_log_probabilities_are_told_off_the_event_loop(
     client: Client, fmt: ChatFormat, stream: bool, tokens: int, name: str
 ) -> None:
+    """The event loop turns meanwhile."""
     engine = Scored(lambda _: iter([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_context=100_000)
     ids = fmt.encode_text("a") * tokens
-    asked = {"model": MODEL, "prompt": ids, "max_tokens": 1, "stream": stream, "echo": True, "logprobs": 5}
+    asked = {"model": MODEL, "prompt": ids, "max_tokens": 0, "stream": stream, "echo": True, "logprobs": 5}
     async with client(engine) as http:
         response = await http.post(PATH, json=asked)
     assert response.status_code == 200, response.text
     assert engine.threads == {name}
-
-
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_long_prompts_log_probabilities_do_not_hold_up_others(
-    client: Client, fmt: ChatFormat, stream: bool
-) -> None:
-    ids = fmt.encode_text("a b c d") * 2000
-    engine = FakeEngine(lambda _: iter([fmt.end_of_turn_id]), (fmt.end_of_turn_id,), max_context=100_000)
-    asked = {"prompt": ids, "echo": True, "logprobs": 20, "max_tokens": 0, "stream": stream}
-    async with client(engine) as http:
-        slow = asyncio.create_task(http.post("/v1/completions", json=asked))
-        turns = 0
-        while not slow.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        response = await slow
-    assert response.status_code == 200
-    assert response.text.count('"a":') >= len(ids) // 8
-    assert turns > 50  # held up, there are about ten
+    assert response.text.count('"a":') >= tokens - 1

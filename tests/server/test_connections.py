@@ -4,12 +4,14 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 import pytest
+import uvloop
 
 from chat_templates.format import ChatFormat
 from server.http.connections import SPARE_FILES, Connections
@@ -23,7 +25,7 @@ from tests.server.conftest import always, body, served
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-SETTINGS = Settings(header_timeout=0.4, body_timeout=0.6, stall_seconds=0.5, max_connections=8)
+IMPATIENT = Settings(header_timeout=0.4, body_timeout=0.6)
 
 Served = tuple[DrainingServer, int]
 
@@ -35,7 +37,15 @@ def engine(fmt: ChatFormat) -> FakeEngine:
 
 @pytest.fixture
 async def server(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> AsyncIterator[Served]:
-    async with served(engine, profile, fmt, SETTINGS) as one:
+    """With the times that clients have by default, which a busy machine does not use up."""
+    async with served(engine, profile, fmt, Settings(max_connections=8)) as one:
+        yield one
+
+
+@pytest.fixture
+async def impatient(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> AsyncIterator[Served]:
+    """With times so short that tests can wait for their end."""
+    async with served(engine, profile, fmt, IMPATIENT) as one:
         yield one
 
 
@@ -50,13 +60,15 @@ async def exchange(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
             writer.write(pieces[-1])
             await asyncio.sleep(pause)
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         sending = asyncio.create_task(send())
+        said = b""
         try:
-            return await reader.read()
-        except ConnectionResetError:
-            return b""
+            with suppress(ConnectionError):
+                while part := await reader.read(1 << 16):
+                    said += part
+            return said
         finally:
             sending.cancel()
             writer.close()
@@ -74,50 +86,50 @@ async def test_a_large_head_is_refused_however_it_comes(server: Served, head: by
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-async def test_a_head_that_does_not_end(server: Served) -> None:
-    assert (await exchange(server[1], CHAT)).startswith(b"HTTP/1.1 408 ")
-    assert (await exchange(server[1], CHAT, b"X: a\r\n", pause=0.05)).startswith(b"HTTP/1.1 408 ")
+async def test_a_head_that_does_not_end(impatient: Served) -> None:
+    assert (await exchange(impatient[1], CHAT)).startswith(b"HTTP/1.1 408 ")
+    assert (await exchange(impatient[1], CHAT, b"X: a\r\n", pause=0.05)).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
-async def test_a_connection_without_a_request_is_closed(server: Served, sent: bytes) -> None:
-    assert await exchange(server[1], sent, pause=0.05) == b""
+async def test_a_connection_without_a_request_is_closed(impatient: Served, sent: bytes) -> None:
+    assert await exchange(impatient[1], sent, pause=0.05) == b""
 
 
-async def test_empty_lines_do_not_keep_an_idle_connection(server: Served) -> None:
-    assert (await exchange(server[1], HEALTH, b"\r\n", pause=0.05)).startswith(b"HTTP/1.1 200 ")
+async def test_empty_lines_do_not_keep_an_idle_connection(impatient: Served) -> None:
+    assert (await exchange(impatient[1], HEALTH, b"\r\n", pause=0.05)).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
     ("field", "piece"), [(b"Content-Length: 1000", b" "), (b"Transfer-Encoding: chunked", b"1\r\n \r\n")]
 )
-async def test_a_body_that_dribbles(server: Served, field: bytes, piece: bytes) -> None:
-    answer = await exchange(server[1], CHAT + field + b"\r\n\r\n", piece, pause=0.05)
+async def test_a_body_that_dribbles(impatient: Served, field: bytes, piece: bytes) -> None:
+    answer = await exchange(impatient[1], CHAT + field + b"\r\n\r\n", piece, pause=0.05)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_a_body_cut_off_is_no_failure_of_ours(
-    server: Served, caplog: pytest.LogCaptureFixture, pause: float
+    impatient: Served, caplog: pytest.LogCaptureFixture, pause: float
 ) -> None:
     """Whether the client leaves or is too slow: the log, which anybody could fill, has nothing of it."""
     head = CHAT + b"Content-Length: 1000\r\n\r\n"
     if pause:
-        await exchange(server[1], head, b" ", pause=pause)
+        await exchange(impatient[1], head, b" ", pause=pause)
     else:
-        _, writer = await asyncio.open_connection("127.0.0.1", server[1])
+        _, writer = await asyncio.open_connection("127.0.0.1", impatient[1])
         writer.write(head)
         await asyncio.sleep(0.1)
         writer.close()
-    while server[0].server_state.tasks:  # noqa: ASYNC110
+    while impatient[0].server_state.tasks:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert not caplog.records
 
 
-async def test_a_body_that_nobody_wants_ends(server: Served) -> None:
+async def test_a_body_that_nobody_wants_ends(impatient: Served) -> None:
     """It is refused after its head; a client that goes on sending has its connection closed."""
-    answer = await exchange(server[1], CHAT + b"Content-Length: 1000000000\r\n\r\n", b" " * 100, pause=0.05)
+    answer = await exchange(impatient[1], CHAT + b"Content-Length: 1000000000\r\n\r\n", b" " * 100, pause=0.05)
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
@@ -185,6 +197,33 @@ async def test_the_older_http_and_a_client_that_waits_for_leave(server: Served) 
     assert b"HTTP/1.1 200 " in answer
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: +5\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"X: a\r\n b\r\n",
+        b"X: a\nY: b\r\n",
+        b"X: a\0\r\n",
+    ],
+)
+async def test_a_head_that_can_be_read_in_two_ways_is_refused(server: Served, fields: bytes) -> None:
+    """Whoever stood before us may have read it in the other one."""
+    answer = await exchange(server[1], CHAT + fields + b"\r\n0\r\n\r\n" + LAST)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"400"]
+
+
+async def test_a_request_of_two_hosts_is_refused(server: Served) -> None:
+    """Whoever stood before us may have heeded the other one."""
+    twice = LAST.replace(b"Host: localhost\r\n", b"Host: localhost\r\nHost: evil.example\r\n")
+    answer = await exchange(server[1], twice)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"A request has one Host." in answer
+
+
 async def test_this_is_no_proxy(server: Served) -> None:
     assert (await exchange(server[1], b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
@@ -194,11 +233,39 @@ async def test_requests_sent_ahead_are_answered_up_to_a_number(server: Served) -
     assert (await exchange(server[1], HEALTH * 10_000)).count(b"HTTP/1.1 200 OK") <= MAX_AHEAD
 
 
+def test_who_sends_ahead_and_leaves_is_missed(
+    profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a real server's loop, which minds what is written to a connection that is gone."""
+    uvloop.run(leaving_ahead(profile, fmt))
+    assert not caplog.records
+
+
+async def leaving_ahead(profile: Profile, fmt: ChatFormat) -> None:
+    engine = FakeEngine(always(fmt.encode_text("a") * 3000), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.001))
+    content = json.dumps(body(stream=True, max_tokens=3000)).encode()
+    asked = CHAT + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    for sent in (2 * asked, 2 * asked + b"no HTTP\r\n\r\n", (MAX_AHEAD + 2) * asked):
+        engine.aborted.clear()
+        async with served(engine, profile, fmt, Settings()) as (server, port):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(sent)
+                while not server.server_state.total_requests and not server.server_state.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            while server.server_state.tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert len(engine.aborted) == len(engine.seen)
+        engine.seen.clear()
+
+
 async def test_one_connection_too_many_is_told_so(server: Served) -> None:
     with ExitStack() as held:
-        for _ in range(SETTINGS.max_connections):
+        for _ in range(8):
             held.enter_context(socket.create_connection(("127.0.0.1", server[1])))
-        while len(server[0].server_state.connections) < SETTINGS.max_connections:  # noqa: ASYNC110
+        while len(server[0].server_state.connections) < 8:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert (await exchange(server[1])).startswith(b"HTTP/1.1 503 ")
     while server[0].server_state.connections:  # noqa: ASYNC110
@@ -206,25 +273,27 @@ async def test_one_connection_too_many_is_told_so(server: Served) -> None:
     assert (await exchange(server[1], LAST)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_answer_that_is_not_read_is_given_up(server: Served) -> None:
+async def test_an_answer_that_is_not_read_is_given_up(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
     content = json.dumps({"prompt": "7 " * 500_000}).encode()
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(connection, ("127.0.0.1", server[1]))
-        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        head += b"Content-Length: %d\r\n\r\n" % len(content)
-        await loop.sock_sendall(connection, head + content)
-        async with asyncio.timeout(60):
-            while not server[0].server_state.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            while server[0].server_state.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        got = 0
-        with suppress(ConnectionResetError):
-            while part := await loop.sock_recv(connection, 1 << 20):
-                got += len(part)
+    settings = Settings(stall_seconds=0.5)
+    async with served(engine, profile, fmt, settings) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(connection, ("127.0.0.1", server[1]))
+            head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            head += b"Content-Length: %d\r\n\r\n" % len(content)
+            await loop.sock_sendall(connection, head + content)
+            async with asyncio.timeout(240):
+                while not server[0].server_state.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                while server[0].server_state.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            got = 0
+            with suppress(ConnectionResetError):
+                while part := await loop.sock_recv(connection, 1 << 20):
+                    got += len(part)
     assert 0 < got < 3_000_000  # of 3.5 million bytes
 
 

@@ -7,8 +7,8 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -36,8 +36,11 @@ WAYS = {
 ROUTES = (b"/v1/chat/completions", b"/v1/completions", b"/tokenize", b"/detokenize")
 
 
+Running = tuple[DrainingServer, Serving, tuple[str, int]]
+
+
 @asynccontextmanager
-async def server(profile: Profile, fmt: ChatFormat) -> AsyncIterator[tuple[Serving, tuple[str, int]]]:
+async def server(profile: Profile, fmt: ChatFormat) -> AsyncIterator[Running]:
     engine = FakeEngine(always(fmt.encode_text("a") * 500), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.01))
     listener = bind("127.0.0.1", 0)
     app = create_app(engine, Settings(), profile, fmt)
@@ -45,20 +48,27 @@ async def server(profile: Profile, fmt: ChatFormat) -> AsyncIterator[tuple[Servi
     task = asyncio.create_task(running.serve(sockets=[listener]))
     while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
-    yield app.state.serving, listener.getsockname()
+    yield running, app.state.serving, listener.getsockname()
     running.should_exit = True
     await task
 
 
-async def _leave(address: tuple[str, int], sent: bytes, *, reset: bool) -> None:
-    loop = asyncio.get_running_loop()
-    with socket.socket() as connection:
-        connection.setblocking(False)
-        await loop.sock_connect(connection, address)
-        await loop.sock_sendall(connection, sent)
-        await asyncio.sleep(0.02)
+async def _leave(one: Running, pieces: Sequence[bytes], *, reset: bool) -> None:
+    """Clients that send a piece each, and leave together once the server has read all heads."""
+    running, _, address = one
+    loop, state = asyncio.get_running_loop(), running.server_state
+    with ExitStack() as held:
+        connections = [held.enter_context(socket.socket()) for _ in pieces]
+        for connection, sent in zip(connections, pieces, strict=True):
+            connection.setblocking(False)
+            await loop.sock_connect(connection, address)
+            await loop.sock_sendall(connection, sent)
+        whole = sum(b"\r\n\r\n" in sent for sent in pieces)
+        while len(state.connections) < len(pieces) or len(state.tasks) + state.total_requests < whole:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         if reset:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for connection in connections:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
@@ -67,13 +77,13 @@ async def test_a_client_that_leaves_is_no_line_in_the_log(
     way: str, reset: bool, profile: Profile, fmt: ChatFormat, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with server(profile, fmt) as (serving, address):
+    async with server(profile, fmt) as one:
+        running, serving, _ = one
         sent = [WAYS[way].replace(b"%s", route) for route in ROUTES for _ in range(5)]
-        await asyncio.gather(*(_leave(address, one, reset=reset) for one in sent))
-        async with asyncio.timeout(10):
-            while serving.running:  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        await _leave(one, sent, reset=reset)
+        while running.server_state.tasks or running.server_state.connections:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        assert not serving.running
         metrics = serving.metrics.text().decode()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert set(re.findall(r'requests_total{.*outcome="failed"} (.*)', metrics)) == {"0.0"}
@@ -95,15 +105,16 @@ async def test_a_client_that_leaves_while_its_template_is_rendered(
         return render(self, *args, **fields)
 
     monkeypatch.setattr(ChatFormat, "render", slow)
-    async with server(profile, fmt) as (serving, address):
+    async with server(profile, fmt) as one:
+        serving = one[1]
         for content in (CONTENT, json.dumps(body()).encode()):
             head = HEAD.replace(b"%s", ROUTES[0]) + b"Content-Length: %d\r\n\r\n" % len(content)
-            await _leave(address, head + content, reset=True)
+            await _leave(one, [head + content], reset=True)
         for _ in range(2):
             await asyncio.to_thread(begun.acquire)
         let_go.set()
         cancelled = 'twogear_requests_total{mode="standard",outcome="cancelled"} 2.0'
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while cancelled not in serving.metrics.text().decode():  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
         assert not serving.running

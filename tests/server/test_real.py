@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,30 @@ def test_a_pattern_that_explodes_disturbs_nobody(real_server: RealServer) -> Non
         result = ask(real_server, "Hi", structured_outputs={"regex": regex}, max_tokens=30)
         assert result["usage"]["completion_tokens"] <= 30
     assert ask(real_server, "Hi")["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("item", [{"type": "boolean"}, {"enum": [True]}], ids=["two values", "one value"])
+def test_a_long_list_that_is_forced_costs_others_no_step(real_server: RealServer, item: dict[str, Any]) -> None:
+    """Where the library tokenized the forced text anew, each of its tokens took a third of a second of every step."""
+    schema = {"type": "array", "items": item, "minItems": 40_000}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    tokens, ticks = 150, os.sysconf("SC_CLK_TCK")
+    ask(real_server, "Hi", **asked, max_tokens=2)  # what compiles is compiled
+
+    def computed() -> float:
+        fields = Path(f"/proc/{real_server.engine_pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    before = computed()
+    with ThreadPoolExecutor(2) as threads:
+        listed = threads.submit(ask, real_server, "Hi", **asked, max_tokens=tokens)
+        beside = threads.submit(ask, real_server, "Hi", max_tokens=tokens, ignore_eos=True)
+        result, other = listed.result(), beside.result()
+    (choice,) = result["choices"]
+    assert (choice["finish_reason"], result["usage"]["completion_tokens"]) == ("length", tokens)
+    assert re.fullmatch(r"\[(true, |false, ){20,}\w*,? ?", choice["message"]["content"])
+    assert other["usage"]["completion_tokens"] == tokens
+    assert computed() - before < 15  # seconds, of which it takes about one; 150 thirds are 50
 
 
 def test_a_client_ends_the_thinking(real_server: RealServer) -> None:

@@ -33,6 +33,7 @@ FAULTS = (signal.SIGKILL, signal.SIGSTOP)
 MOST_GROWTH = 0.05
 BACK_SECONDS = 240.0
 RELOAD_SECONDS = 60.0
+WARM_UP = 4  # times
 GRACE = 2.0
 """Seconds around a fault in which an error may have been on its way."""
 
@@ -118,6 +119,7 @@ class Soak:
             number = min(self._size.connections, _most_connections())
             url = httpx.URL(self._server.url)
             held = [asyncio.create_task(hold(url.host, url.port or 80, n, let_go)) for n in range(number)]
+            await self._warm_up(Client(http, solo, self._seen), asked)
             for turn in range(self._size.rounds):
                 fault = FAULTS[turn % len(FAULTS)] if turn + 1 < self._size.rounds else None
                 reloads = asyncio.create_task(self._reload_keys(http))
@@ -132,6 +134,11 @@ class Soak:
     async def _alone(self, http: httpx.AsyncClient, asked: list[Kind]) -> dict[str, list[Token]]:
         client = Client(http, {}, self._seen)
         return {kind.name: await client.tokens(kind) for kind in asked if kind.greedy}
+
+    async def _warm_up(self, client: Client, asked: list[Kind]) -> None:
+        """Each kind so often that what a round makes of the server's memory does not depend on the machine's speed."""
+        for _ in range(WARM_UP):
+            await asyncio.gather(*(client.ask(kind) for kind in asked))
 
     async def _round(self, client: Client, asked: list[Kind], fault: signal.Signals | None) -> None:
         until = time.monotonic() + self._size.seconds
