@@ -27,7 +27,8 @@ MODELS = {
 
 
 def register() -> None:
-    """Puts our config and model classes in the place of those that transformers and vLLM bring for the same names.
+    """Puts our config and model classes in the place of those that transformers and vLLM bring for the same names, and
+    has vLLM know our loader of GGUF files.
 
     vLLM calls this in every one of its processes, possibly more than once (entry point `vllm.general_plugins`). A model
     class is named, not imported: vLLM imports it where a model is built.
@@ -35,6 +36,7 @@ def register() -> None:
     from transformers import AutoConfig  # noqa: PLC0415 - this package is imported where neither is installed
     from vllm import ModelRegistry  # noqa: PLC0415
 
+    import_module("model_impl.gguf.loading")
     for architecture, model in MODELS.items():
         config_class = getattr(import_module(f"{model.package}.config"), model.config_class)
         AutoConfig.register(model.model_type, config_class, exist_ok=True)

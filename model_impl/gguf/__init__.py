@@ -1,0 +1,31 @@
+"""GGUF files as models: configuration, tokenizer and chat template out of the file, and its weights for our kernels.
+
+`folder` makes of a file what the rest of the program serves: a small folder in transformers' format, whose weights stay
+in the file. `loading` has vLLM read them from there. This module imports nothing, so that anybody can ask.
+"""
+
+from pathlib import Path
+
+LOAD_FORMAT = "twogear_gguf"
+"""vLLM's name for our loader."""
+METHOD = "twogear_gguf"
+"""vLLM's name for layers whose weights are in GGUF's blocks, in config.json's `quantization_config`."""
+INDEX = "gguf.json"
+"""Of a folder that stands for a file: which file, and where in it which weights lie."""
+LINK = "model.gguf"
+"""In the same folder, to the file."""
+
+
+class GgufError(ValueError):
+    """The file cannot be served; the message is one line that says what could be."""
+
+
+def is_gguf(model: str) -> bool:
+    """Whether a model is named by a GGUF file that is there."""
+    path = Path(model).expanduser()
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def stands_for_a_file(model: str) -> bool:
+    """Whether a model is a folder that `folder` has made."""
+    return (Path(model).expanduser() / INDEX).is_file()
