@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFValueType
 
 from model_impl.gguf import GgufError
 
@@ -63,10 +63,35 @@ class Gguf(NamedTuple):
         return np.fromfile(self.path, np.float32, tensor.size // 4, offset=tensor.offset)
 
 
+class _Reader(GGUFReader):
+    """The package's, which takes a vocabulary apart word by word in tens of seconds, with lists read at once."""
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
+        if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        element, first = GGUFValueType(kind[0]), orig_offs + 12
+        types = [GGUFValueType.ARRAY, element]
+        if element in self.gguf_scalar_to_np:
+            values = self._get(first, self.gguf_scalar_to_np[element], count[0])
+            return 12 + values.nbytes, [kind, count, values], [2], types
+        if element != GGUFValueType.STRING:
+            raise ValueError(f"a list of {element.name}")
+        mapped: Any = self.data
+        parts, at, data = [], first, memoryview(mapped)
+        for _ in range(int(count[0])):
+            start = at + 8
+            at = start + int.from_bytes(data[at:start], "little")
+            if at > len(data):
+                raise ValueError("it ends within a list")
+            parts.append(data[start:at])
+        return at - orig_offs, [kind, count, *parts], list(range(2, 2 + len(parts))), types
+
+
 def read(path: Path) -> Gguf:
     """Raises GgufError for a file that is cut off, damaged or no GGUF."""
     try:
-        reader = GGUFReader(path)
+        reader = _Reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {
             tensor.name: Tensor(

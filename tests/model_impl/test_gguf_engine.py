@@ -54,11 +54,12 @@ def test_scores_are_those_of_the_weights_that_the_file_means(
     ids = [rng.randrange(384) for _ in range(100)]
     with engine(folder, dtype="bfloat16", load_format=LOAD_FORMAT) as llm:
         (scored,) = generate(llm, [ids], [1])
-        alone = llm.generate([{"prompt_token_ids": ids[:50]}], SamplingParams(temperature=0.0, max_tokens=8))
-        others = [{"prompt_token_ids": ids[:count]} for count in (50, 30, 7)]
-        batch = llm.generate(others, SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True))  # type: ignore[arg-type]
-    assert batch[0].outputs[0].token_ids[: len(alone[0].outputs[0].token_ids)] == alone[0].outputs[0].token_ids
+        prompts: list[Any] = [{"prompt_token_ids": ids[:count]} for count in (50, 30, 7)]
+        greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False)
+        alone, *_ = llm.generate(prompts[:1], greedy, use_tqdm=False)
+        in_a_batch, *_ = llm.generate(prompts, greedy, use_tqdm=False)
+    assert in_a_batch.outputs[0].token_ids == alone.outputs[0].token_ids
     expected = reference_logprobs(model, ids)
     off = scored.logprobs[: len(ids) - 1] - expected
-    # Activations are rounded to 8 bits, so that scores are off as noise is; another weight anywhere changes all of them.
+    # Activations are rounded to 8 bits, so scores are off as by noise; a weight in a wrong place changes all of them.
     assert float(off.abs().mean()) < 0.05 * float(expected.std()), (off.abs().mean(), expected.std())

@@ -53,7 +53,7 @@ def options() -> str:
     """The options of `twogear serve`; a switch has no default, it is there or not."""
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
-    rows = [["`MODEL`", "the embedded model", "a local folder or a hub id"]]
+    rows = [["`MODEL`", "the embedded model", "a local folder, a GGUF file or a hub id"]]
     for action in parser._actions:
         if action.option_strings:
             name = " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
