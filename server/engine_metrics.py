@@ -6,7 +6,7 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from model_impl.weights import Format
+from model_impl.weights import Held
 from server.engine_client import Cause, EngineClient, EngineStatus
 
 
@@ -14,7 +14,7 @@ class EngineLife(Collector):
     """`places`: by what they are for, how many are held and how many are waited for. `weights`: their format."""
 
     def __init__(
-        self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]], weights: Format
+        self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]], weights: Held
     ) -> None:
         self._engine = engine
         self._places = places

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_impl.weights import DEFAULT, Format
+from model_impl.weights import DEFAULT, Held
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 
@@ -31,7 +31,7 @@ class Settings:
     """A local folder or a hub id."""
     host: str = "127.0.0.1"
     port: int = 8000
-    weights: Format = DEFAULT
+    weights: Held = DEFAULT
     """In how many bits the engine holds the weights."""
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""

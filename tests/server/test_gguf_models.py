@@ -11,6 +11,7 @@ from engine.defaults import engine_defaults
 from model_impl.weights import DEFAULT, VARIABLE
 from server.cli import main
 from server.commands.arguments.gguf import opened
+from server.commands.arguments.weights import check
 from server.launch import load_format, load_profile_and_keys
 from server.modes.mode import Modes
 from server.settings import Settings
@@ -33,6 +34,8 @@ def test_a_file_becomes_a_folder_under_its_own_name(file: Path) -> None:
     assert settings.model_name == "Small-Q4_K_M"
     assert opened(Settings(model=str(file), served_model_name="mine")).model_name == "mine"
     assert opened(settings) is settings
+    assert settings.weights == "gguf"
+    assert settings.system_fingerprint == "twogear-gguf"
     check_model(settings.model)
     assert weight_bytes(Path(settings.model)) == file.stat().st_size
     chosen = {choice.name: choice.value for choice in engine_defaults(settings.model)}
@@ -58,6 +61,14 @@ def test_both_modes_are_found_in_the_files_template(file: Path) -> None:
 
 def test_weights_are_in_the_files_own_bits(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is quantized" in error_of(["serve", str(file), "--weights", "int8"], capsys)
+
+
+def test_floats_are_a_checkpoint_like_any_other(file: Path) -> None:
+    write(file, "exaone4", "BF16")
+    assert opened(Settings(model=str(file))).weights == "bf16"
+    settings = opened(Settings(model=str(file), weights="int4"))
+    assert settings.weights == "int4"
+    check(settings.model, settings.weights)
 
 
 def test_its_plan(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model_impl.weights import Format
+from model_impl.weights import Held
 from server.api.common.schema import Answer, Count, ErrorResponse
 
 
@@ -28,8 +28,8 @@ class Model(Answer):
     """Who serves it."""
     max_model_len: Count | None
     """The model's context in tokens; null until it is loaded."""
-    weights: Format
-    """In how many bits the weights are held."""
+    weights: Held
+    """In how many bits the weights are held; gguf: as the GGUF file has them."""
     reasoning_mode: str
     """The mode of requests for this name that name no other."""
     kind: Literal["direct", "thinking"]

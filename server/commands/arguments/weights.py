@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.checkpoint import ModelError, read_config
 from model_impl import MODELS
-from model_impl.weights import DEFAULT, FORMATS, VARIABLE, Format, weights_format
+from model_impl.weights import DEFAULT, FORMATS, VARIABLE, Format, Held, weights_format
 from server.cli_errors import UsageError
 
 
@@ -34,10 +34,10 @@ def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]
     return weights
 
 
-def check(model: str, weights: Format) -> None:
+def check(model: str, weights: Held) -> None:
     """Raises UsageError where a local checkpoint is none whose weights can be held so."""
     folder = Path(model).expanduser()
-    if weights == DEFAULT or not folder.is_dir():
+    if weights in (DEFAULT, "gguf") or not folder.is_dir():
         return
     try:
         config = read_config(folder)
