@@ -7,8 +7,6 @@ and mean what they meant. Other kinds, with 5 or 6 bits or no integers at all, a
 from typing import Any, NamedTuple
 
 import numpy as np
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
 
 from model_impl.gguf import GgufError
 
@@ -78,6 +76,9 @@ def dense(kind: str, rows: Array) -> Array:
     if kind == "F32":
         plain: Array = rows.view(np.float32)
         return plain
+    from gguf import GGMLQuantizationType  # noqa: PLC0415 - brings much along; most kinds do without it
+    from gguf.quants import dequantize  # noqa: PLC0415
+
     values: Array = dequantize(rows, GGMLQuantizationType[kind])
     return values
 

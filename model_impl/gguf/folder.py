@@ -12,14 +12,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_impl.gguf import INDEX, LINK, METHOD, GgufError
 from model_impl.gguf.blocks import FLOATS, FOUR_BITS
-from model_impl.gguf.config import Placed, config_of, end_ids, placed_tensors
-from model_impl.gguf.container import read
-from model_impl.gguf.tokenizer import tokenizer_config, tokenizer_of
 from model_impl.weights import BYTES_PER_WEIGHT
+
+if TYPE_CHECKING:
+    from model_impl.gguf.config import Placed
 
 _MAKES = ("__init__.py", "blocks.py", "config.py", "container.py", "folder.py", "tokenizer.py")
 """The sources that decide what is in a folder."""
@@ -35,6 +35,16 @@ def folder_for(path: Path, *, packed: bool) -> Path:
     folder = _cache() / f"{path.stem}-{_digest(path, packed=packed)}"
     if (folder / INDEX).is_file():
         return folder
+    _make(path, folder, packed=packed)
+    return folder
+
+
+def _make(path: Path, folder: Path, *, packed: bool) -> None:
+    # What reads the container brings much along that later starts do without.
+    from model_impl.gguf.config import config_of, end_ids, placed_tensors  # noqa: PLC0415
+    from model_impl.gguf.container import read  # noqa: PLC0415
+    from model_impl.gguf.tokenizer import tokenizer_config, tokenizer_of  # noqa: PLC0415
+
     file = read(path)
     config = config_of(file)
     tensors = placed_tensors(file, config)
@@ -52,7 +62,6 @@ def folder_for(path: Path, *, packed: bool) -> Path:
         _write(folder, whole, path)
     except OSError as error:
         raise GgufError(f"{folder}, which stands for {path}, cannot be written: {error.strerror or error}") from error
-    return folder
 
 
 def held_bytes(folder: Path) -> int:
@@ -81,9 +90,12 @@ def _write(folder: Path, files: Mapping[str, str], link: Path) -> None:
                 raise
 
 
-def _index(path: Path, tensors: list[Placed]) -> dict[str, Any]:
+def _index(path: Path, tensors: "list[Placed]") -> dict[str, Any]:
     status = path.stat()
-    entries = [[each.name, each.tensor.kind, each.tensor.shape, each.tensor.offset, each.heads] for each in tensors]
+    entries = [
+        [each.name, each.tensor.kind, each.tensor.shape, each.tensor.offset, each.tensor.size, each.heads]
+        for each in tensors
+    ]
     return {"size": status.st_size, "changed": status.st_mtime_ns, "tensors": entries}
 
 

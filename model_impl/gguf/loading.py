@@ -58,8 +58,8 @@ def weights_of(folder: Path, *, packed: bool) -> Iterator[tuple[str, torch.Tenso
     if (status.st_size, status.st_mtime_ns) != (index["size"], index["changed"]):
         raise ValueError(f"{path} has changed since this start began: start again")
     data = np.memmap(path, np.uint8, "r")
-    for name, kind, shape, offset, heads in index["tensors"]:
-        matrix = data[offset : offset + _size(kind, shape)].reshape(shape[0] if len(shape) == 2 else 1, -1)
+    for name, kind, shape, offset, size, heads in index["tensors"]:
+        matrix = data[offset : offset + size].reshape(shape[0] if len(shape) == 2 else 1, -1)
         try:
             yield from _parts(name, kind, shape, _in_order(matrix, heads), packed=packed and len(shape) == 2)
         except ValueError as error:
@@ -77,13 +77,6 @@ def _parts(name: str, kind: str, shape: list[int], rows: Any, *, packed: bool) -
     layer = name.removesuffix("weight")
     for part, array in zip(_PARTS, packable(kind, np.ascontiguousarray(rows), *shape), strict=True):
         yield layer + part, torch.from_numpy(array)
-
-
-def _size(kind: str, shape: list[int]) -> int:
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # noqa: PLC0415
-
-    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-    return int(np.prod(shape)) // weights * size
 
 
 def _in_order(rows: Any, heads: int) -> Any:

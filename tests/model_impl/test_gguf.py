@@ -1,6 +1,8 @@
 """GGUF files: the folder that stands for one means what the file says; what cannot be read is refused in one line."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -288,3 +290,16 @@ def test_what_dequantizes_here_is_what_the_package_does() -> None:
     weight = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
     data = quantize(weight, GGMLQuantizationType.Q8_0)
     assert np.array_equal(meant("Q8_0", data, 2, 32), dequantize(data, GGMLQuantizationType.Q8_0))
+
+
+def test_a_later_start_does_without_what_reads_the_container(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", "qwen3", "Q4_0")
+    folder = folder_for(tmp_path / "model.gguf", packed=True)
+    script = (
+        "import sys; from pathlib import Path; from model_impl.gguf.folder import folder_for, held_bytes\n"
+        "print(folder_for(Path(sys.argv[1]), packed=True)); print(held_bytes(Path(sys.argv[2])))\n"
+        "assert 'gguf' not in sys.modules and 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "model.gguf"), str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert ran.stdout.split()[0] == str(folder)
