@@ -14,9 +14,11 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer
 
+import model_impl.gguf
 from model_impl.gguf import INDEX, GgufError, is_gguf, stands_for_a_file
 from model_impl.gguf.blocks import KEPT, KINDS, ROUNDED, packable
 from model_impl.gguf.folder import folder_for
+from model_impl.private_names import PrivateName, missing
 from tests.chat_templates.foreign import QWEN
 from tests.chat_templates.small_tokenizers import sentencepiece
 from tests.model_impl import gguf_files
@@ -303,3 +305,11 @@ def test_a_later_start_does_without_what_reads_the_container(tmp_path: Path) -> 
     command = [sys.executable, "-c", script, str(tmp_path / "model.gguf"), str(folder)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert ran.stdout.split()[0] == str(folder)
+
+
+def test_other_models_are_served_where_vllm_has_moved_what_the_loader_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing(model_impl.gguf.NEEDS) is None
+    monkeypatch.setattr("model_impl.gguf.NEEDS", (PrivateName("vllm.nowhere:Nothing"),))
+    monkeypatch.delitem(sys.modules, "model_impl.gguf.loading")
+    model_impl.register()
+    assert "model_impl.gguf.loading" not in sys.modules
