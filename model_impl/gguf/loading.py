@@ -1,13 +1,12 @@
 """vLLM's loader for a folder that stands for a GGUF file, and the layers that multiply with its blocks.
 
 Weights go from the file into a layer's parameters as integers with a scale and a smallest value for each 32, and from
-there into the layout of our kernels (`model_impl.cpu.quantized`). Projections that vLLM computes as one may be of
-different types in a file (Q4_K_M has values in 6 bits beside keys in 4), so a layer may have several products.
+there into the layout of our kernels (`model_impl.cpu.quantized`). Projections that are computed as one may be of
+different types in a file (Q4_K_M has values in 6 bits beside keys in 4): all are held in 8 bits then.
 """
 
 import json
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -155,43 +154,44 @@ class GgufMethod(LinearMethodBase):
         if layer.weight.numel() == 0:
             return
         values, steps, least = (getattr(layer, name).data for name in _PARTS)
-        first, spans = 0, []
-        for outputs in layer.gguf_outputs:
-            span = slice(first, first + outputs)
-            spans.append((4 if bool(least[span].any()) else 8, span))
-            first += outputs
-        layer.gguf_products = [
-            _packed(values, steps, least, bits, slice(run[0].start, run[-1].stop))
-            for bits, of in groupby(spans, key=lambda one: one[0])
-            for run in [[span for _, span in of]]
-        ]
+        parts = [each.split(layer.gguf_outputs) for each in (values, steps, least)]
+        in_4_bits = [bool(part.any()) for part in parts[2]]
+        if not all(in_4_bits):
+            for is_4, own in zip(in_4_bits, zip(*parts, strict=True), strict=True):
+                if is_4:
+                    _widen(*own)
+        layer.cpu_linear = _packed(values, steps, least, 4 if all(in_4_bits) else 8)
         for name in _PARTS:
             setattr(layer, name, nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False))
         note(READY_MADE, None)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """(..., inputs) to (..., outputs)."""
-        products: list[QuantizedProduct] = layer.gguf_products
-        if len(products) == 1:
-            return products[0](x, x, bias)
-        biases = [None] * len(products) if bias is None else bias.split([product.outputs for product in products])
-        return torch.cat([product(x, x, own) for product, own in zip(products, biases, strict=True)], dim=-1)
+        product: QuantizedProduct = layer.cpu_linear
+        return product(x, x, bias)
 
     def embedding(self, layer: Any, input_: torch.Tensor) -> torch.Tensor:
         """Ids to vectors."""
-        (product,) = layer.gguf_products
-        rows: torch.Tensor = product.rows(input_)
-        return rows
+        product: QuantizedProduct = layer.cpu_linear
+        return product.rows(input_)
 
     def tie_weights(self, layer: nn.Module, embed_tokens: nn.Module) -> nn.Module:  # noqa: ARG002 - vLLM's signature
         """The embedding is the output head as well."""
         return embed_tokens
 
 
-def _packed(values: torch.Tensor, steps: torch.Tensor, least: torch.Tensor, bits: int, span: slice) -> QuantizedProduct:
-    outputs, inputs = values[span].shape
+def _widen(values: torch.Tensor, steps: torch.Tensor, least: torch.Tensor) -> None:
+    """Has a part of 4 bits be one of 8, in place."""
+    weights = values.unflatten(1, (-1, SHARED)) * steps[..., None] + least[..., None]
+    steps.copy_(weights.abs().amax(-1) / 127)
+    values.copy_((weights / steps.clamp_min(torch.finfo(torch.float32).tiny)[..., None]).round_().flatten(1))
+    least.zero_()
+
+
+def _packed(values: torch.Tensor, steps: torch.Tensor, least: torch.Tensor, bits: int) -> QuantizedProduct:
+    outputs, inputs = values.shape
     packed = room_for(outputs, inputs, bits)
-    own = [part[span].contiguous() for part in (values, steps, least)]
+    own = [part.contiguous() for part in (values, steps, least)]
     quantized_kernels().pack_quantized(
         *(part.data_ptr() for part in own), outputs, inputs, SHARED, bits, packed.data_ptr()
     )

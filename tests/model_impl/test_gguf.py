@@ -13,10 +13,12 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer
+from torch import nn
 
 import model_impl.gguf
+from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
 from model_impl.gguf import INDEX, GgufError, is_gguf, stands_for_a_file
-from model_impl.gguf.blocks import KEPT, KINDS, ROUNDED, packable
+from model_impl.gguf.blocks import KEPT, KINDS, ROUNDED, Packable, packable
 from model_impl.gguf.folder import folder_for
 from model_impl.private_names import PrivateName, missing
 from tests.chat_templates.foreign import QWEN
@@ -26,7 +28,7 @@ from tests.model_impl.gguf_files import SPECIAL, TAGS, q4_k_m, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
-    from model_impl.gguf.loading import weights_of
+    from model_impl.gguf.loading import _PARTS, GgufMethod, weights_of
 
 TEXTS = [
     "Hello there, thinking in the 1234th hour!",
@@ -313,3 +315,52 @@ def test_other_models_are_served_where_vllm_has_moved_what_the_loader_needs(monk
     monkeypatch.delitem(sys.modules, "model_impl.gguf.loading")
     model_impl.register()
     assert "model_impl.gguf.loading" not in sys.modules
+
+
+def of_4_bits(outputs: int) -> Packable:
+    rng = np.random.default_rng(outputs)
+    values = rng.integers(0, 16, (outputs, 64)).astype(np.int8)
+    steps, least = rng.uniform(0.005, 0.01, (2, outputs, 2)).astype(np.float32)
+    return Packable(values, steps, -10 * least)
+
+
+def of_8_bits(outputs: int) -> Packable:
+    rng = np.random.default_rng(outputs)
+    values = rng.integers(-127, 128, (outputs, 64)).astype(np.int8)
+    return Packable(values, rng.uniform(0, 0.001, (outputs, 2)).astype(np.float32), np.zeros((outputs, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("parts", "bits"),
+    [
+        ([of_4_bits(32), of_4_bits(16)], 4),
+        ([of_8_bits(32), of_8_bits(16)], 8),
+        ([of_4_bits(32), of_4_bits(16), of_8_bits(16)], 8),
+    ],
+    ids=["4 bits", "8 bits", "both"],
+)
+def test_a_layer_means_what_its_parts_mean(parts: list[Packable], bits: int) -> None:
+    try:
+        kernels = quantized_kernels()
+    except KernelsUnavailableError as error:
+        pytest.skip(str(error))
+    layer: Any = nn.Module()
+    layer.gguf_outputs = [len(part.values) for part in parts]
+    for name, arrays in zip(_PARTS, zip(*parts, strict=True), strict=True):
+        layer.register_parameter(name, nn.Parameter(torch.from_numpy(np.concatenate(arrays)), requires_grad=False))
+    method = GgufMethod()
+    method.process_weights_after_loading(layer)
+    outputs = sum(layer.gguf_outputs)
+    assert layer.cpu_linear.packed.numel() == kernels.quantized_size(outputs, 64, bits)
+    assert sum(parameter.numel() for parameter in layer.parameters()) == 0
+    weight = torch.cat(
+        [torch.from_numpy(v.reshape(-1, 2, 32) * s[..., None] + least[..., None]).flatten(1) for v, s, least in parts]
+    )
+    found = method.embedding(layer, torch.arange(outputs)).float()
+    assert torch.allclose(found, weight, rtol=2**-8, atol=0.2 / 254 + 0.2 * 2**-10)
+    x, bias = torch.randn(3, 64).to(torch.bfloat16), torch.randn(outputs).to(torch.bfloat16)
+    exact = x.float() @ weight.T + bias.float()
+    assert float((method.apply(layer, x, bias).float() - exact).norm() / exact.norm()) < 0.02
+    packed = layer.cpu_linear
+    method.process_weights_after_loading(layer)  # again: nothing is left to do
+    assert layer.cpu_linear is packed
