@@ -98,7 +98,10 @@ class ForbiddenError(ApiError):
 
 
 class RateLimitError(ApiError):
-    """The API key has used what it may use; `kind` says whether of requests or of tokens."""
+    """The API key has used up one of its limits.
+
+    `kind` says whether of requests or of tokens.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     kind = "requests"

@@ -5,6 +5,7 @@ The engine's own options are not here: they belong to the engine process (`engin
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,9 +135,9 @@ class Settings:
         """What decides, beside the request, what is answered: the same model answers otherwise in fewer bits."""
         return f"twogear-{self.weights}"
 
-    @property
+    @cached_property
     def model_name(self) -> str:
-        """The name under which the model is listed."""
+        """The name under which the model is listed. Cached: to look at the folder in every request takes 0.1 ms."""
         if self.served_model_name is not None:
             return self.served_model_name
         folder = Path(self.model)

@@ -1,11 +1,11 @@
 """A real HTTP server of this process around an engine that plays a script."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,7 +28,8 @@ def serving(app: ASGIApp) -> Iterator[str]:
     """Serves `app` meanwhile; the URL up to and with `/v1`."""
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
+    # As in `twogear serve`. CPython 3.11 itself leaves a connection open that comes as it stops listening (gh-109564).
+    thread = threading.Thread(target=uvloop.run, args=(server.serve(sockets=[listener]),))
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

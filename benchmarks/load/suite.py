@@ -34,7 +34,6 @@ from benchmarks.peers.servers import OTHERS, SERVERS, Start, Target
 from server.cli_errors import UsageError
 
 CHAT = "/v1/chat/completions"
-ALL = {**SERVERS, **OTHERS}
 _START_LIMIT = 400.0
 _FIRST_TOKEN_LIMIT = 60.0
 
@@ -92,7 +91,7 @@ class Suite:
         return self._result()
 
     def _round(self, number: int) -> None:
-        for name in (name for name in self._plan.servers if name in ALL):
+        for name in (name for name in self._plan.servers if name in _startable()):
             record = self._server(name, number)
             self._records.append(record)
             if record.failed is not None:
@@ -107,7 +106,7 @@ class Suite:
         caches.mkdir(exist_ok=True)
         port = free_port()
         try:
-            start = ALL[name](Target(self._plan.model, self._checkpoint, port, caches))
+            start = _startable()[name](Target(self._plan.model, self._checkpoint, port, caches))
             self._starts.setdefault(name, start)
             with RunningServer(start, port, self._folder / f"{name}-{number}.log") as running:
                 return self._measure(running, name, number)
@@ -186,9 +185,14 @@ def drive_apart(job: Job) -> Outcome:
     return Outcome(**{**fields, "samples": [Sample(**sample) for sample in fields["samples"]]})
 
 
+def _startable() -> dict[str, Callable[[Target], Start]]:
+    """By name, how each server is started: those of a benchmark by default, and those that are asked for."""
+    return {**SERVERS, **OTHERS}
+
+
 def run(args: argparse.Namespace) -> int:
     """Measures the machine, runs the suite, writes the file and prints its table. Raises UsageError."""
-    known = (*ALL, *NAMES)
+    known = (*_startable(), *NAMES)
     default = ("twogear", BARE_ENGINE) if args.what == "quick" else (*SERVERS, *NAMES)
     servers = tuple(args.servers.split(",")) if args.servers else default
     if unknown := [name for name in servers if name not in known]:

@@ -6,6 +6,7 @@ kernel does not take (quantized, not bfloat16, odd sizes) stay with vLLM. The ke
 `kernels/weights.h` says how weights lie in memory, where large ones take three quarters of their bytes, without loss.
 """
 
+from collections.abc import Callable
 from ctypes import CDLL
 from typing import Any
 
@@ -108,13 +109,23 @@ def _fits(weight: torch.Tensor) -> bool:
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
     library = kernels()
     assert library is not None
+    return product_by(library.linear, x, packed, bias, outputs)
+
+
+def product_by(
+    linear: Callable[..., bool], x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+) -> torch.Tensor:
+    """(..., inputs) times packed weights: (..., outputs). `linear`: the kernel for how they are packed.
+
+    Raises ValueError where the kernel does not take these rows.
+    """
     inputs = x.shape[-1]
     rows = x if x.ndim == 2 else x.reshape(-1, inputs)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     count = rows.shape[0]  # len() of a tensor is ten times as slow
     y = rows.new_empty(count, outputs)
-    fits = x.dtype is torch.bfloat16 and library.linear(
+    fits = x.dtype is torch.bfloat16 and linear(
         rows.data_ptr(),
         count,
         inputs,
@@ -125,7 +136,7 @@ def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, o
         y.data_ptr(),
     )
     if not fits:
-        raise ValueError(f"{x.dtype} of {inputs} columns is not what these bfloat16 weights multiply")
+        raise ValueError(f"{x.dtype} of {inputs} columns is not what these weights multiply")
     return y if x.ndim == 2 else y.view(*x.shape[:-1], outputs)
 
 

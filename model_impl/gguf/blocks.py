@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model_impl.gguf import GgufError
+from model_impl.weights import SHARED
 
 Array = np.ndarray[Any, Any]
 
-SHARED = 32
-"""Weights that share a scale."""
 FLOATS = ("F32", "F16", "BF16")
 FOUR_BITS = ("Q4_0", "Q4_1", "Q4_K")
 KEPT = ("Q8_0", "Q5_0", *FOUR_BITS)

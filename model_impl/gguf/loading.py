@@ -27,9 +27,10 @@ from vllm.model_executor.parameter import GroupQuantScaleParameter, ModelWeightP
 
 from model_impl.cpu import READY_MADE, note
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
-from model_impl.cpu.quantized import QuantizedProduct, room_for
+from model_impl.cpu.quantized import QuantizedProduct
 from model_impl.gguf import INDEX, LINK, LOAD_FORMAT, METHOD
-from model_impl.gguf.blocks import SHARED, dense, packable
+from model_impl.gguf.blocks import dense, packable
+from model_impl.weights import SHARED
 
 _PARTS = ("weight", "weight_steps", "weight_least")
 """The parameters of a layer until it is packed."""
@@ -160,7 +161,7 @@ class GgufMethod(LinearMethodBase):
             for is_4, own in zip(in_4_bits, zip(*parts, strict=True), strict=True):
                 if is_4:
                     _widen(*own)
-        layer.cpu_linear = _packed(values, steps, least, 4 if all(in_4_bits) else 8)
+        layer.cpu_linear = QuantizedProduct.of_integers(values, steps, least, 4 if all(in_4_bits) else 8)
         for name in _PARTS:
             setattr(layer, name, nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False))
         note(READY_MADE, None)
@@ -186,13 +187,3 @@ def _widen(values: torch.Tensor, steps: torch.Tensor, least: torch.Tensor) -> No
     steps.copy_(weights.abs().amax(-1) / 127)
     values.copy_((weights / steps.clamp_min(torch.finfo(torch.float32).tiny)[..., None]).round_().flatten(1))
     least.zero_()
-
-
-def _packed(values: torch.Tensor, steps: torch.Tensor, least: torch.Tensor, bits: int) -> QuantizedProduct:
-    outputs, inputs = values.shape
-    packed = room_for(outputs, inputs, bits)
-    own = [part.contiguous() for part in (values, steps, least)]
-    quantized_kernels().pack_quantized(
-        *(part.data_ptr() for part in own), outputs, inputs, SHARED, bits, packed.data_ptr()
-    )
-    return QuantizedProduct(packed, outputs, inputs)

@@ -5,6 +5,7 @@ Counts and times only; what goes over a connection is `protocol`'s.
 
 import resource
 from collections import Counter
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from server.settings import Settings
@@ -58,6 +59,7 @@ class Connections:
         return self._count > self.most
 
 
+@lru_cache(maxsize=1024)
 def _source(address: str | None) -> bytes | None:
     """Whom an address belongs to; None for this machine, where proxies are, of which nothing is asked."""
     if address is None:

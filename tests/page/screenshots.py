@@ -90,7 +90,7 @@ def take(browser: Browser, url: str) -> None:
     ask(dark, QUESTION, "All gears")
     dark.screenshot(path=FOLDER / "page-dark.png")
     phone = open_page(browser, url, PHONE, "light")
-    phone.get_by_text("reasoning", exact=True).click()
+    phone.get_by_role("group").get_by_text("reasoning", exact=True).click()
     ask(phone, QUESTION, "Send")
     phone.screenshot(path=FOLDER / "page-phone.png")
 

@@ -380,7 +380,7 @@ def test_the_environment_keeps_no_key() -> None:
     """The engine process would get it, and whatever that starts."""
     environment = {"VLLM_API_KEY": "sk-secret", "HOME": "x"}
     settings = settings_of(cli._parse("serve", serve, []), environment)
-    assert environment == {"HOME": "x"}
+    assert environment == {"HOME": "x", "TWOGEAR_WEIGHTS": "bf16"}
     assert "sk-secret" not in repr(settings)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import uvloop
 
 from chat_templates.format import ChatFormat
 from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageNeed, Ready
@@ -61,7 +62,7 @@ class Running:
         app = create_app(engine, settings, profile, fmt)
         self.server = DrainingServer(app.state.serving, server_config(app, settings))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.thread = threading.Thread(target=asyncio.run, args=(self.server.serve(sockets=[listener]),))
+        self.thread = threading.Thread(target=uvloop.run, args=(self.server.serve(sockets=[listener]),))
         self.thread.start()
 
 

@@ -91,6 +91,6 @@ def test_the_embedded_models_profile_alone_has_a_short_default() -> None:
         path.stem
         for path in PROFILE_FOLDER.glob("*.toml")
         for mode in load_profile(path).modes.values()
-        if mode.default_max_tokens is not None and mode.default_max_tokens < 32_768
+        if mode.default_max_tokens is not None and mode.default_max_tokens < 16_384
     }
     assert short == {"twogear_tiny"}

@@ -56,6 +56,7 @@ def _chat(text: str, **fields: Any) -> dict[str, Any]:
 
 _NOT_TRIED = {
     *("/v1/models", "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/chat/completions/control"),
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),  # adapters are off
 }
 """They run nothing in the engine; as do those about a request, whose paths have its id."""
 _THINK: dict[str, Any] = {"reasoning_mode": "reasoning", "reasoning_logprobs": True, "max_tokens": 48}
@@ -89,6 +90,7 @@ _KINDS = [
         "/v1/responses",
         {"model": "twogear-tiny", "input": "What is 2 + 3?", "max_output_tokens": 24, "stream": True},
     ),
+    Kind("compaction", "/v1/responses/compact", {"model": "twogear-tiny", "input": "What is 2 + 3? And 4 + 5?"}),
     Kind("messages", "/v1/messages", _chat("What is 2 + 3?", max_tokens=24, model="twogear-tiny")),
     Kind("messages, streamed", "/v1/messages", _chat("Hi", max_tokens=24, model="twogear-tiny", stream=True)),
     Kind("tokenize", "/tokenize", {"prompt": "what is a token " * 50}),

@@ -260,7 +260,7 @@ class ResponseObject(Answer):
     store: bool
     """Whether it is stored."""
     background: bool
-    """Always false."""
+    """Whether it was asked for in the background."""
     service_tier: Literal["default"]
     """Always the same."""
     metadata: dict[str, str]

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
 from chat_templates.tool_forms.known import FORMS, MARKERS
@@ -17,10 +18,14 @@ from server.api.messages.errors import TYPES
 from server.commands import serve
 from server.commands.dialects import DIALECTS
 from server.commands.reference.fields import Row, table
+from server.engine_metrics import EngineLife
 from server.errors import ApiError
 from server.metrics import Metrics
 from server.modes.profile import PROFILE_FOLDER, ModeProfile, Profile, ThinkingMode, load_profile
 from server.telemetry.vllm_metrics import EngineView
+
+if TYPE_CHECKING:
+    from server.engine_client import EngineClient
 
 TESTS = Path(__file__).parents[3] / "tests"
 PUBLISHED = TESTS / "published" / "results.json"
@@ -50,16 +55,30 @@ def anthropic_errors() -> str:
 
 
 def options() -> str:
-    """The options of `twogear serve`; a switch has no default, it is there or not."""
+    """The options of `twogear serve`, in the groups of its `--help`; a switch has no default, it is there or not."""
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
-    rows = [["`MODEL`", "the embedded model", "a local folder, a GGUF file or a hub id"]]
-    for action in parser._actions:
-        if action.option_strings:
-            name = " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
-            default = f"`{action.default}`" if action.default and action.nargs != 0 else ""
-            rows.append([f"`{name}`", default, str(action.help)])
-    return table(["option", "default", "meaning"], rows)
+    first = ["`MODEL`", "the embedded model", "a local folder, a GGUF file or a hub id"]
+    parts = []
+    for group in parser._action_groups:
+        rows = [_option(action) for action in group._group_actions if action.option_strings]
+        if group is parser._optionals:
+            parts.append(table(OPTION_HEAD, [first, *rows]))
+        elif rows:
+            title = str(group.title)
+            parts.append(f"## {title[0].upper()}{title[1:]}\n\n{table(OPTION_HEAD, rows)}")
+    return "\n".join(parts)
+
+
+OPTION_HEAD = ("option", "default", "meaning")
+
+
+def _option(action: argparse.Action) -> Row:
+    """Its row: what it takes as `--help` shows it."""
+    choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices is not None else ""
+    takes = str(action.metavar) if action.metavar else choices
+    default = f"`{action.default}`" if action.default and action.nargs != 0 else ""
+    return [f"`{' '.join([action.option_strings[0], *([takes] if takes else [])])}`", default, str(action.help)]
 
 
 def profiles() -> str:
@@ -214,6 +233,8 @@ def metrics(*, of_vllm: bool = False) -> str:
         max_adapters=lambda: 1,
     )
     registry = Metrics(view, ()).registry
+    engine = cast("EngineClient", SimpleNamespace(status=SimpleNamespace(state="ready"), restarts={}))
+    registry.register(EngineLife(engine, lambda: {"think": (0, 0)}, "bf16"))
     rows = []
     for collector in list(registry._collector_to_names):
         for metric in collector.collect():
