@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 Format = Literal["bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-Held = Literal["bf16", "int8", "int4", "gguf"]
-"""What may be told of a model's weights: one of the formats, or that each is in the bits of its GGUF file."""
+GGUF = "gguf"
+"""What is told of weights that are each in the bits of their GGUF file."""
 VARIABLE = "TWOGEAR_WEIGHTS"
 """The environment variable that has the format; worker processes inherit it."""
 DEFAULT: Format = "bf16"

@@ -92,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
-    weights.check(settings.model, settings.weights)
     chosen = adapters.engine_choices(args, settings)
     options = [*adapters.as_options(chosen), *args.engine_options]
     if args.show_defaults:

@@ -3,26 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from engine.checkpoint import read_config
 from engine.defaults import Machine
 from model_impl.gguf import GgufError, is_gguf
-from model_impl.weights import DEFAULT
 from server.cli_errors import UsageError
 from server.settings import Settings
 
 
 def opened(settings: Settings) -> Settings:
-    """With the folder for the file, the file's name for clients and its weights' format, where it decides that; as it
-    was for other models. Raises UsageError.
-    """
+    """With the folder for the file and the file's name for clients; as it was for other models. Raises UsageError."""
     if not is_gguf(settings.model):
         return settings
     name = settings.served_model_name or Path(settings.model).stem
-    folder = folder_of(settings.model)
-    weights = (
-        "gguf" if settings.weights == DEFAULT and "quantization_config" in read_config(folder) else settings.weights
-    )
-    return replace(settings, model=str(folder), served_model_name=name, weights=weights)
+    return replace(settings, model=str(folder_of(settings.model)), served_model_name=name)
 
 
 def folder_of(model: str) -> Path:
