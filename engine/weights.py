@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import ModelError, read_config
+from engine.defaults import GIB
 from model_impl import MODELS
+from model_impl.capacity import weight_bytes
+from model_impl.exaone4.architecture import Architecture, ConfigError
 from model_impl.gguf import METHOD
-from model_impl.weights import DEFAULT, GGUF
+from model_impl.weights import BITS, DEFAULT, GGUF
 
 _PLACES = ("quantization_config", "compression_config")
 """Fields of config.json that say how weights are quantized, the second an older name of compressed-tensors'."""
@@ -47,8 +50,8 @@ def advice(folder: Path) -> str:
     if found is None or _method(found) == METHOD:
         return ""
     return (
-        f" (quantization_config.quant_method is {_method(found)}; on a CPU, GPTQ, AWQ in 4 bits, compressed-tensors' "
-        "pack-quantized and int-quantized, GGUF files and checkpoints in bfloat16 or float32 work)"
+        f" (quantization_config.quant_method is {_method(found)}; on a CPU, GPTQ in 4 and 8 bits and AWQ in 4 work in "
+        "groups of 32, 64 or 128, compressed-tensors' pack-quantized and int-quantized, GGUF, bfloat16 and float32)"
     )
 
 
@@ -64,6 +67,29 @@ def check_weights(folder: Path, model: str, asked: str) -> None:
         raise ModelError(
             f"{flag} is for checkpoints in bfloat16 or float32, and {model} is quantized "
             f"(quantization_config.quant_method {_method(found)}): {otherwise}"
+        )
+
+
+def check_room(folder: Path, model: str, asked: str, available: int) -> None:
+    """Raises ModelError where so many bytes of memory are too few to quantize a checkpoint as asked.
+
+    Packed weights are there then, and one matrix as the checkpoint has it: the largest is the embedding. Called once
+    `check_weights` has let it pass.
+    """
+    if asked not in BITS:
+        return
+    config = read_config(folder)
+    try:
+        architecture = Architecture.from_config(config)
+        needed: dict[str, int] = {each: weight_bytes(architecture, config, "bfloat16", each) for each in BITS}
+    except ConfigError:
+        return  # vLLM says more about it
+    largest = 2 * architecture.vocab_size * architecture.hidden_size
+    if needed[asked] + largest > available:
+        sizes = ", ".join(f"{(size + largest) / GIB:.1f} GiB with {each}" for each, size in needed.items())
+        raise ModelError(
+            f"--weights {asked}: {available / GIB:.1f} GiB of memory are free, too few to quantize {model}, which "
+            f"takes {sizes}; free some, or take a smaller model"
         )
 
 

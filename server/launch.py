@@ -27,9 +27,9 @@ from rich.logging import RichHandler
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from engine.checkpoint import ModelError, read_config
-from engine.defaults import engine_defaults
+from engine.defaults import Machine, engine_defaults
 from engine.messages import Ready
-from engine.weights import check_weights, held_weights
+from engine.weights import check_room, check_weights, held_weights
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
@@ -357,6 +357,7 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
         return settings
     try:
         check_weights(folder, settings.model, settings.weights)
+        check_room(folder, settings.model, settings.weights, Machine.detect().available_memory)
         return replace(settings, weights=held_weights(folder, settings.weights, engine_options))
     except ModelError as error:
         raise UsageError(str(error)) from error

@@ -1,6 +1,7 @@
 """GGUF files: the folder that stands for one means what the file says; what cannot be read is refused in one line."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -222,6 +223,8 @@ def refused(path: Path) -> str:
     with pytest.raises(GgufError) as caught:
         folder_for(path, packed=True)
     assert "\n" not in str(caught.value)
+    made = Path(os.environ["XDG_CACHE_HOME"]) / "twogear" / "gguf"
+    assert not made.exists() or not any(made.iterdir())  # nothing half-written
     return str(caught.value)
 
 

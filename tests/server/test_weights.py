@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
+from engine.defaults import Machine
 from engine.weights import held_weights
 from model_impl.weights import VARIABLE
 from server.app import create_app
@@ -66,7 +67,21 @@ def test_other_models_of_the_hub_are_refused_once_their_configuration_is_there(t
     assert with_weights(replace(settings, weights="bf16"), fetched, []).weights == "bf16"
 
 
-ODD = {"weights": {"type": []}}
+ODD: Any = {"weights": {"type": []}}
+
+
+def test_too_little_memory_to_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(checkpoint(tmp_path))
+    asked = Settings(model=str(folder), weights="int8")
+    with monkeypatch.context() as context:
+        context.setattr(Machine, "detect", lambda: Machine("cpu", (0,), available_memory=1 << 20))
+        with pytest.raises(UsageError, match=r"0\.0 GiB of memory are free, too few .* GiB with int4; free") as why:
+            with_weights(asked, folder, [])
+        assert "\n" not in str(why.value)
+        assert with_weights(replace(asked, weights="bf16"), folder, []).weights == "bf16"
+    assert with_weights(asked, folder, []).weights == "int8"
+
+
 W4A16 = {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}
 FLOATS = {"weights": {"num_bits": 8, "type": "float"}}
 
