@@ -1,6 +1,5 @@
 """Layers of quantized checkpoints as vLLM loads them: our kernel multiplies with what their weights mean."""
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -104,27 +103,20 @@ def test_what_it_does_not_take_is_left_to_vllm(refused: MPLinearLayerConfig, rea
     assert reason in (why or "")
 
 
-@pytest.mark.parametrize(
-    "quantization",
-    [
-        {"quant_method": "awq", "bits": 4, "group_size": 96, "zero_point": True, "version": "gemm"},
-        {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "config_groups": {"all": {"targets": ["Linear"], "weights": GROUPS_OF_96}},
-        },
-    ],
-    ids=["awq", "compressed-tensors"],
-)
-def test_groups_that_do_not_divide_a_layer(quantization: dict[str, Any], tmp_path: Path) -> None:
+def test_groups_that_do_not_divide_a_layer(tmp_path: Path) -> None:
+    groups = {"all": {"targets": ["Linear"], "weights": GROUPS_OF_96}}
+    quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
     folder = tmp_path / "model"
     vllm_config = engine_config(folder, fields(quantization_config=quantization), dtype="bfloat16")
-    with set_current_vllm_config(vllm_config), one_rank(tmp_path / "ranks"), pytest.raises(ValueError) as caught:  # noqa: PT011
+    with (
+        set_current_vllm_config(vllm_config),
+        one_rank(tmp_path / "ranks"),
+        pytest.raises(ValueError, match="96") as why,
+    ):
         initialize_model(vllm_config)
-    told = _explain(caught.value, str(folder))
+    told = _explain(why.value, str(folder))
     assert "\n" not in told
-    assert re.search("96|not aligned", told)
-    assert f"quant_method is {quantization['quant_method']}; on a CPU" in told
+    assert "quant_method is compressed-tensors; on a CPU" in told
 
 
 def test_it_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
