@@ -114,7 +114,7 @@ def test_groups_that_do_not_divide_a_layer(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="96") as why,
     ):
         initialize_model(vllm_config)
-    told = _explain(e.value, str(folder))
+    told = _explain(why.value, str(folder))
     assert "\n" not in told
     assert "quant_method is compressed-tensors; on a CPU" in told
 
