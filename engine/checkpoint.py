@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from model_impl.gguf import LINK, stands_for_a_file
+
 
 class ModelError(ValueError):
     """The model cannot be served; the message is one line that says what to do."""
@@ -21,11 +23,11 @@ def check_model(model: str) -> None:
         if _looks_like_a_path(model):
             raise ModelError(f"no model folder at {model}; name a folder with config.json and weights, or a hub id")
         return
-    if any(folder.glob("*.gguf")) and not weight_bytes(folder):
-        raise ModelError(f"{model} holds weights as GGUF, which the engine does not read; {_WANTED}")
+    if any(folder.glob("*.gguf")) and not weight_bytes(folder) and not stands_for_a_file(model):
+        raise ModelError(f"{model} is a folder with GGUF files; name the one that is meant")
     read_config(folder)
     if weight_bytes(folder) == 0:
-        raise ModelError(f"{model} holds no weights (*.safetensors or *.bin); is the download complete?")
+        raise ModelError(f"{model} holds no weights (*.safetensors, *.bin or its GGUF file); is the download complete?")
 
 
 _WANTED = "name the folder of a checkpoint in transformers' format (config.json, *.safetensors)"
@@ -33,8 +35,8 @@ _WANTED = "name the folder of a checkpoint in transformers' format (config.json,
 
 def _no_folder(file: Path) -> str:
     if file.suffix == ".gguf":
-        return f"{file} is a GGUF file, which the engine does not read; {_WANTED}"
-    return f"{file} is a file; {_WANTED}"
+        return f"{file} is a GGUF file, which the engine reads from the folder that `twogear serve` makes of it"
+    return f"{file} is a file, and no GGUF; {_WANTED}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -63,6 +65,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def weight_bytes(folder: Path) -> int:
     """The size of the weight files, 0 if there are none."""
+    if stands_for_a_file(str(folder)):
+        return (folder / LINK).stat().st_size if (folder / LINK).is_file() else 0
     patterns = ("*.safetensors", "*.bin", "*.pt")
     files = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())  # a link may lead nowhere
     return sum(path.stat().st_size for path in files)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from engine.bytecode import VARIABLE as BYTECODE
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import weight_bytes
+from model_impl.gguf import LOAD_FORMAT, stands_for_a_file
 from model_impl.weights import DEFAULT, VARIABLE
 
 GIB = 1 << 30
@@ -64,6 +65,8 @@ def engine_defaults(
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
     machine = machine or Machine.detect()
     choices = _common(machine) + (_cpu(model, machine, options, environment) if machine.platform == "cpu" else _gpu())
+    if stands_for_a_file(model):
+        choices.append(Choice("--load-format", LOAD_FORMAT, "the weights lie in a GGUF file"))
     named = named_options(options)
     if "VLLM_CPU_KVCACHE_SPACE" in environment:
         named.add("--kv-cache-memory-bytes")  # the older way to say the same; vLLM lets the variable win

@@ -26,10 +26,11 @@ from vllm.v1.executor import Executor
 
 from engine.adapters import Adapters
 from engine.checkpoint import ModelError, read_config
-from engine.defaults import KV_CACHE_TOKENS, Choice
+from engine.defaults import KV_CACHE_TOKENS, Choice, Machine
 from engine.messages import PROTOCOL_VERSION, Ready
 from engine.vllm_internals.attach import Internals
 from engine.vllm_internals.contract import POOL_SIZE, possible
+from engine.weights import advice
 from model_impl.private_names import verdict_of_names
 
 _LONGEST_REASON = 500
@@ -198,7 +199,9 @@ def _explain(error: Exception, model: str) -> str:
             "--gpu-memory-utilization, --max-model-len or --max-num-seqs"
         )
     text = text.partition(" for now. Supported architectures: ")[0]  # vLLM names three hundred
-    return f"{model} could not be loaded: {textwrap.shorten(text, _LONGEST_REASON)}"
+    folder = Path(model).expanduser()
+    local = folder.is_dir() and Machine.detect().platform == "cpu"
+    return f"{model} could not be loaded: {textwrap.shorten(text, _LONGEST_REASON)}{advice(folder) if local else ''}"
 
 
 def _essence(error: BaseException) -> str:
@@ -209,4 +212,5 @@ def _essence(error: BaseException) -> str:
             return line.partition(", ")[2].partition(" [type=")[0]
     if not lines:
         return type(error).__name__
-    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
+    said = " ".join(lines) if lines[0].endswith(":") else lines[0]
+    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"

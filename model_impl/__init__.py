@@ -6,6 +6,9 @@ Each architecture is a folder with the same files. `docs/add-a-model.md` says wh
 from importlib import import_module
 from typing import NamedTuple
 
+from model_impl import gguf
+from model_impl.private_names import missing
+
 
 class Model(NamedTuple):
     """An architecture's folder, as a package, and the names in it that are registered.
@@ -27,7 +30,8 @@ MODELS = {
 
 
 def register() -> None:
-    """Puts our config and model classes in the place of those that transformers and vLLM bring for the same names.
+    """Puts our config and model classes in the place of those that transformers and vLLM bring for the same names, and
+    has vLLM know our loader of GGUF files.
 
     vLLM calls this in every one of its processes, possibly more than once (entry point `vllm.general_plugins`). A model
     class is named, not imported: vLLM imports it where a model is built.
@@ -35,6 +39,8 @@ def register() -> None:
     from transformers import AutoConfig  # noqa: PLC0415 - this package is imported where neither is installed
     from vllm import ModelRegistry  # noqa: PLC0415
 
+    if missing(gguf.NEEDS) is None:
+        import_module("model_impl.gguf.loading")
     for architecture, model in MODELS.items():
         config_class = getattr(import_module(f"{model.package}.config"), model.config_class)
         AutoConfig.register(model.model_type, config_class, exist_ok=True)

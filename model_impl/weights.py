@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 Format = Literal["bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+GGUF = "gguf"
+"""What is told of weights that are each in the bits of their GGUF file."""
 VARIABLE = "TWOGEAR_WEIGHTS"
 """The environment variable that has the format; worker processes inherit it."""
 DEFAULT: Format = "bf16"
@@ -17,8 +19,10 @@ BITS: Mapping[Format, int] = {"int8": 8, "int4": 4}
 """Of a weight of a projection."""
 TABLE_BITS: Mapping[Format, int] = {"int8": 8, "int4": 8}
 """Of a weight of the input embedding and the output head, which decide more than others about what is answered."""
-BYTES_PER_WEIGHT: Mapping[int, float] = {8: 1 + 2 / 32, 4: 0.5 + 4 / 32}
-"""With the scales: for each 32 weights one of 16 bits, for 4 bits the smallest value too."""
+SHARED = 32
+"""Weights of an output that share a scale."""
+BYTES_PER_WEIGHT: Mapping[int, float] = {8: 1 + 2 / SHARED, 4: 0.5 + 4 / SHARED}
+"""With the scales: for each group one of 16 bits, for 4 bits the smallest value too."""
 
 
 def weights_format(environment: Mapping[str, str] = os.environ) -> Format:

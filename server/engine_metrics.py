@@ -6,16 +6,13 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from model_impl.weights import Format
 from server.engine_client import Cause, EngineClient, EngineStatus
 
 
 class EngineLife(Collector):
     """`places`: by what they are for, how many are held and how many are waited for. `weights`: their format."""
 
-    def __init__(
-        self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]], weights: Format
-    ) -> None:
+    def __init__(self, engine: EngineClient, places: Callable[[], Mapping[str, tuple[int, int]]], weights: str) -> None:
         self._engine = engine
         self._places = places
         self._weights = weights

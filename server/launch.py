@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -25,9 +26,10 @@ from rich.logging import RichHandler
 
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
-from engine.checkpoint import read_config
-from engine.defaults import engine_defaults
+from engine.checkpoint import ModelError, read_config
+from engine.defaults import Machine, engine_defaults
 from engine.messages import Ready
+from engine.weights import check_room, check_weights, held_weights
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
@@ -52,7 +54,7 @@ from server.telemetry.observers import open_observers
 logger = logging.getLogger("twogear.server")
 
 POLL_SECONDS = 0.1
-FETCHED = ["tokenizer*.json", "config.json", "generation_config.json", "chat_template.*"]
+FETCHED = ["tokenizer*.json", "config.json", "generation_config.json", "chat_template.*", "hf_quant_config.json"]
 TRY_SECONDS = 60
 THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
@@ -61,6 +63,7 @@ CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     """Serves until a signal ends it; returns the exit code. Raises UsageError, also when the model cannot be loaded."""
     folder = tokenizer_folder(settings.model)
+    settings = with_weights(settings, folder, engine_options)
     profile, keys = load_profile_and_keys(folder, settings)
     try_format(folder, profile, settings)
     fmt = load_format(folder, profile, settings)
@@ -343,6 +346,21 @@ def tokenizer_folder(model: str) -> Path:
     """Where tokenizer and chat template of a model are; fetches those of a hub id. Raises UsageError."""
     path = Path(model).expanduser()
     return path if path.is_dir() else _fetch_tokenizer(model)
+
+
+def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]) -> Settings:
+    """With the format that the weights of the checkpoint in `folder` are held in.
+
+    Raises UsageError where they cannot be held as `--weights` asks.
+    """
+    if not (folder / "config.json").is_file():
+        return settings
+    try:
+        check_weights(folder, settings.model, settings.weights)
+        check_room(folder, settings.model, settings.weights, Machine.detect().available_memory)
+        return replace(settings, weights=held_weights(folder, settings.weights, engine_options))
+    except ModelError as error:
+        raise UsageError(str(error)) from error
 
 
 def choose_profile(folder: Path, settings: Settings) -> Path:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_impl.weights import DEFAULT, Format
+from model_impl.weights import DEFAULT
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "twogear-tiny"
 
@@ -32,8 +32,8 @@ class Settings:
     """A local folder or a hub id."""
     host: str = "127.0.0.1"
     port: int = 8000
-    weights: Format = DEFAULT
-    """In how many bits the engine holds the weights."""
+    weights: str = DEFAULT
+    """In how many bits the engine holds the weights, as clients are told; `server.launch` asks the checkpoint."""
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""
     profile: Path | None = None

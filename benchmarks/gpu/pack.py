@@ -46,6 +46,7 @@ PACKAGES = [
     "email-validator",
     "dnspython",
     "fastapi",
+    "gguf",
     "httpcore2",
     "httptools",
     "httpx2",

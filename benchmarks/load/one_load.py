@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the load could not be applied: {error}") from error
     measured = figures(outcome.samples, outcome.seconds)
     errors = sorted({sample.error for sample in outcome.samples if sample.error is not None})
-    Console().print(_table(load, measured))
+    held = listed[0].get("weights")  # which a peer does not tell
+    Console().print(_table(load, measured, held))
     for why in errors:
         print(f"failed: {why}")
-    print(json.dumps({"load": asdict(load), "figures": asdict(measured), "seconds": outcome.seconds}))
+    print(json.dumps({"load": asdict(load), "weights": held, "figures": asdict(measured), "seconds": outcome.seconds}))
     return 1 if errors else 0
 
 
@@ -85,8 +86,9 @@ def _models(url: str) -> list[dict[str, Any]]:
     return list(listed["data"])
 
 
-def _table(load: Load, measured: Figures) -> Table:
-    table = Table("figure", "median", "p95", title=f"{load.name}: {load.requests} requests")
+def _table(load: Load, measured: Figures, weights: str | None) -> Table:
+    held = f", weights {weights}" if weights else ""
+    table = Table("figure", "median", "p95", title=f"{load.name}: {load.requests} requests{held}")
     table.add_row("output tokens/s", _number(measured.tokens_per_second, 1, ""), "")
     table.add_row("first token", _number(measured.first, 1e3), _number(measured.first_p95, 1e3))
     table.add_row("first answer token", _number(measured.first_answer, 1e3), _number(measured.first_answer_p95, 1e3))

@@ -31,6 +31,10 @@ _OPTIONS = (
 )
 
 
+TOOLS = ("llama-server", "llama-quantize", "llama-perplexity")
+"""What is built: the server, what makes a file of fewer bits, and what compares its distributions with another's."""
+
+
 def source_folder() -> Path:
     """The folder of the source, which may not exist yet."""
     return cache_folder() / f"llama.cpp-{VERSION}"
@@ -48,7 +52,7 @@ def quantize_binary() -> Path:
 
 def build(jobs: int | None = None) -> Path:
     """Fetches and builds what is missing, and returns the server. Raises UsageError."""
-    if server_binary().exists() and quantize_binary().exists():
+    if all(server_binary().with_name(tool).exists() for tool in TOOLS):
         return server_binary()
     if shutil.which("cmake") is None or shutil.which("g++") is None:
         raise UsageError("llama.cpp's server is built with cmake and g++; install them (Debian: apt install cmake g++)")
@@ -59,7 +63,7 @@ def build(jobs: int | None = None) -> Path:
     with log.open("w") as output:
         for command in (
             ("cmake", "-B", "build", *_OPTIONS),
-            ("cmake", "--build", "build", "--target", "llama-server", "llama-quantize", f"-j{jobs or os.cpu_count()}"),
+            ("cmake", "--build", "build", "--target", *TOOLS, f"-j{jobs or os.cpu_count()}"),
         ):
             done = subprocess.run(command, cwd=source_folder(), stdout=output, stderr=output, check=False)
             if done.returncode != 0:

@@ -40,9 +40,25 @@ class QuantizedProduct:
             raise ValueError(f"not a matrix of numbers: {weight.dtype} {tuple(weight.shape)}")
         weight = weight.detach().to(torch.bfloat16).contiguous()
         outputs, inputs = weight.shape
-        packed = room_for(outputs, inputs, bits)
+        packed = _room_for(outputs, inputs, bits)
         if not quantized_kernels().quantize(weight.data_ptr(), outputs, inputs, bits, packed.data_ptr()):
             raise ValueError("a weight is infinite or not a number")
+        return cls(packed, outputs, inputs)
+
+    @classmethod
+    def of_integers(
+        cls, values: torch.Tensor, scales: torch.Tensor, least: torch.Tensor, bits: int
+    ) -> "QuantizedProduct":
+        """Of a matrix that is quantized already: `values` (outputs, inputs) in int8, times scale, plus least value.
+
+        `scales` and `least`: (outputs, groups) in float32, a group a multiple of 32. 8 bits have no least value.
+        """
+        outputs, inputs = values.shape
+        group = inputs // scales.shape[1]
+        packed = _room_for(outputs, inputs, bits)
+        parts = [part.contiguous() for part in (values, scales, least)]
+        pointers = [part.data_ptr() for part in parts]
+        quantized_kernels().pack_quantized(*pointers, outputs, inputs, group, bits, packed.data_ptr())
         return cls(packed, outputs, inputs)
 
     def __call__(self, x: torch.Tensor, _weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -58,11 +74,6 @@ class QuantizedProduct:
             rows: torch.Tensor = torch.ops.twogear.quantized_rows(ids, self.packed, self.inputs)
             return rows
         return _rows(ids, self.packed, self.inputs)
-
-
-def room_for(outputs: int, inputs: int, bits: int) -> torch.Tensor:
-    """Bytes for the packed weights of such a matrix."""
-    return room(quantized_kernels().quantized_size(outputs, inputs, bits))
 
 
 class QuantizedLinearMethod(UnquantizedLinearMethod):
@@ -246,6 +257,10 @@ def _give(layer: Any, product: QuantizedProduct) -> None:
     layer.cpu_linear = product
     layer.weight = nn.Parameter(torch.empty(0, dtype=layer.weight.dtype), requires_grad=False)
     note(PACKED, None)
+
+
+def _room_for(outputs: int, inputs: int, bits: int) -> torch.Tensor:
+    return room(quantized_kernels().quantized_size(outputs, inputs, bits))
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:

@@ -18,10 +18,9 @@ from vllm.scalar_type import scalar_types
 
 from model_impl.cpu import READY_MADE, note
 from model_impl.cpu.native import quantized_kernels
-from model_impl.cpu.quantized import QuantizedProduct, room_for
+from model_impl.cpu.quantized import QuantizedProduct
+from model_impl.weights import SHARED
 
-_SHARED = 32
-"""Weights that share a scale in our format; a larger group's has several equal ones."""
 _OFFSETS = {scalar_types.uint4b8: 8, scalar_types.uint8b128: 128}
 """Of kinds without zero points: what is taken off the stored integers."""
 
@@ -40,8 +39,8 @@ class TwogearWNA16LinearKernel(MPLinearKernel):
         kinds = [scalar_types.uint4] if c.zero_points else list(_OFFSETS)
         if c.weight_type not in kinds:
             return False, f"ours takes 4 bits, and 8 without zero points, not {c.weight_type}"
-        if c.group_size != -1 and c.group_size % _SHARED != 0:
-            return False, f"ours takes groups of multiples of {_SHARED}, not of {c.group_size}"
+        if c.group_size != -1 and c.group_size % SHARED != 0:
+            return False, f"ours takes groups of multiples of {SHARED}, not of {c.group_size}"
         if c.act_type != torch.bfloat16:
             return False, f"ours computes in bfloat16, not in {c.act_type}: --dtype bfloat16"
         return True, None
@@ -53,7 +52,7 @@ class TwogearWNA16LinearKernel(MPLinearKernel):
         values = unpack_quantized_values_into_int32(stored, kind, 0).T  # (outputs, inputs)
         inputs = self.config.partition_weight_shape[0]
         values = values[:, :inputs]  # the last int32 may be filled up
-        scales = _inputs_first(getattr(layer, self.w_s_name)).T.float().contiguous()  # (outputs, groups)
+        scales = _inputs_first(getattr(layer, self.w_s_name)).T.float()  # (outputs, groups)
         offset: torch.Tensor | int
         if self.config.zero_points:
             zeros = _inputs_first(getattr(layer, self.w_zp_name or ""))
@@ -63,7 +62,7 @@ class TwogearWNA16LinearKernel(MPLinearKernel):
         bits: int = kind.size_bits
         if bits == 8:
             values, offset = values - _OFFSETS[kind], 0
-        layer.twogear_product = _packed(values.to(torch.int8).contiguous(), scales, -offset * scales, bits)
+        layer.twogear_product = QuantizedProduct.of_integers(values.to(torch.int8), scales, -offset * scales, bits)
         for name in {self.w_q_name, self.w_s_name, self.w_zp_name}:
             if name is not None and hasattr(layer, name):
                 setattr(layer, name, nn.Parameter(torch.empty(0), requires_grad=False))
@@ -81,24 +80,6 @@ def use_kernel_for_ready_made() -> None:
     kernels = linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
     if TwogearWNA16LinearKernel not in kernels:
         kernels.insert(0, TwogearWNA16LinearKernel)
-
-
-def _packed(values: torch.Tensor, scales: torch.Tensor, least: torch.Tensor, bits: int) -> QuantizedProduct:
-    """Of (outputs, inputs) integers, times scale, plus for 4 bits the least value; both are (outputs, groups)."""
-    outputs, inputs = values.shape
-    packed = room_for(outputs, inputs, bits)
-    least = least.contiguous()
-    quantized_kernels().pack_quantized(
-        values.data_ptr(),
-        scales.data_ptr(),
-        least.data_ptr(),
-        outputs,
-        inputs,
-        inputs // scales.shape[1],
-        bits,
-        packed.data_ptr(),
-    )
-    return QuantizedProduct(packed, outputs, inputs)
 
 
 def _inputs_first(parameter: Any) -> torch.Tensor:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_impl import gguf
 from model_impl.capacity import BYTES_PER_VALUE, Cache, Load, uniform_cache, weight_bytes, windowed_cache
 from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, ConfigError, LayerType
 from model_impl.weights import DEFAULT, FORMATS, VARIABLE, weights_format
 from server.cli_errors import UsageError
+from server.commands.arguments.gguf import folder_of, held_bytes
 
 HELP = "show what a model's weights and long requests need, from its config.json alone"
 
@@ -31,7 +33,7 @@ _DTYPES = ("bfloat16", "float16", "float32")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a local folder, a config.json, or a hub id")
+    parser.add_argument("model", metavar="MODEL", help="a local folder, a GGUF file, a config.json, or a hub id")
     parser.add_argument(
         "--memory", type=_bytes, required=True, metavar="SIZE", help="for weights and pages together, such as 80GiB"
     )
@@ -102,6 +104,8 @@ def _plan(config: dict[str, Any], args: argparse.Namespace) -> Plan:
     if context > architecture.max_positions:
         raise UsageError(f"--context {context} is more than the model's {architecture.max_positions} positions")
     load = Load(context, args.page_size, args.tokens_in_flight, BYTES_PER_VALUE[args.kv_dtype or dtype])
+    if gguf.is_gguf(args.model) and held == DEFAULT:
+        return Plan(architecture, "gguf", args.memory, held_bytes(args.model), load)
     weights = weight_bytes(architecture, config, dtype, held)
     return Plan(architecture, dtype if held == DEFAULT else held, args.memory, weights, load)
 
@@ -113,7 +117,9 @@ def read_config(model: str) -> dict[str, Any]:
         UsageError: there is none, or it is not a JSON object.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if gguf.is_gguf(model):
+        path = folder_of(model) / "config.json"
+    elif path.is_dir():
         path /= "config.json"
     elif not path.is_file():
         path = _fetch_config(model)

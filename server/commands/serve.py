@@ -10,7 +10,18 @@ from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
-from server.commands.arguments import access, adapters, connections, faults, limits, observation, stored, tls, weights
+from server.commands.arguments import (
+    access,
+    adapters,
+    connections,
+    faults,
+    gguf,
+    limits,
+    observation,
+    stored,
+    tls,
+    weights,
+)
 from server.commands.arguments.numbers import port
 from server.commands.arguments.objects import json_object
 from server.settings import Settings
@@ -31,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "After --, any engine option of vLLM goes through unchanged, for example: "
         "twogear serve LGAI-EXAONE/EXAONE-4.0-1.2B -- --dtype bfloat16 --max-model-len 32768"
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", default=DEFAULTS.model, help="a local folder or a hub id")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", default=DEFAULTS.model, help="a local folder, a GGUF file or a hub id"
+    )
     parser.add_argument("--host", default=DEFAULTS.host, help="the address to listen on")
     parser.add_argument("--port", type=port, default=DEFAULTS.port, help="the port to listen on; 0 takes a free one")
     parser.add_argument(
@@ -74,12 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises UsageError."""
-    settings = settings_of(args, os.environ)
+    settings = gguf.opened(settings_of(args, os.environ))
     try:
         check_model(settings.model)
     except ModelError as error:
         raise UsageError(str(error)) from error
-    weights.check(settings.model, settings.weights)
     chosen = adapters.engine_choices(args, settings)
     options = [*adapters.as_options(chosen), *args.engine_options]
     if args.show_defaults:

@@ -12,6 +12,9 @@ from engine.checkpoint import ModelError
 from engine.defaults import engine_defaults
 from engine.messages import Sampling
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+WHAT_WORKS = "on a CPU, GPTQ in 4 and 8 bits and AWQ in 4 work"
+
 
 def load(folder: Path, *options: str) -> None:
     with warnings.catch_warnings():
@@ -50,6 +53,8 @@ def test_options_that_cannot_be(checkpoint: Path, options: list[str], words: str
         (lambda config: config.update(model_type="nothing"), "nothing"),
         (lambda config: config.pop("hidden_size"), "hidden_size"),
         (lambda config: config.update(num_attention_heads="four"), "num_attention_heads"),
+        (lambda config: config.update(quantization_config=GPTQ | {"bits": 3}), rf"bits=3.*is gptq; {WHAT_WORKS}"),
+        (lambda config: config.update(quantization_config={"quant_method": "exl9"}), rf"exl9.*is exl9; {WHAT_WORKS}"),
     ],
 )
 def test_configs_that_cannot_be(checkpoint: Path, edit: Callable[[dict[str, Any]], object], words: str) -> None:

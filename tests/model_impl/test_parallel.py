@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from model_impl.weights import VARIABLE
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import CompilationMode, engine, generate, largest_difference
 from tests.model_impl.tiny import reference_logprobs, save_checkpoint
@@ -55,3 +57,18 @@ def test_two_ranks_compute_one_model(
         mixed = generate(llm, prompts, [50, 50, 10])
     for scored in mixed:
         assert largest_difference(scored, reference_logprobs(reference, scored.ids)) < 2e-4
+
+
+@pytest.mark.engine
+def test_two_ranks_with_weights_in_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "int8")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    reference = save_checkpoint(tmp_path, fields(num_key_value_heads=2, tie_word_embeddings=True), torch.bfloat16)
+    rng = random.Random(0)
+    prompt = [rng.randrange(101) for _ in range(100)]
+    two: dict[str, Any] = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    with engine(tmp_path, dtype="bfloat16", **two, **OUR_DRAWS) as llm:
+        (scored,) = generate(llm, [prompt], [20])
+    expected = reference_logprobs(reference.float(), scored.ids)
+    off = (scored.logprobs - expected).abs().mean()
+    assert off < 0.05 * expected.std(), (off, expected.std())

@@ -105,6 +105,9 @@ def test_the_next_start_takes_what_the_first_has_kept(
         file.write_bytes(damaged)
         assert quantized_cache.read(file) == {}
         assert not file.exists()
+    file.write_bytes(b"twogear weights 0\n" + whole[len(quantized_cache._MAGIC) :])
+    assert quantized_cache.read(file) == {}
+    assert f"{file} cannot be used (it is of another version): quantizing anew" in caplog.text
     file.write_bytes(whole[:-9])
     assert torch.equal(scores(), first)
     assert "quantizing anew" in caplog.text

@@ -1,6 +1,7 @@
 """Layers of quantized checkpoints as vLLM loads them: our kernel multiplies with what their weights mean."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +10,22 @@ from torch import nn
 
 from model_impl.cpu import native
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
+from tests.model_impl.config_fields import fields
+from tests.model_impl.planner import engine_config, one_rank
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from vllm.config import set_current_vllm_config
     from vllm.model_executor.kernels.linear import choose_mp_linear_kernel
     from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
+    from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.scalar_type import ScalarType, scalar_types
 
+    from engine.loading import _explain
     from model_impl.cpu.ready_made import TwogearWNA16LinearKernel, use_kernel_for_ready_made
 
 OUTPUTS, INPUTS = 48, 192
+GROUPS_OF_96 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 96}
 UINT4, GPTQ4, GPTQ8 = scalar_types.uint4, scalar_types.uint4b8, scalar_types.uint8b128
 
 
@@ -94,6 +101,22 @@ def test_what_it_does_not_take_is_left_to_vllm(refused: MPLinearLayerConfig, rea
     can, why = TwogearWNA16LinearKernel.can_implement(refused)
     assert not can
     assert reason in (why or "")
+
+
+def test_groups_that_do_not_divide_a_layer(tmp_path: Path) -> None:
+    groups = {"all": {"targets": ["Linear"], "weights": GROUPS_OF_96}}
+    quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    folder = tmp_path / "model"
+    vllm_config = engine_config(folder, fields(quantization_config=quantization), dtype="bfloat16")
+    with (
+        set_current_vllm_config(vllm_config),
+        one_rank(tmp_path / "ranks"),
+        pytest.raises(ValueError, match="96") as why,
+    ):
+        initialize_model(vllm_config)
+    told = _explain(why.value, str(folder))
+    assert "\n" not in told
+    assert "quant_method is compressed-tensors; on a CPU" in told
 
 
 def test_it_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,13 +35,14 @@ def test_an_engine_option_before_the_dashes_is_told_where_it_goes(capsys: pytest
     assert "twogear serve -- --max-model-len" in message
 
 
-def test_gguf_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gguf_that_is_none_or_not_named_is_refused_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "model-q4.gguf"
     file.write_bytes(b"GGUF")
-    for name in (file, tmp_path):
-        message = error_of(["serve", str(name)], capsys)
-        assert "GGUF" in message
-        assert "safetensors" in message
+    assert "is no GGUF file, or cut off" in error_of(["serve", str(file)], capsys)
+    assert "name the one that is meant" in error_of(["serve", str(tmp_path)], capsys)
+    assert "no GGUF file" in error_of(["plan", str(file), "--memory", "1GiB"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
+from engine.defaults import Machine
+from engine.weights import held_weights
 from model_impl.weights import VARIABLE
 from server.app import create_app
 from server.cli import main
+from server.cli_errors import UsageError
+from server.launch import with_weights
 from server.modes.profile import Profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine
@@ -50,11 +55,82 @@ def test_checkpoints_that_cannot_be_quantized(tmp_path: Path, capsys: pytest.Cap
     assert "is a LlamaForCausalLM" in error_of(["serve", other, "--weights", "int4"], capsys)
     quantized = checkpoint(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
     message = error_of(["serve", quantized, "--weights", "int8"], capsys)
-    assert "is quantized: leave it out, or use --weights bf16" in message
+    assert "is quantized (quantization_config.quant_method gptq): leave it out, or use --weights bf16" in message
     assert os.environ[VARIABLE] == "int8"  # what an engine would have been told
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int4"])
+def test_other_models_of_the_hub_are_refused_once_their_configuration_is_there(tmp_path: Path) -> None:
+    fetched = Path(checkpoint(tmp_path, architectures=["Qwen3ForCausalLM"], model_type="qwen3"))
+    settings = Settings(model="Qwen/Qwen3-0.6B", weights="int8")
+    with pytest.raises(UsageError, match=r"^--weights int8 is for Exaone4ForCausalLM; Qwen/Qwen3-0.6B is a Qwen3For"):
+        with_weights(settings, fetched, [])
+    assert with_weights(replace(settings, weights="bf16"), fetched, []).weights == "bf16"
+
+
+ODD: Any = {"weights": {"type": []}}
+
+
+def test_too_little_memory_to_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(checkpoint(tmp_path))
+    asked = Settings(model=str(folder), weights="int8")
+    with monkeypatch.context() as context:
+        context.setattr(Machine, "detect", lambda: Machine("cpu", (0,), available_memory=1 << 20))
+        with pytest.raises(UsageError, match=r"0\.0 GiB of memory are free, too few .* GiB with int4; free") as why:
+            with_weights(asked, folder, [])
+        assert "\n" not in str(why.value)
+        assert with_weights(replace(asked, weights="bf16"), folder, []).weights == "bf16"
+    assert with_weights(asked, folder, []).weights == "int8"
+
+
+W4A16 = {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}
+FLOATS = {"weights": {"num_bits": 8, "type": "float"}}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "named"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq-int4"),
+        ({"quant_method": "awq", "w_bit": 4}, "awq-int4"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": W4A16}}, "compressed-tensors-int4"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": FLOATS}}, "compressed-tensors-float8"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": FLOATS, "b": W4A16}}, "compressed-tensors"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": ODD}},
+            "compressed-tensors",
+        ),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "twogear_gguf"}, "gguf"),
+        ({"quant_method": "a\nb"}, "quantized"),
+        ({"bits": "many"}, "quantized"),
+        (None, "bf16"),
+    ],
+)
+def test_a_checkpoint_that_is_quantized_names_its_format(quantization: Any, named: str, tmp_path: Path) -> None:
+    for place in ("quantization_config", "compression_config"):
+        folder = Path(checkpoint(tmp_path, **{place: quantization}))
+        settings = with_weights(Settings(model=str(folder)), folder, [])
+        assert settings.weights == named
+        assert settings.system_fingerprint == f"twogear-{named}"
+    nested = Path(checkpoint(tmp_path, text_config={"quantization_config": quantization}))
+    assert held_weights(nested, "bf16") == named
+
+
+def test_a_format_that_an_engine_option_or_another_file_says(tmp_path: Path) -> None:
+    folder = Path(checkpoint(tmp_path))
+    assert held_weights(folder, "bf16", ["--dtype", "float16", "--quantization", "fp8"]) == "fp8"
+    assert held_weights(folder, "bf16", ["--quantization=fp8"]) == "fp8"
+    assert held_weights(folder, "bf16", ["--block-size", "32", "-q", "fp8"]) == "fp8"
+    assert held_weights(folder, "bf16", ["--quantization"]) == "bf16"  # which vLLM refuses
+    (folder / "hf_quant_config.json").write_text("{}")
+    assert held_weights(folder, "bf16") == "modelopt"
+
+
+def test_a_quantization_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoint(tmp_path, quantization_config="gptq")
+    assert error_of(["serve", folder], capsys).endswith("config.json: quantization_config must be an object")
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int4", "gptq-int4"])
 async def test_the_format_is_named(weights: Any, profile: Profile, fmt: ChatFormat) -> None:
     settings = Settings(model=TINY, weights=weights)
     engine = FakeEngine(always([fmt.end_of_turn_id]), (fmt.end_of_turn_id,))

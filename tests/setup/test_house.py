@@ -129,7 +129,7 @@ IMPORT_VLLM = {
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
-    *("model_impl/cpu/quantized.py", "model_impl/cpu/ready_made.py"),
+    *("model_impl/cpu/quantized.py", "model_impl/cpu/ready_made.py", "model_impl/gguf/loading.py"),
     *(
         "benchmarks/linear_cost.py",
         "benchmarks/gpu/kernels.py",

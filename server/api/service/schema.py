@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model_impl.weights import Format
 from server.api.common.schema import Answer, Count, ErrorResponse
 
 
@@ -28,8 +27,9 @@ class Model(Answer):
     """Who serves it."""
     max_model_len: Count | None
     """The model's context in tokens; null until it is loaded."""
-    weights: Format
-    """In how many bits the weights are held."""
+    weights: str
+    """In how many bits the weights are held: bf16, int8, int4; gguf: as the GGUF file has them; else as the checkpoint
+    is quantized, such as gptq-int4."""
     reasoning_mode: str
     """The mode of requests for this name that name no other."""
     kind: Literal["direct", "thinking", "auto"]

@@ -2,10 +2,7 @@
 
 import argparse
 from collections.abc import MutableMapping
-from pathlib import Path
 
-from engine.checkpoint import ModelError, read_config
-from model_impl import MODELS
 from model_impl.weights import DEFAULT, FORMATS, VARIABLE, Format, weights_format
 from server.cli_errors import UsageError
 
@@ -32,21 +29,3 @@ def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]
         raise UsageError(str(error)) from error
     environment[VARIABLE] = weights
     return weights
-
-
-def check(model: str, weights: Format) -> None:
-    """Raises UsageError where a local checkpoint is none whose weights can be held so."""
-    folder = Path(model).expanduser()
-    if weights == DEFAULT or not folder.is_dir():
-        return
-    try:
-        config = read_config(folder)
-    except ModelError as error:
-        raise UsageError(str(error)) from error
-    asked, otherwise = f"--weights {weights}", f"leave it out, or use --weights {DEFAULT}"
-    if not set(config["architectures"]) & set(MODELS):
-        raise UsageError(
-            f"{asked} is for {', '.join(MODELS)}; {model} is a {', '.join(config['architectures'])}: {otherwise}"
-        )
-    if "quantization_config" in config:
-        raise UsageError(f"{asked} is for checkpoints in bfloat16 or float32, and {model} is quantized: {otherwise}")

@@ -58,7 +58,7 @@ def options() -> str:
     """The options of `twogear serve`, in the groups of its `--help`; a switch has no default, it is there or not."""
     parser = argparse.ArgumentParser(add_help=False)
     serve.add_arguments(parser)
-    first = ["`MODEL`", "the embedded model", "a local folder or a hub id"]
+    first = ["`MODEL`", "the embedded model", "a local folder, a GGUF file or a hub id"]
     parts = []
     for group in parser._action_groups:
         rows = [_option(action) for action in group._group_actions if action.option_strings]

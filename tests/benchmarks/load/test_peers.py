@@ -19,7 +19,8 @@ printf '%s of ' "$3" > "$2"; cat "$1" >> "$2"
 @pytest.fixture
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     """With a llama.cpp that is built, and a checkpoint that is converted."""
-    (tmp_path / "llama-server").touch()
+    for tool in llama_cpp.TOOLS:
+        (tmp_path / tool).touch()
     (tmp_path / "llama-quantize").write_text(QUANTIZE)
     (tmp_path / "llama-quantize").chmod(0o755)
     (tmp_path / "large.gguf").write_text("bf16")

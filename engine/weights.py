@@ -1,0 +1,137 @@
+"""How a checkpoint's weights are held: what config.json says of it, and whether they can be held as `--weights` asks.
+
+Imports neither torch nor vLLM. What a machine cannot compute, vLLM finds out; `advice` is what is said beside it then.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint import ModelError, read_config
+from engine.defaults import GIB
+from model_impl import MODELS
+from model_impl.capacity import weight_bytes
+from model_impl.exaone4.architecture import Architecture, ConfigError
+from model_impl.gguf import METHOD
+from model_impl.weights import BITS, DEFAULT, GGUF
+
+_PLACES = ("quantization_config", "compression_config")
+"""Fields of config.json that say how weights are quantized, the second an older name of compressed-tensors'."""
+_MODELOPT = "hf_quant_config.json"
+"""Where NVIDIA's ModelOpt says it, beside config.json."""
+
+
+def held_weights(folder: Path, asked: str, options: Sequence[str] = ()) -> str:
+    """The format of a checkpoint's weights for clients: `asked`, or what the checkpoint or an engine option says.
+
+    Such as `gptq-int4`, `compressed-tensors-int8`, `fp8`, or `bf16` for numbers that are not quantized.
+    Raises ModelError where config.json cannot be read.
+    """
+    if asked != DEFAULT:
+        return asked
+    found = quantization(folder)
+    if found is None:
+        return _option(options) or ("modelopt" if (folder / _MODELOPT).is_file() else DEFAULT)
+    method = _method(found)
+    if method == METHOD:
+        return GGUF
+    bits = _bits(found)
+    return f"{method}-{bits}" if bits else method
+
+
+def advice(folder: Path) -> str:
+    """Of a quantized checkpoint that a CPU cannot serve: what its quantization is, and what would work. Else nothing.
+
+    Raises ModelError.
+    """
+    found = quantization(folder)
+    if found is None or _method(found) == METHOD:
+        return ""
+    return (
+        f" (quantization_config.quant_method is {_method(found)}; on a CPU, GPTQ in 4 and 8 bits and AWQ in 4 work in "
+        "groups of 32, 64 or 128, compressed-tensors' pack-quantized and int-quantized, GGUF, bfloat16 and float32)"
+    )
+
+
+def check_weights(folder: Path, model: str, asked: str) -> None:
+    """Raises ModelError where a checkpoint is none whose weights can be held so; `model`: as it was named."""
+    if asked in (DEFAULT, GGUF):
+        return
+    architectures = read_config(folder)["architectures"]
+    flag, otherwise = f"--weights {asked}", f"leave it out, or use --weights {DEFAULT}"
+    if not set(architectures) & set(MODELS):
+        raise ModelError(f"{flag} is for {', '.join(MODELS)}; {model} is a {', '.join(architectures)}: {otherwise}")
+    if (found := quantization(folder)) is not None:
+        raise ModelError(
+            f"{flag} is for checkpoints in bfloat16 or float32, and {model} is quantized "
+            f"(quantization_config.quant_method {_method(found)}): {otherwise}"
+        )
+
+
+def check_room(folder: Path, model: str, asked: str, available: int) -> None:
+    """Raises ModelError where so many bytes of memory are too few to quantize a checkpoint as asked.
+
+    Packed weights are there then, and one matrix as the checkpoint has it: the largest is the embedding. Called once
+    `check_weights` has let it pass.
+    """
+    if asked not in BITS:
+        return
+    config = read_config(folder)
+    try:
+        architecture = Architecture.from_config(config)
+        needed: dict[str, int] = {each: weight_bytes(architecture, config, "bfloat16", each) for each in BITS}
+    except ConfigError:
+        return  # vLLM says more about it
+    largest = 2 * architecture.vocab_size * architecture.hidden_size
+    if needed[asked] + largest > available:
+        sizes = ", ".join(f"{(size + largest) / GIB:.1f} GiB with {each}" for each, size in needed.items())
+        raise ModelError(
+            f"--weights {asked}: {available / GIB:.1f} GiB of memory are free, too few to quantize {model}, which "
+            f"takes {sizes}; free some, or take a smaller model"
+        )
+
+
+def quantization(folder: Path) -> dict[str, Any] | None:
+    """What config.json says of quantization; None if nothing. Raises ModelError."""
+    config = read_config(folder)
+    text = config.get("text_config")
+    for fields in (config, text if isinstance(text, dict) else {}):
+        for place in _PLACES:
+            if (found := fields.get(place)) is not None:
+                if not isinstance(found, dict):
+                    raise ModelError(f"{folder / 'config.json'}: {place} must be an object")
+                return dict(found)
+    return None
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    method = found.get("quant_method")
+    return method if isinstance(method, str) and method and method.isprintable() else "quantized"
+
+
+def _option(options: Sequence[str]) -> str | None:
+    """The method that an engine option names (`--quantization fp8`, `-q fp8`)."""
+    for option, following in zip_longest(options, options[1:], fillvalue=""):
+        name, _, value = option.partition("=")
+        if name in ("--quantization", "-q"):
+            return value or following or None
+    return None
+
+
+def _bits(found: Mapping[str, Any]) -> str:
+    """In how many bits of which kind (int4, float8), where that is one for all layers."""
+    if isinstance(bits := found.get("bits", found.get("w_bit")), int):
+        return f"int{bits}"
+    groups = found.get("config_groups")
+    weights = [
+        group["weights"]
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict) and isinstance(group.get("weights"), dict)
+    ]
+    kinds = {json.dumps([one.get("type", "int"), one.get("num_bits")]) for one in weights}
+    if len(kinds) != 1:
+        return ""
+    kind, bits = weights[0].get("type", "int"), weights[0].get("num_bits")
+    return f"{kind}{bits}" if isinstance(kind, str) and isinstance(bits, int) and kind.isalpha() else ""
