@@ -10,7 +10,18 @@ from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults
 from server.cli_errors import UsageError
-from server.commands.arguments import access, adapters, connections, faults, limits, observation, stored, tls, weights
+from server.commands.arguments import (
+    access,
+    adapters,
+    connections,
+    faults,
+    limits,
+    observation,
+    replicas,
+    stored,
+    tls,
+    weights,
+)
 from server.commands.arguments.numbers import port
 from server.commands.arguments.objects import json_object
 from server.settings import Settings
@@ -67,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the engine options chosen for this machine, and why; start nothing",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
-    for group in (weights, stored, adapters, limits, access, tls, faults, connections, observation):
+    for group in (weights, replicas, stored, adapters, limits, access, tls, faults, connections, observation):
         group.add_arguments(parser)
     parser.set_defaults(engine_options=[])
 
