@@ -23,7 +23,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,6 +183,11 @@ class _Engine:
         self.restarts: dict[str, int] = {}
         self.ready: Ready | None = Ready(PROTOCOL_VERSION, "none", "none", CONTEXT, 64, (end_of_turn,), ())
 
+    @property
+    def replicas(self) -> "Sequence[_Engine]":
+        """Itself."""
+        return (self,)
+
     async def start(self) -> None:
         """Nothing to start."""
 
@@ -205,7 +210,7 @@ class _Engine:
     def abort(self, request_id: str) -> None:
         """Nobody asks for it."""
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:  # noqa: ARG002
         """Token 20 again and again. The request is encoded as for an engine process."""
         encode(request)
         told = request.sampling.prompt_logprobs

@@ -19,6 +19,8 @@ from model_impl.weights import DEFAULT, VARIABLE
 
 GIB = 1 << 30
 KV_CACHE_TOKENS = "TWOGEAR_KV_CACHE_TOKENS"
+REPLICA = "TWOGEAR_REPLICA"
+"""Which of how many engines of one server this is, as `2/4`: it takes its part of the cores and of the memory."""
 MOST_CACHED_TOKENS = 1 << 22
 """In every layer: 4,096 for each of 1,024 requests, and windows need less."""
 
@@ -58,12 +60,20 @@ class Machine(NamedTuple):
         cpus = tuple(sorted(os.sched_getaffinity(0)))
         return cls(_installed_platform(), cpus, _available_memory(), bytecode_folder())
 
+    def part(self, replica: str) -> "Machine":
+        """What one of several engines may take: `replica` is the value of REPLICA."""
+        number, replicas = map(int, replica.split("/"))
+        return self._replace(
+            cpus=self.cpus[(number - 1) * len(self.cpus) // replicas : number * len(self.cpus) // replicas],
+            available_memory=self.available_memory // replicas,
+        )
+
 
 def engine_defaults(
     model: str, options: Sequence[str] = (), environment: Mapping[str, str] = os.environ, machine: Machine | None = None
 ) -> list[Choice]:
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
-    machine = machine or Machine.detect()
+    machine = (machine or Machine.detect()).part(environment.get(REPLICA, "1/1"))
     choices = _common(machine) + (_cpu(model, machine, options, environment) if machine.platform == "cpu" else _gpu())
     if stands_for_a_file(model):
         choices.append(Choice("--load-format", LOAD_FORMAT, "the weights lie in a GGUF file"))
@@ -146,7 +156,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
             "memory that they leave",
         ),
     ]
-    tensor, pipeline = _parallel_sizes(options)
+    tensor, pipeline = parallel_sizes(options)
     if pipeline == 1:
         reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
         choices.append(Choice("--enforce-eager", True, reason))  # vLLM 0.32's CPU pipelines fail in eager mode
@@ -178,7 +188,7 @@ def _kv_cache_bytes(model: str, available: int) -> int:
     return min(max(4 * weights, GIB), max((available - weights) // 2, GIB // 4))
 
 
-def _parallel_sizes(options: Sequence[str]) -> tuple[int, int]:
+def parallel_sizes(options: Sequence[str]) -> tuple[int, int]:
     """Tensor- and pipeline-parallel size; their product is how many worker processes share the cores."""
     sizes = {"--tensor-parallel-size": 1, "-tp": 1, "--pipeline-parallel-size": 1, "-pp": 1}
     for option, following in zip_longest(options, options[1:], fillvalue=""):

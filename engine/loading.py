@@ -64,7 +64,7 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     _import_model_class(model)
     config = EngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     if config.parallel_config.data_parallel_size > 1:
-        raise ModelError("one engine process is one replica: --data-parallel-size must be 1 for now")
+        raise ModelError("an engine process is one replica; for several, say --data-parallel-size before --")
     report("loading the weights", _LOAD_WEIGHTS)
     gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
     engine = LLMEngine(

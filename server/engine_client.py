@@ -13,7 +13,7 @@ inside:
     ReaderBehind            the request was aborted since its deltas were not read, or not as fast as they came
 """
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from engine.messages import Adapter, Delta, Generate, Ready, Stats
@@ -85,6 +85,10 @@ class EngineClient(Protocol):
     """What the front end needs from an engine."""
 
     @property
+    def replicas(self) -> "Sequence[EngineClient]":
+        """The engines behind it; itself, where it is one."""
+
+    @property
     def status(self) -> EngineStatus:
         """Where the engine is in its life."""
 
@@ -106,8 +110,11 @@ class EngineClient(Protocol):
     async def close(self) -> None:
         """Ends the engine; running requests fail with EngineUnavailable."""
 
-    def generate(self, request: Generate) -> Deltas:
+    def generate(self, request: Generate, kind: str = "") -> Deltas:
         """Deltas of one request, the last with `finish`; closing them earlier aborts the request.
+
+        Those of one `kind`, as of one mode, are about as long as each other; where there are several engines, that
+        helps to choose one.
 
         Raises EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind after `abort`, and where deltas
         come faster than they are asked for, by so much that the request was aborted.

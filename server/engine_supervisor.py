@@ -9,7 +9,8 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from engine import USER_ERROR
@@ -83,7 +84,7 @@ class EngineSupervisor:
 
     After `most_seconds` with work and without a step, or of a start without a sign of life, an engine counts as hung;
     usually its own steps say so earlier (`server.step_watch`). A front end that ends without `close` takes the engine
-    with it: the engine leaves when the connection breaks.
+    with it: the engine leaves when the connection breaks. `losses` numbers the engine's ends.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class EngineSupervisor:
         *,
         adapters: Sequence[Adapter] = (),
         most_seconds: float,
+        losses: Iterator[int] | None = None,
     ) -> None:
         self._work = work
         self._arguments = arguments
@@ -110,7 +112,7 @@ class EngineSupervisor:
         self._process: EngineProcess | None = None
         self._connection: EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._losses = 0
+        self._losses = count(1) if losses is None else losses
         self._is_final = False  # the first start failed on what starting again cannot cure
         self._lost_since: float | None = None
         self._begin_life()
@@ -246,9 +248,10 @@ class EngineSupervisor:
         if self._status.state == "ready":
             self._set_status(EngineStatus("lost", public, 0.0))
         if not self._ended.is_set():
-            self._losses += 1
             self._running_at_end = frozenset(self._work.running)
-            self._fail(EngineLost(f"{public} while it worked on this request", self._losses, self._running_at_end))
+            self._fail(
+                EngineLost(f"{public} while it worked on this request", next(self._losses), self._running_at_end)
+            )
         self.stats = None
         self._ended.set()
 

@@ -46,7 +46,7 @@ from server.modes.profile import Profile, load_profile, shipped_profile, styles_
 from server.modes.resolve import check_names
 from server.modes.start_report import report, warnings
 from server.offload import prefer_event_loop
-from server.process_engine_client import ProcessEngineClient
+from server.replicas import engine_of
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers
@@ -71,12 +71,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     _configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
     listener = bind(settings.host, settings.port)
-    engine = ProcessEngineClient(
-        settings.model,
-        engine_options,
-        adapters=numbered(settings.lora_modules),
-        most_seconds=settings.engine_timeout,
-    )
+    engine = engine_of(settings, engine_options, numbered(settings.lora_modules))
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
         check_names([settings.model_name, *(module.name for module in settings.lora_modules)], app.state.serving.modes)

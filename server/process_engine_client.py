@@ -6,13 +6,21 @@ Knows token ids, not chat; imports neither torch nor vLLM.
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from engine.messages import Abort, Adapter, Delta, Failed, Generate, Prioritize, Ready, Reload, Reloaded, Stats, Step
 from server.delta_stream import DeltaStream
-from server.engine_client import EngineError, EngineStatus, EngineUnavailable, ReaderBehind, RequestBroke, RequestFailed
+from server.engine_client import (
+    EngineClient,
+    EngineError,
+    EngineStatus,
+    EngineUnavailable,
+    ReaderBehind,
+    RequestBroke,
+    RequestFailed,
+)
 from server.engine_supervisor import EngineSupervisor, OfRequests
 
 logger = logging.getLogger("twogear.engine")
@@ -23,6 +31,7 @@ class ProcessEngineClient:
 
     `engine_options` are vLLM's own; `environment` is added to this process's. `adapters` are loaded before it takes
     requests: one that cannot be loaded ends the first start. `most_seconds` is the longest that a step may take.
+    `losses` numbers the engine's ends, beside those of others; by itself from 1 on.
     """
 
     def __init__(
@@ -33,6 +42,7 @@ class ProcessEngineClient:
         *,
         adapters: Sequence[Adapter] = (),
         most_seconds: float = 300.0,
+        losses: Iterator[int] | None = None,
     ) -> None:
         self._streams: dict[str, DeltaStream] = {}
         self._prefilling: dict[str, int] = {}  # request id → prompt tokens, until its first tokens come
@@ -44,7 +54,13 @@ class ProcessEngineClient:
             {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
             adapters=adapters,
             most_seconds=most_seconds,
+            losses=losses,
         )
+
+    @property
+    def replicas(self) -> Sequence[EngineClient]:
+        """Itself."""
+        return (self,)
 
     @property
     def status(self) -> EngineStatus:
@@ -79,7 +95,7 @@ class ProcessEngineClient:
         """Ends the engine, gently if it answers; running requests fail with EngineUnavailable."""
         await self._supervisor.close()
 
-    def generate(self, request: Generate) -> DeltaStream:
+    def generate(self, request: Generate, kind: str = "") -> DeltaStream:  # noqa: ARG002 - there is one engine
         """Deltas of one request, the last with `finish`; closing them earlier aborts the request.
 
         They raise EngineUnavailable, also in the middle, RequestFailed, and ReaderBehind. Raises these too, and

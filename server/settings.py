@@ -124,6 +124,8 @@ class Settings:
     """Whether these lines have what was asked and answered."""
     otlp_traces_endpoint: str | None = None
     """The URL that traces are sent to; None: there are none."""
+    data_parallel_size: int = 1
+    """How many engines there are; requests are routed between them (`server.routing`)."""
     drain_seconds: float = 10.0
     """How long running requests may go on after a termination signal; thinking is closed after half of it."""
     engine_timeout: float = 300.0

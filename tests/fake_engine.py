@@ -67,6 +67,11 @@ class FakeEngine:
         )
         self._step = step
 
+    @property
+    def replicas(self) -> "Sequence[FakeEngine]":
+        """Itself."""
+        return (self,)
+
     async def start(self) -> None:
         """Nothing to start."""
 
@@ -95,7 +100,7 @@ class FakeEngine:
         """Its reader gets no more."""
         self.under_way.discard(request_id)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         """The script's tokens, cut into deltas; a step of the event loop between them."""
         self.seen.append(request)
         if self.refuse is not None:

@@ -24,7 +24,7 @@ def engine(*_arguments: object, **_options: object) -> FakeEngine:
 
 
 if __name__ == "__main__":
-    import server.launch
+    import server.replicas
 
-    with patch.object(server.launch, "ProcessEngineClient", engine):
+    with patch.object(server.replicas, "ProcessEngineClient", engine):
         sys.exit(cli.main(sys.argv[1:]))

@@ -18,6 +18,7 @@ from server.commands.arguments import (
     gguf,
     limits,
     observation,
+    replicas,
     stored,
     tls,
     weights,
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the engine options chosen for this machine, and why; start nothing",
     )
     parser.add_argument("--verbose", action="store_true", help="show the log of the engine and of every request")
-    for group in (weights, stored, adapters, limits, access, tls, faults, connections, observation):
+    for group in (weights, replicas, stored, adapters, limits, access, tls, faults, connections, observation):
         group.add_arguments(parser)
     parser.set_defaults(engine_options=[])
 

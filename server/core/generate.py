@@ -33,6 +33,7 @@ class ChoiceRun:
         cache_salt: str = "",
         adapter: Adapter | None = None,
         one_by_one: bool = False,
+        kind: str = "",
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
@@ -42,6 +43,7 @@ class ChoiceRun:
         self._cache_salt = cache_salt
         self._adapter = adapter
         self._one_by_one = one_by_one
+        self._kind = kind
         self._numbers = count()
 
     async def read(self, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
@@ -82,7 +84,7 @@ class ChoiceRun:
     async def _generating(self, request: Generate, place: Place) -> AsyncIterator[Deltas]:
         """What the engine generates for a request. It is broken off where the reader is behind, and the place left."""
         place.reader.stays_away = partial(self._do_without_reader, place, request.request_id)
-        async with aclosing(self._engine.generate(request)) as deltas:
+        async with aclosing(self._engine.generate(request, self._kind)) as deltas:
             try:
                 yield deltas
             except ReaderBehind:

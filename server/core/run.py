@@ -124,6 +124,7 @@ class Run:
             cache_salt=plan.cache_salt,
             adapter=plan.adapter,
             one_by_one=bool(plan.stop.texts) or not plan.answer_format.parallel,
+            kind=plan.mode,
         )
         return run.read(reader.read)
 

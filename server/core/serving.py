@@ -83,6 +83,7 @@ class Serving:
             model_name=self.settings.model_name,
             ready=lambda: self.engine.status.state == "ready" and not self.draining,
             load=self.engine_load,
+            replicas=lambda: [(one.status.state == "ready", _load_of(one)) for one in self.engine.replicas],
             queued=lambda: sum(self.scheduler.waiting(lane) for lane in Lane),
             cache_config=lambda: {} if self.engine.ready is None else self.engine.ready.cache_config,
             max_adapters=lambda: 0 if self.engine.ready is None else self.engine.ready.max_adapters,
@@ -177,8 +178,11 @@ class Serving:
 
     def engine_load(self) -> Stats:
         """The engine's last report; before the first one nothing runs, and pages are as they were when it got ready."""
-        ready = self.engine.ready
-        return self.engine.stats or Stats(0, 0, () if ready is None else ready.page_groups)
+        return _load_of(self.engine)
+
+
+def _load_of(engine: EngineClient) -> Stats:
+    return engine.stats or Stats(0, 0, () if engine.ready is None else engine.ready.page_groups)
 
 
 def _limits(modes: Modes) -> dict[str, ModeLimits]:

@@ -42,14 +42,16 @@ FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 class EngineView:
     """What is asked of the engine when the metrics are read.
 
-    `ready`: whether requests are taken now. `load`: its last report. `queued`: how many generations wait here for a
-    place in it. `cache_config`: how its cache is set up, empty until it is known. `max_adapters`: how many LoRA
-    adapters may be in one batch; 0 without them.
+    `ready`: whether requests are taken now. `load`: the last report, of all engines together. `replicas`: of each
+    engine, whether it takes requests, and its last report. `queued`: how many generations wait here for a place in any
+    of them. `cache_config`: how its cache is set up, empty until it is known. `max_adapters`: how many LoRA adapters
+    may be in one batch; 0 without them.
     """
 
     model_name: str
     ready: Callable[[], bool]
     load: Callable[[], Stats]
+    replicas: Callable[[], Sequence[tuple[bool, Stats]]]
     queued: Callable[[], int]
     cache_config: Callable[[], dict[str, str]]
     max_adapters: Callable[[], int]
@@ -222,36 +224,38 @@ class AdapterRequests(Collector):
 
 
 class EngineMetrics(Collector):
-    """What the engine last reported, with what waits here for a place in it."""
+    """What the engines last reported; what waits here for a place is told with the first of them."""
 
     def __init__(self, engine: EngineView) -> None:
-        self._values = (engine.model_name, ENGINE)
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        """Gauges, and what the engine has counted since its start."""
-        load = self._engine.load()
-        waiting = load.waiting + self._engine.queued()
-        yield self._gauge("num_requests_running", "Generations that the engine runs", load.running)
-        yield self._gauge("num_requests_waiting", "Generations that wait for a place in the engine", waiting)
+        """Gauges, and what the engines have counted since their starts."""
+        serves = GaugeMetricFamily("twogear_replica_ready", "Whether an engine takes requests", labels=["engine"])
+        running = _gauge("num_requests_running", "Generations that the engine runs")
+        waiting = _gauge("num_requests_waiting", "Generations that wait for a place in the engine")
         reasons = GaugeMetricFamily(
             "vllm:num_requests_waiting_by_reason", "The same by why they wait", labels=(*LABELS, "reason")
         )
-        reasons.add_metric((*self._values, "capacity"), waiting)
-        reasons.add_metric((*self._values, "deferred"), 0)
-        yield reasons
-        usage = "Share of the KV cache's pages that requests hold, 1 is full"
-        yield self._gauge("kv_cache_usage_perc", usage, _usage(load.page_groups))
+        usage = _gauge("kv_cache_usage_perc", "Share of the KV cache's pages that requests hold, 1 is full")
         preempted = CounterMetricFamily(
             "vllm:num_preemptions", "Generations that the engine put back for want of pages", labels=LABELS
         )
-        preempted.add_metric(self._values, load.preemptions)
-        yield preempted
         steps = _histogram("iteration_tokens_total", "Tokens of a step of the engine, or of a round of several")
-        counts = load.step_tokens or [0] * (len(STEP_TOKENS) + 1)
-        steps.add_metric(self._values, _cumulated(STEP_TOKENS, counts), load.step_tokens_sum)
-        yield steps
-        yield self._cache_config()
+        queued = self._engine.queued()
+        for number, (is_ready, load) in enumerate(self._engine.replicas()):
+            values = (self._engine.model_name, str(number))
+            serves.add_metric([str(number)], int(is_ready))
+            running.add_metric(values, load.running)
+            waiting.add_metric(values, load.waiting + queued)
+            reasons.add_metric((*values, "capacity"), load.waiting + queued)
+            reasons.add_metric((*values, "deferred"), 0)
+            usage.add_metric(values, _usage(load.page_groups))
+            preempted.add_metric(values, load.preemptions)
+            counts = load.step_tokens or [0] * (len(STEP_TOKENS) + 1)
+            steps.add_metric(values, _cumulated(STEP_TOKENS, counts), load.step_tokens_sum)
+            queued = 0
+        yield from (serves, running, waiting, reasons, usage, preempted, steps, self._cache_config())
 
     def _cache_config(self) -> Metric:
         """Labels of a constant, as in vLLM."""
@@ -261,10 +265,9 @@ class EngineMetrics(Collector):
             family.add_metric(list(config.values()), 1)
         return family
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
-        family.add_metric(self._values, value)
-        return family
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
 
 
 def _histogram(name: str, text: str) -> HistogramMetricFamily:

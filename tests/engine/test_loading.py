@@ -36,7 +36,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     [
         (["--no-such-option", "3"], "engine options: unrecognized arguments: --no-such-option 3"),
         (["--block-size", "many"], "engine options: argument --block-size"),
-        (["--data-parallel-size", "2"], "--data-parallel-size must be 1"),
+        (["--data-parallel-size", "2"], "for several, say --data-parallel-size before --"),
         (["--max-model-len", "10000000"], "could not be loaded: .*max_model_len"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from server.app import create_app
+from server.engine_client import EngineClient
 from server.launch import DrainingServer, bind, server_config
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
@@ -19,7 +20,7 @@ from tests.fake_engine import FakeEngine, Script
 HELLO = [{"role": "user", "content": "Hi"}]
 MODEL = "twogear-tiny"
 
-Client = Callable[[FakeEngine], AbstractAsyncContextManager[httpx.AsyncClient]]
+Client = Callable[[EngineClient], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def client(fmt: ChatFormat, profile: Profile) -> Client:
     """Makes an HTTP client of an app around an engine; the app's own exceptions come back as responses."""
 
     @asynccontextmanager
-    async def connect(engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
+    async def connect(engine: EngineClient) -> AsyncIterator[httpx.AsyncClient]:
         app = create_app(engine, Settings(), profile, fmt)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://twogear") as http:

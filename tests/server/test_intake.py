@@ -34,7 +34,7 @@ class Held(FakeEngine):
         ids = [*fmt.encode_text("so"), fmt.end_of_turn_id]
         super().__init__(lambda _: iter(ids), (fmt.end_of_turn_id,), max_num_seqs=PLACES)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         await self.let_go.wait()
         async for delta in super().generate(request):
             yield delta

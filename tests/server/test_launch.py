@@ -40,7 +40,7 @@ class HeldEngine(FakeEngine):
     async def close(self) -> None:
         self.closed = True
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         try:
             async for delta in super().generate(request):
                 yield delta

@@ -31,7 +31,7 @@ class Mortal(FakeEngine):
         ids = [*fmt.encode_text("well" * 30), fmt.end_of_turn_id]
         super().__init__(lambda _: iter(ids), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.002))
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         event = self._running[request.request_id] = asyncio.Event()
         try:
             if self._is_deadly(request.prompt_ids):

@@ -28,7 +28,7 @@ class FastEngine(FakeEngine):
         """It has done its part as soon as it was asked."""
         return False
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         self.seen.append(request)
         stream, size = DeltaStream(lambda _: None), 0
         for delta in self._deltas(request):

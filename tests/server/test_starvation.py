@@ -34,7 +34,7 @@ class FewPlaces(FakeEngine):
 
         super().__init__(script, (fmt.end_of_turn_id,), max_num_seqs=PLACES, max_context=100_000)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         self.running += 1
         self.most = max(self.most, self.running)
         try:

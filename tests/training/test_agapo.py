@@ -65,7 +65,7 @@ class HalfRight:
         self._items = {tuple(prompt.ids): prompt.item for prompt in prompts}
         self.reloaded: list[Path] = []
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         item = self._items[tuple(request.prompt_ids)]
         knows = item.family == "leg_counting" or random.Random(request.sampling.seed).random() < 0.5
         answer = FMT.encode_text(item.answer if knows else "no idea")

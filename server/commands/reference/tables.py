@@ -224,10 +224,12 @@ def _switch(profile: Profile) -> str:
 
 def metrics(*, of_vllm: bool = False) -> str:
     """Our own metrics, or those under vLLM's names."""
+    load = Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),))
     view = EngineView(
         model_name="",
         ready=lambda: True,
-        load=lambda: Stats(0, 0, (PageGroup("sliding", 32, 0, 0, 0),)),
+        load=lambda: load,
+        replicas=lambda: [(True, load)],
         queued=lambda: 0,
         cache_config=lambda: {"block_size": "32", "num_gpu_blocks": "1"},
         max_adapters=lambda: 1,

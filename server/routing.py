@@ -1,0 +1,147 @@
+"""Which of several engines a generation goes to: where its pages are, unless another has so much less to do.
+
+Pure bookkeeping: requests in, a replica out, what they draw observed. It knows neither sockets nor clocks, so that any
+front of several engines can route by it, and a simulation too.
+
+- **Load** is the sum of the tokens that are yet to come, not the number of requests: a thinker counts as the hundreds
+  of tokens that thinkers draw. How many is the moving mean of what generations of that `kind` drew, and at most what
+  the request may draw. One that has drawn more than the mean still counts as TAIL of it.
+- **Affinity** is the longest part of a prompt, in blocks of BLOCK tokens, that a replica has read before. The kind is
+  no part of it: modes share prompts.
+- **The choice** is the least cost in steps of an engine: its load over its places, and the prompt's tokens that it
+  would have to read. So a conversation goes back to its pages until the others have so much less to do that reading
+  anew is cheaper. Equals take turns.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+BLOCK = 64
+"""Tokens. Coarser than a page: a prompt of 100,000 tokens is looked up in a millisecond."""
+MOST_BLOCKS = 65_536
+"""Of one replica that are remembered: four million tokens."""
+READ_STEPS = 0.01
+"""What reading a token costs, in steps: engines read hundreds of tokens in the time of a step that draws."""
+TAIL = 0.25
+FIRST_GUESS = 200.0
+"""Tokens of a generation of a kind of which none has ended yet."""
+NEWEST = 0.05
+"""The weight of the last generation in a kind's mean."""
+
+
+@dataclass(eq=False)
+class _Running:
+    replica: int
+    kind: str
+    expected: float
+    drawn: int = 0
+
+    @property
+    def left(self) -> float:
+        """Tokens that are yet to come."""
+        return max(self.expected - self.drawn, TAIL * self.expected)
+
+
+@dataclass(eq=False)
+class _Replica:
+    load: float = 0.0
+    running: int = 0
+    turn: int = 0  # when it was last chosen
+    blocks: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+
+class Router:
+    """Routes between `replicas` engines, known by their numbers from 0."""
+
+    def __init__(self, replicas: int) -> None:
+        self._replicas = [_Replica() for _ in range(replicas)]
+        self._running: dict[str, _Running] = {}
+        self._means: dict[str, float] = {}
+        self._turn = 0
+
+    def begin(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        candidates: Sequence[int],
+        *,
+        kind: str = "",
+        limit: int,
+        places: int,
+        salt: Hashable = None,
+    ) -> int:
+        """The replica for a generation, one of `candidates`, of which each has `places`; it runs there from now on.
+
+        `limit`: the most tokens that it may draw. `salt`: pages are shared only by generations of the same.
+        """
+        blocks = list(_blocks(prompt_ids, salt))
+        costs = {one: self._cost(one, blocks, len(prompt_ids), places) for one in candidates}
+        chosen = min(candidates, key=lambda one: (costs[one], self._replicas[one].turn))
+        self._turn += 1
+        replica = self._replicas[chosen]
+        replica.turn = self._turn
+        replica.running += 1
+        self._remember(replica, blocks)
+        running = self._running[request_id] = _Running(chosen, kind, min(self._mean(kind), limit))
+        replica.load += running.left
+        return chosen
+
+    def drew(self, request_id: str, tokens: int) -> None:
+        """A generation has drawn so many more tokens; unknown ones are ignored."""
+        running = self._running.get(request_id)
+        if running is not None:
+            before = running.left
+            running.drawn += tokens
+            self._replicas[running.replica].load += running.left - before
+
+    def end(self, request_id: str, *, is_whole: bool) -> None:
+        """A generation is over. Of one that was broken off, `is_whole` being false, no length is learnt."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return
+        replica = self._replicas[running.replica]
+        replica.running -= 1
+        replica.load = replica.load - running.left if replica.running else 0.0
+        if is_whole:
+            mean = self._means.get(running.kind, float(running.drawn))
+            self._means[running.kind] = mean + NEWEST * (running.drawn - mean)
+
+    def replica_of(self, request_id: str) -> int | None:
+        """Where a generation runs; None where it does not."""
+        running = self._running.get(request_id)
+        return None if running is None else running.replica
+
+    def forget(self, replica: int) -> None:
+        """A replica has lost its pages."""
+        self._replicas[replica].blocks.clear()
+
+    def load(self, replica: int) -> float:
+        """The tokens that are yet to come there."""
+        return self._replicas[replica].load
+
+    def _mean(self, kind: str) -> float:
+        return self._means.get(kind, FIRST_GUESS)
+
+    def _cost(self, number: int, blocks: Sequence[int], tokens: int, places: int) -> float:
+        replica, known = self._replicas[number], 0
+        for block in blocks:
+            if block not in replica.blocks:
+                break
+            known += 1
+        return replica.load / places + READ_STEPS * (tokens - known * BLOCK)
+
+    def _remember(self, replica: _Replica, blocks: Sequence[int]) -> None:
+        for block in reversed(blocks):  # the first ones are the last to be forgotten
+            replica.blocks[block] = None
+            replica.blocks.move_to_end(block)
+        while len(replica.blocks) > MOST_BLOCKS:
+            replica.blocks.popitem(last=False)
+
+
+def _blocks(prompt_ids: Sequence[int], salt: Hashable) -> Iterator[int]:
+    """One number for each whole block, which stands for all of the prompt up to its end."""
+    number = hash(salt)
+    for start in range(0, len(prompt_ids) - BLOCK + 1, BLOCK):
+        number = hash((number, *prompt_ids[start : start + BLOCK]))
+        yield number

@@ -1,0 +1,93 @@
+"""Two real engines behind one front end: answers as of one, pages found again, and the loss of one of them."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.real_server import RealServer
+
+pytestmark = pytest.mark.engine
+CHAT = "/v1/chat/completions"
+BOTH_SERVE = [f'twogear_replica_ready{{engine="{number}"}} 1.0' for number in range(2)]
+QUESTIONS = [f"What is {n} + {n * 7 % 90 + 10}?" for n in range(10, 26)]
+
+
+@pytest.fixture(scope="module")
+def replicas() -> Iterator[RealServer]:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two engines need two cores")
+    with RealServer("--data-parallel-size", "2", "--", "--max-model-len", "4096") as server:
+        until(server, *BOTH_SERVE)
+        yield server
+
+
+def engines(server: RealServer) -> list[int]:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in children}
+    return [pid for pid, line in lines.items() if line[1:3] == ["-m", "engine"]]
+
+
+def until(server: RealServer, *lines: str) -> None:
+    """Until /metrics has all of these; pytest's timeout is the limit."""
+    while not set(lines) <= set(httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()):
+        time.sleep(0.05)
+
+
+async def ask(http: httpx.AsyncClient, messages: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    response = await http.post(CHAT, json={"messages": messages, "temperature": 0, "max_tokens": 60, **fields})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+async def test_greedy_answers_are_those_of_one_engine(replicas: RealServer, real_server: RealServer) -> None:
+    answers = []
+    for url in (replicas.url, real_server.url):
+        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+            asked = [
+                ask(http, [user(one)], reasoning_mode=mode) for one in QUESTIONS for mode in ("standard", "reasoning")
+            ]
+            answers.append([one["choices"][0]["message"] for one in await asyncio.gather(*asked)])
+    assert answers[0] == answers[1]
+
+
+async def test_a_conversation_finds_its_pages(replicas: RealServer) -> None:
+    async with httpx.AsyncClient(base_url=replicas.url, timeout=120) as http:
+        talks = [[user(f"{talk} {one} " * 8)] for talk, one in enumerate(QUESTIONS[:4])]
+        for turn in range(10):
+            for messages in talks:
+                answer = await ask(http, messages, max_tokens=16)
+                usage = answer["usage"]
+                if turn:
+                    assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 96
+                messages += [
+                    {"role": "assistant", "content": answer["choices"][0]["message"]["content"]},
+                    user("Go on."),
+                ]
+    idle = [f'vllm:num_requests_running{{engine="{one}",model_name="twogear-tiny"}} 0.0' for one in range(2)]
+    await asyncio.to_thread(until, replicas, *idle)
+
+
+async def test_the_loss_of_one_is_not_that_of_the_other(replicas: RealServer) -> None:
+    async with httpx.AsyncClient(base_url=replicas.url, timeout=120) as http:
+        thinking = {"reasoning_mode": "reasoning", "ignore_eos": True, "max_tokens": 1500}
+        running = [
+            asyncio.create_task(http.post(CHAT, json={"messages": [user(one)], **thinking})) for one in QUESTIONS[:8]
+        ]
+        await asyncio.to_thread(until, replicas, 'twogear_requests_running{mode="reasoning"} 8.0')
+        os.kill(engines(replicas)[0], signal.SIGKILL)
+        ended = [(await one).status_code for one in running]
+        assert sorted(set(ended)) == [200, 503]
+        assert (await http.get("/health")).status_code == 200
+        assert await ask(http, [user(QUESTIONS[0])])
+    await asyncio.to_thread(until, replicas, *BOTH_SERVE)
