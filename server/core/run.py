@@ -33,7 +33,7 @@ class Run:
                 serving.fmt.think_end(),
                 one.thinking,
                 answer=one.answer,
-                think_again=serving.fmt.think_again(),
+                think_again=serving.fmt.think_again() if plan.is_conversation else None,
             )
             for one in plan.choices
         ]
