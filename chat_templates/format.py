@@ -18,6 +18,7 @@ from chat_templates.client_text import plain
 from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
+from chat_templates.response_tags import NO_TAGS
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
 from chat_templates.think_again import AnswerText, ChannelAgain, TagAgain, ThinkAgain
@@ -56,7 +57,8 @@ class ChatFormat:
     harmony. `calls`: the form of tool calls, that of the checkpoint. `has_thinking`: whether the model can think.
     `switch`: how a checkpoint's template is told to, and `variables` what else it can be told; none for our own.
     `toggles`: whether the template itself makes a difference between the two. `can_chat`: whether there is any
-    template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text.
+    template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text, and
+    `response` are the tags that the checkpoint's response template names.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ChatFormat:
         self.can_chat = not isinstance(template, NoTemplate)
         self.toggles = template is None or template.toggles
         self.source = "" if template is None else template.source
+        self.response = template.response if isinstance(template, CheckpointTemplate) else NO_TAGS
         self._template: ChatTemplate = template or OwnTemplates()
         self.has_thinking = self._template.has_thinking
         self.switch = Switch() if template is None else template.switch
