@@ -18,6 +18,7 @@ from chat_templates.errors import FormatError
 from chat_templates.limits import TooSlowError
 from chat_templates.messages import Call, Turn, check_messages, check_variables
 from chat_templates.one_call import with_one_call
+from chat_templates.response_tags import NO_TAGS, ResponseTags
 from chat_templates.settings import DIRECT, FAMILIES, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import compiling, rendered
 from chat_templates.thinking_probe import SHARED_ENDS, find_switch, is_closed, with_found_tags
@@ -36,12 +37,13 @@ PAST_THINKING = ("reasoning_content", "reasoning", "thinking")
 @dataclass(frozen=True)
 class TemplateFiles:
     """What a folder says: the template, another for requests with tools if it has one, and the spellings of the tokens
-    that templates know by name.
+    that templates know by name; and the tags that its response template names.
     """
 
     source: str
     tool_source: str | None
     named_tokens: Mapping[str, str]
+    response: ResponseTags = NO_TAGS
 
 
 def read_template(
@@ -53,9 +55,10 @@ def read_template(
     """
     config = _json_object(folder / "tokenizer_config.json")
     named = {name: spelling for name in NAMED_TOKENS if (spelling := _spelling(config.get(name)))}
+    response = ResponseTags.of(config.get("response_template"))
     file = chosen or folder / "chat_template.jinja"
     if chosen is not None or file.is_file():
-        return TemplateFiles(_text(file), None, named)
+        return TemplateFiles(_text(file), None, named, response)
     found = config.get("chat_template") or _json_object(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):  # several, each with a name
         try:
@@ -64,12 +67,12 @@ def read_template(
             raise ValueError(f"chat_template: {error}") from error
         if "default" not in by_name:
             raise ValueError("the checkpoint has several chat templates and none is named default")
-        return TemplateFiles(by_name["default"], by_name.get("tool_use"), named)
+        return TemplateFiles(by_name["default"], by_name.get("tool_use"), named, response)
     if found is not None and not isinstance(found, str):
         raise ValueError("chat_template must be a text or a list")
     if not found and settings is not None and settings.template is not None:
-        return TemplateFiles(_text(FAMILIES[settings.template]), None, named)
-    return TemplateFiles(found, None, named) if found else None
+        return TemplateFiles(_text(FAMILIES[settings.template]), None, named, response)
+    return TemplateFiles(found, None, named, response) if found else None
 
 
 def _text(path: Path) -> str:
@@ -105,6 +108,7 @@ def _spelling(token: Any) -> str | None:
 class CheckpointTemplate:
     """A checkpoint's template, or the file that a style names instead, with the style's variables.
 
+    `response`: the tags that the checkpoint's response template names.
     `tokens`: the spellings of those that the tokenizer has beside its vocabulary. `settings` are those given, with the
     tags that were found. `has_thinking`: whether the model can think; `takes_tools`: whether there is a place for
     tools. `switch`: how thinking is turned on and off, and `toggles`: whether that makes a difference.
@@ -130,7 +134,9 @@ class CheckpointTemplate:
         self._named = files.named_tokens
         self.end_of_turn = files.named_tokens.get("eos_token", "")
         self.source = "".join([files.source, files.tool_source or "", *sources.values()])
-        self.settings = with_found_tags(settings, self.source, tokens) if settings.finds_tags else settings
+        self.response = files.response
+        found_in = f"{self.source} {files.response.think} {files.response.think_end}"
+        self.settings = with_found_tags(settings, found_in, tokens) if settings.finds_tags else settings
         known = self._variables(files.source)
         self.takes_tools = bool(files.tool_source) or settings.tools in known
         self.variables = frozenset(known) - OURS - self._environment.globals.keys() - {settings.tools}

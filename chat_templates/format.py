@@ -5,6 +5,7 @@ Sampling, budgets and HTTP are not known here; understanding what a model genera
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +18,10 @@ from chat_templates.client_text import plain
 from chat_templates.detokenizer import Detokenizer, make_detokenizer
 from chat_templates.errors import FormatError
 from chat_templates.messages import Message, Tool, Turn, check_messages, check_tools
+from chat_templates.response_tags import NO_TAGS
 from chat_templates.settings import DIRECT, THINKING, FormatSettings, PromptStyle
 from chat_templates.templates import CUT, ChatTemplate, NoTemplate, OwnTemplates
+from chat_templates.think_again import AnswerText, ChannelAgain, TagAgain, ThinkAgain
 from chat_templates.think_end import MixedEnd, TextEnd, ThinkEnd, TokenEnd
 from chat_templates.thinking_probe import Switch, is_closed, is_open
 from chat_templates.tokens import ASSISTANT, END_OF_TURN, Vocabulary, added_spellings
@@ -54,7 +57,8 @@ class ChatFormat:
     harmony. `calls`: the form of tool calls, that of the checkpoint. `has_thinking`: whether the model can think.
     `switch`: how a checkpoint's template is told to, and `variables` what else it can be told; none for our own.
     `toggles`: whether the template itself makes a difference between the two. `can_chat`: whether there is any
-    template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text.
+    template. `is_foreign`: whether there is a template of a checkpoint; `source` is its text, and
+    `response` are the tags that the checkpoint's response template names.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class ChatFormat:
         self.can_chat = not isinstance(template, NoTemplate)
         self.toggles = template is None or template.toggles
         self.source = "" if template is None else template.source
+        self.response = template.response if isinstance(template, CheckpointTemplate) else NO_TAGS
         self._template: ChatTemplate = template or OwnTemplates()
         self.has_thinking = self._template.has_thinking
         self.switch = Switch() if template is None else template.switch
@@ -225,22 +230,21 @@ class ChatFormat:
 
     def think_end(self) -> ThinkEnd:
         """A new watch for the end of a thinking."""
-        if self._holds_tokens(self.settings.think_end):
-            first, *within, last = self._tag_ids(self.settings.think_end)
-            return MixedEnd(first, self.decode(within), last, self.detokenizer())
-        if self.think_end_id == NO_TOKEN:
-            return TextEnd(self.settings.think_end, self.detokenizer())
-        return TokenEnd(self.think_end_id)
+        return self._watch(self.settings.think_end)
 
-    def think_again(self) -> ThinkEnd | None:
-        """A new watch, in the answer, for a thinking that opens again; None where none can.
+    def think_again(self) -> ThinkAgain | None:
+        """A new watch, in the answer, for a thinking that opens again, or at all; None for a model that cannot think.
 
-        It can in channels: there a message of thinking may follow another. Elsewhere the tag says nothing in an answer.
+        In channels a message of thinking may follow any other. Elsewhere the tag opens one at the beginning of a line.
         """
-        if not self.has_channels:
+        if not self.has_thinking:
             return None
-        first, *within, last = self._tag_ids(self.settings.think)
-        return MixedEnd(first, self.decode(within), last, self.detokenizer())
+        tag = self.settings.think
+        if self.has_channels:
+            return ChannelAgain(self._watch(tag), self._bare_closing)
+        text = AnswerText(partial(self.decode, show_control=True), self.calls.form.open, self.settings.hidden)
+        tag_id = None if self.think_id == NO_TOKEN else self.think_id
+        return TagAgain(tag, tag_id, partial(self._watch, tag), text, self._bare_closing)
 
     def is_thinking_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether generation after this prompt starts inside a think block."""
@@ -305,6 +309,19 @@ class ChatFormat:
 
     def _id(self, spelling: str) -> int:
         return self.vocabulary.control.get(spelling, NO_TOKEN)
+
+    def _watch(self, tag: str) -> ThinkEnd:
+        """A new watch for the end of a tag."""
+        if self._holds_tokens(tag):
+            first, *within, last = self._tag_ids(tag)
+            return MixedEnd(first, self.decode(within), last, self.detokenizer())
+        token_id = self._id(tag)
+        return TextEnd(tag, self.detokenizer()) if token_id == NO_TOKEN else TokenEnd(token_id)
+
+    @cached_property
+    def _bare_closing(self) -> tuple[int, ...]:
+        """What ends a thinking without a word."""
+        return tuple(self.close_thinking())
 
     def _holds_tokens(self, tag: str) -> bool:
         """Whether a tag is made of text and tokens; they begin and end it."""

@@ -46,6 +46,8 @@ class HarmonyParser:
     message in the channel of thinking is thinking wherever it comes.
     """
 
+    reopens = True
+
     def __init__(
         self,
         fmt: ChatFormat,

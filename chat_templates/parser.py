@@ -3,9 +3,10 @@ r"""Generated token ids, as they come, to reasoning, answer and tool calls; coun
 Only control tokens are tags: text that spells one is text, and no control token is ever shown. Where a checkpoint has
 a tag of the format as ordinary text, that text is the tag. The rules:
 
-- `<think>` opens reasoning, `</think>` ends it; a second `<think>` is ignored. So is a `</think>` with nothing open
-  before the answer's first word, and the first after a thinking that was closed for the model; else it is text. The
-  newline after `<think>`, the one before `</think>` and up to two after it belong to the tags.
+- `<think>` opens reasoning, `</think>` ends it; a second `<think>` within it is ignored. In the answer `<think>` opens
+  reasoning again where the parser is told so (`reopens`). Else both tags are ignored before the answer's first word, so
+  is the first `</think>` after a thinking that was closed for the model, and later they are text. The newline after
+  `<think>`, the one before `</think>` and up to two after it belong to the tags.
 - A section of calls, in the form that `ChatFormat.calls` says, is read in the answer as well as within the thinking,
   which then goes on. Its opening tag begins it; its closing tag, what is no call, the tags above or the end of the turn
   end it. One newline before it belongs to it. Within a string of a call's arguments all tags are text, but for the
@@ -42,6 +43,7 @@ class Parser(Protocol):
     """Reads one generation: `OutputParser`, or for harmony `HarmonyParser`."""
 
     is_thinking: bool
+    reopens: bool
 
     @property
     def held(self) -> str: ...  # noqa: D102 - as in OutputParser, like all that follow
@@ -61,7 +63,7 @@ def make_parser(
     tools: Mapping[str, Any],
     call_id: Callable[[], str] | None = None,
 ) -> Parser:
-    """The parser for a format, for a thinking that does not open again."""
+    """The parser for a format, for a thinking that opens again only where it is told so (`Parser.reopens`)."""
     call_id = call_id or new_call_id
     if fmt.has_channels:
         return HarmonyParser(fmt, thinking_open=thinking_open, call_id=call_id, calls=calls, tools=tools)
@@ -88,10 +90,10 @@ class OutputParser:
     whether the prompt left a think block open. Ids that were put into
     the generation to close its thinking (`ChatFormat.close_thinking`) are fed like generated ones.
 
-    `reopens`: whether `<think>` in the answer opens reasoning again; else it is taken like a `</think>` there.
-    `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool calls are
-    read as such, or their text as text. `tools`: the schemas of their arguments by name, which say what is text where
-    the form has no quotes.
+    `reopens`: whether `<think>` in the answer opens reasoning again; else it is taken like a `</think>` there. It may
+    be set between feeds. `is_thinking` tells whether a block is open now. `calls` and `calls_in_thinking`: whether tool
+    calls are read as such, or their text as text. `tools`: the schemas of their arguments by name, which say what is
+    text where the form has no quotes.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class OutputParser:
         text_tags = [*map(fmt.calls.in_marks, fmt.text_tags), *([self._open_text] if self._open_text else [])]
         self._scanner = TagScanner(text_tags) if text_tags else None
         self._may_begin = not self._form.open  # a section without a tag begins the answer
-        self._reopens = reopens
+        self.reopens = reopens
         self._has_answered = False
         self._owes_end = False  # the model did not end its thinking itself, and may do so late
         self._events: list[Event] = []
@@ -285,7 +287,7 @@ class OutputParser:
             self._open_section(self._unmarked(spelling))
         elif spelling == self._think_end and self.is_thinking:
             self._close_thinking()
-        elif spelling == self._think and self.is_thinking:
+        elif spelling == self._think and (self.is_thinking or self.reopens):
             self._open_thinking()
         elif spelling in self._hidden:
             self._hide()
@@ -305,13 +307,14 @@ class OutputParser:
         self._skip = 1
 
     def _open_thinking(self) -> None:
-        if not self._reopens:
+        if not self.reopens:
             if not self.is_thinking:
                 self._text_in_answer(self._fmt.settings.think)
             return
         self._end_section()
         if not self.is_thinking:
-            self._emit(self._newline)
+            if self._has_answered:
+                self._emit(self._newline)
             self._newline = ""
         self.is_thinking = True
         self._skip = 1

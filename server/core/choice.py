@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from chat_templates.think_again import ThinkAgain
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Continuation, Delta, Sampling, TokenLogprob
 from server.core.repetition import RepetitionWatch
@@ -29,12 +30,13 @@ class Advance:
     """What a delta of the engine adds to the choice.
 
     `token_ids` are for the parser: what the model wrote, end tag included, without stop tokens, without what was said
-    for it. `closed`: the thinking was closed for the model after these tokens. `logprobs`: empty, or one entry for each
-    of the tokens that the model wrote.
+    for it. `opened`: after how many of them thinking opens in the answer. `closed`: the thinking was closed for the
+    model after these tokens. `logprobs`: empty, or one entry for each of the tokens that the model wrote.
     """
 
     token_ids: list[int]
     closed: bool = False
+    opened: tuple[int, ...] = ()
     logprobs: Sequence[TokenLogprob] = ()
 
 
@@ -49,17 +51,17 @@ class Generation(NamedTuple):
 class Choice:
     """The state of one choice, moved on by the engine's deltas; `generation` is what it has to run.
 
-    `thinking` tells whether the model thinks now; it never does without a plan that leaves tokens for it. `stop_reason`
-    is the stop string that ended the choice, if one did.
+    `thinking` tells whether the model thinks now. `stop_reason` is the stop string that ended the choice, if one did.
 
     `token_ids` are all that count as generated: what the model wrote, its stop tokens too, and what was said for it.
     The sampling's `max_tokens` bounds them, a ThinkingPlan the thinking in them (`reasoning_tokens`, without the end
     tag). Not a token more than the plan allows is kept, whatever the engine's deltas bring. `answer` is how the answer
     is drawn where it is not as the thinking; limits and what binds the answer only are the same in both. A thinking
-    that opens again in the answer, as `think_again` sees, is bound by the same limit.
+    that opens again in the answer, as `think_again` sees, is bound by what is left of the same limit; where none was
+    planned, by the token limit alone.
 
-    `opens_thinking`: whether it began with thinking. `mode`: the name of the mode that it is in. `asked_ids`: the
-    prompt by which choices belong together.
+    `is_direct`: whether its plan, or that of its draft, has no thinking. `opens_thinking`: whether it began with it.
+    `mode`: the name of the mode that it is in. `asked_ids`: the prompt by which choices belong together.
 
     Of those that begin as a draft, which `server.core.drafted` has: `drafting` until it is known what becomes of it,
     `is_dropped` once it is no part of the answer, and then `draft_tokens` counts its tokens, and `found_again` those of
@@ -79,7 +81,7 @@ class Choice:
         thinking: ThinkingPlan | None = None,
         *,
         answer: Sampling | None = None,
-        think_again: ThinkEnd | None = None,
+        think_again: ThinkAgain | None = None,
     ) -> None:
         self.cached_tokens: int | None = None
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -101,14 +103,18 @@ class Choice:
         sampling: Sampling,
         answer: Sampling,
         thinking: ThinkingPlan | None,
-        think_again: ThinkEnd | None,
+        think_again: ThinkAgain | None,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.thinking = thinking is not None
         self._sampling = sampling
         self._answer_sampling = answer
         self._plan = thinking
-        self._think_again = think_again if thinking is not None else None
+        if thinking is None and think_again is not None:
+            self._plan = ThinkingPlan(sampling.max_tokens, (), think_again.closing, "length")
+        self._think_again = think_again
+        self._answer_from = 0  # how many tokens were generated when the answer began
+        self._has_wrapped_up = False
         rule = thinking.repetition if thinking is not None else None
         self._repetition = None if rule is None else RepetitionWatch(rule)
         self.generation = Generation(prompt_ids, answer)
@@ -116,17 +122,13 @@ class Choice:
             self._start_thinking(thinking)
         elif thinking is not None:
             self._close(thinking, thinking.bound_by)
+        self.is_direct = thinking is None
         self.opens_thinking = self.thinking
 
     @property
     def sampling(self) -> Sampling:
         """How it is drawn, its answer apart where that is drawn differently."""
         return self._sampling
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether its plan, or that of its draft, has no thinking."""
-        return self._plan is None
 
     @property
     def completion_tokens(self) -> int:
@@ -177,7 +179,7 @@ class Choice:
             return
         if self.thinking:
             assert self._plan is not None
-            if len(self.token_ids) > self._plan.max_tokens:
+            if self._room(self._plan) < 0:
                 self._close(self._plan, self._plan.bound_by)
             else:
                 self._start_thinking(self._plan)
@@ -195,7 +197,7 @@ class Choice:
         if delta.stop_token_id is not None and delta.stop_token_id == self._think_end.token_id:
             ids = [*ids, delta.stop_token_id]
         end, tag_tokens = self._find_end(ids)
-        room = max(0, plan.max_tokens - len(self.token_ids))  # a header of another thought may have taken more
+        room = max(0, self._room(plan))  # an answer before another thought may have taken more
         thought = ids[: min(end, room)]
         looped = self._repetition.feed(thought) if self._repetition is not None and end <= room else None
         thought = thought[:looped]
@@ -229,6 +231,7 @@ class Choice:
         """
         self.thinking = False
         self.thinking_finish = "natural"
+        self._answer_from = len(self.token_ids) + 1
         if self._is_drawn_alike():
             return self._answer(rest, delta)
         assert self._plan is not None
@@ -241,12 +244,14 @@ class Choice:
         return Advance(rest)
 
     def _answer(self, ids: list[int], delta: Delta) -> Advance:
-        again = self._opens_again(ids)
+        watch = self._think_again
+        again = None if watch is None else watch.find(self.token_ids, self._answer_from, ids)
         if again is not None:
             assert self._plan is not None
             self.token_ids += ids[:again]
             self.thinking, self.thinking_finish = True, None
-            return _after(ids[:again], self._think(ids[again:], delta, self._plan))
+            advance = self._think(ids[again:], delta, self._plan)
+            return _after(ids[:again], replace(advance, opened=(0, *advance.opened)))
         self.token_ids += ids
         if delta.stop_token_id is not None:
             self.token_ids.append(delta.stop_token_id)
@@ -256,12 +261,17 @@ class Choice:
             self.finish = "length" if delta.finish == "length" else "stop"
         return Advance(ids)
 
-    def _opens_again(self, ids: list[int]) -> int | None:
-        """How many of these have been read when thinking is open again; None where it is not."""
-        watch = self._think_again
-        if watch is None:
-            return None
-        return next((index for index, token_id in enumerate(ids, 1) if watch.feed(token_id)), None)
+    def _last_words(self, plan: ThinkingPlan) -> tuple[int, ...]:
+        """What is said to end a thinking. Only the first is wrapped up: the budget has no tokens for more."""
+        return plan.closing if self._has_wrapped_up else (*plan.wrap_up, *plan.closing)
+
+    def _room(self, plan: ThinkingPlan) -> int:
+        """How many more tokens of thinking there may be."""
+        generated = len(self.token_ids)
+        if plan.bound_by == "length":
+            return plan.max_tokens - generated
+        said = len(self._last_words(plan))
+        return min(plan.max_tokens - self.reasoning_tokens, self._sampling.max_tokens - generated - said - 1)
 
     def _close_after(self, thought: list[int], plan: ThinkingPlan, how: ThinkingFinish) -> Advance:
         self._close(plan, how)
@@ -271,20 +281,20 @@ class Choice:
         """Ends the thinking for the model: says the wrap-up and the closing, and has the answer generated."""
         self.thinking = False
         self.thinking_finish = how
-        if len(self.token_ids) + len(plan.wrap_up) + len(plan.closing) >= self._sampling.max_tokens:
+        said = self._last_words(plan)
+        if len(self.token_ids) + len(said) >= self._sampling.max_tokens:
             self.finish = "length"
             return
-        self.token_ids += (*plan.wrap_up, *plan.closing)
-        self.reasoning_tokens += len(plan.wrap_up)
+        self.token_ids += said
+        self.reasoning_tokens += len(said) - len(plan.closing)
+        self._has_wrapped_up = True
+        self._answer_from = len(self.token_ids)
         self._start_answer()
 
     def _start_thinking(self, plan: ThinkingPlan) -> None:
         """Has the thinking generated, or the rest of it."""
-        done = len(self.token_ids)
         sampling = self._thinking_sampling(plan)
-        if done:
-            sampling = msgspec.structs.replace(sampling, max_tokens=sampling.max_tokens - done)
-        self.generation = Generation([*self.prompt_ids, *self.token_ids], sampling, self._continuation(plan, done))
+        self.generation = Generation([*self.prompt_ids, *self.token_ids], sampling, self._continuation(plan))
 
     def _start_answer(self) -> None:
         if len(self.token_ids) == self._sampling.max_tokens:
@@ -299,25 +309,24 @@ class Choice:
         least = max(0, self._sampling.min_tokens - generated)
         return msgspec.structs.replace(self._answer_sampling, max_tokens=left, min_tokens=least)
 
-    def _continuation(self, plan: ThinkingPlan, done: int) -> Continuation | None:
-        """What `_close` will have generated once the plan's tokens are spent, of which `done` are; None where only that
-        can tell.
-        """
-        end = self._think_end.token_id
-        said = (*plan.wrap_up, *plan.closing)
-        generated = plan.max_tokens + len(said)
+    def _continuation(self, plan: ThinkingPlan) -> Continuation | None:
+        """What `_close` will have generated once the plan's tokens are spent; None where only that can tell."""
+        end, room = self._think_end.token_id, self._room(plan)
+        said = self._last_words(plan)
+        generated = len(self.token_ids) + room + len(said)
         if end is None or generated >= self._sampling.max_tokens:
             return None
-        return Continuation(plan.max_tokens - done, end, said, self._sampling_of_answer_after(generated))
+        return Continuation(room, end, said, self._sampling_of_answer_after(generated))
 
     def _thinking_sampling(self, plan: ThinkingPlan) -> Sampling:
         """One generation for all where thinking and answer are drawn alike, else one that ends with the end tag: by the
         engine's hand if that is a token, else by ours.
         """
         own = self._sampling
+        left = own.max_tokens - len(self.token_ids)
         if self._is_drawn_alike():
-            return own
-        most = min(plan.max_tokens + 1, own.max_tokens)
+            return msgspec.structs.replace(own, max_tokens=left) if self.token_ids else own
+        most = min(self._room(plan) + 1, left)
         end = self._think_end.token_id
         stops = () if end is None else (end,)
         return msgspec.structs.replace(own, max_tokens=most, min_tokens=0, stop_token_ids=stops, grammar=None)
@@ -331,7 +340,8 @@ class Choice:
 
 def _after(ids: list[int], advance: Advance) -> Advance:
     """The advance with ids before it."""
-    return replace(advance, token_ids=[*ids, *advance.token_ids])
+    opened = tuple(len(ids) + index for index in advance.opened)
+    return replace(advance, token_ids=[*ids, *advance.token_ids], opened=opened)
 
 
 def _has_state(sampling: Sampling) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from chat_templates.think_again import ThinkAgain
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Delta, Sampling, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
@@ -17,19 +18,32 @@ from server.modes.confidence import confidence, likeliest_needed
 
 
 class DraftedChoice(Choice):
-    """The choice of a `plan` with a draft."""
+    """The choice of a `plan` with a draft. `think_again` watches the draft's answer, `think_again_then` what follows a
+    draft that was dropped.
+    """
 
-    def __init__(self, plan: ChoicePlan, draft: Draft, think_end: ThinkEnd, think_again: ThinkEnd | None) -> None:
+    def __init__(
+        self,
+        plan: ChoicePlan,
+        draft: Draft,
+        think_end: ThinkEnd,
+        think_again: ThinkAgain | None,
+        think_again_then: ThinkAgain | None,
+    ) -> None:
         one = draft.plan
         top = likeliest_needed(draft.signal)
         super().__init__(
-            one.prompt_ids, _told(one.sampling, top), think_end, answer=_told(one.answer or one.sampling, top)
+            one.prompt_ids,
+            _told(one.sampling, top),
+            think_end,
+            answer=_told(one.answer or one.sampling, top),
+            think_again=think_again,
         )
         self.asked_ids = plan.prompt_ids
         self.drafting = True
         self._after = plan
         self._rule = draft
-        self._think_again_then = think_again
+        self._think_again_then = think_again_then
         self._held: list[Delta] = []
         self._entries: list[TokenLogprob] = []
         self._cached_at_first: int | None = None

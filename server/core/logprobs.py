@@ -14,6 +14,7 @@ from server.errors import JsonObject
 
 LEAST = -9999.0  # for what is impossible, as OpenAI says it; JSON has no infinity
 NEWLINES_AFTER_THINKING = 2
+NEWLINES_BEFORE_THINKING = 1
 
 
 class LogprobReader:
@@ -37,7 +38,7 @@ class LogprobReader:
 
     def feed(self, advance: Advance) -> None:
         """Takes the next tokens, with their entries."""
-        for token_id, entry in zip(advance.token_ids, advance.logprobs, strict=False):
+        for index, (token_id, entry) in enumerate(zip(advance.token_ids, advance.logprobs, strict=False), 1):
             if self._thinking and self._think_end.feed(token_id):
                 self._thinking = False
                 self._skip = NEWLINES_AFTER_THINKING
@@ -45,6 +46,9 @@ class LogprobReader:
                 self._entries["reasoning" if self._thinking else "content"].append(
                     _entry(self._fmt, self._top, token_id, entry, names_ids=self._names_ids)
                 )
+            if index in advance.opened:
+                self._thinking, self._think_end = True, self._fmt.think_end()
+                self._skip = NEWLINES_BEFORE_THINKING
         self._thinking = self._thinking and not advance.closed
 
     def take(self) -> dict[str, list[LogprobEntry]]:

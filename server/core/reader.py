@@ -60,7 +60,7 @@ class ChoiceReader:
         """What these tokens add."""
         if self._logprobs is not None:
             self._logprobs.feed(advance)
-        events = self._parse(advance.token_ids)
+        events = self._parse_all(advance) if advance.opened else self._parse(advance.token_ids)
         if advance.closed:
             events += self._parser.end_thinking()
         is_thought = len(events) == 1 and type(events[0]) is ReasoningText  # in which nothing stops
@@ -82,6 +82,17 @@ class ChoiceReader:
     def _may_stop(self) -> bool:
         """Whether there are enough tokens for stop strings to count, as in vLLM."""
         return not self._least or self.choice.completion_tokens > self._least
+
+    def _parse_all(self, advance: Advance) -> list[Event]:
+        """With the tags at which thinking opens in the answer."""
+        ids, events, start = advance.token_ids, [], 0
+        for end in advance.opened:
+            events += self._parse(ids[start : end - 1])
+            self._parser.reopens = True
+            events += self._parse(ids[end - 1 : end])
+            self._parser.reopens = False
+            start = end
+        return joined([*events, *self._parse(ids[start:])])
 
     def _parse(self, token_ids: list[int]) -> list[Event]:
         """Control tokens that say nothing are text where the client wants them."""

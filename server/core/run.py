@@ -27,7 +27,7 @@ class Run:
 
     def __init__(self, plan: Plan, serving: Serving) -> None:
         self.plan = plan
-        self.choices = [_choice(one, serving) for one in plan.choices]
+        self.choices = [_choice(one, serving, is_conversation=plan.is_conversation) for one in plan.choices]
         self._serving = serving
         recalls = plan.is_conversation and plan.answer_format.calls and serving.profile.recalls_thinking
         self._recollections = [Recollection() for _ in plan.choices] if recalls else []
@@ -152,11 +152,12 @@ class Run:
                 self._serving.generated.remember(choice.prompt_ids, choice.token_ids, self.plan.owner)
 
 
-def _choice(plan: ChoicePlan, serving: Serving) -> Choice:
-    """What a plan begins as."""
-    think_end, think_again = serving.fmt.think_end(), serving.fmt.think_again()
+def _choice(plan: ChoicePlan, serving: Serving, *, is_conversation: bool) -> Choice:
+    """What a plan begins as. Of a raw text nobody knows what its tags mean."""
+    think_end = serving.fmt.think_end()
+    think_again = serving.fmt.think_again() if is_conversation else None
     if plan.draft is not None:
-        return DraftedChoice(plan, plan.draft, think_end, think_again)
+        return DraftedChoice(plan, plan.draft, think_end, think_again, serving.fmt.think_again())
     choice = Choice(
         plan.prompt_ids, plan.sampling, think_end, plan.thinking, answer=plan.answer, think_again=think_again
     )

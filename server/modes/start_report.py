@@ -31,6 +31,8 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str, model: 
             "No profile is for this model: tags, switch and sampling are as found in the checkpoint. Look at the modes "
             "above, and write a profile (docs/profiles.md) where they are wrong."
         )
+    for difference in fmt.response.differences(fmt.settings, fmt.calls.form.open) if fmt.is_foreign else ():
+        yield f"The checkpoint's response_template says {difference}. Look at the modes above (docs/profiles.md)."
     if profile.default_mode in modes.lacking:
         reason = modes.lacking[profile.default_mode]
         yield f"The default mode is {modes.default.name}, not {profile.default_mode}: {reason}."

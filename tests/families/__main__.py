@@ -12,6 +12,9 @@ from tests.families.checkpoints import FAMILIES
 from tests.families.checks import CHECKS, Asking
 from tests.families.run import RESULTS, served
 
+SHOWN_LINES = 80
+"""Of what the server said, where a check failed."""
+
 
 def outcome(name: str) -> dict[str, Any]:
     """What came of each check: true, or the pages that were kept, or the reason why not."""
@@ -21,7 +24,8 @@ def outcome(name: str) -> dict[str, Any]:
             try:
                 found[title] = check(asking) or True
             except (AssertionError, LookupError, ValueError, httpx.HTTPError) as error:
-                found[title] = f"no: {str(error)[:200]}"
+                found[title] = f"no: {str(error)[:400]}"
+                sys.stderr.write(f"{name}, {title}: {error}\n" + "\n".join(server.output[-SHOWN_LINES:]) + "\n")
         return found
 
 

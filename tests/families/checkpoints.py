@@ -105,15 +105,16 @@ FAMILIES = {
         ("</think>", "<think>"),
         config={
             **MOE, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-            "first_k_dense_replace": 1, "kv_lora_rank": 32, "q_lora_rank": 32, "qk_rope_head_dim": 16,
-            "qk_nope_head_dim": 16, "v_head_dim": 16, "num_key_value_heads": 4,
+            "first_k_dense_replace": 1, "topk_method": "noaux_tc", "kv_lora_rank": 32, "q_lora_rank": 32,
+            "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4,
         },
     ),
     "minimax_m2": Family(
         "minimax_m2", Turns("]~!b[", "]~b]ROLE\n", "[e~[\n", "]~b]ai\n"),
         ["]!p~[", "]~!b[", "]~b]", "[e~["], [*THINK, "<minimax:tool_call>", "</minimax:tool_call>"],
         "[e~[", "minimax", OPEN, (None, OPEN),
-        config={**MOE, "num_local_experts": 4, "rotary_dim": 16, "attn_type_list": [1, 1]},
+        config={**MOE, "num_local_experts": 4, "rotary_dim": 16, "attn_type_list": [1, 1], "scoring_func": "sigmoid",
+                "use_routing_bias": True},
     ),
     "gemma4": Family(
         "gemma4_text",

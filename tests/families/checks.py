@@ -95,9 +95,10 @@ def thinking_is_apart(asking: Asking) -> None:
         fields |= {"thinking_token_budget": BUDGET} if mode == "reasoning" else {}
         whole = asking.post(**fields).json()
         streamed = asking.post(**fields, stream=True, stream_options={"include_usage": True}).text
-        assert gathered(events_of(streamed)) == plain(whole)
+        told, expected = gathered(events_of(streamed)), plain(whole)
+        assert told == expected, (told, expected)
         message = whole["choices"][0]["message"]
-        assert ("reasoning_content" in message) is (mode == "reasoning")
+        assert ("reasoning_content" in message) is (mode == "reasoning"), whole
         shown = (message.get("reasoning_content") or "") + (message["content"] or "")
         for token in (*asking.family.special, *asking.family.added):
             assert token not in shown or not token.startswith(("<|", "[", "<｜"))
@@ -115,8 +116,8 @@ def calls_are_forced(asking: Asking) -> None:
             given = json.loads(call["function"]["arguments"])
             assert (call["function"]["name"], given["city"] in ("Rome", "서울"), given["days"] in (1, 2, 3)) == (
                 "weather", True, True,
-            )  # fmt: skip
-            assert answer["finish_reason"] in ("tool_calls", "stop")
+            ), answer  # fmt: skip
+            assert answer["finish_reason"] in ("tool_calls", "stop"), answer
 
 
 def text_is_free(asking: Asking) -> None:

@@ -1,4 +1,4 @@
-"""The families' checkpoints in real engines: one of them here, all with `make test-families`; and what those gave."""
+"""The families' checkpoints in real engines: some of them here, all with `make test-families`; and what those gave."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from tests.families.checks import CHECKS, TOOL, Asking
 from tests.families.run import RESULTS, served
 from tests.published.conversations import CONVERSATIONS
 
-HERE = ("glm4_moe",)
-"""Experts, a form of calls in tags, thinking that the template drops."""
+HERE = ("apertus", "exaone4_5", "glm4_moe", "magistral", "qwen3")
+"""The widest apart in tags of thinking, forms of calls and ways to turn thinking on. gpt-oss has a test of its own.
+"""
 FOUND = json.loads(RESULTS.read_text())["families"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.published.compare import Compared
-from tests.published.fetch import PACKAGE
+from tests.published.fetch import PACKAGES
 from tests.published.templates import PUBLISHED
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -26,7 +26,7 @@ def main() -> int:
         found[published.file] = {"sha256": digest, **Compared(published).outcome()}
     made = {
         "command": "python -m tests.published",
-        "source": PACKAGE,
+        "sources": [package.name for package in PACKAGES],
         "versions": {name: version(name) for name in ("transformers", "jinja2")},
         "templates": found,
     }

@@ -50,6 +50,13 @@ SMALL = {
     "qwen3_thinking": Small("qwen3_next", OPEN, None, OPEN),
     "qwen3_coder": Small("qwen3_moe", "", "assistant\n", None, marks="<function="),
     "qwen3_5": Small("qwen3_5_moe", switched("enable_thinking", OPEN, EMPTY), EMPTY, OPEN),
+    "qwen3_8": Small(
+        "qwen3_5",
+        "{% if reasoning_effort | default('xhigh') not in ['low', 'medium', 'xhigh'] %}"
+        "{{ raise_exception('Unexpected reasoning effort.') }}{% endif %}" + switched("enable_thinking", OPEN, EMPTY),
+        EMPTY,
+        OPEN,
+    ),
     "deepseek_v3_1": Small(
         "deepseek_v3", "{% if thinking %}<think>{% else %}</think>{% endif %}", "</think>", "<think>"
     ),

@@ -413,7 +413,7 @@ def test_a_draft_that_is_set_back_goes_on(fmt: ChatFormat, *, kept: bool) -> Non
     thinking = ThinkingPlan(5, (), (7,), "length")
     plan = ChoicePlan([1, 3], Sampling(max_tokens=20), thinking, mode="reasoning")
     rule = Draft(direct, 4, "sum", KEPT if kept else DROPPED)
-    choice = DraftedChoice(plan, rule, fmt.think_end(), None)
+    choice = DraftedChoice(plan, rule, fmt.think_end(), None, None)
     sure = [TokenLogprob(-0.5)]
     fed = [part for token_id in ids[:2] for part in choice.draft(Delta("a", [token_id], 2, logprobs=sure))]
     assert not fed

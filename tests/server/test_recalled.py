@@ -25,7 +25,8 @@ THOUGHT = "Look it up."
 
 def test_which_families_do() -> None:
     kimi = {"kimi_k2_thinking", "kimi_k2_5", "kimi_k3"}
-    assert kimi | {"minimax_m2", "minimax_m3", "gpt_oss", "deepseek_v4", "qwen3_5", "glm4_moe", "hy3"} == RECALLING
+    qwen = {"qwen3_5", "qwen3_8"}
+    assert kimi | qwen | {"minimax_m2", "minimax_m3", "gpt_oss", "deepseek_v4", "glm4_moe", "hy3"} == RECALLING
 
 
 @pytest.mark.parametrize("name", sorted((RECALLING & FAMILIES.keys()) - {"gpt_oss"}))
