@@ -27,7 +27,7 @@ from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.scripted_server import serving
+from tests.scripted_server import InOnePiece, serving
 from tests.server.test_cli import error_of
 from tests.server.test_launch import Running
 
@@ -70,6 +70,16 @@ def test_a_conversation_in_both_modes(
     assert not fmt.is_thinking_open(first)
     assert "It is 4." in fmt.decode(second)
     assert "It is 4." not in fmt.decode(third)
+
+
+def test_no_rate_is_shown_of_what_came_in_one_piece(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with serving(InOnePiece(create_app(engine, Settings(), profile, fmt))) as url:
+        out = talk(url, "/mode reasoning\n2 + 2?\n", monkeypatch, capsys)
+    assert " · too quick for a rate · prompt " in out
+    assert "tokens/s" not in out
 
 
 def test_a_server_that_cannot_answer_tells_why(
