@@ -19,7 +19,7 @@ from chat_templates.format import ChatFormat
 from server.access.keys import Key, KeyFile, hash_of
 from server.app import create_app
 from server.cli import main
-from server.commands.chat.conversation import Conversation, Run
+from server.commands.chat.conversation import Conversation, Progress, Run
 from server.commands.chat.conversation import Settings as ChatSettings
 from server.commands.chat.markdown import Blocks, harmless, rendered
 from server.commands.chat.saved import exported
@@ -80,6 +80,17 @@ def test_no_rate_is_shown_of_what_came_in_one_piece(
         out = talk(url, "/mode reasoning\n2 + 2?\n", monkeypatch, capsys)
     assert " · too quick for a rate · prompt " in out
     assert "tokens/s" not in out
+
+
+@pytest.mark.parametrize(
+    ("first_tokens", "last_token", "rate"),
+    [(1, 250.0, 4000 / 150), (4, 250.0, None), (1, 109.0, None), (1, None, None)],
+)
+def test_a_rate_is_of_tokens_that_came_after_the_first(
+    first_tokens: int, last_token: float | None, rate: float | None
+) -> None:
+    progress = Progress(completion_tokens=5, first_token=100.0, first_tokens=first_tokens, last_token=last_token)
+    assert progress.token_rate == rate
 
 
 def test_a_server_that_cannot_answer_tells_why(

@@ -78,10 +78,13 @@ class Progress(msgspec.Struct, rename="camel", kw_only=True):
 
     @property
     def token_rate(self) -> float | None:
-        """Tokens per second between the first arrival and the last. None: all came at once, or too quickly to tell."""
-        if self.first_token is None or self.last_token is None or self.last_token - self.first_token < LEAST_SPAN:
-            return None
-        return 1000 * (self.completion_tokens - self.first_tokens) / (self.last_token - self.first_token)
+        """Tokens per second between the first arrival and the last.
+
+        None: most came with the first, or all too quickly to tell.
+        """
+        span = (self.last_token or 0.0) - (self.first_token or 0.0)
+        later = self.completion_tokens - self.first_tokens
+        return None if span < LEAST_SPAN or later < self.completion_tokens / 2 else 1000 * later / span
 
 
 class Run(msgspec.Struct, kw_only=True):

@@ -115,10 +115,10 @@ export const AT_START: Progress = {
 /** Shorter spans are not shown: in some browsers the clock ticks in whole milliseconds, and what came in one piece has no span. */
 const LEAST_SPAN = 10;
 
-/** Tokens per second between the first arrival and the last. Null: all came at once, or too quickly to tell. */
+/** Tokens per second between the first arrival and the last. Null: most came with the first, or all too quickly to tell. */
 export function tokenRate({ firstToken, firstTokens, lastToken, completionTokens }: Progress): number | null {
-  const span = measured((lastToken ?? 0) - (firstToken ?? 0));
-  return span === null ? null : (1000 * (completionTokens - firstTokens)) / span;
+  const [span, later] = [measured((lastToken ?? 0) - (firstToken ?? 0)), completionTokens - firstTokens];
+  return span === null || later < completionTokens / 2 ? null : (1000 * later) / span;
 }
 
 /** Milliseconds from the first token to the answer's first. Null: both came at once, or too quickly to tell. */
