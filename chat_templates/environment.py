@@ -6,7 +6,7 @@ what clients wrote stays apart from what the template wrote however the template
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from datetime import datetime
 from functools import wraps
 from typing import Any, NoReturn
@@ -74,6 +74,10 @@ class Environment(ImmutableSandboxedEnvironment):
         }
         self.filters |= {"tojson": _to_json, "replace": _replace, "format": _format}
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """As jinja's, but copied, not chained: every rendering copies them once more, and from a dict that is quick."""
+        return {**self.globals, **(d or {})}
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from chat_templates.settings import FormatSettings, PromptStyle
 from chat_templates.thinking_probe import Switch
 
 CUT = "\udc81"
-"""Where a template writes it (variable `cut`), the text before and after is tokenized apart: there the prompt ends and
+"""Where a template writes it (global `cut`), the text before and after is tokenized apart: there the prompt ends and
 generation begins, or would have, so that a turn has the same ids when it is generated and when it comes back."""
 # What code of a template can raise on a conversation that it was not written for.
 TEMPLATE_ERRORS = (
@@ -96,6 +96,7 @@ class OwnTemplates:
     def __init__(self) -> None:
         loader = ChoiceLoader([FunctionLoader(_read_file), FileSystemLoader(Path(__file__).parent)])
         self._environment = Environment(loader=loader, undefined=StrictUndefined)
+        self._environment.globals["cut"] = CUT  # no variable: what a template imports is then made once, not each time
 
     def check(self, styles: Iterable[PromptStyle]) -> None:
         """Compiles what `styles` need. Raises FormatError for what is no template, OSError for what cannot be read."""
@@ -121,7 +122,6 @@ class OwnTemplates:
             "tools": protect_all(list(tools)),
             "add_generation_prompt": add_generation_prompt,
             "is_open": is_open,
-            "cut": CUT,
         }
         return rendered(self._environment.get_template(_name(style)), context)
 

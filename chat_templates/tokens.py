@@ -33,6 +33,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _BAR = re.compile("[|｜]")
 _FIRST_ONLY = '"prepend_scheme": "first"'  # of a blank, in tokenizer.json
 _TELLING = re.compile(r"[^\s\"\\\x00-\x1f\u0100-\U0010ffff]")  # what `client_text` tells apart from a template's
+_GAP = re.compile("[\n ]{0,3}")  # mostly what stands between two control tokens: encoded once and kept
 _ORDINARY = re.compile(r"\s+|▁+|\w+")  # of added tokens that text may become: white space and words
 
 
@@ -79,6 +80,7 @@ class Vocabulary:
         self._bytes: dict[int, bytes] = {}
         self._tokenizer = _tokenizer(tokenizer_json)
         self.opening: list[int] = _opening(self._tokenizer)
+        self._gaps: dict[tuple[str, bool], list[int]] = {}
         words = [
             token for token in spec["added_tokens"] if _ORDINARY.fullmatch(token["content"]) and not token["special"]
         ]
@@ -114,7 +116,13 @@ class Vocabulary:
         `is_start`: nothing is before it; some tokenizers put a blank there. One that puts a blank before all text it is
         given may put one at such a cut too.
         """
-        return self._encode(replace_surrogates(text), self._plain if is_start else self._plain_within)
+        tokenizer = self._plain if is_start else self._plain_within
+        if not _GAP.fullmatch(text):
+            return self._encode(replace_surrogates(text), tokenizer)
+        known = self._gaps.get((text, is_start))
+        if known is None:
+            known = self._gaps[text, is_start] = self._encode(text, tokenizer)
+        return known.copy()
 
     def least_tokens(self, text: str, enough: int) -> int:
         """A number of tokens that `text` has at least, in time that depends on `enough` and not on the text.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, get_args
 
@@ -42,16 +42,16 @@ class Metrics:
 
     def __init__(self, engine: EngineView, modes: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
-        self.tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
-        self.reasoning_finish = self._counter("reasoning_finish", "How thinking ended", "how")
-        self.first_token = self._seconds("time_to_first_token", "Until the first token")
-        self.first_answer_token = self._seconds("time_to_first_answer_token", "Until the first token of the answer")
-        self.per_token = self._seconds("time_per_output_token", "Between tokens, mean of a request", TOKEN_SECONDS)
-        self.request = self._seconds("request", "Whole requests")
+        self._requests = self._counter("requests", "Requests by how they ended", "mode", "outcome")
+        self._tokens = self._counter("tokens", "Tokens by kind", "mode", "kind")
+        self._reasoning_finish = self._counter("reasoning_finish", "How thinking ended", "how")
+        self._first_token = self._seconds("time_to_first_token", "Until the first token")
+        self._first_answer_token = self._seconds("time_to_first_answer_token", "Until the first token of the answer")
+        self._per_token = self._seconds("time_per_output_token", "Between tokens, mean of a request", TOKEN_SECONDS)
+        self._request = self._seconds("request", "Whole requests")
         self.overloads = self._counter("requests_rejected", "Requests refused for the server's load", "reason")
-        self.running = self._gauge("requests_running", "Requests that have or had a place in the engine")
-        self.waiting = self._gauge("requests_waiting", "Requests that wait for their first place in the engine")
+        self._running = self._gauge("requests_running", "Requests that have or had a place in the engine")
+        self._waiting = self._gauge("requests_waiting", "Requests that wait for their first place in the engine")
         self.registry.register(_Engine(engine))
         self.vllm = VllmMetrics(self.registry, engine)
         self.registry.register(EngineMetrics(engine))
@@ -61,7 +61,28 @@ class Metrics:
             ("handler", "method", "status"),
             registry=self.registry,
         )
-        self._begin_at_zero(modes)
+        self._modes: dict[str, ModeMetrics] = {}
+        self.reasoning_finish = {how: self._reasoning_finish.labels(how) for how in REASONING_FINISHES}
+        for mode in modes:
+            self.of(mode)
+        for outcome in get_args(Outcome):
+            self._requests.labels(UNKNOWN_MODE, outcome)
+
+    def of(self, mode: str) -> "ModeMetrics":
+        """Those of one mode; to look them up by their labels costs a request as much as to count with them."""
+        known = self._modes.get(mode)
+        if known is None:
+            known = self._modes[mode] = ModeMetrics(
+                requests={outcome: self._requests.labels(mode, outcome) for outcome in get_args(Outcome)},
+                tokens=[self._tokens.labels(mode, kind) for kind in KINDS],
+                first_token=self._first_token.labels(mode),
+                first_answer_token=self._first_answer_token.labels(mode),
+                per_token=self._per_token.labels(mode),
+                request=self._request.labels(mode),
+                running=self._running.labels(mode),
+                waiting=self._waiting.labels(mode),
+            )
+        return known
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -69,25 +90,12 @@ class Metrics:
 
     def refused(self, outcome: Outcome, mode: str = UNKNOWN_MODE) -> None:
         """Counts a request that never reached the engine."""
-        self.requests.labels(mode, outcome).inc()
+        self._requests.labels(mode, outcome).inc()
 
     def responded(self, record: RequestRecord) -> None:
         """Counts a response; vLLM has the same, by a library."""
         status = "none" if record.status is None else f"{record.status // 100}xx"
         self._http.labels(record.route or NO_ROUTE, record.method, status).inc()
-
-    def _begin_at_zero(self, modes: Sequence[str]) -> None:
-        for mode in modes:
-            for metric in (self.first_token, self.first_answer_token, self.per_token, self.request):
-                metric.labels(mode)
-            for gauge in (self.running, self.waiting):
-                gauge.labels(mode)
-            for kind in KINDS:
-                self.tokens.labels(mode, kind)
-        for mode, outcome in product((*modes, UNKNOWN_MODE), get_args(Outcome)):
-            self.requests.labels(mode, outcome)
-        for how in REASONING_FINISHES:
-            self.reasoning_finish.labels(how)
 
     @contextmanager
     def watch(self, record: GenerationRecord) -> Iterator["RequestWatch"]:
@@ -111,6 +119,20 @@ class Metrics:
         return Histogram(f"twogear_{name}_seconds", text, ["mode"], buckets=buckets, registry=self.registry)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModeMetrics:
+    """Those with a label for the mode, of one mode. `requests` are by outcome, `tokens` as KINDS are."""
+
+    requests: dict[Outcome, Counter]
+    tokens: list[Counter]
+    first_token: Histogram
+    first_answer_token: Histogram
+    per_token: Histogram
+    request: Histogram
+    running: Gauge
+    waiting: Gauge
+
+
 class RequestWatch:
     """The clock of one request; it writes into the request's record.
 
@@ -120,19 +142,19 @@ class RequestWatch:
     def __init__(self, metrics: Metrics, record: GenerationRecord) -> None:
         self.outcome: Outcome = "failed"
         self._metrics = metrics
+        self._mode = metrics.of(record.mode)
         self._record = record
         self._generated = record.generated
         self._times: list[float | None] = [None] * len(record.generated)  # of each choice's last token
         self._more = metrics.vllm.tokens.more
-        metrics.waiting.labels(record.mode).inc()
+        self._mode.waiting.inc()
         metrics.vllm.adapters.begin(record)
 
     def start(self) -> None:
         """The request has its first place in the engine."""
-        metrics, record = self._metrics, self._record
-        record.placed = perf_counter()
-        metrics.waiting.labels(record.mode).dec()
-        metrics.running.labels(record.mode).inc()
+        self._record.placed = perf_counter()
+        self._mode.waiting.dec()
+        self._mode.running.inc()
 
     def advance(self, index: int, choice: Counted, *, answering: bool) -> None:
         """Choice `index` has come further; `answering` once one of its tokens belongs to the answer.
@@ -155,19 +177,19 @@ class RequestWatch:
             self._begin(now)
         if answering and record.first_answer_token is None:
             record.first_answer_token = now
-            self._metrics.first_answer_token.labels(record.mode).observe(now - record.arrived)
+            self._mode.first_answer_token.observe(now - record.arrived)
 
     def close(self) -> None:
         """Ends the request's time, and counts what the record says."""
-        metrics, record, mode = self._metrics, self._record, self._record.mode
+        metrics, record, mode = self._metrics, self._record, self._mode
         record.ended, record.outcome = perf_counter(), self.outcome
         metrics.vllm.adapters.end(record)
-        (metrics.waiting if record.placed is None else metrics.running).labels(mode).dec()
+        (mode.waiting if record.placed is None else mode.running).dec()
         if record.first_token is not None and record.last_token is not None and record.completion_tokens > 1:
             between = (record.last_token - record.first_token) / (record.completion_tokens - 1)
-            metrics.per_token.labels(mode).observe(between)
-        metrics.request.labels(mode).observe(record.ended - record.arrived)
-        metrics.requests.labels(mode, record.outcome).inc()
+            mode.per_token.observe(between)
+        mode.request.observe(record.ended - record.arrived)
+        mode.requests[record.outcome].inc()
         self._count_tokens()
         metrics.vllm.ended(record)
 
@@ -179,20 +201,20 @@ class RequestWatch:
             self._begin(now)
 
     def _begin(self, now: float) -> None:
-        metrics, record = self._metrics, self._record
+        record = self._record
         record.first_token = now
-        metrics.first_token.labels(record.mode).observe(now - record.arrived)
-        metrics.vllm.first_token(now - record.arrived)
+        self._mode.first_token.observe(now - record.arrived)
+        self._metrics.vllm.first_token(now - record.arrived)
 
     def _count_tokens(self) -> None:
         record = self._record
         answer = record.completion_tokens - record.reasoning_tokens
         counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer)
-        for kind, number in zip(KINDS, counts, strict=True):
-            self._metrics.tokens.labels(record.mode, kind).inc(number)
+        for counter, number in zip(self._mode.tokens, counts, strict=True):
+            counter.inc(number)
         for how in record.reasoning_finish_reasons:
             if how is not None:
-                self._metrics.reasoning_finish.labels(how).inc()
+                self._metrics.reasoning_finish[how].inc()
 
 
 class _Engine(Collector):

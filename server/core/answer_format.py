@@ -81,8 +81,10 @@ async def _grammar(
         job = _calls(tools, request, serving, parallel=parallel, is_free=is_free)
         written = await _written(job, request, serving)
         calls, is_long = written.text, is_long or written.is_long
+    if answer is None and calls is None:
+        return None
     whole = _whole(answer, calls, _header(serving.fmt))
-    if whole is not None and (is_long or _may_spell_control(rule, whole, serving.fmt)):
+    if is_long or _may_spell_control(rule, whole, serving.fmt):
         return unforced(whole)
     return whole
 
@@ -138,11 +140,9 @@ def _header(fmt: ChatFormat) -> str:
     return tags_in_rule(fmt.calls.answer_open, fmt.calls.ids)
 
 
-def _whole(answer: str | None, calls: str | None, header: str) -> str | None:
-    """Of a rule's right-hand side for the answer and of rules for calls; `header`: of an answer, beside calls."""
+def _whole(answer: str | None, calls: str | None, header: str) -> str:
+    """Of a rule's right-hand side for the answer, of rules for calls, or both; `header`: of an answer, beside calls."""
     ways = [way for way, rules in (("answer", answer), ("calls", calls)) if rules is not None]
-    if not ways:
-        return None
     rules = [f"start: {' | '.join(ways)}"]
     if answer is not None:
         rules.append(f"answer: {header} ({answer})" if header and calls is not None else f"answer: {answer}")

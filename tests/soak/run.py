@@ -203,11 +203,12 @@ class Soak:
         ]
 
     def _check_memory(self) -> list[str]:
-        """The first round of a process warms it up; the engine's is another after a fault."""
+        """A process is warm after its first round, the front end after one with each fault: what a loss needs stays."""
         grown = []
-        for part in self._memory[0]:
+        warm = {"front end": self._memory[len(FAULTS) - 1 :], "engine": self._memory}
+        for part, rounds in warm.items():
             processes: dict[int, int] = {}
-            for one in self._memory:
+            for one in rounds:
                 pid, size = one[part]
                 if size > processes.setdefault(pid, size) * (1 + MOST_GROWTH):
                     grown.append(f"memory of the {part} {pid} grew from {processes[pid]} to {size} bytes")

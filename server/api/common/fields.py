@@ -77,8 +77,10 @@ def _refuse_repeated(content: bytes) -> None:
 
 def refuse_misspelt(fields: Iterable[str], known: Container[str], extensions: Iterable[str]) -> None:
     """Raises BadRequestError for a slip of an extension's name: ignoring it would silently change what is asked."""
-    plain = {extension.replace("_", ""): extension for extension in extensions}
     unknown = [name for name in fields if name not in known and len(name) <= MAX_NAME]
+    if not unknown:
+        return
+    plain = {extension.replace("_", ""): extension for extension in extensions}
     for name in unknown[:MAX_CHECKED]:
         meant = _meant_extension(name, plain)
         if meant is not None:
