@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
@@ -36,6 +36,26 @@ def serving(app: ASGIApp) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+class InOnePiece:
+    """`app` with every stream of it sent as a whole, when it has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held: list[bytes] = []
+
+        async def holding(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            held.append(message.get("body", b""))
+            if not message.get("more_body"):
+                await send({"type": "http.response.body", "body": b"".join(held)})
+
+        await self._app(scope, receive, holding)
 
 
 class LostAtFirst:

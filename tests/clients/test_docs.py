@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,13 +16,17 @@ pytestmark = pytest.mark.engine
 
 SHOWN = [block for block in BLOCKS if block.after in EXAMPLES and block.language in ("", "json") and not block.comment]
 """What an example before it prints."""
-VARIES = re.compile(r'"(id|created)": ("[^"]*"|\d+)')
-"""Values that are new each time."""
+VARIES = re.compile(
+    r"""(?<="id": )"[^"]*"|(?<="created": )\d+"""  # of an answer in JSON
+    r"""|\d[\d.]* m?s\b|\d[\d,]*(?= tokens/s)|^\d+(?=\?$)"""  # of `twogear chat`: times, rates, the model's first guess
+)
+"""Values that are new each time, or on another machine."""
 
 
 def run(block: Block, url: str, request: pytest.FixtureRequest) -> str:
     """What it prints; its address is the server's."""
-    code = block.code.replace(ASKS, url.removesuffix("/v1"))
+    own = str(Path(sys.executable).with_name("twogear"))
+    code = block.code.replace(ASKS, url.removesuffix("/v1")).replace(".venv/bin/twogear", own)
     if block.language == "js":
         return str(request.getfixturevalue("node")("--input-type=module", "-e", code))
     command = ["bash", "-c", code] if block.language == "bash" else [sys.executable, "-c", code]
@@ -40,7 +45,7 @@ def test_an_example_runs(request: pytest.FixtureRequest, url: str, block: Block)
 
 def comparable(text: str, asked: Block) -> list[str]:
     """Its lines without what is new each time. What is drawn with a temperature is left out: only the keys stay."""
-    lines = [VARIES.sub(r'"\1"', line).rstrip(",") for line in text.strip().splitlines()]
+    lines = [VARIES.sub("…", line).rstrip(",") for line in text.strip().splitlines()]
     drawn = '"reasoning_mode": "reasoning"' in asked.code
     return [line.partition('": ')[0].strip() if drawn else line.strip() for line in lines]
 

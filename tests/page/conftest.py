@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -26,12 +27,18 @@ DESKTOP = {"width": 1200, "height": 800}
 
 @dataclass
 class Model:
-    """What the model writes: `thought` where the prompt lets it think, then `answer`; each after `pause` seconds."""
+    """What the model writes: `thought` where the prompt lets it think, then `answer`; each after `pause` seconds.
+
+    `holds_after`: after so many tokens of each generation nothing comes until it is None again.
+    """
 
     fmt: ChatFormat
     thought: str = "hm, hm"
     answer: str = "Hello"
     pause: float = 0.0
+    holds_after: int | None = None
+    steps: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
+    """Of each generation, by the task that runs it."""
 
     def script(self, prompt_ids: list[int]) -> Iterator[int]:
         fmt = self.fmt
@@ -39,6 +46,11 @@ class Model:
         return iter([*thinking, *fmt.encode_text(self.answer), fmt.end_of_turn_id])
 
     async def step(self) -> None:
+        generation = asyncio.current_task()
+        done = self.steps.get(generation, 0)
+        while self.holds_after is not None and done >= self.holds_after:  # noqa: ASYNC110 - set by the test's thread
+            await asyncio.sleep(0.01)
+        self.steps[generation] = done + 1
         await asyncio.sleep(self.pause)
 
     def engine(self, **more: Any) -> FakeEngine:

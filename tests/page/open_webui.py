@@ -1,10 +1,12 @@
 """Open WebUI in front of a server, from the environment that `make test-open-webui` makes for it.
 
-It is set up as docs tell people to: by `examples/open_webui.env`, and by what docs/open-webui.md says of no network.
+It is set up as docs tell people to: by `examples/open_webui.env`, and by what docs/open-webui.md says of its own tools
+and of no network.
 """
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -26,8 +28,8 @@ ASSIGNED = re.compile(r"^(?:export )?([A-Z_]+)=(.*)$", re.MULTILINE)
 
 def settings(url: str, data: Path) -> dict[str, str]:
     """The environment of an Open WebUI for one person, in front of the server at `url` (up to and with `/v1`)."""
-    (offline,) = [b for b in BLOCKS if b.page == "docs/open-webui.md" and "OFFLINE_MODE" in b.code]
-    told = dict(ASSIGNED.findall(SETTINGS.read_text() + offline.code))
+    exports = "".join(b.code for b in BLOCKS if b.page == "docs/open-webui.md" and b.code.startswith("export "))
+    told = {name: "".join(shlex.split(value)) for name, value in ASSIGNED.findall(SETTINGS.read_text() + exports)}
     own = {"OPENAI_API_BASE_URL": url, "DATA_DIR": str(data), "WEBUI_AUTH": "False", "WEBUI_SECRET_KEY": "of a test"}
     return {**os.environ, **told, **own}
 

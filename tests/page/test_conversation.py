@@ -10,6 +10,7 @@ from chat_templates.format import ChatFormat
 from tests.fake_engine import FakeEngine
 from tests.page.conftest import LONG, Model
 from tests.page.doing import answered, ask, runs, settle
+from tests.scripted_server import InOnePiece
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -42,12 +43,36 @@ def test_an_answer_in_each_mode(page: Page, model: Model) -> None:
     expect(thought.locator("summary")).to_contain_text(f"{tokens} tokens")
 
 
-def test_all_gears_and_going_on_from_one(page: Page, model: Model, engine: FakeEngine, fmt: ChatFormat) -> None:
+def test_all_gears_with_the_figures_of_each(page: Page, model: Model) -> None:
+    model.answer, model.holds_after = "one two three", 2
+    ask(page, "Hi", button="All gears")
+    expect(runs(page).locator(".gear")).to_have_text(["standard", "reasoning"])
+    expect(runs(page).first.locator(".markdown")).to_contain_text("one")
+    expect(runs(page).last.locator(".plain")).to_contain_text("h")
+    page.wait_for_timeout(50)
+    model.holds_after = None
+    settle(page)
+    for run in runs(page).all():
+        for figure in (r"\d tokens", r"first after \d", r"\d tokens/s", r"prompt \d"):
+            expect(run.locator(".numbers")).to_contain_text(re.compile(figure))
+
+
+def test_no_figure_is_shown_of_what_came_in_one_piece(
+    new_page: Callable[..., Page], serve: Callable[..., str], model: Model
+) -> None:
+    """Neither a rate, nor how long the thinking took."""
+    page = new_page(serve(model.engine(), wrap=InOnePiece))
+    answered(page, "Hi", mode="reasoning")
+    tokens = len(model.fmt.encode_text(model.thought))
+    expect(runs(page).locator(".thought summary")).to_have_text(f"Thought · {tokens} tokens")
+    expect(runs(page).locator(".numbers")).to_contain_text("too quick for a rate")
+    expect(runs(page).locator(".numbers")).not_to_contain_text("tokens/s")
+    expect(runs(page).locator(".timeline")).to_have_accessible_name(re.compile(r"^\S+ m?s until the first token"))
+
+
+def test_going_on_from_one_of_all_gears(page: Page, model: Model, engine: FakeEngine, fmt: ChatFormat) -> None:
     answered(page, "Hi", button="All gears")
     expect(runs(page)).to_have_count(2)
-    expect(runs(page).locator(".gear")).to_have_text(["standard", "reasoning"])
-    for run in runs(page).all():
-        expect(run.locator(".numbers")).to_contain_text("tokens/s")
     model.answer = "second"
     page.get_by_role("button", name="Retry in reasoning").click()
     expect(runs(page)).to_have_count(3)

@@ -101,6 +101,15 @@ def test_stop_ends_it_and_keeps_what_came(
     assert engine.aborted, "the engine works on"
 
 
+def test_its_own_tools_are_left_out(page: Page, address: str, engine: FakeEngine, fmt: ChatFormat) -> None:
+    """`DEFAULT_MODEL_METADATA`: the prompt is the message and nothing else."""
+    open_webui.begin(page, address, "twogear-tiny:reasoning")
+    ask(page, "Hi")
+    expect(page.get_by_role("button", name="Thought")).to_be_visible()
+    (prompt,) = [request.prompt_ids for request in engine.seen if fmt.is_thinking_open(request.prompt_ids)]
+    assert fmt.decode(prompt, show_control=True).startswith("[|user|]\nHi[|endofturn|]")
+
+
 def test_its_own_requests_go_to_the_mode_that_answers_at_once(
     page: Page, address: str, engine: FakeEngine, fmt: ChatFormat
 ) -> None:

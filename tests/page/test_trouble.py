@@ -14,7 +14,10 @@ from playwright.sync_api import Page, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access.keys import Key, KeyFile, hash_of
+from server.commands.chat.conversation import Conversation, Progress, Run
+from server.commands.chat.saved import exported
 from server.engine_client import EngineStatus
+from server.settings import LoraModule, Settings
 from tests.fake_engine import FakeEngine
 from tests.page.conftest import Model
 from tests.page.doing import answered, ask, runs, settle
@@ -192,6 +195,17 @@ def test_a_model_of_several_is_chosen(new_page: Callable[..., Page], serve: Call
     expect(runs(page).locator(".error")).to_contain_text("adapter")  # which this server has not
 
 
+def test_an_adapter_is_chosen(new_page: Callable[..., Page], serve: Callable[..., str], model: Model) -> None:
+    engine = model.engine()
+    page = new_page(serve(engine, settings=Settings(lora_modules=(LoraModule("sql", "/a"),))))
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("combobox").select_option("sql")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("sql")
+    answered(page, "Hi", mode="reasoning")
+    expect(runs(page).locator(".gear")).to_have_text("reasoning")
+    assert [request.adapter and request.adapter.name for request in engine.seen] == ["sql"]
+
+
 def test_conversations_and_drafts_are_kept(page: Page) -> None:
     answered(page, "Hi", button="All gears")
     page.get_by_label("Message", exact=True).fill("not sent yet")
@@ -202,6 +216,15 @@ def test_conversations_and_drafts_are_kept(page: Page) -> None:
     page.get_by_role("button", name="Delete Hi").click()
     page.reload()
     expect(page.get_by_text("One model, two gears")).to_be_visible()
+
+
+def test_what_was_typed_before_the_first_message_is_kept(page: Page) -> None:
+    """A new server version asks for the page to be loaded anew."""
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("textbox", name="Tools", exact=True).fill('[{"name": "clock"')
+    page.reload()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_role("textbox", name="Tools", exact=True)).to_have_value('[{"name": "clock"')
 
 
 def test_export_and_import(page: Page, tmp_path: Path) -> None:
@@ -217,6 +240,25 @@ def test_export_and_import(page: Page, tmp_path: Path) -> None:
     page.get_by_label("File to import").set_input_files(file)
     expect(page.get_by_text("Imported 1 conversation from saved.json")).to_be_visible()
     expect(runs(page)).to_have_count(2)
+
+
+@pytest.mark.parametrize(
+    ("first_tokens", "last_token", "told"),
+    [(1, 250.0, "27 tokens/s"), (4, 250.0, "too quick for a rate"), (1, 109.0, "too quick for a rate")],
+)
+def test_a_rate_is_of_tokens_that_came_after_the_first(
+    page: Page, tmp_path: Path, *, first_tokens: int, last_token: float, told: str
+) -> None:
+    came = Progress(
+        phase="done", completion_tokens=5, first_token=100.0, first_tokens=first_tokens, last_token=last_token
+    )
+    conversation = Conversation(title="Hi", updated=1)
+    run = Run(mode="standard", thinks=False, body={"messages": []}, answer="Hello", progress=came)
+    conversation.add("Hi", [run], 0)
+    file = tmp_path / "chat.json"
+    file.write_bytes(exported([conversation]))
+    page.get_by_label("File to import").set_input_files(file)
+    expect(runs(page).locator(".numbers")).to_contain_text(told)
 
 
 def test_what_the_terminal_saved_is_imported(

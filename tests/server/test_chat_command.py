@@ -19,7 +19,7 @@ from chat_templates.format import ChatFormat
 from server.access.keys import Key, KeyFile, hash_of
 from server.app import create_app
 from server.cli import main
-from server.commands.chat.conversation import Conversation, Run
+from server.commands.chat.conversation import Conversation, Progress, Run
 from server.commands.chat.conversation import Settings as ChatSettings
 from server.commands.chat.markdown import Blocks, harmless, rendered
 from server.commands.chat.saved import exported
@@ -27,7 +27,7 @@ from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.scripted_server import serving
+from tests.scripted_server import InOnePiece, serving
 from tests.server.test_cli import error_of
 from tests.server.test_launch import Running
 
@@ -70,6 +70,27 @@ def test_a_conversation_in_both_modes(
     assert not fmt.is_thinking_open(first)
     assert "It is 4." in fmt.decode(second)
     assert "It is 4." not in fmt.decode(third)
+
+
+def test_no_rate_is_shown_of_what_came_in_one_piece(
+    engine: FakeEngine, profile: Profile, fmt: ChatFormat, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with serving(InOnePiece(create_app(engine, Settings(), profile, fmt))) as url:
+        out = talk(url, "/mode reasoning\n2 + 2?\n", monkeypatch, capsys)
+    assert " · too quick for a rate · prompt " in out
+    assert "tokens/s" not in out
+
+
+@pytest.mark.parametrize(
+    ("first_tokens", "last_token", "rate"),
+    [(1, 250.0, 4000 / 150), (4, 250.0, None), (1, 109.0, None), (1, None, None)],
+)
+def test_a_rate_is_of_tokens_that_came_after_the_first(
+    first_tokens: int, last_token: float | None, rate: float | None
+) -> None:
+    progress = Progress(completion_tokens=5, first_token=100.0, first_tokens=first_tokens, last_token=last_token)
+    assert progress.token_rate == rate
 
 
 def test_a_server_that_cannot_answer_tells_why(

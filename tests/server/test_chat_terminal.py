@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chat_templates.format import ChatFormat
+from server.commands.chat.conversation import LEAST_SPAN
 from server.engine_client import EngineStatus
 from server.modes.profile import Profile
 from tests.fake_engine import FakeEngine
@@ -101,7 +103,7 @@ def test_a_conversation(chat: Callable[..., Terminal], url: str, model: Model) -
     terminal.wait_for("twogear-tiny in standard mode; /mode standard|reasoning switches, /help tells the rest.")
     terminal.wait_for_prompt("standard>")
     terminal.type("Hi\r")
-    terminal.wait_for("It is 4.", " • one", "if x:", "    return", "tokens/s", "prompt ")
+    terminal.wait_for("It is 4.", " • one", "if x:", "    return", " tokens · ", " · prompt ")
     terminal.wait_for_prompt("standard>")
     assert "**" not in terminal.text
     assert "\x1b[1m4\x1b[0m" in terminal.raw
@@ -185,7 +187,7 @@ def test_every_mode_at_once(chat: Callable[..., Terminal], url: str, model: Mode
     terminal.wait_for_prompt("standard>")
     terminal.type("/both Hi\r")
     terminal.wait_for("Good day.", times=2)
-    terminal.wait_for("tokens/s", times=2)
+    terminal.wait_for(" · prompt ", times=2)
     heads = next(line for line in terminal.text.split("\n") if line.startswith("standard ─"))
     assert "reasoning ─" in heads
     assert len(model.asked) == 2
@@ -235,7 +237,7 @@ def test_a_saved_conversation_goes_on(chat: Callable[..., Terminal], url: str, m
     terminal.type("/budget 50\r")
     terminal.wait_for_prompt("reasoning 50>")
     terminal.type("Hi\r")
-    terminal.wait_for("Good day.", "tokens/s")
+    terminal.wait_for("Good day.", " · prompt ")
     terminal.wait_for_prompt("reasoning 50>")
     terminal.type(f"/save {file}\r")
     terminal.wait_for("the server's page imports it")
@@ -244,10 +246,10 @@ def test_a_saved_conversation_goes_on(chat: Callable[..., Terminal], url: str, m
     again = chat(url)
     again.wait_for_prompt("standard>")
     again.type(f"/load {file}\r")
-    again.wait_for("reasoning> Hi", "hm, hm", "Good day.", "tokens/s", f"Loaded Hi from {file}.")
+    again.wait_for("reasoning> Hi", "hm, hm", "Good day.", " · prompt ", f"Loaded Hi from {file}.")
     again.wait_for_prompt("reasoning 50>")
     again.type("And you?\r")
-    again.wait_for("tokens/s", times=2)
+    again.wait_for(" · prompt ", times=2)
     assert all(words in model.asked[-1] for words in ("Be kind.", "Hi", "Good *day*.", "And you?"))
     again.type("/save\r")
     again.wait_for(f"Saved to {file}")
@@ -267,7 +269,20 @@ def test_a_stream_that_stalls_is_told(chat: Callable[..., Terminal], url: str, m
     terminal.type("/both Hi\r")
     terminal.wait_for("Nothing has come for a while", times=3)
     model.pause_after = None
-    terminal.wait_for("one two three", "tokens/s", times=2)
+    terminal.wait_for("one two three", " · prompt ", times=2)
+
+
+def test_a_rate_is_shown_of_tokens_that_came_one_after_the_other(
+    chat: Callable[..., Terminal], url: str, model: Model
+) -> None:
+    model.answers, model.pause_after = {"Hi": "one two three"}, 2
+    terminal = chat(url)
+    terminal.wait_for_prompt("standard>")
+    terminal.type("Hi\r")
+    terminal.wait_for("\none")
+    time.sleep(2 * LEAST_SPAN / 1000)
+    model.pause_after = None
+    terminal.wait_for("one two three", " tokens/s · prompt ")
 
 
 class Cutting:
@@ -359,11 +374,11 @@ def test_the_real_model(chat: Callable[..., Terminal], real_server: RealServer) 
     terminal.type("/set temperature 0\r")
     terminal.wait_for("Set: temperature 0.")
     terminal.type("What is 303 + 948 - 105?\r")
-    terminal.wait_for("\n1146\n", " thinking, ", "tokens/s")
+    terminal.wait_for("\n1146\n", " thinking, ", " · prompt ")
     terminal.wait_for_prompt("reasoning>")
     terminal.type("/new\r")
     terminal.wait_for("A new conversation")
     terminal.type("/both What is 38 + 45?\r")
-    terminal.wait_for("tokens/s", times=3)
+    terminal.wait_for(" · prompt ", times=3)
     terminal.wait_for_prompt("reasoning>")
     assert terminal.text.count("83 ") + terminal.text.count("83\n") >= 2

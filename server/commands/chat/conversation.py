@@ -13,6 +13,8 @@ import msgspec
 Json = dict[str, Any]
 Phase = Literal["waiting", "thinking", "answering", "done", "stopped", "failed"]
 TITLE_LENGTH = 60
+LEAST_SPAN = 10.0
+"""Milliseconds; over a shorter span no rate is shown. What came in one piece has none at all."""
 SAMPLING: dict[str, type[int] | type[float]] = {
     "temperature": float,
     "top_p": float,
@@ -52,7 +54,10 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, rename="camel", kw_only=True):
-    """How far a run is. `first_token`, `first_answer` and `elapsed` count from when it was sent."""
+    """How far a run is. `first_token`, `last_token`, `first_answer` and `elapsed` count from when it was sent.
+
+    `first_tokens`: how many had come with the first.
+    """
 
     phase: Phase = "waiting"
     completion_id: str | None = None
@@ -61,6 +66,8 @@ class Progress(msgspec.Struct, rename="camel", kw_only=True):
     reasoning_tokens: int = 0
     completion_tokens: int = 0
     first_token: float | None = None
+    first_tokens: int = 0
+    last_token: float | None = None
     first_answer: float | None = None
     elapsed: float = 0.0
     finish: str | None = None
@@ -68,6 +75,16 @@ class Progress(msgspec.Struct, rename="camel", kw_only=True):
     error: str | None = None
     tool_calls: list[Json] = []
     stalled: bool = False
+
+    @property
+    def token_rate(self) -> float | None:
+        """Tokens per second between the first arrival and the last.
+
+        None: most came with the first, or all too quickly to tell.
+        """
+        span = (self.last_token or 0.0) - (self.first_token or 0.0)
+        later = self.completion_tokens - self.first_tokens
+        return None if span < LEAST_SPAN or later < self.completion_tokens / 2 else 1000 * later / span
 
 
 class Run(msgspec.Struct, kw_only=True):

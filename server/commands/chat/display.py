@@ -238,21 +238,25 @@ def figures(progress: Progress) -> str:
     """What an answer took: tokens, seconds, tokens per second, and how it ended where that is not by itself."""
     if not progress.completion_tokens:
         return "stopped" if progress.phase == "stopped" else ""
-    first, seconds = progress.first_token, progress.elapsed / 1000
-    going = 0.0 if first is None else seconds - first / 1000
+    first = progress.first_token
     cached = f", {progress.cached_tokens:,} cached" if progress.cached_tokens else ""
     parts = [
         _counted(progress),
         f"{duration(progress.elapsed)}, first after {duration(first)}" if first is not None else None,
-        f"{(progress.completion_tokens - 1) / going:,.0f} tokens/s"
-        if going > 0 and progress.completion_tokens > 1
-        else None,
+        _rate(progress),
         f"prompt {progress.prompt_tokens:,}{cached}",
         THINKING_ENDS.get(progress.reasoning_finish or ""),
         FINISHES.get(progress.finish or ""),
         "stopped" if progress.phase == "stopped" else None,
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _rate(progress: Progress) -> str | None:
+    if (rate := progress.token_rate) is not None:
+        return f"{rate:,.0f} tokens/s"
+    quick = progress.phase == "done" and progress.last_token is not None and progress.completion_tokens > 1
+    return "too quick for a rate" if quick else None
 
 
 def _counted(progress: Progress) -> str:

@@ -40,8 +40,8 @@ class Follower:
         progress = self.run.progress
         watch = asyncio.create_task(self._watch())
         try:
-            async for chunk in self._remote.stream(self.run.body):
-                self._take(chunk)
+            async for chunks in self._remote.stream(self.run.body):
+                self._take(chunks)
             progress.phase = "done"
         except RemoteError as error:
             self.error = error
@@ -77,9 +77,21 @@ class Follower:
     def _now(self) -> float:
         return (time.monotonic() - self._started) * 1000
 
-    def _take(self, chunk: Chunk) -> None:
+    def _take(self, chunks: list[Chunk]) -> None:
+        """What came at one time."""
         progress = self.run.progress
         self._last_came, progress.stalled = time.monotonic(), False
+        progress.elapsed = self._now()
+        before = progress.completion_tokens
+        for chunk in chunks:
+            self._take_one(chunk)
+        if progress.first_token == progress.elapsed:
+            progress.first_tokens = progress.completion_tokens
+        if progress.completion_tokens > before:
+            progress.last_token = progress.elapsed
+
+    def _take_one(self, chunk: Chunk) -> None:
+        progress = self.run.progress
         progress.completion_id = chunk.id or progress.completion_id
         if (usage := chunk.usage) is not None:
             prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
@@ -96,7 +108,6 @@ class Follower:
         said = choice.delta.content or ""
         progress.finish = choice.finish_reason or progress.finish
         progress.reasoning_finish = choice.reasoning_finish_reason or progress.reasoning_finish
-        progress.elapsed = self._now()
         if not thought and not said:
             return
         progress.phase = "answering" if said else "thinking"

@@ -1,5 +1,6 @@
 """The server that is talked to: its models, its streams, the end of a running thought, and whether it is there."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
@@ -114,8 +115,36 @@ class Remote:
         except (ValueError, LookupError, TypeError) as error:
             raise NotTwogearError("it answers, but not as twogear does") from error
 
-    async def stream(self, body: Json) -> AsyncIterator[Chunk]:
-        """The chunks of a chat completion."""
+    async def stream(self, body: Json) -> AsyncIterator[list[Chunk]]:
+        """The chunks of a chat completion; what came while nobody waited for it comes together.
+
+        So what came in one piece has one time, however long it takes to show.
+        """
+        came: list[Chunk] = []
+        news = asyncio.Event()
+
+        async def take() -> None:
+            try:
+                async for chunk in self._chunks(body):
+                    came.append(chunk)
+                    news.set()
+            finally:
+                news.set()
+
+        taking = asyncio.create_task(take())
+        try:
+            while came or not taking.done():
+                await news.wait()
+                news.clear()
+                together, came[:] = came.copy(), []
+                if together:
+                    yield together
+            taking.result()
+        finally:
+            taking.cancel()
+            await asyncio.wait([taking])
+
+    async def _chunks(self, body: Json) -> AsyncIterator[Chunk]:
         ended = False
         try:
             async with self._http.stream("POST", CHAT, json=body) as response:

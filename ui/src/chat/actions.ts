@@ -24,17 +24,20 @@ export const mode = computed(() => {
 export const runningRuns = computed(() =>
   current.value.turns.value.flatMap((turn) => (turn.role === "assistant" ? turn.runs.value.filter((run) => isRunning(run.progress.value)) : [])),
 );
+/** Whether there are any. What goes by this alone is not drawn anew with every frame of theirs. */
+export const isBusy = computed(() => runningRuns.value.length > 0);
 
+/** Keeps what was typed even before the first message; a mode chosen then is not worth a place in the list. */
 export function change(changes: Partial<Settings>): void {
   const { settings, turns } = current.value;
   settings.value = { ...settings.value, ...changes };
-  if (turns.value.length > 0) save(current.value);
+  if (turns.value.length > 0 || changes.mode === undefined) save(current.value);
 }
 
 /** Sends what is typed, in these modes. */
 export function send(asked: string[] = [mode.value]): void {
   const text = draft.value;
-  if (text.trim() === "" || runningRuns.value.length > 0) return;
+  if (text.trim() === "" || isBusy.value) return;
   if (ask([...current.value.turns.value, { role: "user", text }], asked)) draft.value = "";
 }
 

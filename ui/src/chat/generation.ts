@@ -63,6 +63,7 @@ class RunWriter {
   private logprobs: TokenLogprob[] = [];
   private changes: Partial<Progress> = {};
   private calls: ToolCall[] = [];
+  private counted = 0;
   private readonly started = performance.now();
   private lastCame = this.started;
   private frame = 0;
@@ -77,10 +78,12 @@ class RunWriter {
   /** Chunks that came together. Throws ServerError for one that tells of an error. */
   take(chunks: ChatChunk[]): void {
     this.lastCame = performance.now();
+    const now = this.lastCame - this.started;
     for (const chunk of chunks) {
       if (chunk.error !== undefined) throw new ServerError(0, chunk.error);
-      this.takeOne(chunk, this.lastCame - this.started);
+      this.takeOne(chunk, now);
     }
+    this.noteArrival(now);
     this.show();
   }
 
@@ -121,6 +124,15 @@ class RunWriter {
     this.changes.phase = phase;
     if (before.firstToken === null) this.changes.firstToken = now;
     if (phase === "answering" && before.firstAnswer === null) this.changes.firstAnswer = now;
+  }
+
+  /** When tokens came: one time for all that came together. */
+  private noteArrival(now: number): void {
+    const { firstToken, completionTokens } = { ...this.run.progress.value, ...this.changes };
+    this.changes.elapsed = now;
+    if (firstToken === now) this.changes.firstTokens = completionTokens;
+    if (completionTokens > this.counted) this.changes.lastToken = now;
+    this.counted = completionTokens;
   }
 
   private takeCall(delta: ToolCallDelta): void {

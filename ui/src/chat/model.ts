@@ -6,7 +6,10 @@ import { TextFlow } from "./flow";
 
 export type Phase = "waiting" | "thinking" | "answering" | "done" | "stopped" | "failed";
 
-/** How far a run is. Times in milliseconds since it was sent; counts are the server's own. */
+/**
+ * How far a run is. Times in milliseconds since it was sent; counts are the server's own. `firstToken`, `lastToken`: when the
+ * first and the latest tokens came; `firstTokens`: how many had come with the first.
+ */
 export interface Progress {
   phase: Phase;
   completionId: string | null;
@@ -15,6 +18,8 @@ export interface Progress {
   reasoningTokens: number;
   completionTokens: number;
   firstToken: number | null;
+  firstTokens: number;
+  lastToken: number | null;
   firstAnswer: number | null;
   elapsed: number;
   finish: string | null;
@@ -96,6 +101,8 @@ export const AT_START: Progress = {
   reasoningTokens: 0,
   completionTokens: 0,
   firstToken: null,
+  firstTokens: 0,
+  lastToken: null,
   firstAnswer: null,
   elapsed: 0,
   finish: null,
@@ -104,6 +111,24 @@ export const AT_START: Progress = {
   toolCalls: [],
   stalled: false,
 };
+
+/** Shorter spans are not shown: in some browsers the clock ticks in whole milliseconds, and what came in one piece has no span. */
+const LEAST_SPAN = 10;
+
+/** Tokens per second between the first arrival and the last. Null: most came with the first, or all too quickly to tell. */
+export function tokenRate({ firstToken, firstTokens, lastToken, completionTokens }: Progress): number | null {
+  const [span, later] = [measured((lastToken ?? 0) - (firstToken ?? 0)), completionTokens - firstTokens];
+  return span === null || later < completionTokens / 2 ? null : (1000 * later) / span;
+}
+
+/** Milliseconds from the first token to the answer's first. Null: both came at once, or too quickly to tell. */
+export function thinkingTime({ firstToken, firstAnswer, elapsed }: Progress): number | null {
+  return measured((firstAnswer ?? elapsed) - (firstToken ?? elapsed));
+}
+
+function measured(span: number): number | null {
+  return span < LEAST_SPAN ? null : span;
+}
 
 export function newConversation(settings: Settings): Conversation {
   return { id: newId(), title: signal(""), updated: Date.now(), settings: signal(settings), turns: signal([]) };

@@ -1,9 +1,9 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { modes, runningRuns, send, stopAll } from "../chat/actions";
+import { isBusy, model, modes, runningRuns, send, stopAll } from "../chat/actions";
 import { answerNow } from "../chat/generation";
 import { current, draft } from "../chat/store";
-import { connection, isReady, models } from "../server/connection";
+import { connection, isReady } from "../server/connection";
 import { Banners } from "./Banners";
 import { Composer } from "./Composer";
 import { ServerPanel } from "./ServerPanel";
@@ -32,7 +32,7 @@ export function App() {
           ☰
         </button>
         <h1>
-          <Gears /> Twogear <span class="dim">{models.value[0]?.name}</span>
+          <Gears /> Twogear <span class="dim">{model.value?.name}</span>
         </h1>
         <span class="grow" />
         <ThemeButton />
@@ -156,10 +156,9 @@ function Gears() {
 
 /** Tells screen readers when an answer begins and ends, not every word of it. */
 function Announcer() {
-  const count = runningRuns.value.length;
   return (
     <p class="hidden" aria-live="polite">
-      {count > 0 ? "The model is writing." : current.value.turns.value.length > 0 ? "The answer has ended." : ""}
+      {isBusy.value ? "The model is writing." : current.value.turns.value.length > 0 ? "The answer has ended." : ""}
     </p>
   );
 }

@@ -1,5 +1,5 @@
 import { useEffect, useRef } from "preact/hooks";
-import { change, mode, modes, problem, runningRuns, send, stopAll } from "../chat/actions";
+import { change, isBusy, mode, modes, problem, send, stopAll } from "../chat/actions";
 import { current, draft } from "../chat/store";
 import { isReady } from "../server/connection";
 import { Choice } from "./Choice";
@@ -12,8 +12,7 @@ export function Composer() {
   const settings = current.value.settings.value;
   const names = modes.value.map((one) => one.name);
   const thinks = modes.value.find((one) => one.name === mode.value)?.thinks ?? false;
-  const isRunning = runningRuns.value.length > 0;
-  const canSend = isReady.value && draft.value.trim() !== "" && !isRunning;
+  const canSend = isReady.value && draft.value.trim() !== "" && !isBusy.value;
   useEffect(() => text.current?.focus(), [current.value]);
   useEffect(() => {
     const element = text.current as HTMLTextAreaElement;
@@ -61,7 +60,7 @@ export function Composer() {
             tokens
           </label>
         )}
-        {isRunning ? (
+        {isBusy.value ? (
           <span class="send" key="stop">
             <button type="button" class="stop" onClick={stopAll}>
               Stop

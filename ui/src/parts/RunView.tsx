@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { answerNow } from "../chat/generation";
-import { isRunning, type Progress, type Run } from "../chat/model";
+import { isRunning, tokenRate, type Progress, type Run } from "../chat/model";
 import { duration, number, tokens } from "../text/format";
 import { MarkdownView } from "../text/MarkdownView";
 import { SnippetDialog } from "./SnippetDialog";
@@ -59,18 +59,23 @@ export function RunView({ run, scale, actions }: { run: Run; scale: number; acti
 
 function Figures({ progress }: { progress: Progress }) {
   if (progress.completionTokens === 0) return <span />;
-  const { reasoningTokens, completionTokens, firstToken, elapsed } = progress;
-  const seconds = firstToken === null ? 0 : (elapsed - firstToken) / 1000;
+  const { reasoningTokens, completionTokens, firstToken } = progress;
   const parts = [
     reasoningTokens > 0
       ? `${tokens(completionTokens)}: ${number(reasoningTokens)} thinking, ${number(completionTokens - reasoningTokens)} answer`
       : tokens(completionTokens),
     firstToken === null ? null : `first after ${duration(firstToken)}`,
-    completionTokens > 1 && seconds > 0 ? `${number((completionTokens - 1) / seconds)} tokens/s` : null,
+    rateOf(progress),
     `prompt ${number(progress.promptTokens)}${progress.cachedTokens > 0 ? `, ${number(progress.cachedTokens)} cached` : ""}`,
     progress.finish === null ? null : (FINISHES[progress.finish] ?? null),
   ];
   return <span class="numbers">{parts.filter((part) => part !== null).map((part) => <span key={part}>{part}</span>)}</span>;
+}
+
+function rateOf(progress: Progress): string | null {
+  const rate = tokenRate(progress);
+  if (rate !== null) return `${number(rate)} tokens/s`;
+  return progress.phase === "done" && progress.lastToken !== null && progress.completionTokens > 1 ? "too quick for a rate" : null;
 }
 
 function pretty(json: string): string {

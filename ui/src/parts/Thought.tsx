@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "preact/hooks";
 import type { TextFlow } from "../chat/flow";
-import type { Progress } from "../chat/model";
+import { thinkingTime, type Progress } from "../chat/model";
 import { duration, tokens } from "../text/format";
 import { PlainView } from "../text/PlainView";
 
@@ -15,13 +15,14 @@ const HOW: Record<string, string> = {
 /** The thinking: folded, with its last words on view while it goes on. */
 export function Thought({ flow, progress }: { flow: TextFlow; progress: Progress }) {
   const goesOn = progress.phase === "thinking";
-  const time = (progress.firstAnswer ?? progress.elapsed) - (progress.firstToken ?? 0);
+  const time = thinkingTime(progress);
   const how = progress.reasoningFinish === null ? undefined : HOW[progress.reasoningFinish];
   return (
     <details class={goesOn ? "thought goes-on" : "thought"}>
       <summary>
         <span>
-          {goesOn ? "Thinking" : "Thought"} · {tokens(progress.reasoningTokens)} · {duration(time)}
+          {goesOn ? "Thinking" : "Thought"} · {tokens(progress.reasoningTokens)}
+          {time !== null && ` · ${duration(time)}`}
           {how !== undefined && <span class="how"> · {how}</span>}
         </span>
         {goesOn && <Peek flow={flow} />}

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { choose, edit, mode, modes, openCalls, retry, runningRuns, sendResults, showSideBySide } from "../chat/actions";
+import { choose, edit, isBusy, mode, modes, openCalls, retry, sendResults, showSideBySide } from "../chat/actions";
 import { chosenRun, isRunning, type ModelTurn, type ToolTurn, type Turn, type UserTurn } from "../chat/model";
 import { RunView } from "./RunView";
 
@@ -16,7 +16,7 @@ function UserView({ turn, at }: { turn: UserTurn; at: number }) {
     return (
       <div class="user">
         <p>{turn.text}</p>
-        <button type="button" class="small" disabled={runningRuns.value.length > 0} onClick={() => setText(turn.text)}>
+        <button type="button" class="small" disabled={isBusy.value} onClick={() => setText(turn.text)}>
           Edit
         </button>
       </div>
