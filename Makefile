@@ -60,7 +60,7 @@ coverage: setup ## the test suite with the coverage of lines and branches, engin
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 soak: setup ## an hour of mixed load and faults on a real server; what has to hold is checked (ARGS="--minutes 10")
-	$(BIN)/python -m tests.soak $(ARGS)
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m tests.soak $(ARGS)
 
 check: setup ## linters, types, locks
 	$(BIN)/ruff check .
