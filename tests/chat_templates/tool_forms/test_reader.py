@@ -14,7 +14,10 @@ from chat_templates.tool_forms.known import FORMS
 from chat_templates.tool_forms.reader import SectionReader
 from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 
-texts = st.text(alphabet=st.sampled_from(list("aB1 -<>{}[]()\"'\\\n\té한😀=,:/|")), max_size=12)
+quotes = [form.quote for form in FORMS.values() if isinstance(form, BareKeyCalls)]  # which end a text
+texts = st.text(alphabet=st.sampled_from(list("aB1 -<>{}[]()\"'\\\n\té한😀=,:/|")), max_size=12).filter(
+    lambda text: not any(quote in text for quote in quotes)
+)
 values = {
     "city": texts | st.sampled_from(["42", "true", "null", "</tool_call", "<parameter", '{"a": 1}', "[]", "```"]),
     "days": st.integers(-9, 10**9),
