@@ -65,7 +65,7 @@ class FakeEngine:
         self.ready: Ready | None = Ready(
             PROTOCOL_VERSION, "fake", "Fake", max_context, max_num_seqs, eos_token_ids, groups
         )
-        self._step = step
+        self.step = step
 
     @property
     def replicas(self) -> "Sequence[FakeEngine]":
@@ -111,7 +111,7 @@ class FakeEngine:
             for number, delta in enumerate(self._deltas(request)):
                 if number == self.fail_after:
                     raise EngineUnavailable("engine lost")
-                await (asyncio.sleep(0) if self._step is None else self._step())
+                await (asyncio.sleep(0) if self.step is None else self.step())
                 if request.request_id not in self.under_way:
                     raise ReaderBehind
                 ended = delta.finish is not None

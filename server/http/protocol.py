@@ -283,6 +283,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+        self.flow.resume_reading()  # nobody else does: the app, which did not keep up with the body, is gone
 
     def _close(self) -> None:
         """Ends the connection in the middle of an answer."""

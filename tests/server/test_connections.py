@@ -133,6 +133,23 @@ async def test_a_body_that_nobody_wants_ends(impatient: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_a_body_that_is_refused_while_reading_is_paused_ends(server: Served) -> None:
+    """So much of it comes with what is wrong in it that reading has been paused by then. It was, for ever: a client
+    that sent on kept its connection until it gave up.
+    """
+    running, port = server
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setblocking(False)
+        sent = CHAT + b"Transfer-Encoding: chunked\r\n\r\n" + b"11170\r\n" + b" " * 0x11170 + b"\r\nno number\r\n"
+        while not running.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        assert connection.send(sent) == len(sent)  # at once: the loop turns only after it
+        async with asyncio.timeout(60):
+            while running.server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert connection.recv(12) == b"HTTP/1.1 400"
+
+
 async def test_chunks_may_not_be_mostly_framing(server: Served) -> None:
     chunk = b"1;" + b"a" * 1000 + b"\r\n \r\n"
     answer = await exchange(server[1], CHAT + b"Transfer-Encoding: chunked\r\n\r\n", chunk * 1000)

@@ -42,6 +42,7 @@ def test_short_requests_beside_thinkers(engine: FakeEngine) -> None:
 
 
 def test_many_at_once(engine: FakeEngine) -> None:
+    engine.step = lambda: asyncio.sleep(0.05)  # longer than all requests take to come
     settings = Settings(max_waiting=16)
     app = create_app(
         engine, settings, load_profile(PROFILE_FOLDER / "exaone4.toml"), ChatFormat.from_folder(EMBEDDED_MODEL)
