@@ -43,6 +43,8 @@ _MOST_STARTS = 3
 """Attempts for an engine that was never ready."""
 _LONG_SILENCE = 1.0
 """Seconds, more than the engine lets pass between two reports: a step that takes longer is reported at its end."""
+ONE = "The engine"
+"""What the log calls the only one."""
 _SHOWN_REQUESTS = 20
 """Ids that the log names of the requests that ran when the engine ended."""
 
@@ -84,7 +86,8 @@ class EngineSupervisor:
 
     After `most_seconds` with work and without a step, or of a start without a sign of life, an engine counts as hung;
     usually its own steps say so earlier (`server.step_watch`). A front end that ends without `close` takes the engine
-    with it: the engine leaves when the connection breaks. `losses` numbers the engine's ends.
+    with it: the engine leaves when the connection breaks. `losses` numbers the engine's ends; by `name` the log knows
+    it.
     """
 
     def __init__(
@@ -96,11 +99,13 @@ class EngineSupervisor:
         adapters: Sequence[Adapter] = (),
         most_seconds: float,
         losses: Iterator[int] | None = None,
+        name: str = ONE,
     ) -> None:
         self._work = work
         self._arguments = arguments
         self._environment = environment
         self._most_seconds = most_seconds
+        self._name = name
         self.adapters = EngineAdapters(adapters, self.send)
         self._status = EngineStatus("loading", "not started", 0.0)
         self.ready: Ready | None = None
@@ -237,7 +242,7 @@ class EngineSupervisor:
         self._ready_since = time.monotonic()
         self._set_status(EngineStatus("ready", ready.model_class, 1.0))
         if self._lost_since is not None:
-            logger.warning("The engine is back, %.1f s after it was lost.", self._ready_since - self._lost_since)
+            logger.warning("%s is back, %.1f s after it was lost.", self._name, self._ready_since - self._lost_since)
             self._lost_since = None
 
     def _end(self, ending: _Ending | None) -> None:
@@ -327,7 +332,8 @@ class EngineSupervisor:
                 self._load.sign()
             await asyncio.sleep(TICK)
         stacks = await engine.dump()
-        logger.error("Stacks of the hung engine:\n%s", "\n".join(stacks) or "none came: it does not take signals")
+        told = "\n".join(stacks) or "none came: it does not take signals"
+        logger.error("Stacks of what hung (%s):\n%s", self._name[:1].lower() + self._name[1:], told)
 
     def _is_hung(self, engine: EngineProcess, seconds: float) -> bool:
         if self._ready_since is None:
@@ -357,9 +363,9 @@ class EngineSupervisor:
         shown = ", ".join(running[:_SHOWN_REQUESTS]) + (", ..." if len(running) > _SHOWN_REQUESTS else "")
         ours = ending.cause != "killed" and exit_status == -signal.SIGKILL
         logger.error(
-            "The engine was lost. Cause: %s; stage: %s; it %s after %.1f s; %s. %d generations were under way%s. "
+            "%s was lost. Cause: %s; stage: %s; it %s after %.1f s; %s. %d generations were under way%s. "
             "The last lines of its log:\n%s",
-            *(ending.cause, self._stage, "was killed by this server" if ours else exit_words(exit_status)),
+            *(self._name, ending.cause, self._stage, "was killed by this server" if ours else exit_words(exit_status)),
             *(seconds, ending.text, len(running)),
             *(f": {shown}" if shown else "", "\n".join(last_lines) or "(none)"),
         )

@@ -21,7 +21,7 @@ from server.engine_client import (
     RequestBroke,
     RequestFailed,
 )
-from server.engine_supervisor import EngineSupervisor, OfRequests
+from server.engine_supervisor import ONE, EngineSupervisor, OfRequests
 
 logger = logging.getLogger("twogear.engine")
 
@@ -32,6 +32,7 @@ class ProcessEngineClient:
     `engine_options` are vLLM's own; `environment` is added to this process's. `adapters` are loaded before it takes
     requests: one that cannot be loaded ends the first start. `most_seconds` is the longest that a step may take.
     `losses` numbers the engine's ends, beside those of others; by itself from 1 on.
+    `name` is what the log calls it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ProcessEngineClient:
         adapters: Sequence[Adapter] = (),
         most_seconds: float = 300.0,
         losses: Iterator[int] | None = None,
+        name: str = ONE,
     ) -> None:
         self._streams: dict[str, DeltaStream] = {}
         self._prefilling: dict[str, int] = {}  # request id → prompt tokens, until its first tokens come
@@ -55,6 +57,7 @@ class ProcessEngineClient:
             adapters=adapters,
             most_seconds=most_seconds,
             losses=losses,
+            name=name,
         )
 
     @property

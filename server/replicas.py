@@ -9,6 +9,7 @@ from engine.defaults import REPLICA, Machine, parallel_sizes
 from engine.messages import Adapter
 from server.cli_errors import UsageError
 from server.engine_client import EngineClient
+from server.engine_supervisor import ONE
 from server.process_engine_client import ProcessEngineClient
 from server.replicated_engine_client import ReplicatedEngineClient
 from server.settings import Settings
@@ -28,8 +29,9 @@ def engine_of(settings: Settings, options: Sequence[str], adapters: Sequence[Ada
             adapters=adapters,
             most_seconds=settings.engine_timeout,
             losses=losses,
+            name=ONE if settings.data_parallel_size == 1 else f"Engine {number}",
         )
-        for environment in environments(settings.data_parallel_size, options, Machine.detect())
+        for number, environment in enumerate(environments(settings.data_parallel_size, options, Machine.detect()))
     ]
     return clients[0] if len(clients) == 1 else ReplicatedEngineClient(clients)
 

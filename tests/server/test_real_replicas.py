@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -91,3 +92,6 @@ async def test_the_loss_of_one_is_not_that_of_the_other(replicas: RealServer) ->
         assert (await http.get("/health")).status_code == 200
         assert await ask(http, [user(QUESTIONS[0])])
     await asyncio.to_thread(until, replicas, *BOTH_SERVE)
+    log = "\n".join(replicas.output)
+    assert re.search(r"Engine [01] was lost\. Cause: killed", log)
+    assert re.search(r"Engine [01] is back", log)
