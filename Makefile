@@ -27,7 +27,7 @@ ui: ## build the page at / from ui/ into server/ui/ (needs Node 20 and npm; only
 	cd ui && npm ci --ignore-scripts && npm run check && npm run build
 
 screenshots: setup ## the pictures of the page in README and docs, of a real server (needs Chromium)
-	$(BIN)/python -m tests.page.screenshots
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m tests.page.screenshots
 
 docs: setup ## the documentation as a site in site/, with search; a link that leads nowhere is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
