@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 from rich.table import Table
 
-from evals.asking import Server, result_head, show_result, together, with_server
-from evals.modes import AT_ONCE, chosen_families, options_of
+from evals.asking import Server, result_head, together
+from evals.modes import options_of, run_held_out
 from evals.thresholds import Drawn, Pair, Point, area, auc, cheapest, curve, modes_alone, oracle
 from server.modes.confidence import ENTROPY_TOP, Signal
 from tasks.families import Item, held_out_items, score
@@ -50,12 +50,7 @@ class Kinds:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
-    names = chosen_families(args)
-    result = with_server(
-        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
-    )
-    show_result(result, _table(result), args.json)
-    return 0
+    return run_held_out(args, evaluate, _table)
 
 
 async def evaluate(

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from evals.asking import Server, result_head, sampled, show_result, together, with_server
-from evals.modes import AT_ONCE, chosen_families, options_of
+from evals.asking import Server, result_head, sampled, together
+from evals.modes import options_of, run_held_out
 from tasks.families import FAMILIES, Item, held_out_items, score
 
 NATURAL = "natural"
@@ -38,12 +38,7 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
-    names = chosen_families(args)
-    result = with_server(
-        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
-    )
-    show_result(result, _table(result), args.json)
-    return 0
+    return run_held_out(args, evaluate, _table)
 
 
 async def evaluate(

@@ -5,7 +5,7 @@ Items and scores are reasoning-gym's, drawn from the held-out questions at the e
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,12 +37,7 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
-    names = chosen_families(args)
-    result = with_server(
-        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
-    )
-    show_result(result, _table(result), args.json)
-    return 0
+    return run_held_out(args, evaluate, _table)
 
 
 async def evaluate(
@@ -64,6 +59,20 @@ def chosen_families(args: argparse.Namespace) -> tuple[str, ...]:
     if args.items < len(names):
         raise UsageError(f"--items must be at least {len(names)}, one for each family")
     return names
+
+
+def run_held_out(
+    args: argparse.Namespace,
+    evaluate: Callable[[Server, Sequence[str], int, int, int | None], Coroutine[Any, Any, dict[str, Any]]],
+    table: Callable[[dict[str, Any]], Table],
+) -> int:
+    """What evaluations on held-out items of chosen families do with their arguments. Raises UsageError."""
+    names = chosen_families(args)
+    result = with_server(
+        args.url, AT_ONCE, lambda server: evaluate(server, names, args.items, args.seed, args.most_tokens)
+    )
+    show_result(result, table(result), args.json)
+    return 0
 
 
 def options_of(names: Sequence[str], items: int, seed: int, most_tokens: int | None) -> str:
