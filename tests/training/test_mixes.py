@@ -93,4 +93,6 @@ def test_one_model_for_real(tmp_path: Path) -> None:
     assert set(model["summary"]) == {"standard", "reasoning"}
     assert len(model["outcomes"]) == 8
     assert all(outcome["completion_tokens"] <= 384 for outcome in model["outcomes"])
-    assert model["confusion"]["reasoning"]["any"] > 0  # it has learnt nothing
+    outcomes = [outcome for outcome in model["outcomes"] if outcome["mode"] == "reasoning"]
+    told = sum(bool(outcome["confusion"]) for outcome in outcomes) / len(outcomes)
+    assert model["confusion"]["reasoning"]["any"] == told
