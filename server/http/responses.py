@@ -1,8 +1,9 @@
 """JSON responses, and the handlers that give every failure the shape of the API that it happened in."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -17,6 +18,8 @@ from server.telemetry.record import CLIENT_LEFT, record_of
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+_PART = 32_768  # items that are encoded in one go
 
 Encoded = orjson.Fragment
 """JSON already."""
@@ -25,6 +28,15 @@ Encoded = orjson.Fragment
 def encoded(body: object) -> Encoded:
     """What `json_response` has no more work with, for large ones."""
     return Encoded(orjson.dumps(body))
+
+
+def encoded_list(items: Sequence[T], told: Callable[[T], object] | None = None) -> Encoded:
+    """The same of a long list, or of what `told` makes of each of its items: in parts, for the encoder lets no other
+    thread run.
+    """
+    parts = (items[start : start + _PART] for start in range(0, len(items), _PART))
+    texts = (orjson.dumps(part if told is None else list(map(told, part)))[1:-1] for part in parts)
+    return Encoded(b"[%b]" % b",".join(texts))
 
 
 class HeadAsGet:

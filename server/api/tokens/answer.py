@@ -5,7 +5,7 @@ from server.core.admission import find_model, prompt_ids
 from server.core.request import Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
-from server.http.responses import Encoded, encoded
+from server.http.responses import Encoded, encoded, encoded_list
 from server.offload import read_long
 
 
@@ -15,8 +15,9 @@ async def tokenize(request: Request, serving: Serving, *, with_texts: bool) -> E
     context = serving.admit().max_context
 
     def answer() -> Encoded:
-        token_strs = list(map(serving.fmt.vocabulary.token_text, ids)) if with_texts else None
-        return encoded({"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": token_strs})
+        token_strs = encoded_list(ids, serving.fmt.vocabulary.token_text) if with_texts else None
+        tokens = encoded_list(ids)
+        return encoded({"count": len(ids), "max_model_len": context, "tokens": tokens, "token_strs": token_strs})
 
     return await read_long(answer, len(ids))
 
