@@ -52,6 +52,8 @@ def without_gc() -> Iterator[None]:
         with _gc_lock:
             _gc_users.pop()
             if not _gc_users:
+                gc.freeze()  # no young collection, the next one that is due, is to go through all that was made
+                gc.unfreeze()
                 gc.enable()
 
 

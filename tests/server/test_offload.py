@@ -73,3 +73,10 @@ def switch_interval() -> Iterator[None]:
 def test_threads_take_short_turns() -> None:
     prefer_event_loop()
     assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+
+
+async def test_what_long_work_made_is_old_for_the_garbage_collector() -> None:
+    """Else the next young collection, which comes at once, would go through all of it under the interpreter's lock."""
+    made = await read_long(lambda: [Body() for _ in range(10)], LONG)
+    old = set(map(id, gc.get_objects(generation=2)))
+    assert all(id(body) in old for body in made)
