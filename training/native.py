@@ -1,7 +1,7 @@
 """Training's kernels for CPUs (`kernels/*.cpp`) as a loaded library, compiled and cached as those of `model_impl`.
 
-Large products are PyTorch's, so that these kernels are worth it beside a CPU's matrix unit too: 2.8 to 4.9 times as
-many tokens a second as without them on a Xeon with AMX (docs/log.md).
+Large products are PyTorch's, with a CPU's matrix unit where it has one: 2.8 to 4.9 times as many tokens a second as
+without these kernels on a Xeon with AMX (docs/log.md).
 """
 
 import ctypes
@@ -41,4 +41,4 @@ def load() -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    return native.load_from(SOURCES, _ARGUMENTS, _RESULTS, headers=(native.SOURCES,), multiplies=False)
+    return native.load_from(SOURCES, _ARGUMENTS, _RESULTS, headers=(native.SOURCES,))

@@ -18,8 +18,6 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from model_impl.weights import DEFAULT, weights_format
-
 logger = logging.getLogger(__name__)
 
 Arguments = Mapping[str, list[type]]
@@ -41,6 +39,7 @@ _compiling = threading.Lock()
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS: Arguments = {
     "packed_size": [_POINTER, _SIZE, _SIZE],
+    "use_tiles": [ctypes.c_bool],
     "pack": [_POINTER, _SIZE, _SIZE, _POINTER],
     "linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
     "add_norm": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER],
@@ -53,7 +52,7 @@ _ARGUMENTS: Arguments = {
     "draw": [_POINTER, _POINTER, _SIZE, _SIZE, *[_POINTER] * 6],
     "decode_step": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
 }
-_RESULTS: dict[str, type] = {"packed_size": _SIZE, "linear": ctypes.c_bool}
+_RESULTS: dict[str, type] = {"packed_size": _SIZE, "use_tiles": ctypes.c_bool, "linear": ctypes.c_bool}
 
 QUANTIZED = ("quantize.cpp", "quantized.cpp")
 """The sources of products with weights in 8 or 4 bits, which can be compiled for any x86-64."""
@@ -94,7 +93,7 @@ def quantized_kernels() -> ctypes.CDLL:
         KernelsUnavailableError: no compiler, or nowhere to keep what it makes.
     """
     try:
-        path = _compiled(SOURCES, multiplies=False)
+        path = _compiled(SOURCES)
     except KernelsUnavailableError:
         flags = _flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         of_cpu = f"-DCPU={hashlib.sha256(' '.join(sorted(flags)).encode()).hexdigest()[:8]}"  # a cache may see several
@@ -135,12 +134,7 @@ def compile_ahead() -> None:
 
 def _compile_quietly() -> None:
     with contextlib.suppress(KernelsUnavailableError):
-        _compiled(SOURCES, multiplies=_multiplies())
-
-
-def _multiplies() -> bool:
-    """Whether products with bfloat16 weights are among the kernels' work: a CPU's matrix unit would do them better."""
-    return weights_format() == DEFAULT
+        _compiled(SOURCES)
 
 
 def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
@@ -149,7 +143,7 @@ def load(compiler: str = _COMPILE[0]) -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    return load_from(SOURCES, _ARGUMENTS, _RESULTS, compiler=compiler, multiplies=_multiplies())
+    return load_from(SOURCES, _ARGUMENTS, _RESULTS, compiler=compiler)
 
 
 def load_from(
@@ -159,17 +153,15 @@ def load_from(
     *,
     headers: tuple[Path, ...] = (),
     compiler: str = _COMPILE[0],
-    multiplies: bool = True,
 ) -> ctypes.CDLL:
     """As `load`, of another folder of sources, which may include what is in the folders `headers`.
 
-    Functions that are not in `results` return nothing. `multiplies`: large matrix products are among them, which a
-    CPU's matrix unit does better.
+    Functions that are not in `results` return nothing.
 
     Raises:
         KernelsUnavailableError: another CPU, no compiler, or nowhere to keep what it makes.
     """
-    path = _compiled(sources, headers=headers, compiler=compiler, multiplies=multiplies)
+    path = _compiled(sources, headers=headers, compiler=compiler)
     return _opened(path, arguments, results)
 
 
@@ -185,12 +177,10 @@ def _opened(path: Path, arguments: Arguments, results: Mapping[str, type]) -> ct
     return library
 
 
-def _compiled(
-    sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0], multiplies: bool = True
-) -> Path:
+def _compiled(sources: Path, *, headers: tuple[Path, ...] = (), compiler: str = _COMPILE[0]) -> Path:
     """The library's file, made if no earlier start did. Raises KernelsUnavailableError."""
     information = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    _check_cpu(information, multiplies=multiplies)
+    _check_cpu(information)
     vectors = _VECTORS[1:] if _VECTORS[0] in _flags(information) else ()
     command = (compiler, *_COMPILE[1:], *vectors, *(f"-I{folder}" for folder in headers))
     return _made(command, sources, (sources, *headers))
@@ -215,14 +205,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twogear" / "kernels"
 
 
-def _check_cpu(information: str, *, multiplies: bool = True) -> None:
-    """Of /proc/cpuinfo's text: whether the kernels run here, and are what to run."""
+def _check_cpu(information: str) -> None:
+    """Of /proc/cpuinfo's text: whether the kernels run here."""
     flags = _flags(information)
     missing = [flag for flag in _CPU_FLAGS if flag not in flags]
     if missing:
         raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
-    if multiplies and "amx_bf16" in flags:
-        raise KernelsUnavailableError("this CPU has a matrix unit (AMX), which ours do not use")
 
 
 def _flags(information: str) -> set[str]:

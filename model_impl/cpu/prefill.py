@@ -69,7 +69,7 @@ class PrefillAttentionImpl(CPUAttentionBackendImpl):
 
 
 class VecMetadataBuilder(CPUAttentionMetadataBuilder):
-    """vLLM's plan of a step, with pages as our kernels read them also where the CPU has a matrix unit (AMX)."""
+    """vLLM's plan of a step, with pages as our kernels read them where it would choose another layout (AMX)."""
 
     def _set_isa_to_layers(self, layer_names: list[str]) -> None:
         if self.isa == "amx":

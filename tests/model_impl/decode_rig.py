@@ -19,7 +19,6 @@ with warnings.catch_warnings():
     from vllm.model_executor.layers.rotary_embedding import _ROPE_DICT
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.v1.attention.backend import CommonAttentionMetadata
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
 
 POISON = 1e4
 """What keys and values are where no request may look."""
@@ -104,7 +103,7 @@ class Rig:
             slot = page.long() * self.page_tokens + last % self.page_tokens
             names = [layer.layer_name for layer in group]
             spec = group[0].get_kv_cache_spec(self.config)
-            builder = CPUAttentionMetadataBuilder(spec, names, self.config, torch.device("cpu"))
+            builder = group[0].attn_backend.get_builder_cls()(spec, names, self.config, torch.device("cpu"))
             common = CommonAttentionMetadata(
                 query_start_loc=starts,
                 query_start_loc_cpu=starts,

@@ -104,7 +104,7 @@ class Step {
     const int64_t sizes[] = {
         rows * model.hidden,        rows * width_of_qkv(), rows * wide,
         rows * model.hidden,        2 * rows * model.intermediate,
-        rows * model.intermediate,  tiles * Product::ROWS * widest,
+        rows * model.intermediate,  (tiles + 1) * Product::ROWS * widest,
         2 * units * Partial::floats(heads()),
     };
     uint16_t** parts[] = {&hidden_, &qkv_, &attended_, &product_, &gate_up_, &gated_, &arranged_, &partials_};

@@ -19,10 +19,10 @@ struct Product {
   int64_t columns;
   const uint16_t* bias;
   uint16_t* y;
-  Pair* arranged;  // room for arranged_size(), at a multiple of 32 bytes; a single row of bfloat16 needs none
+  Pair* arranged;  // room for arranged_size(), at a multiple of 32 bytes
 
   int64_t tiles() const { return (rows + ROWS - 1) / ROWS; }
-  int64_t arranged_size() const { return rows == 1 ? 0 : tiles() * ROWS * pairs; }  // of a product in bfloat16
+  int64_t arranged_size() const;  // of a product in bfloat16
   int64_t tile_end(int64_t tile) const { return std::min(rows, (tile + 1) * ROWS); }  // its last row + 1
 
   // First for each tile, by whoever knows that its rows of x are there ...

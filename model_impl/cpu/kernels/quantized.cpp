@@ -18,8 +18,7 @@
 #include <immintrin.h>
 #if defined(__linux__)
 #define TILES
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "tiles.h"
 #endif
 #endif
 
@@ -199,20 +198,9 @@ void vectors(const Piece& piece) {
 
 #ifdef TILES
 
-constexpr int64_t TILE_ROWS = 16;
-
-struct TileShapes {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-
-// Whether this processor has tiles of int8, and the system lets this process have them.
+// Whether there are tiles of 8 bits.
 bool has_tiles() {
-  static const bool granted = [] {
-    constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // arch_prctl(2)
-    return __builtin_cpu_supports("amx-int8") && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-  }();
+  static const bool granted = __builtin_cpu_supports("amx-int8") && may_have_tiles();
   return granted;
 }
 
@@ -281,13 +269,10 @@ WITH_TILES void tiles(const Piece& piece) {
   for (int64_t row = piece.first; row < piece.last; row += TILE_ROWS) {
     const int64_t rows = std::min(TILE_ROWS, piece.last - row);
     alignas(64) TileShapes shapes{};
-    shapes.palette = 1;
-    shapes.rows[0] = shapes.rows[2] = (uint8_t)rows;  // sums, x
-    shapes.row_bytes[0] = 64;
-    shapes.row_bytes[2] = SHARED;
-    shapes.rows[3] = SHARED / 4;  // weights
-    shapes.row_bytes[3] = 64;
-    _tile_loadconfig(&shapes);
+    shapes.set(0, rows, 64);           // sums
+    shapes.set(2, rows, SHARED);       // x
+    shapes.set(3, SHARED / 4, 64);     // weights
+    shapes.use();
     for (int64_t panel = 0; panel < piece.weights.width(piece.group); panel++)
       tiles_of_panel<BITS>(piece, row, rows, panel);
   }

@@ -10,6 +10,8 @@
 #include <numeric>
 #include <vector>
 
+#include "tiles.h"
+
 struct Header {
   int64_t columns, pairs, compact, groups_at, weights_at, rare_at;  // places in bytes
   int64_t unused[2];                                                // to a cache line
@@ -23,6 +25,8 @@ struct Group {
   uint8_t keys[KEYS];
   int64_t first_rare, rares;
 };
+
+bool wanted = true;  // tests ask for the other way
 
 struct Matrix {
   const uint16_t* values;  // (columns, k)
@@ -61,7 +65,7 @@ Group keys_of(const Matrix& matrix, int64_t index) {
 
 // Empty where the matrix is better left as it is.
 std::vector<Group> groups_of(const Matrix& matrix) {
-  if (matrix.bytes() <= CACHED_BYTES || matrix.k % (2 * UNIT)) return {};
+  if (multiplies_in_tiles() || matrix.bytes() <= CACHED_BYTES || matrix.k % (2 * UNIT)) return {};
   std::vector<Group> groups(matrix.groups());
 #pragma omp parallel for schedule(static)
   for (int64_t g = 0; g < (int64_t)groups.size(); g++) groups[g] = keys_of(matrix, g);
@@ -108,6 +112,11 @@ void compact_group(const uint16_t* values, int64_t count, const Group& group, ui
 
 }  // namespace
 
+bool multiplies_in_tiles() {
+  static const bool granted = __builtin_cpu_supports("amx-bf16") && may_have_tiles();
+  return granted && wanted;
+}
+
 bool Weights::are_for(int64_t columns, int64_t pairs) const {
   return header().columns == columns && header().pairs == pairs;
 }
@@ -134,6 +143,12 @@ CompactReader Weights::reader(int64_t group) const {
 }
 
 extern "C" {
+
+// Whether weights that are packed from now on are multiplied in tiles: where `want` and the processor say so.
+bool use_tiles(bool want) {
+  wanted = want;
+  return multiplies_in_tiles();
+}
 
 // The bytes that a packed matrix takes: weight (columns, k), contiguous, k even.
 int64_t packed_size(const uint16_t* weight, int64_t columns, int64_t k) {
