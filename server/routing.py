@@ -52,9 +52,10 @@ class _Replica:
 
 
 class Router:
-    """Routes between `replicas` engines, known by their numbers from 0."""
+    """Routes between `replicas` engines, known by their numbers from 0. `read_steps`: what reading a token costs."""
 
-    def __init__(self, replicas: int) -> None:
+    def __init__(self, replicas: int, read_steps: float = READ_STEPS) -> None:
+        self._read_steps = read_steps
         self._replicas = [_Replica() for _ in range(replicas)]
         self._running: dict[str, _Running] = {}
         self._means: dict[str, float] = {}
@@ -129,7 +130,7 @@ class Router:
             if block not in replica.blocks:
                 break
             known += 1
-        return replica.load / places + READ_STEPS * (tokens - known * BLOCK)
+        return replica.load / places + self._read_steps * (tokens - known * BLOCK)
 
     def _remember(self, replica: _Replica, blocks: Sequence[int]) -> None:
         for block in reversed(blocks):  # the first ones are the last to be forgotten

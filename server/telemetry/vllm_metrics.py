@@ -35,6 +35,12 @@ TOKEN_SECONDS = (
 TOKENS = (*(mantissa * 10**exponent for exponent in range(6) for mantissa in (1, 2, 5)), 1_000_000)
 """vLLM ends at the model's context, which is not known here before the engine is up."""
 CHOICES = (1, 2, 5, 10, 20)
+OLD_NAMES = {
+    "vllm:gpu_cache_usage_perc": "vllm:kv_cache_usage_perc",
+    "vllm:gpu_prefix_cache_queries": "vllm:prefix_cache_queries",
+    "vllm:gpu_prefix_cache_hits": "vllm:prefix_cache_hits",
+}
+"""Names that vLLM has dropped and routers still read (production-stack's `engine_stats.py`), and today's."""
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 
 
@@ -69,6 +75,8 @@ class VllmMetrics:
         registry.register(self.tokens)
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens that were looked up in the prefix cache")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens that were found in the prefix cache")
+        self._old_queries = self._counter("gpu_prefix_cache_queries", "An old name of vllm:prefix_cache_queries")
+        self._old_hits = self._counter("gpu_prefix_cache_hits", "An old name of vllm:prefix_cache_hits")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens, those found in the prefix cache among them")
         self._cached = self._counter("prompt_tokens_cached", "Prompt tokens found in the prefix cache")
         by_source = self._labelled("prompt_tokens_by_source", "Prompt tokens by where they came from", "source")
@@ -109,9 +117,11 @@ class VllmMetrics:
     def prompt(self, tokens: int, cached: int) -> None:
         """The prompt of a choice was read, `cached` of its tokens from the prefix cache."""
         self._queries.inc(tokens)
+        self._old_queries.inc(tokens)
         self._prompt.inc(tokens)
         self._prompt_size.observe(tokens)
         self._hits.inc(cached)
+        self._old_hits.inc(cached)
         self._cached.inc(cached)
         self._device.inc(cached)
         self._by_source["local_cache_hit"].inc(cached)
@@ -238,6 +248,7 @@ class EngineMetrics(Collector):
             "vllm:num_requests_waiting_by_reason", "The same by why they wait", labels=(*LABELS, "reason")
         )
         usage = _gauge("kv_cache_usage_perc", "Share of the KV cache's pages that requests hold, 1 is full")
+        old_usage = _gauge("gpu_cache_usage_perc", "An old name of vllm:kv_cache_usage_perc")
         preempted = CounterMetricFamily(
             "vllm:num_preemptions", "Generations that the engine put back for want of pages", labels=LABELS
         )
@@ -251,11 +262,12 @@ class EngineMetrics(Collector):
             reasons.add_metric((*values, "capacity"), load.waiting + queued)
             reasons.add_metric((*values, "deferred"), 0)
             usage.add_metric(values, _usage(load.page_groups))
+            old_usage.add_metric(values, _usage(load.page_groups))
             preempted.add_metric(values, load.preemptions)
             counts = load.step_tokens or [0] * (len(STEP_TOKENS) + 1)
             steps.add_metric(values, _cumulated(STEP_TOKENS, counts), load.step_tokens_sum)
             queued = 0
-        yield from (serves, running, waiting, reasons, usage, preempted, steps, self._cache_config())
+        yield from (serves, running, waiting, reasons, usage, old_usage, preempted, steps, self._cache_config())
 
     def _cache_config(self) -> Metric:
         """Labels of a constant, as in vLLM."""

@@ -82,12 +82,23 @@ async def test_every_name_of_vllm_is_here(client: Client, engine: FakeEngine) ->
     assert len(theirs) > 40
     assert {name for name in theirs if name not in ours} == {name for name in LEFT_OUT if name in theirs}
     assert not [name for name in LEFT_OUT if name in ours]
-    assert not [name for name in ours if name.startswith("vllm:") and name not in theirs]
+    assert {name for name in ours if name.startswith("vllm:") and name not in theirs} == set(vllm_metrics.OLD_NAMES)
     for name, labels in theirs.items():
         if name in ours and name != "vllm:cache_config_info":
             assert {"model_name", "engine", *labels} - {"le"} == {
                 label for sample in ours[name].samples for label in sample.labels if label != "le"
             }, name
+
+
+async def test_old_names_say_what_todays_do(client: Client, engine: FakeEngine) -> None:
+    engine.stats = Stats(1, 0, (PageGroup("global", 32, 3, 1, 4),))
+    async with client(engine) as http:
+        await http.post(CHAT, json=body())
+        found = parsed((await http.get("/metrics")).text)
+    for old, new in vllm_metrics.OLD_NAMES.items():
+        told, today = ([sample.value for sample in found[name].samples] for name in (old, new))
+        assert told == today
+        assert told[0] > 0
 
 
 def test_the_buckets_are_vllms() -> None:

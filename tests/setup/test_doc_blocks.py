@@ -22,11 +22,12 @@ FOLLOWED = {
     "docs/add-an-api.md": "tests/server/test_add_an_api.py",
     "docs/add-a-family.md": "tests/server/test_add_a_family.py",
     "docs/add-a-model.md": "tests/model_impl/test_add_a_model.py",
+    "docs/kubernetes.md": "tests/kubernetes/test_chart.py",
 }
 """Pages that a test of their own follows, block by block."""
 CONSOLES = [block for block in BLOCKS if block.language == "console"]
 COMMANDS = [block for block in BLOCKS if block.language in ("bash", "sh") and block not in EXAMPLES]
-OTHERS = {"cp", "curl", "docker", "export", "set", "lm_eval", "claude", "open-webui"}
+OTHERS = {"cp", "curl", "docker", "export", "helm", "kubectl", "set", "lm_eval", "claude", "open-webui"}
 """What is no command of this repository."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

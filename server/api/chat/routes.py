@@ -16,6 +16,7 @@ from server.api.common.control_body import (
 )
 from server.api.common.conversation import custom_tools_of
 from server.api.common.openapi import Api, answers_of, body_of
+from server.api.common.rendered import RenderedRequest, rendered
 from server.api.common.sampling import has_continuous_usage, includes_usage
 from server.core.admission import admit
 from server.core.run import Run
@@ -53,6 +54,22 @@ async def chat_completions(request: Request) -> Response:
 
 
 @router.post(
+    "/v1/chat/completions/render",
+    openapi_extra=body_of(ChatRequest),
+    response_class=Response,
+    responses=answers_of(RenderedRequest, 400, 404, 413, 415, 503),
+)
+async def render(request: Request) -> Response:
+    """What the engine would be given for a chat completion, which is not run."""
+    serving = serving_of(request)
+    body, received = await read(request, read_chat_request)
+    includes_usage(body)
+    asked = chat_request(body, received)
+    (answer,) = await rendered(await admit(asked, serving), asked, body.stream_options)
+    return json_response(answer)
+
+
+@router.post(
     "/v1/chat/completions/control",
     openapi_extra=body_of(NamedControlRequest),
     response_class=Response,
@@ -87,7 +104,7 @@ def _end_thinking(completion_id: str, action: str, caller: Caller, serving: Serv
 API = Api(
     router=router,
     bodies=(ChatRequest, ControlRequest, NamedControlRequest),
-    answers=(ChatCompletion, ChatCompletionChunk, ControlResult),
+    answers=(ChatCompletion, ChatCompletionChunk, ControlResult, RenderedRequest),
     access={
         "/v1/chat/completions/control": "control",
         "/v1/chat/completions/{completion_id}/control": "control",

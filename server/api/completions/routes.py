@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.api.common.answering import complete, rejections, stream
 from server.api.common.openapi import Api, answers_of, body_of
+from server.api.common.rendered import RenderedRequests, rendered
 from server.api.common.sampling import has_continuous_usage, includes_usage
 from server.api.completions.admission import completion_request
 from server.api.completions.answer import TextEvents, TextResponse, Texts, Told
@@ -43,4 +44,19 @@ async def completions(request: Request) -> Response:
     return json_response(await until_disconnect(request.receive, work))
 
 
-API = Api(router=router, bodies=(CompletionRequest,), answers=(TextCompletion,))
+@router.post(
+    "/v1/completions/render",
+    openapi_extra=body_of(CompletionRequest),
+    response_class=Response,
+    responses=answers_of(RenderedRequests, 400, 404, 413, 415, 503),
+)
+async def render(request: Request) -> Response:
+    """What the engine would be given for each prompt of a text completion, which is not run."""
+    serving = serving_of(request)
+    body, received = await read(request, read_completion_request)
+    includes_usage(body)
+    asked = completion_request(body, received)
+    return json_response(await rendered(await admit(asked, serving), asked, body.stream_options))
+
+
+API = Api(router=router, bodies=(CompletionRequest,), answers=(TextCompletion, RenderedRequests))

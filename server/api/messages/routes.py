@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from server.api.common.answering import complete, rejections, stream
 from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
+from server.api.common.rendered import RenderedRequest, rendered
 from server.api.messages.admission import count_tokens_request, messages_request
 from server.api.messages.answer import MessageAnswer, MessageEvents, MessageResponse
 from server.api.messages.body import (
@@ -60,6 +61,21 @@ async def count_tokens(request: Request) -> Response:
 
 
 @router.post(
+    "/v1/messages/render",
+    openapi_extra=body_of(MessagesRequest),
+    response_class=Response,
+    responses=answers_of(RenderedRequest, 400, 404, 413, 415, 503, problem=AnthropicError),
+)
+async def render(request: Request) -> Response:
+    """What the engine would be given for a message, which is not run."""
+    serving = serving_of(request)
+    body, received = await read(request, read_messages_request)
+    asked = await read_long(lambda: messages_request(body, received), received.size)
+    (answer,) = await rendered(await admit(asked, serving), asked)
+    return json_response(answer)
+
+
+@router.post(
     "/v1/messages/{message_id}/control",
     openapi_extra=body_of(ControlRequest),
     response_class=Response,
@@ -75,7 +91,7 @@ async def control(request: Request, message_id: str) -> Response:
 API = Api(
     router=router,
     bodies=(MessagesRequest, CountTokensRequest, ControlRequest),
-    answers=(AnthropicMessage, MessageEvent, TokensCount, MessageControl, AnthropicError),
+    answers=(AnthropicMessage, MessageEvent, TokensCount, MessageControl, AnthropicError, RenderedRequest),
     errors=ERRORS,
     access={"/v1/messages/{message_id}/control": "control"},
 )

@@ -10,6 +10,7 @@ from server.api.common.answering import complete, rejections
 from server.api.common.answering import stream as streamed
 from server.api.common.control_body import ControlRequest, read_control_request
 from server.api.common.openapi import Api, answers_of, body_of
+from server.api.common.rendered import RenderedRequest, rendered
 from server.api.responses.admission import Asked, admit_response, continued, response_request
 from server.api.responses.answer import CompactionAnswer, ResponseAnswer
 from server.api.responses.background import Background
@@ -110,6 +111,22 @@ async def input_tokens(request: Request) -> Response:
     asked = (await _asked(request, body, received)).request
     ids = await prompt_ids(asked, serving)
     return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
+
+
+@router.post(
+    "/v1/responses/render",
+    openapi_extra=body_of(ResponseRequest),
+    response_class=Response,
+    responses=answers_of(RenderedRequest, 400, 404, 413, 415, 503),
+)
+async def render(request: Request) -> Response:
+    """What the engine would be given for a response, which is not run."""
+    serving = serving_of(request)
+    body, received = await read(request, read_response_request)
+    asked = (await _asked(request, body, received)).request
+    plan = await admit_response(asked, serving, truncates=body.truncation == "auto")
+    (answer,) = await rendered(plan, asked)
+    return json_response(answer)
 
 
 @router.post(
@@ -249,7 +266,7 @@ API = Api(
     bodies=(ResponseRequest, ControlRequest),
     answers=(
         *(ResponseObject, ResponseEvent, ResponseItems, DeletedResponse, InputTokens, ResponseControl),
-        CompactedResponse,
+        *(CompactedResponse, RenderedRequest),
     ),
     access={"/v1/responses/{response_id}/control": "control"},
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from server.api.chat.body import ChatRequest
 from server.api.chat.schema import ChatCompletion, ChatCompletionChunk, ControlResult
 from server.api.common.control_body import ControlRequest
+from server.api.common.rendered import RenderedRequest
 from server.api.common.sampling import DrawingFields, SamplingFields
 from server.api.common.schema import ErrorResponse
 from server.api.completions.body import CompletionRequest
@@ -77,6 +78,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compacted response": lambda: answer(CompactedResponse),
     "completion response": lambda: answer(TextCompletion),
     "control response": lambda: answer(ControlResult),
+    "rendered response": lambda: answer(RenderedRequest),
     "tokenize response": lambda: answer(Tokenized),
     "detokenize response": lambda: answer(Detokenized),
     "models response": lambda: answer(Models),

@@ -1,0 +1,52 @@
+"""The simulation of a fleet is the same each time, loses nothing, and sees what ways of routing are known for."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.fleet import POLICIES, Clients, Engine, Figures, Own, Request, Simulation, figures
+
+ENGINE = Engine(places=8, cache=60_000)
+CLIENTS = Clients(40, 1.0, turns=3, thought=300, answer=40)
+
+
+def told(policy: str, clients: Clients = CLIENTS, replicas: int = 2) -> Figures:
+    return figures(policy, replicas, Simulation(replicas, ENGINE, clients, POLICIES[policy](replicas, ENGINE)).run())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_request_ends_and_each_run_is_the_same(policy: str) -> None:
+    one = told(policy)
+    assert one.requests == CLIENTS.conversations * CLIENTS.turns
+    assert one == told(policy)
+    assert 0 < one.first_direct_p50 <= one.first_direct_p95 < one.direct_p95
+
+
+def test_all_policies_get_the_same_requests() -> None:
+    def asked(policy: str) -> list[tuple[str, str, int, int]]:
+        done = Simulation(2, ENGINE, CLIENTS, POLICIES[policy](2, ENGINE)).run()
+        return sorted((one.id, one.kind, one.prompt, one.length) for one in done)
+
+    assert len({str(asked(policy)) for policy in POLICIES}) == 1
+
+
+def test_times_are_those_of_the_rule() -> None:
+    alone = replace(CLIENTS, conversations=1, turns=1, thinkers=0.0)
+    (only,) = Simulation(1, ENGINE, alone, POLICIES["in turn"](1, ENGINE)).run()
+    steps = only.length + -(-only.prompt // ENGINE.chunk) - 1  # the last that reads draws, too
+    expected = steps * ENGINE.step + only.length * ENGINE.row + only.prompt * ENGINE.read
+    assert only.ended - only.arrived == pytest.approx(expected)
+
+
+def test_a_conversation_that_stays_finds_its_pages() -> None:
+    shares = {policy: told(policy).cached for policy in POLICIES}
+    assert shares["twogear"] > shares["in turn"]
+    assert shares["twogear"] > shares["fewest requests"]
+    assert shares["hash of the conversation"] > shares["in turn"]
+
+
+def test_the_router_ends_with_nothing_to_come() -> None:
+    policy = Own(2, ENGINE)
+    done: list[Request] = Simulation(2, ENGINE, CLIENTS, policy).run()
+    assert {one.replica for one in done} == {0, 1}
+    assert [policy.router.load(one) for one in (0, 1)] == [0.0, 0.0]
