@@ -10,7 +10,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
-from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
+from chat_templates.tool_forms.values import (
+    alternatives,
+    is_text,
+    known_values,
+    parameters_of,
+    resolved,
+    types_of,
+)
 from server.core.grammar_jobs import TextGrammar
 from server.core.text_grammars import as_it_is, within_json
 
@@ -21,11 +28,11 @@ _PYTHON = r"""python: STRING | NUMBER | "True" | "False" | "None" | array | obje
 array: "[" (python (", " python)*)? "]"
 object: "{" (STRING ": " python (", " STRING ": " python)*)? "}"
 STRING: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
-NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+NUMBER: /-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?(e[-+]?[0-9]{1,2})?/"""
 _BARE = r"""bare: text_value | NUMBER | "true" | "false" | "null" | bare_list | bare_object
 bare_list: "[" (bare ("," bare)*)? "]"
 bare_object: "{" (/[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare ("," /[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare)*)? "}"
-NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+NUMBER: /-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?(e[-+]?[0-9]{1,2})?/"""
 _BARE_OF = {
     "string": "text_value",
     "boolean": '("true" | "false")',
@@ -186,7 +193,7 @@ class CallRules:
             return f"{key_end} {trim} ({self._of_schema(_with_definitions(part, root))}) {trim} {close}"
         key_end = self._tags(form.text_key_end) if form.text_key_end else key_end
         trim = "\n" if form.trims else ""
-        known = _known_texts(part, root)
+        known = known_values(part, root)
         if known is not None:
             texts = " | ".join(_quoted(trim + text + trim) for text in known)
             return f"{key_end} ({texts}) {close}"
@@ -236,12 +243,10 @@ class CallRules:
         return _separated(fields, ",")
 
     def _bare_value(self, form: BareKeyCalls, part: Any, root: Schema, depth: int) -> str:
-        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-            part = resolved(part["$ref"], root)
-        known = _known_texts(part, root)
-        quote = self._tags(form.quote)
-        if known is not None:
-            return f"{quote} ({' | '.join(map(_quoted, known))}) {quote}"
+        part = _followed(part, root)
+        listed = [self._bare_literal(form, value) for value in known_values(part, root) or ()]
+        if ways := listed or [self._bare_value(form, one, root, depth - 1) for one in alternatives(part) if depth]:
+            return f"({' | '.join(ways)})"
         types = types_of(part, root)
         if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
             ways = sorted({_BARE_OF.get(name, "bare") for name in types})
@@ -256,6 +261,18 @@ class CallRules:
                 return f'("{{" {self._bare_fields(form, dict(part), root, depth - 1)} "}}")'
             case name:
                 return _BARE_OF.get(name, name)
+
+    def _bare_literal(self, form: BareKeyCalls, value: Any) -> str:
+        quote = self._tags(form.quote)
+        match value:
+            case str():
+                return f"{quote} {_quoted(value)} {quote}"
+            case list():
+                return _bracketed("[", [self._bare_literal(form, item) for item in value], ",", "]")
+            case dict():
+                fields = [f"{_quoted(f'{key}:')} {self._bare_literal(form, item)}" for key, item in value.items()]
+                return _bracketed("{", fields, ",", "}")
+        return _quoted(json.dumps(value))
 
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
@@ -341,14 +358,10 @@ def _is_open(schema: Schema) -> bool:
     return composed or bool(schema.get("additionalProperties"))
 
 
-def _known_texts(part: Any, root: Schema) -> list[str] | None:
-    """The texts that a schema lists, if it does."""
-    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-        part = resolved(part["$ref"], root)
-    if not isinstance(part, Mapping):
-        return None
-    known = [part["const"]] if "const" in part else part.get("enum")
-    return known if isinstance(known, list) and known and all(isinstance(text, str) for text in known) else None
+def _followed(part: Any, root: Schema) -> Any:
+    """What a reference names; anything else as it is."""
+    refers = isinstance(part, Mapping) and isinstance(part.get("$ref"), str)
+    return resolved(part["$ref"], root) if refers else part
 
 
 def _with_definitions(part: Any, root: Schema) -> Schema:
@@ -360,11 +373,10 @@ def _with_definitions(part: Any, root: Schema) -> Schema:
 
 def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
     """A literal that fits a schema, but for a number's bounds (an integer's hold) and a list's length."""
-    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-        part = resolved(part["$ref"], root)
-    known = _known_texts(part, root)
-    if known is not None:
-        return "(" + " | ".join(_quoted(quote + text + quote) for text in known for quote in "\"'") + ")"
+    part = _followed(part, root)
+    listed = list(map(_python_literal, known_values(part, root) or ()))
+    if ways := listed or [_python_value(one, root, depth - 1) for one in alternatives(part) if depth]:
+        return f"({' | '.join(ways)})"
     types = types_of(part, root)
     if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
         ways = sorted({_PYTHON_OF.get(name, "python") for name in types})
@@ -386,6 +398,24 @@ def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
             return f'("{{" {_separated(fields)} "}}")'
         case name:
             return _PYTHON_OF.get(name, name)
+
+
+def _python_literal(value: Any) -> str:
+    """A value as Python writes it, texts in either kind of quotes."""
+    match value:
+        case str():
+            ways = dict.fromkeys((json.dumps(value, ensure_ascii=False), repr(value)))
+            return f"({' | '.join(map(_quoted, ways))})"
+        case list():
+            return _bracketed("[", list(map(_python_literal, value)), ", ", "]")
+        case dict():
+            fields = [f'{_python_literal(key)} ": " {_python_literal(item)}' for key, item in value.items()]
+            return _bracketed("{", fields, ", ", "}")
+    return _quoted(repr(value))
+
+
+def _bracketed(opening: str, items: Sequence[str], comma: str, closing: str) -> str:
+    return " ".join([_quoted(opening), f" {_quoted(comma)} ".join(items), _quoted(closing)])
 
 
 def _separated(parts: Sequence[tuple[str, bool]], comma: str = ", ") -> str:
