@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from chat_templates.tokens import replace_surrogates
 _DEPTH = 8  # of references that are followed
 _CALLED = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")  # of several that are there, the first counts
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+"""In JSON: of any size, also of one that Python has not."""
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -82,7 +85,8 @@ def as_json(raw: str, types: frozenset[str]) -> str:
         fits = _fits(value, types)
         return dumped(value) if fits else dumped(raw)
     except (ValueError, RecursionError):
-        return dumped(raw)
+        is_one = _NUMBER.fullmatch(stripped) and ("number" in types or stripped.lstrip("-").isdigit())
+        return stripped if is_one and not types.isdisjoint(("number", "integer")) else dumped(raw)
 
 
 def dumped(value: Any) -> str:

@@ -48,7 +48,7 @@ _PYTHON_OF = {
     "boolean": '("True" | "False")',
     "null": '"None"',
     "number": "NUMBER",
-    "integer": "NUMBER",
+    "integer": "/-?(0|[1-9][0-9]{0,29})/",
 }
 
 
@@ -382,7 +382,7 @@ def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
         ways = sorted({_PYTHON_OF.get(name, "python") for name in types})
         return f"({' | '.join(ways)})" if ways else "python"
     match next(iter(types)):
-        case "integer":
+        case "integer" if not part.keys().isdisjoint(_INTEGER[1:]):
             return "%json " + json.dumps({key: part[key] for key in part if key in _INTEGER})
         case "array" if "items" in part:
             item = _python_value(part["items"], root, depth - 1)
