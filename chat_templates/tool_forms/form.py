@@ -82,6 +82,24 @@ class TaggedCalls(
     lead: str = ""
 
 
+class NestedCalls(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="nested", tag_field="kind"
+):
+    """`open call_open NAME name_end mark<KEY>VALUE mark</KEY> … call_close … close`, several calls in one section.
+
+    A value that is an object is written as such keys and values, a list as values with `item` for a key. Other values
+    have no quotes: the tool's schema says which are text. `mark` ends a text.
+    """
+
+    open: str
+    close: str
+    mark: str
+    call_open: str
+    name_end: str
+    call_close: str
+    item: str = "item"
+
+
 class BareKeyCalls(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bare-keys", tag_field="kind"
 ):
@@ -105,13 +123,13 @@ class PythonCalls(
     is_list: bool = True
 
 
-CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | BareKeyCalls | PythonCalls
+CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | NestedCalls | BareKeyCalls | PythonCalls
 
 
 def tags_of(form: CallForm) -> tuple[str, ...]:
     """The texts of the form that may be tokens of their own, without those that are empty."""
     names = {"open", "close", "call_open", "name_end", "call_close", "param_open", "key_end", "param_close"}
-    names |= {"lead", "index_open", "text_key_end", "id_open", "answer_open", "quote"}
+    names |= {"lead", "index_open", "mark", "text_key_end", "id_open", "answer_open", "quote"}
     texts = (getattr(form, name) for name in form.__struct_fields__ if name in names)
     return tuple(text for text in texts if text)
 

@@ -63,6 +63,12 @@ def known_values(schema: Any, root: Any, depth: int = _DEPTH) -> list[Any] | Non
     return [value for part in known for value in part] if known and len(known) == len(parts) else None
 
 
+def followed(schema: Any, root: Any) -> Any:
+    """What a reference names; anything else as it is."""
+    refers = isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str)
+    return resolved(schema["$ref"], root) if refers else schema
+
+
 def resolved(reference: str, root: Any) -> Any:
     """The part of `root` that a reference within it names; None if there is none."""
     part = root

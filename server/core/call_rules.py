@@ -9,13 +9,21 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import (
+    BareKeyCalls,
+    CallForm,
+    JsonCalls,
+    NamedJsonCalls,
+    NestedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
 from chat_templates.tool_forms.values import (
     alternatives,
+    followed,
     is_text,
     known_values,
     parameters_of,
-    resolved,
     types_of,
 )
 from server.core.grammar_jobs import TextGrammar
@@ -88,6 +96,8 @@ class CallRules:
             rules.append(_PYTHON)
         if isinstance(self._form, BareKeyCalls):
             rules += [_BARE, *self._text_in_quotes(self._form)]
+        if isinstance(self._form, NestedCalls):
+            rules += self._text_to_mark(self._form)
         if isinstance(self._form, TaggedCalls):
             _, end = self._at_token(self._form.param_close)
             rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {self._tags(end)}"]
@@ -139,6 +149,10 @@ class CallRules:
                 yield f"{arguments}: {self._arguments(name, schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
+            case NestedCalls():
+                head = " ".join((self._tags(form.call_open), _quoted(name), self._tags(form.name_end)))
+                text = self._texts.get(name)
+                yield f"{rule}: {head} {self._elements(form, schema, schema, 8, text)} {self._tags(form.call_close)}"
             case BareKeyCalls():
                 head = f"{self._tags(form.call_open)} {_quoted(name + '{')}"
                 text = self._texts.get(name)
@@ -217,6 +231,62 @@ class CallRules:
             return f"/{_ANY}{_regex(trim + before)}/{never}"
         return f"/{_ANY}{_regex(trim + end)}/ & ~/{_ANY}{_regex(end)}(.|\\n)+/{never}"
 
+    def _text_to_mark(self, form: NestedCalls) -> Iterator[str]:
+        """A text, and the mark that ends it."""
+        before, from_token = self._at_token(form.mark)
+        ends = f"{_regex(before)}/ & ~/{_ANY}{_regex(before)}(.|\\n)+" if not from_token else ""
+        yield f"NESTED_TEXT: /{_ANY}{ends}/"
+        yield f"text_to_mark: NESTED_TEXT {self._tags(from_token)}"
+
+    def _elements(
+        self, form: NestedCalls, schema: Any, root: Schema, depth: int, text: TextGrammar | None = None
+    ) -> str:
+        """The keys and values of an object. `text`: what the one value of a custom tool has to fit."""
+        parts = []
+        for key, part, needed in _arguments(schema):
+            value = self._nested_value(form, part, root, depth) if text is None else self._nested_text(form, text)
+            element = f"{self._tags(form.mark)} {_quoted(f'<{key}>')} {value} {_quoted(f'</{key}>')}"
+            parts.append(element if needed else f"({element})?")
+        return " ".join(parts)
+
+    def _nested_value(self, form: NestedCalls, part: Any, root: Schema, depth: int) -> str:
+        """A value, and the mark of the tag that ends it."""
+        mark, part = self._tags(form.mark), followed(part, root)
+        listed = [f"{self._nested_literal(form, value)} {mark}" for value in known_values(part, root) or ()]
+        if ways := listed or [self._nested_value(form, one, root, depth - 1) for one in alternatives(part) if depth]:
+            return f"({' | '.join(ways)})"
+        types = types_of(part, root)
+        if "string" in types or not types:
+            return "text_to_mark"
+        if depth and types == {"object"} and parameters_of(part):
+            return f"{self._elements(form, part, root, depth - 1)} {mark}"
+        if depth and types == {"array"} and "items" in part:
+            item = self._nested_value(form, part["items"], root, depth - 1)
+            return f"({mark} {_quoted(f'<{form.item}>')} {item} {_quoted(f'</{form.item}>')})* {mark}"
+        return f"({self._of_schema(_with_definitions(part, root))}) {mark}"
+
+    def _nested_literal(self, form: NestedCalls, value: Any) -> str:
+        match value:
+            case str():
+                return _quoted(value)
+            case list():
+                fields = [(form.item, item) for item in value]
+            case dict():
+                fields = list(value.items())
+            case _:
+                return _quoted(json.dumps(value))
+        mark = self._tags(form.mark)
+        return " ".join(
+            f"{mark} {_quoted(f'<{key}>')} {self._nested_literal(form, item)} {mark} {_quoted(f'</{key}>')}"
+            for key, item in fields
+        )
+
+    def _nested_text(self, form: NestedCalls, text: TextGrammar) -> str:
+        """A text that fits a grammar, and the mark. It should have no mark in it."""
+        before, from_token = self._at_token(form.mark)
+        end = " ".join(map(_quoted, before))  # each a lexeme, as in the text
+        return f"%lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
+
     def _text_in_quotes(self, form: BareKeyCalls) -> Iterator[str]:
         """A text, the quote that ends it as far as that is text."""
         before, from_token = self._at_token(form.quote)
@@ -243,7 +313,7 @@ class CallRules:
         return _separated(fields, ",")
 
     def _bare_value(self, form: BareKeyCalls, part: Any, root: Schema, depth: int) -> str:
-        part = _followed(part, root)
+        part = followed(part, root)
         listed = [self._bare_literal(form, value) for value in known_values(part, root) or ()]
         if ways := listed or [self._bare_value(form, one, root, depth - 1) for one in alternatives(part) if depth]:
             return f"({' | '.join(ways)})"
@@ -286,7 +356,10 @@ class CallRules:
         yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
 
     def _tags(self, text: str) -> str:
-        return tags_in_rule(text, self._tokens)
+        """A mark that begins several tags is a lexeme of its own: the lexer never goes back."""
+        mark = self._form.mark if isinstance(self._form, NestedCalls) else ""
+        pieces = text.split(mark) if mark and mark not in self._tokens else [text]
+        return f" {_quoted(mark)} ".join(tags_in_rule(piece, self._tokens) for piece in pieces)
 
     def _at_token(self, tag: str) -> tuple[str, str]:
         """A tag's text before its first token, and the rest."""
@@ -334,9 +407,10 @@ def _layout(form: CallForm) -> tuple[bool, str, str, str]:
             return False, inside, form.between, inside
         case NamedJsonCalls():
             return bool(form.call_open), "", form.between, ""
-        case TaggedCalls():
-            before = _quoted(form.space) if form.call_open else ""
-            return form.shares_section, before, form.space, _quoted(form.space)
+        case TaggedCalls() | NestedCalls():
+            space, shares = (form.space, form.shares_section) if isinstance(form, TaggedCalls) else ("\n", True)
+            before = _quoted(space) if form.call_open else ""
+            return shares, before, space, _quoted(space)
         case BareKeyCalls():
             return False, "", "", ""
         case PythonCalls():
@@ -358,12 +432,6 @@ def _is_open(schema: Schema) -> bool:
     return composed or bool(schema.get("additionalProperties"))
 
 
-def _followed(part: Any, root: Schema) -> Any:
-    """What a reference names; anything else as it is."""
-    refers = isinstance(part, Mapping) and isinstance(part.get("$ref"), str)
-    return resolved(part["$ref"], root) if refers else part
-
-
 def _with_definitions(part: Any, root: Schema) -> Schema:
     """The part of a schema with what it may refer to."""
     if not isinstance(part, dict) or not isinstance(root, dict):
@@ -373,7 +441,7 @@ def _with_definitions(part: Any, root: Schema) -> Schema:
 
 def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
     """A literal that fits a schema, but for a number's bounds (an integer's hold) and a list's length."""
-    part = _followed(part, root)
+    part = followed(part, root)
     listed = list(map(_python_literal, known_values(part, root) or ()))
     if ways := listed or [_python_value(one, root, depth - 1) for one in alternatives(part) if depth]:
         return f"({' | '.join(ways)})"

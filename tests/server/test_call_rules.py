@@ -117,7 +117,7 @@ def _read_all(form: CallForm, text: str) -> list[Call]:
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if tags_of(form)])
 def test_tags_that_are_tokens(name: str) -> None:
     form = FORMS[name]
-    tags = [tag for tag in tags_of(form) if tag.startswith(("<", "["))]
+    tags = [tag for tag in tags_of(form) if tag.startswith(("<", "[", "]"))]
     tokens = {tag: 100 + index for index, tag in enumerate(tags)}
     for is_free in (False, True):
         rules = CallRules(form, list(STRICT.items()), tokens, of_schema).text(several=True, is_free=is_free)
