@@ -61,6 +61,7 @@ class TaggedCalls(
     that for text, `key_end` for JSON. One line break at each end of a text belongs to the tags if `trims`. `space`: the
     white space that is written between the tags. `shares_section`: whether several calls are written in one section,
     not in one each. `index_open`: what stands between a call's name and its number, counted from 1, before `name_end`.
+    `is_loose`: some of the family's models leave out the line breaks between the tags: they may be there or not.
     `json_key_ends`: what else ends the key of a value in JSON, for the types that it is of. `lead`: what a model writes
     before a section.
     """
@@ -78,8 +79,14 @@ class TaggedCalls(
     space: str = "\n"
     shares_section: bool = False
     index_open: str = ""
+    is_loose: bool = False
     json_key_ends: dict[str, str] = {}
     lead: str = ""
+
+    @property
+    def key_ends(self) -> tuple[str, ...]:
+        """`key_end` in all its spellings."""
+        return tuple(dict.fromkeys((self.key_end, self.key_end.replace("\n", "") if self.is_loose else self.key_end)))
 
 
 class NestedCalls(

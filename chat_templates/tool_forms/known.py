@@ -82,6 +82,7 @@ FORMS: dict[str, CallForm] = {
         param_open="<arg_key>",
         key_end="</arg_key>\n<arg_value>",
         param_close="</arg_value>",
+        is_loose=True,
     ),
     "hy3": TaggedCalls(
         open="<tool_calls:opensource>",

@@ -57,7 +57,7 @@ class TaggedReading(Reading[TaggedCalls]):
         """A key and its value; whether it is whole."""
         cursor = self.cursor
         key: list[str] = []
-        ends = (form.key_end, form.text_key_end, *form.json_key_ends.values())
+        ends = (*form.key_ends, form.text_key_end, *form.json_key_ends.values())
         found = yield from cursor.until(tuple(end for end in ends if end), key.append)
         if not found:
             return False

@@ -107,7 +107,8 @@ class CallRules:
         """`calls`, and `call`: a section."""
         form = self._form
         shares, before, between, after = _layout(form)
-        inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
+        gap = _quoted(between) + ("?" if isinstance(form, TaggedCalls) and form.is_loose else "")
+        inner = f"a_call ({gap} a_call)*" if shares and several else "a_call"
         opening = self._tags(_opening(form))
         if isinstance(form, NamedJsonCalls) and form.answer_open:
             yield f"calls: call | {self._tags(form.answer_open)} TEXT\nTEXT: /{_ANY}/" if is_free else "calls: call"
@@ -116,7 +117,7 @@ class CallRules:
         elif shares or not several:
             yield "calls: call"
         else:
-            yield f"calls: call ({_quoted(between)} call)*"
+            yield f"calls: call ({gap} call)*"
         yield f"call: {' '.join((opening, before, inner, after, self._tags(form.close)))}"
 
     def _in_text(self, *, several: bool) -> Generator[str, None, str]:
@@ -175,7 +176,7 @@ class CallRules:
         return f'{_quoted(f"{{{json.dumps(key)}: ")} {_string(text)} "}}"'
 
     def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
-        space = _quoted(form.space)
+        space = _space(form)
         arguments = list(_arguments(schema))
         number = f"{self._tags(form.index_open)} /[0-9]{{1,3}}/" if form.index_open else ""
         parts = (self._tags(form.call_open), _quoted(name), number, self._tags(form.name_end))
@@ -196,7 +197,7 @@ class CallRules:
 
     def _tagged_value(self, form: TaggedCalls, part: Any, root: Schema) -> str:
         """From the end of the key to the end of the value."""
-        key_end, close = self._tags(form.key_end), self._tags(form.param_close)
+        key_end, close = self._key_end(form), self._tags(form.param_close)
         types = types_of(part, root)
         if not is_text(types):
             if form.json_key_ends:
@@ -213,12 +214,16 @@ class CallRules:
             return f"{key_end} ({texts}) {close}"
         return f"{key_end} {_quoted(trim)} free_text"
 
+    def _key_end(self, form: TaggedCalls) -> str:
+        ways = list(map(self._tags, form.key_ends))
+        return f"({' | '.join(ways)})" if form.is_loose else ways[0]
+
     def _tagged_text(self, form: TaggedCalls, text: TextGrammar) -> str:
         """The same of a text that fits a grammar. It should have no tag in it: the reader would take it for the end."""
         trim = "\n" if form.trims else ""
         before, from_token = self._at_token(form.param_close)
         end = " ".join(map(_quoted, trim + before))  # each a lexeme, as in the text
-        key_end = self._tags(form.text_key_end or form.key_end)
+        key_end = self._tags(form.text_key_end) or self._key_end(form)
         return f"{key_end} {_quoted(trim)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
 
     def _free_text(self, form: TaggedCalls) -> str:
@@ -410,11 +415,16 @@ def _layout(form: CallForm) -> tuple[bool, str, str, str]:
         case TaggedCalls() | NestedCalls():
             space, shares = (form.space, form.shares_section) if isinstance(form, TaggedCalls) else ("\n", True)
             before = _quoted(space) if form.call_open else ""
-            return shares, before, space, _quoted(space)
+            return shares, before, space, _space(form) if isinstance(form, TaggedCalls) else _quoted(space)
         case BareKeyCalls():
             return False, "", "", ""
         case PythonCalls():
             return True, *(('"["', ", ", '"]"') if form.is_list else ("", "\n", ""))
+
+
+def _space(form: TaggedCalls) -> str:
+    """What stands between the tags of a call, as part of a rule."""
+    return f"{_quoted(form.space)}?" if form.is_loose and form.space else _quoted(form.space)
 
 
 def _arguments(schema: Schema) -> Iterator[tuple[str, Any, bool]]:

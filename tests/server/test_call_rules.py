@@ -190,3 +190,18 @@ def test_json_has_numbers_that_python_has_not() -> None:
         assert as_json(number, frozenset({"number"})) == number
         assert as_json(number, frozenset({"boolean"})) == json.dumps(number)
     assert as_json("1e999", frozenset({"integer"})) == '"1e999"'
+
+
+def test_line_breaks_between_tags_that_some_models_leave_out() -> None:
+    """GLM-4.7 does; GLM-4.5 and 4.6 write them."""
+    form = FORMS["glm"]
+    wanted: Call = ("weather", {"city": "Rome", "days": 3})
+    text = opening(form) + written(form, [wanted])
+    tight = text.replace("\n", "")
+    for whole in (f"{text}\n{text}", f"{tight}{tight}"):
+        assert accepted(whole, grammar(form, TOOLS, several=True)) == ("", True)
+        assert read(form, [whole.removeprefix(opening(form))])[0] == [wanted]
+    tokens = {tag: 100 + index for index, tag in enumerate(("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>"))}
+    rules = CallRules(form, list(TOOLS.items()), tokens, of_schema).text(several=True)
+    matcher = LLMatcher(BYTES, f"start: calls\n{rules}", log_level=0)
+    assert matcher.consume_tokens([100, *b"weather", 102, *b"city", 103, *b"<arg_value>Rome</arg_value>", 101])
