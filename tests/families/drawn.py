@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import llguidance.numpy
 import numpy as np
@@ -73,7 +73,7 @@ class DrawingEngine(FakeEngine):
             yield token_id
             assert matcher.consume_token(token_id), matcher.get_error()
 
-    def _one_of(self, allowed: Any) -> int:
+    def _one_of(self, allowed: Sequence[int]) -> int:
         if self._seed % 2 and self._draw.random() < 0.9:
             return min(allowed, key=self._order.index)
         return self._draw.choice(allowed)
@@ -98,4 +98,4 @@ def asked_without_model(name: str, folder: Path, seed: int, *, likes_to_think: b
     modes = app.state.serving.modes
     said = [*report(modes, fmt, path.stem), *warnings(modes, fmt, profile, path.stem, "m")]
     with TestClient(app) as http:
-        yield Asking(name, http, said)
+        yield Asking(name, cast("Any", http), said)  # like httpx' own
