@@ -24,7 +24,7 @@ from server.modes.start_report import report, warnings
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.families.checkpoints import FAMILIES, SIZES
-from tests.families.checks import Asking
+from tests.families.checks import BLOCK, Asking
 
 
 class DrawingEngine(FakeEngine):
@@ -43,6 +43,8 @@ class DrawingEngine(FakeEngine):
     def _generation(self, request: Generate) -> tuple[list[int], Literal["stop", "length"], int | None]:
         sampling = request.sampling
         self._draw = random.Random(f"{self._seed} {request.prompt_ids}")  # the same prompt has the same answer
+        known = [one.prompt_ids for one in self.seen[:-1]]
+        self.cached_tokens = BLOCK if request.prompt_ids in known and len(request.prompt_ids) > BLOCK else 0
         if sampling.grammar is None:
             written = [self._one_of(range(self._known)) for _ in range(sampling.max_tokens)]
             self.script = lambda _prompt: iter(written)
