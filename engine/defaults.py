@@ -4,6 +4,7 @@ Every choice is a default: an engine option on the command line or a variable in
 neither torch nor vLLM, so that the front end can show the choices while the engine loads.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -21,6 +22,8 @@ GIB = 1 << 30
 KV_CACHE_TOKENS = "TWOGEAR_KV_CACHE_TOKENS"
 REPLICA = "TWOGEAR_REPLICA"
 """Which of how many engines of one server this is, as `2/4`: it takes its part of the cores and of the memory."""
+MAMBA2_HEADS = {"mamba_n_heads", "mamba_num_heads", "n_mamba_heads"}
+"""What names the number of heads in the configurations of hybrids: Granite 4, Nemotron 3, Zamba 2 and their like."""
 MOST_CACHED_TOKENS = 1 << 22
 """In every layer: 4,096 for each of 1,024 requests, and windows need less."""
 
@@ -156,6 +159,9 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
             "memory that they leave",
         ),
     ]
+    if has_mamba2(Path(model).expanduser()):
+        reason = "vLLM 0.32's CPU kernel for Mamba2 has no states to keep pages by: a longer prompt would fail"
+        choices.append(Choice("--enable-prefix-caching", False, reason))
     tensor, pipeline = parallel_sizes(options)
     if pipeline == 1:
         reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
@@ -170,6 +176,15 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
         Choice("VLLM_CPU_OMP_THREADS_BIND", "|".join(binds), "compute on every core; vLLM would keep one back"),
         Choice("OMP_NUM_THREADS", str(share), "one thread for each of them"),
     ]
+
+
+def has_mamba2(folder: Path) -> bool:
+    """Whether the checkpoint has layers of that kind, as its config.json says; False where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and (config.get("model_type") == "mamba2" or not MAMBA2_HEADS.isdisjoint(config))
 
 
 def _gpu() -> list[Choice]:

@@ -14,6 +14,10 @@ SPACE = " \t\r\n"
 MARKS = "\udc00-\udcff"
 """As a range of a pattern: characters that stand for tokens in what is read; no text can hold them."""
 
+LONGEST_NAME = 256
+NAME = re.compile(rf"[{SPACE}]*[^{SPACE}{MARKS}]{{0,{LONGEST_NAME}}}[{SPACE}]*")
+"""What may be a name, or the beginning of one."""
+
 
 def is_mark(char: str) -> bool:
     """Whether a character stands for a token."""

@@ -61,6 +61,7 @@ class TaggedCalls(
     that for text, `key_end` for JSON. One line break at each end of a text belongs to the tags if `trims`. `space`: the
     white space that is written between the tags. `shares_section`: whether several calls are written in one section,
     not in one each. `index_open`: what stands between a call's name and its number, counted from 1, before `name_end`.
+    `is_loose`: some of the family's models leave out the line breaks between the tags: they may be there or not.
     `json_key_ends`: what else ends the key of a value in JSON, for the types that it is of. `lead`: what a model writes
     before a section.
     """
@@ -78,8 +79,32 @@ class TaggedCalls(
     space: str = "\n"
     shares_section: bool = False
     index_open: str = ""
+    is_loose: bool = False
     json_key_ends: dict[str, str] = {}
     lead: str = ""
+
+    @property
+    def key_ends(self) -> tuple[str, ...]:
+        """`key_end` in all its spellings."""
+        return tuple(dict.fromkeys((self.key_end, self.key_end.replace("\n", "") if self.is_loose else self.key_end)))
+
+
+class NestedCalls(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="nested", tag_field="kind"
+):
+    """`open call_open NAME name_end mark<KEY>VALUE mark</KEY> … call_close … close`, several calls in one section.
+
+    A value that is an object is written as such keys and values, a list as values with `item` for a key. Other values
+    have no quotes: the tool's schema says which are text. `mark` ends a text.
+    """
+
+    open: str
+    close: str
+    mark: str
+    call_open: str
+    name_end: str
+    call_close: str
+    item: str = "item"
 
 
 class BareKeyCalls(
@@ -105,13 +130,13 @@ class PythonCalls(
     is_list: bool = True
 
 
-CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | BareKeyCalls | PythonCalls
+CallForm = JsonCalls | NamedJsonCalls | TaggedCalls | NestedCalls | BareKeyCalls | PythonCalls
 
 
 def tags_of(form: CallForm) -> tuple[str, ...]:
     """The texts of the form that may be tokens of their own, without those that are empty."""
     names = {"open", "close", "call_open", "name_end", "call_close", "param_open", "key_end", "param_close"}
-    names |= {"lead", "index_open", "text_key_end", "id_open", "answer_open", "quote"}
+    names |= {"lead", "index_open", "mark", "text_key_end", "id_open", "answer_open", "quote"}
     texts = (getattr(form, name) for name in form.__struct_fields__ if name in names)
     return tuple(text for text in texts if text)
 

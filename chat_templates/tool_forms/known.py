@@ -5,7 +5,15 @@ What each is after: the templates of the named families; the oracle's test holds
 
 from collections.abc import Iterable
 
-from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import (
+    BareKeyCalls,
+    CallForm,
+    JsonCalls,
+    NamedJsonCalls,
+    NestedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
 
 HERMES = "hermes"
 FORMS: dict[str, CallForm] = {
@@ -74,6 +82,7 @@ FORMS: dict[str, CallForm] = {
         param_open="<arg_key>",
         key_end="</arg_key>\n<arg_value>",
         param_close="</arg_value>",
+        is_loose=True,
     ),
     "hy3": TaggedCalls(
         open="<tool_calls:opensource>",
@@ -96,6 +105,14 @@ FORMS: dict[str, CallForm] = {
         key_end='">',
         param_close="</parameter>",
         shares_section=True,
+    ),
+    "minimax-m3": NestedCalls(
+        open="]<]minimax[>[<tool_call>",
+        close="]<]minimax[>[</tool_call>",
+        mark="]<]minimax[>[",
+        call_open=']<]minimax[>[<invoke name="',
+        name_end='">',
+        call_close="]<]minimax[>[</invoke>",
     ),
     "dsml": TaggedCalls(
         open="<｜DSML｜function_calls>",
@@ -181,6 +198,7 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "glm": ("<tool_call>", "<arg_key>"),
     "hy3": ("<tool_calls:opensource>",),
     "minimax": ("<minimax:tool_call>",),
+    "minimax-m3": ("]<]minimax[>[",),
     "dsml": ("｜DSML｜",),
     "dsml-v4": ("｜DSML｜", "tool_calls>"),
     "dsml-v4.1": ("｜DSML｜", "｜ calls>"),

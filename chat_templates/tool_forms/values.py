@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from chat_templates.tokens import replace_surrogates
 _DEPTH = 8  # of references that are followed
 _CALLED = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")  # of several that are there, the first counts
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+"""In JSON: of any size, also of one that Python has not."""
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -32,10 +35,38 @@ def types_of(schema: Any, root: Any, depth: int = _DEPTH) -> frozenset[str]:
         return frozenset(name for name in named if isinstance(name, str))
     if "const" in schema or isinstance(schema.get("enum"), list):
         return frozenset(map(_type_of, [schema["const"]] if "const" in schema else schema["enum"]))
-    parts: list[Any] = next(
-        (schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), []
-    )
+    parts = alternatives(schema) or (schema["allOf"] if isinstance(schema.get("allOf"), list) else [])
     return frozenset().union(*(types_of(part, root, depth - 1) for part in parts))
+
+
+def alternatives(schema: Any) -> list[Any]:
+    """The schemas one of which a value has to fit; none where there are no such."""
+    if not isinstance(schema, Mapping):
+        return []
+    return next((schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list)), [])
+
+
+def known_values(schema: Any, root: Any, depth: int = _DEPTH) -> list[Any] | None:
+    """All values that a schema takes, where it lists them."""
+    if not isinstance(schema, Mapping) or depth == 0:
+        return None
+    if isinstance(reference := schema.get("$ref"), str):
+        return known_values(resolved(reference, root), root, depth - 1)
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(listed, list):
+        types = types_of(schema, root)
+        return [value for value in listed if _fits(value, types)] or None
+    if "type" in schema:
+        return None
+    parts = [known_values(part, root, depth - 1) for part in alternatives(schema)]
+    known = [part for part in parts if part is not None]
+    return [value for part in known for value in part] if known and len(known) == len(parts) else None
+
+
+def followed(schema: Any, root: Any) -> Any:
+    """What a reference names; anything else as it is."""
+    refers = isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str)
+    return resolved(schema["$ref"], root) if refers else schema
 
 
 def resolved(reference: str, root: Any) -> Any:
@@ -60,7 +91,8 @@ def as_json(raw: str, types: frozenset[str]) -> str:
         fits = _fits(value, types)
         return dumped(value) if fits else dumped(raw)
     except (ValueError, RecursionError):
-        return dumped(raw)
+        is_one = _NUMBER.fullmatch(stripped) and ("number" in types or stripped.lstrip("-").isdigit())
+        return stripped if is_one and not types.isdisjoint(("number", "integer")) else dumped(raw)
 
 
 def dumped(value: Any) -> str:

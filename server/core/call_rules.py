@@ -9,8 +9,23 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
-from chat_templates.tool_forms.values import is_text, parameters_of, resolved, types_of
+from chat_templates.tool_forms.form import (
+    BareKeyCalls,
+    CallForm,
+    JsonCalls,
+    NamedJsonCalls,
+    NestedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
+from chat_templates.tool_forms.values import (
+    alternatives,
+    followed,
+    is_text,
+    known_values,
+    parameters_of,
+    types_of,
+)
 from server.core.grammar_jobs import TextGrammar
 from server.core.text_grammars import as_it_is, within_json
 
@@ -21,11 +36,11 @@ _PYTHON = r"""python: STRING | NUMBER | "True" | "False" | "None" | array | obje
 array: "[" (python (", " python)*)? "]"
 object: "{" (STRING ": " python (", " STRING ": " python)*)? "}"
 STRING: /"([^"\\\x00-\x1f]|\\["\\nt])*"|'([^'\\\x00-\x1f]|\\['\\nt])*'/
-NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+NUMBER: /-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?(e[-+]?[0-9]{1,2})?/"""
 _BARE = r"""bare: text_value | NUMBER | "true" | "false" | "null" | bare_list | bare_object
 bare_list: "[" (bare ("," bare)*)? "]"
 bare_object: "{" (/[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare ("," /[a-zA-Z_][a-zA-Z0-9_\-]*/ ":" bare)*)? "}"
-NUMBER: /-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[-+]?[0-9]+)?/"""
+NUMBER: /-?(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?(e[-+]?[0-9]{1,2})?/"""
 _BARE_OF = {
     "string": "text_value",
     "boolean": '("true" | "false")',
@@ -41,7 +56,7 @@ _PYTHON_OF = {
     "boolean": '("True" | "False")',
     "null": '"None"',
     "number": "NUMBER",
-    "integer": "NUMBER",
+    "integer": "/-?(0|[1-9][0-9]{0,29})/",
 }
 
 
@@ -81,6 +96,8 @@ class CallRules:
             rules.append(_PYTHON)
         if isinstance(self._form, BareKeyCalls):
             rules += [_BARE, *self._text_in_quotes(self._form)]
+        if isinstance(self._form, NestedCalls):
+            rules += self._text_to_mark(self._form)
         if isinstance(self._form, TaggedCalls):
             _, end = self._at_token(self._form.param_close)
             rules += [f"FREE_TEXT: {self._free_text(self._form)}", f"free_text: FREE_TEXT {self._tags(end)}"]
@@ -90,7 +107,8 @@ class CallRules:
         """`calls`, and `call`: a section."""
         form = self._form
         shares, before, between, after = _layout(form)
-        inner = f"a_call ({_quoted(between)} a_call)*" if shares and several else "a_call"
+        gap = _quoted(between) + ("?" if isinstance(form, TaggedCalls) and form.is_loose else "")
+        inner = f"a_call ({gap} a_call)*" if shares and several else "a_call"
         opening = self._tags(_opening(form))
         if isinstance(form, NamedJsonCalls) and form.answer_open:
             yield f"calls: call | {self._tags(form.answer_open)} TEXT\nTEXT: /{_ANY}/" if is_free else "calls: call"
@@ -99,7 +117,7 @@ class CallRules:
         elif shares or not several:
             yield "calls: call"
         else:
-            yield f"calls: call ({_quoted(between)} call)*"
+            yield f"calls: call ({gap} call)*"
         yield f"call: {' '.join((opening, before, inner, after, self._tags(form.close)))}"
 
     def _in_text(self, *, several: bool) -> Generator[str, None, str]:
@@ -132,6 +150,10 @@ class CallRules:
                 yield f"{arguments}: {self._arguments(name, schema)}"
             case TaggedCalls():
                 yield from self._tagged_call(form, rule, name, schema)
+            case NestedCalls():
+                head = " ".join((self._tags(form.call_open), _quoted(name), self._tags(form.name_end)))
+                text = self._texts.get(name)
+                yield f"{rule}: {head} {self._elements(form, schema, schema, 8, text)} {self._tags(form.call_close)}"
             case BareKeyCalls():
                 head = f"{self._tags(form.call_open)} {_quoted(name + '{')}"
                 text = self._texts.get(name)
@@ -154,7 +176,7 @@ class CallRules:
         return f'{_quoted(f"{{{json.dumps(key)}: ")} {_string(text)} "}}"'
 
     def _tagged_call(self, form: TaggedCalls, rule: str, name: str, schema: Schema) -> Iterator[str]:
-        space = _quoted(form.space)
+        space = _space(form)
         arguments = list(_arguments(schema))
         number = f"{self._tags(form.index_open)} /[0-9]{{1,3}}/" if form.index_open else ""
         parts = (self._tags(form.call_open), _quoted(name), number, self._tags(form.name_end))
@@ -175,7 +197,7 @@ class CallRules:
 
     def _tagged_value(self, form: TaggedCalls, part: Any, root: Schema) -> str:
         """From the end of the key to the end of the value."""
-        key_end, close = self._tags(form.key_end), self._tags(form.param_close)
+        key_end, close = self._key_end(form), self._tags(form.param_close)
         types = types_of(part, root)
         if not is_text(types):
             if form.json_key_ends:
@@ -186,18 +208,22 @@ class CallRules:
             return f"{key_end} {trim} ({self._of_schema(_with_definitions(part, root))}) {trim} {close}"
         key_end = self._tags(form.text_key_end) if form.text_key_end else key_end
         trim = "\n" if form.trims else ""
-        known = _known_texts(part, root)
+        known = known_values(part, root)
         if known is not None:
             texts = " | ".join(_quoted(trim + text + trim) for text in known)
             return f"{key_end} ({texts}) {close}"
         return f"{key_end} {_quoted(trim)} free_text"
+
+    def _key_end(self, form: TaggedCalls) -> str:
+        ways = list(map(self._tags, form.key_ends))
+        return f"({' | '.join(ways)})" if form.is_loose else ways[0]
 
     def _tagged_text(self, form: TaggedCalls, text: TextGrammar) -> str:
         """The same of a text that fits a grammar. It should have no tag in it: the reader would take it for the end."""
         trim = "\n" if form.trims else ""
         before, from_token = self._at_token(form.param_close)
         end = " ".join(map(_quoted, trim + before))  # each a lexeme, as in the text
-        key_end = self._tags(form.text_key_end or form.key_end)
+        key_end = self._tags(form.text_key_end) or self._key_end(form)
         return f"{key_end} {_quoted(trim)} %lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
 
     def _free_text(self, form: TaggedCalls) -> str:
@@ -209,6 +235,62 @@ class CallRules:
         if from_token:
             return f"/{_ANY}{_regex(trim + before)}/{never}"
         return f"/{_ANY}{_regex(trim + end)}/ & ~/{_ANY}{_regex(end)}(.|\\n)+/{never}"
+
+    def _text_to_mark(self, form: NestedCalls) -> Iterator[str]:
+        """A text, and the mark that ends it."""
+        before, from_token = self._at_token(form.mark)
+        ends = f"{_regex(before)}/ & ~/{_ANY}{_regex(before)}(.|\\n)+" if not from_token else ""
+        yield f"NESTED_TEXT: /{_ANY}{ends}/"
+        yield f"text_to_mark: NESTED_TEXT {self._tags(from_token)}"
+
+    def _elements(
+        self, form: NestedCalls, schema: Any, root: Schema, depth: int, text: TextGrammar | None = None
+    ) -> str:
+        """The keys and values of an object. `text`: what the one value of a custom tool has to fit."""
+        parts = []
+        for key, part, needed in _arguments(schema):
+            value = self._nested_value(form, part, root, depth) if text is None else self._nested_text(form, text)
+            element = f"{self._tags(form.mark)} {_quoted(f'<{key}>')} {value} {_quoted(f'</{key}>')}"
+            parts.append(element if needed else f"({element})?")
+        return " ".join(parts)
+
+    def _nested_value(self, form: NestedCalls, part: Any, root: Schema, depth: int) -> str:
+        """A value, and the mark of the tag that ends it."""
+        mark, part = self._tags(form.mark), followed(part, root)
+        listed = [f"{self._nested_literal(form, value)} {mark}" for value in known_values(part, root) or ()]
+        if ways := listed or [self._nested_value(form, one, root, depth - 1) for one in alternatives(part) if depth]:
+            return f"({' | '.join(ways)})"
+        types = types_of(part, root)
+        if "string" in types or not types:
+            return "text_to_mark"
+        if depth and types == {"object"} and parameters_of(part):
+            return f"{self._elements(form, part, root, depth - 1)} {mark}"
+        if depth and types == {"array"} and "items" in part:
+            item = self._nested_value(form, part["items"], root, depth - 1)
+            return f"({mark} {_quoted(f'<{form.item}>')} {item} {_quoted(f'</{form.item}>')})* {mark}"
+        return f"({self._of_schema(_with_definitions(part, root))}) {mark}"
+
+    def _nested_literal(self, form: NestedCalls, value: Any) -> str:
+        match value:
+            case str():
+                return _quoted(value)
+            case list():
+                fields = [(form.item, item) for item in value]
+            case dict():
+                fields = list(value.items())
+            case _:
+                return _quoted(json.dumps(value))
+        mark = self._tags(form.mark)
+        return " ".join(
+            f"{mark} {_quoted(f'<{key}>')} {self._nested_literal(form, item)} {mark} {_quoted(f'</{key}>')}"
+            for key, item in fields
+        )
+
+    def _nested_text(self, form: NestedCalls, text: TextGrammar) -> str:
+        """A text that fits a grammar, and the mark. It should have no mark in it."""
+        before, from_token = self._at_token(form.mark)
+        end = " ".join(map(_quoted, before))  # each a lexeme, as in the text
+        return f"%lark {{\n{as_it_is(text)}\n}} {end} {self._tags(from_token)}"
 
     def _text_in_quotes(self, form: BareKeyCalls) -> Iterator[str]:
         """A text, the quote that ends it as far as that is text."""
@@ -236,12 +318,10 @@ class CallRules:
         return _separated(fields, ",")
 
     def _bare_value(self, form: BareKeyCalls, part: Any, root: Schema, depth: int) -> str:
-        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-            part = resolved(part["$ref"], root)
-        known = _known_texts(part, root)
-        quote = self._tags(form.quote)
-        if known is not None:
-            return f"{quote} ({' | '.join(map(_quoted, known))}) {quote}"
+        part = followed(part, root)
+        listed = [self._bare_literal(form, value) for value in known_values(part, root) or ()]
+        if ways := listed or [self._bare_value(form, one, root, depth - 1) for one in alternatives(part) if depth]:
+            return f"({' | '.join(ways)})"
         types = types_of(part, root)
         if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
             ways = sorted({_BARE_OF.get(name, "bare") for name in types})
@@ -257,6 +337,18 @@ class CallRules:
             case name:
                 return _BARE_OF.get(name, name)
 
+    def _bare_literal(self, form: BareKeyCalls, value: Any) -> str:
+        quote = self._tags(form.quote)
+        match value:
+            case str():
+                return f"{quote} {_quoted(value)} {quote}"
+            case list():
+                return _bracketed("[", [self._bare_literal(form, item) for item in value], ",", "]")
+            case dict():
+                fields = [f"{_quoted(f'{key}:')} {self._bare_literal(form, item)}" for key, item in value.items()]
+                return _bracketed("{", fields, ",", "}")
+        return _quoted(json.dumps(value))
+
     def _python_call(self, rule: str, name: str, schema: Schema) -> Iterator[str]:
         arguments = list(_arguments(schema))
         text = self._texts.get(name)
@@ -269,7 +361,10 @@ class CallRules:
         yield f'{rule}: {_quoted(name + "(")} {_separated(parts)} ")"'
 
     def _tags(self, text: str) -> str:
-        return tags_in_rule(text, self._tokens)
+        """A mark that begins several tags is a lexeme of its own: the lexer never goes back."""
+        mark = self._form.mark if isinstance(self._form, NestedCalls) else ""
+        pieces = text.split(mark) if mark and mark not in self._tokens else [text]
+        return f" {_quoted(mark)} ".join(tags_in_rule(piece, self._tokens) for piece in pieces)
 
     def _at_token(self, tag: str) -> tuple[str, str]:
         """A tag's text before its first token, and the rest."""
@@ -317,13 +412,19 @@ def _layout(form: CallForm) -> tuple[bool, str, str, str]:
             return False, inside, form.between, inside
         case NamedJsonCalls():
             return bool(form.call_open), "", form.between, ""
-        case TaggedCalls():
-            before = _quoted(form.space) if form.call_open else ""
-            return form.shares_section, before, form.space, _quoted(form.space)
+        case TaggedCalls() | NestedCalls():
+            space, shares = (form.space, form.shares_section) if isinstance(form, TaggedCalls) else ("\n", True)
+            before = _quoted(space) if form.call_open else ""
+            return shares, before, space, _space(form) if isinstance(form, TaggedCalls) else _quoted(space)
         case BareKeyCalls():
             return False, "", "", ""
         case PythonCalls():
             return True, *(('"["', ", ", '"]"') if form.is_list else ("", "\n", ""))
+
+
+def _space(form: TaggedCalls) -> str:
+    """What stands between the tags of a call, as part of a rule."""
+    return f"{_quoted(form.space)}?" if form.is_loose and form.space else _quoted(form.space)
 
 
 def _arguments(schema: Schema) -> Iterator[tuple[str, Any, bool]]:
@@ -341,16 +442,6 @@ def _is_open(schema: Schema) -> bool:
     return composed or bool(schema.get("additionalProperties"))
 
 
-def _known_texts(part: Any, root: Schema) -> list[str] | None:
-    """The texts that a schema lists, if it does."""
-    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-        part = resolved(part["$ref"], root)
-    if not isinstance(part, Mapping):
-        return None
-    known = [part["const"]] if "const" in part else part.get("enum")
-    return known if isinstance(known, list) and known and all(isinstance(text, str) for text in known) else None
-
-
 def _with_definitions(part: Any, root: Schema) -> Schema:
     """The part of a schema with what it may refer to."""
     if not isinstance(part, dict) or not isinstance(root, dict):
@@ -360,17 +451,16 @@ def _with_definitions(part: Any, root: Schema) -> Schema:
 
 def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
     """A literal that fits a schema, but for a number's bounds (an integer's hold) and a list's length."""
-    if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
-        part = resolved(part["$ref"], root)
-    known = _known_texts(part, root)
-    if known is not None:
-        return "(" + " | ".join(_quoted(quote + text + quote) for text in known for quote in "\"'") + ")"
+    part = followed(part, root)
+    listed = list(map(_python_literal, known_values(part, root) or ()))
+    if ways := listed or [_python_value(one, root, depth - 1) for one in alternatives(part) if depth]:
+        return f"({' | '.join(ways)})"
     types = types_of(part, root)
     if not isinstance(part, Mapping) or len(types) != 1 or depth == 0:
         ways = sorted({_PYTHON_OF.get(name, "python") for name in types})
         return f"({' | '.join(ways)})" if ways else "python"
     match next(iter(types)):
-        case "integer":
+        case "integer" if not part.keys().isdisjoint(_INTEGER[1:]):
             return "%json " + json.dumps({key: part[key] for key in part if key in _INTEGER})
         case "array" if "items" in part:
             item = _python_value(part["items"], root, depth - 1)
@@ -386,6 +476,24 @@ def _python_value(part: Any, root: Schema, depth: int = 8) -> str:
             return f'("{{" {_separated(fields)} "}}")'
         case name:
             return _PYTHON_OF.get(name, name)
+
+
+def _python_literal(value: Any) -> str:
+    """A value as Python writes it, texts in either kind of quotes."""
+    match value:
+        case str():
+            ways = dict.fromkeys((json.dumps(value, ensure_ascii=False), repr(value)))
+            return f"({' | '.join(map(_quoted, ways))})"
+        case list():
+            return _bracketed("[", list(map(_python_literal, value)), ", ", "]")
+        case dict():
+            fields = [f'{_python_literal(key)} ": " {_python_literal(item)}' for key, item in value.items()]
+            return _bracketed("{", fields, ", ", "}")
+    return _quoted(repr(value))
+
+
+def _bracketed(opening: str, items: Sequence[str], comma: str, closing: str) -> str:
+    return " ".join([_quoted(opening), f" {_quoted(comma)} ".join(items), _quoted(closing)])
 
 
 def _separated(parts: Sequence[tuple[str, bool]], comma: str = ", ") -> str:

@@ -1,5 +1,6 @@
 """What is chosen for vLLM where the user chose nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_an_option_of_the_user_replaces_the_default(options: tuple[str, ...]) ->
 
 def test_the_negative_of_a_switch_replaces_it_too() -> None:
     assert "--enforce-eager" not in chosen(CPU, "--no-enforce-eager")
+
+
+@pytest.mark.parametrize(
+    ("config", "is_one"),
+    [
+        ({"model_type": "nemotron_h", "mamba_num_heads": 4}, True),
+        ({"model_type": "granitemoehybrid", "mamba_n_heads": 4}, True),
+        ({"model_type": "mamba2"}, True),
+        ({"model_type": "qwen3"}, False),
+        ([], False),
+    ],
+)
+def test_no_pages_are_kept_of_layers_whose_states_the_cpu_kernel_does_not_tell(
+    config: object, is_one: bool, tmp_path: Path
+) -> None:
+    """A step of vLLM 0.32 fails there on a prompt that is longer than a page, with prefix caching alone."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ("--enable-prefix-caching" in chosen(CPU, model=str(tmp_path))) is is_one
+    assert "--enable-prefix-caching" not in chosen(CPU, "--enable-prefix-caching", model=str(tmp_path))
+    assert "--enable-prefix-caching" not in chosen(GPU, model=str(tmp_path))
 
 
 def test_pipelines_on_cpu_are_compiled() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from tests.families.checkpoints import FAMILIES
-from tests.families.checks import CHECKS, Asking
-from tests.families.run import RESULTS, served
+from tests.families.checks import CHECKS
+from tests.families.run import RESULTS, asked
 
 SHOWN_LINES = 80
 """Of what the server said, where a check failed."""
@@ -18,14 +18,14 @@ SHOWN_LINES = 80
 
 def outcome(name: str) -> dict[str, Any]:
     """What came of each check: true, or the pages that were kept, or the reason why not."""
-    with tempfile.TemporaryDirectory() as folder, served(name, Path(folder)) as server:
-        asking, found = Asking(name, server), {}
+    with tempfile.TemporaryDirectory() as folder, asked(name, Path(folder)) as asking:
+        found: dict[str, Any] = {}
         for title, check in CHECKS.items():
             try:
                 found[title] = check(asking) or True
             except (AssertionError, LookupError, ValueError, httpx.HTTPError) as error:
                 found[title] = f"no: {str(error)[:400]}"
-                sys.stderr.write(f"{name}, {title}: {error}\n" + "\n".join(server.output[-SHOWN_LINES:]) + "\n")
+                sys.stderr.write(f"{name}, {title}: {error}\n" + "\n".join(asking.said[-SHOWN_LINES:]) + "\n")
         return found
 
 

@@ -46,11 +46,8 @@ class Family:
         """Its chat template; `whole`, where that is none of ours."""
         return self.whole or self.begin + template(self.turns, self.calls, self.end, self.tags, self.thought)
 
-    def make(self, folder: Path) -> None:
-        """Writes the checkpoint, in bfloat16 with random weights."""
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
+    def write_texts(self, folder: Path) -> dict[str, int]:
+        """Writes tokenizer and template; returns the ids of the tokens with a name."""
         tokenizer = tokenizer_json(self.special, self.added)
         names = {"eos_token": self.eos, "bos_token": self.special[0], "pad_token": self.special[0]}
         (folder / "tokenizer.json").write_text(tokenizer)
@@ -58,7 +55,14 @@ class Family:
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names})
         )
-        ids = {entry["content"]: entry["id"] for entry in json.loads(tokenizer)["added_tokens"]}
+        return {entry["content"]: entry["id"] for entry in json.loads(tokenizer)["added_tokens"]}
+
+    def make(self, folder: Path) -> None:
+        """Writes the checkpoint, in bfloat16 with random weights."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        ids = self.write_texts(folder)
         tokens = {"eos_token_id": ids[self.eos], "pad_token_id": 0, "bos_token_id": 0}
         config = AutoConfig.for_model(self.model_type, **{**SIZES, **tokens, **self.config})
         torch.manual_seed(0)

@@ -9,7 +9,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from server.modes.profile import shipped_profile
 from tests.families.checkpoints import FAMILIES
 from tests.families.checks import CHECKS, TOOL, Asking
-from tests.families.run import RESULTS, served
+from tests.families.run import RESULTS, asked
 from tests.published.conversations import CONVERSATIONS
 
 HERE = ("apertus", "exaone4_5", "glm4_moe", "magistral", "qwen3")
@@ -48,8 +48,8 @@ def test_all_was_found_right(name: str) -> None:
 
 @pytest.fixture(scope="module", params=HERE)
 def asking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
-    with served(request.param, tmp_path_factory.mktemp(request.param)) as server:
-        yield Asking(request.param, server)
+    with asked(request.param, tmp_path_factory.mktemp(request.param)) as found:
+        yield found
 
 
 @pytest.mark.engine

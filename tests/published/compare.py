@@ -1,9 +1,10 @@
 """Renders a published template as the server does and as transformers does, and says where they differ."""
 
 import copy
+import json
 import re
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import jinja2
@@ -13,8 +14,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from chat_templates.checkpoint import CheckpointTemplate, TemplateFiles
 from chat_templates.client_text import plain
 from chat_templates.errors import FormatError
+from chat_templates.events import ToolCallArguments, ToolCallStart
 from chat_templates.format import ChatFormat
 from chat_templates.messages import check_messages, check_tools
+from chat_templates.parser import make_parser
 from chat_templates.tokens import Vocabulary
 from server.modes.mode import Mode, Modes
 from server.modes.profile import PROFILE_FOLDER, load_profile, shipped_profile, styles_of
@@ -25,6 +28,7 @@ from tests.published.templates import Published
 TOKEN = re.compile(r"<[^<>\s={}'\"/][^<>\s={}'\"]{0,40}>|</[^<>\s={}'\"]{1,40}>|\[/?[A-Z_]+\]|｜DSML｜")
 """What looks like a control token in a template."""
 NAMED = {"bos_token": "<BOS>", "eos_token": "<EOS>"}
+SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
 REFUSED = "refused"
 REASONS = {
     "no place for tools": "the server refuses tools where the template would leave them out",
@@ -68,6 +72,7 @@ class Compared:
             "thinks": self.fmt.has_thinking,
             "toggles": self.fmt.toggles and len(self.modes.by_name) > 1,
             "takes tools": self.checkpoint.takes_tools,
+            "calls come back": self._calls_come_back(),
             "kept": {"text": self._kept(calls=False), "call": self._kept(calls=True)},
         }
 
@@ -103,6 +108,28 @@ class Compared:
         except (jinja2.TemplateError, TypeError, ValueError, LookupError):  # what templates raise
             return REFUSED
         return str(rendered[0][0])
+
+    def _calls_come_back(self) -> bool | None:
+        """Whether past calls, as the template writes them after a prompt, are read as these calls; None where it does
+        not write them as the model would, behind its prompt.
+        """
+        mode = next(iter(self.modes.by_name.values()))
+        asked, style = [SYSTEM, USER], mode.style_for(None, {}, {})
+        try:
+            prompt = self.fmt.render(asked, style, TOOLS)
+            whole = self.fmt.render([*asked, answered("", "", ONE)], style, TOOLS, add_generation_prompt=False)
+        except FormatError:
+            return None
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))))
+        written = whole[same:]
+        if "weather" not in self.fmt.decode(written) or self.fmt.has_channels:
+            return None
+        parser = make_parser(self.fmt, thinking_open=False, calls=True, calls_in_thinking=True, tools=SCHEMAS)
+        events = parser.feed(written) + parser.finish()
+        told = "".join(event.text for event in events if isinstance(event, ToolCallArguments))
+        names = [event.name for event in events if isinstance(event, ToolCallStart)]
+        (asked_for,) = (one["function"] for one in ONE)
+        return names == [asked_for["name"]] and json.loads(told) == asked_for["arguments"]
 
     def _kept(self, *, calls: bool) -> int | None:
         """How many per cent of a turn, of its prompt and what the model wrote, the next prompt begins with; None where

@@ -11,6 +11,8 @@ from tests.published.templates import PUBLISHED, Published
 
 FOUND = json.loads(RESULTS.read_text())["templates"]
 BY_FILE = {published.file: published for published in PUBLISHED}
+NOT_READ = ("general", "solar_open")
+"""Profiles of models whose form of calls the server does not know, or finds in the template."""
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.file)
@@ -19,6 +21,7 @@ def test_what_was_found(published: Published) -> None:
     found = FOUND[published.file]
     assert found["profile"] == published.profile
     assert found["equal"] == found["renderings"] or found["different"]
+    assert found["calls come back"] is not False or published.profile in NOT_READ
     assert all(any(why.endswith(reason) for reason in REASONS.values()) for why in found["different"])
 
 

@@ -1,5 +1,6 @@
 """Grammars of tool calls let through what models write, and what they let through is read back as it was meant."""
 
+import json
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from chat_templates.tool_forms.form import CallForm, NamedJsonCalls, TaggedCalls, tags_of
 from chat_templates.tool_forms.known import FORMS
+from chat_templates.tool_forms.values import as_json
 from server.core.call_rules import CallRules
 from server.core.grammars import of_schema
 from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, opening, written
@@ -115,7 +117,7 @@ def _read_all(form: CallForm, text: str) -> list[Call]:
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if tags_of(form)])
 def test_tags_that_are_tokens(name: str) -> None:
     form = FORMS[name]
-    tags = [tag for tag in tags_of(form) if tag.startswith(("<", "["))]
+    tags = [tag for tag in tags_of(form) if tag.startswith(("<", "[", "]"))]
     tokens = {tag: 100 + index for index, tag in enumerate(tags)}
     for is_free in (False, True):
         rules = CallRules(form, list(STRICT.items()), tokens, of_schema).text(several=True, is_free=is_free)
@@ -144,3 +146,62 @@ def test_arguments_that_are_not_listed() -> None:
     tools = {"any": {"type": "object", "additionalProperties": True}}
     assert accepted(text, grammar(form, tools, several=False)) == ("", True)
     assert accepted(text, grammar(form, {"any": {"type": "object"}}, several=False))[1] is False
+
+
+LISTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "days": {"enum": [1, 2, 3]},
+        "mixed": {"enum": ["a", 7, True, None, [1, "b"], {"c": "d"}]},
+        "quotes": {"const": 'it\'s "5\\" é\n'},
+        "either": {"anyOf": [{"const": 5}, {"type": "null"}]},
+        "typed": {"type": "integer", "enum": [4, "five"]},
+        "texts": {"oneOf": [{"const": "x"}, {"enum": ["y", "z"]}]},
+    },
+    "required": ["days", "mixed", "quotes", "either", "typed", "texts"],
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_values_that_a_schema_lists_are_drawn_and_no_others(name: str) -> None:
+    form = FORMS[name]
+    for seed in range(12):
+        text = walked(grammar(form, {"f": LISTED}, several=False), tags_of(form), seed)
+        assert text is not None
+        found, complete, _ = read(form, [text.removeprefix(opening(form))], {"f": LISTED})
+        assert complete == [True]
+        jsonschema.validate(found[0][1], LISTED)
+
+
+def test_python_has_no_numbers_that_json_has_not() -> None:
+    """It reads what is too large as infinite, and no more than so many digits."""
+    form, many = FORMS["olmo3"], "1" * 5000
+    for kind, numbers in (("number", {"-1.5e30": True, "59e10739424963811": False, many: False}),
+                          ("integer", {"-12": True, "1.5": False, many: False})):  # fmt: skip
+        tools = {"f": {"type": "object", "properties": {"x": {"type": kind}}, "required": ["x"]}}
+        for number, is_one in numbers.items():
+            text = f"{opening(form)}f(x={number}){form.close}"
+            assert accepted(text, grammar(form, tools, several=False))[1] is is_one
+
+
+def test_json_has_numbers_that_python_has_not() -> None:
+    """The grammars of the other forms take them, and they are told as they were written."""
+    for number in ("59e10739424963811", "1" * 5000):
+        assert as_json(number, frozenset({"number"})) == number
+        assert as_json(number, frozenset({"boolean"})) == json.dumps(number)
+    assert as_json("1e999", frozenset({"integer"})) == '"1e999"'
+
+
+def test_line_breaks_between_tags_that_some_models_leave_out() -> None:
+    """GLM-4.7 does; GLM-4.5 and 4.6 write them."""
+    form = FORMS["glm"]
+    wanted: Call = ("weather", {"city": "Rome", "days": 3})
+    text = opening(form) + written(form, [wanted])
+    tight = text.replace("\n", "")
+    for whole in (f"{text}\n{text}", f"{tight}{tight}"):
+        assert accepted(whole, grammar(form, TOOLS, several=True)) == ("", True)
+        assert read(form, [whole.removeprefix(opening(form))])[0] == [wanted]
+    tokens = {tag: 100 + index for index, tag in enumerate(("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>"))}
+    rules = CallRules(form, list(TOOLS.items()), tokens, of_schema).text(several=True)
+    matcher = LLMatcher(BYTES, f"start: calls\n{rules}", log_level=0)
+    assert matcher.consume_tokens([100, *b"weather", 102, *b"city", 103, *b"<arg_value>Rome</arg_value>", 101])

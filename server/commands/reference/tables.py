@@ -9,7 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import (
+    BareKeyCalls,
+    CallForm,
+    JsonCalls,
+    NamedJsonCalls,
+    NestedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
 from chat_templates.tool_forms.known import FORMS, MARKERS
 from engine.messages import PageGroup, Stats
 from engine.sampling import SAMPLING_FIELDS, TokenSampling
@@ -302,6 +310,9 @@ def _picture(form: CallForm) -> str:
             value = f"{form.param_open}KEY{form.text_key_end or form.key_end}VALUE{form.param_close}"
             index = f"{form.index_open}1" if form.index_open else ""
             text = f"{form.call_open}NAME{index}{form.name_end}{value}{form.call_close}"
+        case NestedCalls():
+            value = f"{form.mark}<KEY>VALUE{form.mark}</KEY>"
+            text = f"{form.call_open}NAME{form.name_end}{value}{form.call_close}"
         case BareKeyCalls():
             text = f"{form.call_open}NAME{{KEY:{form.quote}VALUE{form.quote}}}"
         case PythonCalls():

@@ -4,7 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat_templates.tool_forms.form import BareKeyCalls, CallForm, JsonCalls, NamedJsonCalls, PythonCalls, TaggedCalls
+from chat_templates.tool_forms.form import (
+    BareKeyCalls,
+    CallForm,
+    JsonCalls,
+    NamedJsonCalls,
+    NestedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
 
 Call = tuple[str, dict[str, Any]]
 
@@ -34,6 +42,9 @@ def written(form: CallForm, calls: Sequence[Call]) -> str:
         case TaggedCalls():
             texts = [_tagged(form, call, index) for index, call in enumerate(calls, 1)]
             text = (form.space if form.call_open else "") + "".join(text + form.space for text in texts)
+        case NestedCalls():
+            texts = [form.call_open + name + form.name_end + _nested(form, args) for name, args in calls]
+            text = "\n" + "".join(text + form.call_close + "\n" for text in texts)
         case BareKeyCalls():
             text = "".join(form.call_open + name + _bare(form, arguments) for name, arguments in calls)
         case PythonCalls():
@@ -70,6 +81,19 @@ def _tagged(form: TaggedCalls, call: Call, index: int) -> str:
             form.param_open + key + end + trimmed + (value if is_text else _json(value)) + trimmed + form.param_close
         )
     return form.space.join([*parts, *([form.call_close] if form.call_close else [])])
+
+
+def _nested(form: NestedCalls, value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case dict():
+            fields = list(value.items())
+        case list():
+            fields = [(form.item, item) for item in value]
+        case _:
+            return _json(value)
+    return "".join(f"{form.mark}<{key}>{_nested(form, item)}{form.mark}</{key}>" for key, item in fields)
 
 
 def _bare(form: BareKeyCalls, value: Any) -> str:

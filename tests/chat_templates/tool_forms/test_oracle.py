@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from chat_templates.tool_forms.form import TaggedCalls, tags_of
+from chat_templates.tool_forms.form import NestedCalls, TaggedCalls, tags_of
 from chat_templates.tool_forms.known import FORMS
 from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 from tests.chat_templates.tool_forms.test_reader import read
@@ -23,6 +23,7 @@ PARSERS = {
     "seed-oss": "seed_oss",
     "glm": "glm47",
     "minimax": "minimax_m2",
+    "minimax-m3": "minimax_m3",
     "hy3": "hy_v3",
     "dsml": "deepseek_v32",
     "dsml-v4": "deepseek_v4",
@@ -62,13 +63,24 @@ def _texts() -> dict[tuple[str, str], tuple[list[Call], str]]:
         for sample, calls in SAMPLES.items():
             asked = calls[:1] if name in ONE_A_SECTION else calls
             texts[name, sample] = (asked, written(FORMS[name], asked))
-        if not isinstance(form := FORMS[name], TaggedCalls) and form.close:
+        if not isinstance(form := FORMS[name], TaggedCalls | NestedCalls) and form.close:
             in_a_string: list[Call] = [("weather", {"city": f"a {form.close} b"})]
             texts[name, "the closing tag in a string"] = (in_a_string, written(form, in_a_string))
     return texts
 
 
+def _tight(name: str, text: str) -> str:
+    """Without line breaks between the tags."""
+    assert FORMS[name].is_loose  # type: ignore[union-attr]
+    return text.replace("\n", "")
+
+
 TEXTS = _texts()
+TEXTS |= {
+    ("glm", f"{sample}, as GLM-4.7 writes it"): (calls, _tight("glm", text))
+    for (name, sample), (calls, text) in TEXTS.items()
+    if name == "glm" and sample != "lines"
+}
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from chat_templates.events import AnswerText, Event, ReasoningText, joined
 from chat_templates.format import ChatFormat
 from chat_templates.parser import OutputParser
 from chat_templates.settings import FormatSettings
-from chat_templates.tool_forms.form import TaggedCalls, tags_of
+from chat_templates.tool_forms.form import NestedCalls, TaggedCalls, tags_of
 from chat_templates.tool_forms.known import FORMS, form_in
 from tests.chat_templates.foreign import IM, IM_NAMES, tokenizer_json
 from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
 from tests.chat_templates.tool_forms.test_reader import _calls_of, _is_written, calls
 
-TOKEN = re.compile(r"<[^<>\s=]+>|\[[A-Z_]+\]|｜DSML｜")
+TOKEN = re.compile(r"\]<\]minimax\[>\[|<[^<>\s=]+>|\[[A-Z_]+\]|｜DSML｜")
 KINDS = [(name, kind) for name in FORMS for kind in ("special", "added", "text")]
 
 
@@ -93,7 +93,8 @@ def test_text_that_only_looks_like_a_call(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(n, k) for n, k in KINDS if not isinstance(FORMS[n], TaggedCalls) and FORMS[n].open]
+    ("name", "kind"),
+    [(n, k) for n, k in KINDS if not isinstance(FORMS[n], TaggedCalls | NestedCalls) and FORMS[n].open],
 )
 def test_a_tag_in_a_string_ends_nothing(name: str, kind: str) -> None:
     form, fmt = FORMS[name], FORMATS[name, kind]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates.events import Event, ToolCallArguments, ToolCallEnd, ToolCallStart
-from chat_templates.tool_forms.form import BareKeyCalls, TaggedCalls
+from chat_templates.tool_forms.form import BareKeyCalls, NestedCalls, TaggedCalls
 from chat_templates.tool_forms.known import FORMS
 from chat_templates.tool_forms.reader import SectionReader
 from tests.chat_templates.tool_forms.forms import ONE_A_SECTION, TOOLS, Call, written
@@ -95,6 +95,8 @@ def _is_written(form: Any, wanted: list[Call]) -> bool:
     """A text that has the closing tag in it, or a tag that ends a value, is not to be had without quotes."""
     if isinstance(form, BareKeyCalls):
         ends: tuple[str, ...] = (form.quote,)
+    elif isinstance(form, NestedCalls):
+        ends = (form.mark,)
     elif isinstance(form, TaggedCalls):
         ends = (form.param_close, form.param_open, form.call_close or form.close)
     else:
