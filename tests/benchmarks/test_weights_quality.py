@@ -27,7 +27,8 @@ import argparse, pathlib, struct, sys
 parser = argparse.ArgumentParser()
 for name in ("model", "threads", "override-kv", "ctx-size", "batch-size", "kl-divergence-base", "file", "chunks"):
     parser.add_argument("--" + name)
-parser.add_argument("--kl-divergence", action="store_true")
+for name in ("kl-divergence", "no-repack"):
+    parser.add_argument("--" + name, action="store_true")
 args = parser.parse_args()
 assert args.ctx_size == args.batch_size and "add_bos_token=bool:false" in args.override_kv
 answers, window = pathlib.Path(args.kl_divergence_base), int(args.ctx_size)
@@ -107,7 +108,10 @@ def test_what_cannot_be_compared_is_said(said: Path, tmp_path: Path, monkeypatch
     with pytest.raises(UsageError, match="compared nothing: E kl_divergence: failed"):
         measure(tmp_path, "0123456789" * 50, 100, 4)
     (tmp_path / "llama-perplexity").write_text("#!/bin/sh\necho no such option; exit 1\n")
-    with pytest.raises(UsageError, match=r"failed on model.gguf: no such option"):
+    with pytest.raises(UsageError, match=r"ended with 1 on model.gguf: no such option"):
+        measure(tmp_path, "0123456789" * 50, 100, 4)
+    (tmp_path / "llama-perplexity").write_text("#!/bin/sh\necho tiles; kill -ILL $$\n")
+    with pytest.raises(UsageError, match=r"ended by signal 4 on model.gguf: tiles"):
         measure(tmp_path, "0123456789" * 50, 100, 4)
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: type("", (), {"free": 10}))
     with pytest.raises(UsageError, match=r"0\.0 GB free; the model's answers take"):
