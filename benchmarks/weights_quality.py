@@ -1,9 +1,13 @@
 """What fewer bits do to a model: `python -m benchmarks.weights_quality MODEL`, its distributions beside bfloat16's.
 
-A plain run through transformers, window by window, of all of a text: once with the checkpoint's weights in bfloat16,
-then for each format with every projection, the input embedding and the output head as `twogear serve --weights` has
-them, by the same kernels. It needs no server, and takes any architecture of transformers. What is measured is the mean
-divergence (KL, in nats) of the distributions, how often the likeliest token is the same, and perplexity.
+A plain run through transformers, window by window, of a text: once with the checkpoint's weights in bfloat16, then for
+each format with every projection, the input embedding and the output head as `twogear serve --weights` has them, by the
+same kernels. It needs no server, and takes any architecture of transformers. What is measured is the mean divergence
+(KL, in nats) of the distributions, how often the likeliest token is the same, and perplexity. As llama.cpp does it, the
+second half of each window is scored, for which there is something to go by.
+
+`--llama-cpp` measures llama.cpp's Q8_0 and Q4_K_M too: by its own tool, beside its own bf16, over the same windows and
+positions (`peers/llama_cpp_divergence.py`).
 
 The embedded model is measured on conversations of its own tasks in both modes, another on the documentation that ships
 with Python, or on `--text FILE`.
@@ -12,11 +16,10 @@ with Python, or on `--text FILE`.
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import pydoc_data.topics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,14 +29,22 @@ import torch
 import transformers
 from torch import nn
 
+from benchmarks.load.tables import Cells
+from benchmarks.peers import llama_cpp
+from benchmarks.peers.llama_cpp_divergence import first_scored
+from benchmarks.peers.llama_cpp_divergence import measure as measure_theirs
+from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT, THINKING
 from model_impl.cpu.quantized import QuantizedProduct
 from model_impl.weights import BITS, TABLE_BITS, Format
+from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
 from tasks.families import EMBEDDED, held_out_items
 
 FORMATS: tuple[Format, ...] = ("int8", "int4")
+SMALLEST_WINDOW = 100
+"""Tokens; of fewer, llama.cpp tells no mean."""
 
 
 @dataclasses.dataclass
@@ -94,56 +105,96 @@ class _Table(nn.Module):
         return self.product.rows(ids)
 
 
-def quantize(model: nn.Module, weights: Format) -> None:
-    """Has a bfloat16 model of transformers compute with weights of that format, in place."""
+def quantize(model: nn.Module, weights: Format) -> float:
+    """Has a bfloat16 model of transformers compute with weights of that format, in place. Returns the bits of each."""
+    sizes: dict[int, tuple[int, int]] = {}  # packed and as they were; by where, since a head may be the embedding
     head: Any = cast("Any", model).get_output_embeddings()
     with torch.no_grad():
         for name, module in list(model.named_modules()):
             parent, _, last = name.rpartition(".")
+            other: _Linear | _Table
             if isinstance(module, nn.Linear):
                 bits = TABLE_BITS[weights] if module is head else BITS[weights]
-                setattr(model.get_submodule(parent), last, _Linear(module.weight.data, module.bias, bits))
+                other = _Linear(module.weight.data, module.bias, bits)
             elif isinstance(module, nn.Embedding):
-                setattr(model.get_submodule(parent), last, _Table(module.weight.data, TABLE_BITS[weights]))
+                other = _Table(module.weight.data, TABLE_BITS[weights])
+            else:
+                continue
+            setattr(model.get_submodule(parent), last, other)
+            sizes[module.weight.data_ptr()] = (other.product.packed.numel(), module.weight.numel())
+    return 8 * sum(packed for packed, _ in sizes.values()) / sum(count for _, count in sizes.values())
 
 
 def main() -> None:
-    """Measures, prints a line for each format, and writes the result where one is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED_MODEL, help="a checkpoint folder")
-    parser.add_argument("--text", type=Path, metavar="FILE")
-    parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--window", type=int, default=512, metavar="TOKENS", help="each is read without those before")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    windows = list(_windows(args.model, args.text, args.tokens, args.window))
-    measured = {weights: measure(args.model, weights, windows) for weights in FORMATS}
-    for weights, found in measured.items():
-        print(
-            f"{weights}  KL {found['kl']:.5f} ± {found['kl_error']:.5f}  same top {100 * found['same_top']:.2f} %"
-            f"  perplexity {found['perplexity']:.4f} (bf16 {found['perplexity_bf16']:.4f}), {found['tokens']} tokens"
-        )
+    """Measures, prints a table, and writes the result where one is asked for."""
+    args = _arguments()
+    count = -(-args.tokens // (args.window - 1 - first_scored(args.window)))
+    own = list(itertools.islice(_windows(_ids(args.model, args.text), args.window), count))
+    theirs = measure_theirs(args.model, _text(args.text), args.window, count) if args.llama_cpp else None
+    windows = own if theirs is None else theirs.windows
+    if len(windows) < count:
+        raise UsageError(f"the text has {len(windows)} windows of {args.window} tokens, and {count} are asked for")
+    measured: dict[str, dict[str, float]] = {weights: measure(args.model, weights, windows) for weights in FORMATS}
+    if theirs is not None:
+        measured |= {f"llama.cpp {kind}": found for kind, found in theirs.formats.items()}
+    print(table(measured), end="")
     if args.json is not None:
+        versions = {name: metadata.version(name) for name in ("torch", "transformers")}
         result = {
             "what": "weights_quality",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "command": "python -m benchmarks.weights_quality " + " ".join(sys.argv[1:]),
-            "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
+            "versions": versions if theirs is None else versions | {"llama-cpp-python": llama_cpp.VERSION},
             "model": args.model.resolve().name,
+            "windows": {"count": count, "tokens": args.window, "as_the_checkpoints_tokenizer": windows == own},
             "formats": measured,
         }
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(result_text(result))
+
+
+def table(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of each format, in Markdown."""
+    rows = [
+        [
+            name,
+            f"{found['bits_per_weight']:.2f}",
+            f"{found['kl']:.5f} ± {found['kl_error']:.5f}",
+            f"{100 * found['same_top']:.2f} %",
+            f"{found['perplexity']:.4f}",
+            f"{found['perplexity_bf16']:.4f}",
+            f"{found['tokens']:,.0f}",
+        ]
+        for name, found in measured.items()
+    ]
+    head = ["weights", "bits each", "KL to bf16", "same likeliest", "perplexity", "of bf16", "tokens"]
+    return Cells(head, rows).markdown()
 
 
 def measure(folder: Path, weights: Format, windows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Of a checkpoint: its distributions with weights of that format beside bfloat16's, over all windows."""
+    """Of a checkpoint: its distributions in that format beside bfloat16's, over the second halves of all windows."""
     reference, other = _load(folder), _load(folder)
-    quantize(other, weights)
+    bits = quantize(other, weights)
     sums = Sums()
     for window in windows:
-        ids = torch.tensor([window])
-        sums.add(_logprobs(reference, ids), _logprobs(other, ids), ids[0, 1:])
-    return sums.result()
+        ids, first = torch.tensor([window]), first_scored(len(window))
+        sums.add(_logprobs(reference, ids)[first:], _logprobs(other, ids)[first:], ids[0, first + 1 :])
+    return sums.result() | {"bits_per_weight": bits}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED_MODEL, help="a checkpoint folder")
+    parser.add_argument("--text", type=Path, metavar="FILE")
+    parser.add_argument("--tokens", type=int, default=20_000, help="that are scored, at least")
+    parser.add_argument("--window", type=int, default=512, metavar="TOKENS", help="each is read without those before")
+    parser.add_argument("--llama-cpp", action="store_true", help="llama.cpp's Q8_0 and Q4_K_M too; it is built first")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    if args.window < SMALLEST_WINDOW or args.tokens < SMALLEST_WINDOW:
+        parser.error(f"--window and --tokens must be at least {SMALLEST_WINDOW}")
+    if args.llama_cpp and args.text is None and _is_embedded(args.model):
+        parser.error("--llama-cpp reads plain text, not the conversations of the embedded model: add --text FILE")
+    return args
 
 
 def _load(folder: Path) -> nn.Module:
@@ -158,16 +209,14 @@ def _logprobs(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return logits.float().log_softmax(-1)
 
 
-def _windows(model: Path, text: Path | None, tokens: int, window: int) -> Iterator[list[int]]:
-    """Ids, so many at a time, `tokens` in all."""
-    ids = list(itertools.islice(_ids(model, text), tokens))
-    for start in range(0, len(ids) - 1, window):
-        if len(piece := ids[start : start + window]) > 1:
-            yield piece
+def _windows(ids: Iterator[int], window: int) -> Iterator[list[int]]:
+    """So many ids at a time; the last that are fewer are left out."""
+    while len(piece := list(itertools.islice(ids, window))) == window:
+        yield piece
 
 
 def _ids(model: Path, text: Path | None) -> Iterator[int]:
-    if text is None and model.resolve() == EMBEDDED_MODEL.resolve():
+    if text is None and _is_embedded(model):
         fmt = ChatFormat.from_folder(model)
         for number, item in enumerate(held_out_items(EMBEDDED, 10_000, 0)):
             answer = {"role": "assistant", "content": item.answer, "reasoning_content": item.trace}
@@ -175,9 +224,19 @@ def _ids(model: Path, text: Path | None) -> Iterator[int]:
             yield from fmt.render_conversation(conversation, (DIRECT, THINKING)[number % 2])[0]
     else:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)  # type: ignore[no-untyped-call, unused-ignore]
-        words = "\n".join(pydoc_data.topics.topics.values()) if text is None else text.read_text(encoding="utf-8")
-        yield from tokenizer(words, add_special_tokens=False)["input_ids"]
+        yield from tokenizer(_text(text), add_special_tokens=False)["input_ids"]
+
+
+def _is_embedded(model: Path) -> bool:
+    return model.resolve() == EMBEDDED_MODEL.resolve()
+
+
+def _text(file: Path | None) -> str:
+    return "\n".join(pydoc_data.topics.topics.values()) if file is None else file.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"weights_quality: {error}")

@@ -4,23 +4,35 @@ Imports neither torch nor vLLM. What a machine cannot compute, vLLM finds out; `
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import GIB
 from model_impl import MODELS
 from model_impl.capacity import weight_bytes
 from model_impl.exaone4.architecture import Architecture, ConfigError
-from model_impl.gguf import METHOD
-from model_impl.weights import BITS, DEFAULT, GGUF
+from model_impl.gguf import LINK, METHOD, stands_for_a_file
+from model_impl.weights import BITS, DEFAULT, FORMATS, GGUF, Format
 
 _PLACES = ("quantization_config", "compression_config")
 """Fields of config.json that say how weights are quantized, the second an older name of compressed-tensors'."""
+BESIDE_WEIGHTS = 2 * GIB
+"""What an engine takes beside them at least: its own code, and the smallest KV cache of a default start."""
+LARGE = GIB
+"""Bytes from which on reading weights is what a stream waits for. Not measured yet (docs/weights.md)."""
+VECTORS = "avx512_vnni"
 _MODELOPT = "hf_quant_config.json"
 """Where NVIDIA's ModelOpt says it, beside config.json."""
+
+
+class Chosen(NamedTuple):
+    """A format of `--weights`, and why, in words."""
+
+    weights: Format
+    reason: str
 
 
 def held_weights(folder: Path, asked: str, options: Sequence[str] = ()) -> str:
@@ -71,11 +83,13 @@ def check_weights(folder: Path, model: str, asked: str) -> None:
 
 
 def check_room(folder: Path, model: str, asked: str, available: int) -> None:
-    """Raises ModelError where so many bytes of memory are too few to quantize a checkpoint as asked.
+    """Raises ModelError where so many bytes of memory are too few to quantize a checkpoint, or for a GGUF file.
 
     Packed weights are there then, and one matrix as the checkpoint has it: the largest is the embedding. Called once
     `check_weights` has let it pass.
     """
+    if stands_for_a_file(str(folder)):
+        _check_room_for_a_file(folder, available)
     if asked not in BITS:
         return
     config = read_config(folder)
@@ -93,6 +107,69 @@ def check_room(folder: Path, model: str, asked: str, available: int) -> None:
         )
 
 
+def _check_room_for_a_file(folder: Path, available: int) -> None:
+    from model_impl.gguf.folder import held_bytes, loading_bytes  # noqa: PLC0415 - numpy, which other models do without
+
+    file, needed, held = (folder / LINK).resolve(), loading_bytes(folder), held_bytes(folder)
+    if needed > available:
+        raise ModelError(
+            f"{_gib(available)} of memory are free, too few for {file}, which takes {_gib(needed)} until all of it is "
+            f"read and {_gib(held)} afterwards; free some, or take a smaller model"
+        )
+
+
+def choose(sizes: Mapping[Format, int], available: int, flags: Collection[str]) -> Chosen:
+    """The format in which a CPU would best hold weights that take so many bytes in each.
+
+    `available`: bytes of memory that are free. `flags`: what the CPU has, as /proc/cpuinfo calls it.
+    """
+    size = sizes[DEFAULT]
+    free = f"{available / GIB:.1f} GiB of memory are free"
+    if size + BESIDE_WEIGHTS > available:
+        for smaller in BITS:
+            if sizes[smaller] + BESIDE_WEIGHTS <= available:
+                return Chosen(smaller, f"{DEFAULT} would take {_gib(size)}, and {free}")
+        return Chosen(DEFAULT, f"{free}, too few for any format")
+    if size < LARGE:
+        return Chosen(DEFAULT, f"a model of {_gib(size)} is read fast enough")
+    if VECTORS not in flags:
+        return Chosen(DEFAULT, f"this CPU has no {VECTORS}, without which products of fewer bits take longer")
+    return Chosen("int8", f"one stream waits for {_gib(sizes['int8'])} to be read for each token, not for {_gib(size)}")
+
+
+def sizes_by_format(folder: Path) -> dict[Format, int] | None:
+    """Bytes of a checkpoint's weights in each format of `--weights`; None where it cannot be held in all of them.
+
+    Raises ModelError.
+    """
+    config = read_config(folder)
+    if not set(config["architectures"]) & set(MODELS) or quantization(folder) is not None:
+        return None
+    try:
+        architecture = Architecture.from_config(config)
+        return {each: weight_bytes(architecture, config, "bfloat16", each) for each in FORMATS}
+    except ConfigError:
+        return None  # vLLM says more about it
+
+
+def start_line(folder: Path, held: str, asked: str | None, available: int, flags: Collection[str]) -> str:
+    """What is said at a start on a CPU: how the weights are held, why, and what would fit this machine better.
+
+    `asked`: what flag or environment say; None if neither does. Raises ModelError.
+    """
+    sizes = sizes_by_format(folder)
+    if sizes is None or held not in FORMATS:
+        return f"Weights: {held}, as checkpoint and engine options say."
+    size = _gib(next(sizes[each] for each in FORMATS if each == held))
+    if asked is not None:
+        return f"Weights: {held} ({size}), as you have asked."
+    chosen = choose(sizes, available, flags)
+    if chosen.weights == held:
+        return f"Weights: {held} ({size}), the default: {chosen.reason}."
+    better = f"--weights {chosen.weights} ({_gib(sizes[chosen.weights])})"
+    return f"Weights: {held} ({size}), the default. {better} may suit this machine better: {chosen.reason}."
+
+
 def quantization(folder: Path) -> dict[str, Any] | None:
     """What config.json says of quantization; None if nothing. Raises ModelError."""
     config = read_config(folder)
@@ -104,6 +181,10 @@ def quantization(folder: Path) -> dict[str, Any] | None:
                     raise ModelError(f"{folder / 'config.json'}: {place} must be an object")
                 return dict(found)
     return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB // 10 else f"{size / (1 << 20):.0f} MiB"
 
 
 def _method(found: Mapping[str, Any]) -> str:

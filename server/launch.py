@@ -29,7 +29,8 @@ from chat_templates.format import ChatFormat
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import Machine, engine_defaults
 from engine.messages import Ready
-from engine.weights import check_room, check_weights, held_weights
+from engine.weights import check_room, check_weights, held_weights, start_line
+from model_impl.cpu.native import cpu_flags
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
@@ -83,7 +84,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     display = StartDisplay(console, choices if settings.verbose else ())
     name = (settings.profile or choose_profile(folder, settings)).stem
     modes = app.state.serving.modes
-    display.note(report(modes, fmt, name))
+    display.note([*weights_line(settings, folder), *report(modes, fmt, name)])
     warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
     warned += base_warnings(settings.lora_modules, settings.model)
     for warning in [*warned, *warnings(modes, fmt, profile, name, settings.model_name)]:
@@ -352,8 +353,23 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
         return settings
     try:
         check_weights(folder, settings.model, settings.weights)
-        check_room(folder, settings.model, settings.weights, Machine.detect().available_memory)
+        machine = Machine.detect()
+        if machine.platform == "cpu":
+            available = machine.available_memory // settings.data_parallel_size
+            check_room(folder, settings.model, settings.weights, available)
         return replace(settings, weights=held_weights(folder, settings.weights, engine_options))
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+
+
+def weights_line(settings: Settings, folder: Path) -> list[str]:
+    """How the weights are held, and why, for people; on a GPU, which has no choice, nothing. Raises UsageError."""
+    machine = Machine.detect()
+    if machine.platform != "cpu" or not (folder / "config.json").is_file():
+        return []
+    available = machine.available_memory // settings.data_parallel_size
+    try:
+        return [start_line(folder, settings.weights, settings.weights_asked, available, cpu_flags())]
     except ModelError as error:
         raise UsageError(str(error)) from error
 

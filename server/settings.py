@@ -34,6 +34,8 @@ class Settings:
     port: int = 8000
     weights: str = DEFAULT
     """In how many bits the engine holds the weights, as clients are told; `server.launch` asks the checkpoint."""
+    weights_asked: str | None = None
+    """What flag or environment say of it; None if neither does."""
     served_model_name: str | None = None
     """The name that clients send; None: the folder's name, or the hub id."""
     profile: Path | None = None

@@ -95,7 +95,7 @@ def quantized_kernels() -> ctypes.CDLL:
     try:
         path = _compiled(SOURCES)
     except KernelsUnavailableError:
-        flags = _flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        flags = cpu_flags()
         of_cpu = f"-DCPU={hashlib.sha256(' '.join(sorted(flags)).encode()).hexdigest()[:8]}"  # a cache may see several
         path = _made((*_COMPILE_FOR_ANY, of_cpu), SOURCES, (SOURCES,), QUANTIZED)
     return _opened(path, _QUANTIZED_ARGUMENTS, _QUANTIZED_RESULTS)
@@ -211,6 +211,11 @@ def _check_cpu(information: str) -> None:
     missing = [flag for flag in _CPU_FLAGS if flag not in flags]
     if missing:
         raise KernelsUnavailableError(f"ours need {', '.join(missing)}, which this CPU has not")
+
+
+def cpu_flags() -> set[str]:
+    """What this machine's CPU has, as /proc/cpuinfo calls it."""
+    return _flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
 
 
 def _flags(information: str) -> set[str]:

@@ -35,7 +35,15 @@ class TwogearWNA16LinearKernel(MPLinearKernel):
 
     @classmethod
     def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
-        """Whether ours takes such a layer, else why not."""
+        """Whether ours takes such a layer, else why not.
+
+        Raises ValueError where groups do not divide it: of its scales, vLLM would read others than were meant (AWQ).
+        """
+        inputs = c.partition_weight_shape[0]
+        if c.group_size > 0 and inputs % c.group_size != 0:
+            ranks = c.full_weight_shape[0] // inputs
+            each = f", which each of {ranks} ranks has of a layer" if ranks > 1 else ", which a layer has"
+            raise ValueError(f"groups of {c.group_size} weights do not divide {inputs} inputs{each}")
         kinds = [scalar_types.uint4] if c.zero_points else list(_OFFSETS)
         if c.weight_type not in kinds:
             return False, f"ours takes 4 bits, and 8 without zero points, not {c.weight_type}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_impl.gguf import INDEX, LINK, METHOD, GgufError
-from model_impl.gguf.blocks import FLOATS, FOUR_BITS
-from model_impl.weights import BYTES_PER_WEIGHT
+from model_impl.gguf.blocks import FLOATS, FOUR_BITS, KINDS
+from model_impl.weights import BYTES_PER_WEIGHT, SHARED
 
 if TYPE_CHECKING:
     from model_impl.gguf.config import Placed
@@ -66,11 +66,21 @@ def _make(path: Path, folder: Path, *, packed: bool) -> None:
 
 def held_bytes(folder: Path) -> int:
     """Of the weights in memory, of a folder that this made: in our formats, or in bfloat16."""
+    return _bytes(folder, dict.fromkeys(KINDS, BYTES_PER_WEIGHT[8]) | dict.fromkeys(FOUR_BITS, BYTES_PER_WEIGHT[4]))
+
+
+def loading_bytes(folder: Path) -> int:
+    """The same while they are read, until each layer is packed: integers of 8 bits, and two floats for each group."""
+    return _bytes(folder, dict.fromkeys(KINDS, 1 + 8 / SHARED))
+
+
+def _bytes(folder: Path, of_kinds: Mapping[str, float]) -> int:
+    """`of_kinds`: bytes of a weight of a matrix that is packed."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     total = 0.0
     for _, kind, shape, *_ in json.loads((folder / INDEX).read_text(encoding="utf-8"))["tensors"]:
         packed = "quantization_config" in config and len(shape) == 2
-        total += math.prod(shape) * (BYTES_PER_WEIGHT[4 if kind in FOUR_BITS else 8] if packed else 2)
+        total += math.prod(shape) * (of_kinds[kind] if packed else 2)
     return int(total)
 
 

@@ -117,7 +117,7 @@ def settings_of(args: argparse.Namespace, environment: MutableMapping[str, str])
     names = {field.name for field in fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given |= of_access | limits.of_engine_options(args.engine_options)
-    given["weights"] = weights.of_arguments(args, environment)
+    given |= weights.of_arguments(args, environment)
     given["reasoning_fields"] = REASONING_FIELDS[args.reasoning_field]
     given |= adapters.of_arguments(args, environment)
     settings = Settings(**given)

@@ -17,10 +17,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 import model_impl.gguf
+from engine.checkpoint import ModelError
+from engine.weights import check_room
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
 from model_impl.gguf import INDEX, GgufError, is_gguf, stands_for_a_file
 from model_impl.gguf.blocks import KEPT, KINDS, ROUNDED, Packable, packable
-from model_impl.gguf.folder import folder_for
+from model_impl.gguf.folder import folder_for, held_bytes, loading_bytes
 from model_impl.private_names import PrivateName, missing
 from tests.chat_templates.foreign import QWEN
 from tests.chat_templates.small_tokenizers import sentencepiece
@@ -213,6 +215,20 @@ def test_a_file_that_changes_under_a_start(tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", "qwen3", "Q8_0")
     with pytest.raises(ValueError, match="has changed"):
         next(weights_of(folder, packed=True))
+
+
+def test_too_little_memory_for_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", "qwen3", "Q4_0")
+    folder = folder_for(tmp_path / "model.gguf", packed=True)
+    reading, held = loading_bytes(folder), held_bytes(folder)
+    assert 1.9 * held < reading < 2.5 * held
+    check_room(folder, "model", "bf16", reading)
+    told = (
+        r"are free, too few for .*model\.gguf, which takes \d MiB until all of it is read and \d MiB afterwards; free"
+    )
+    with pytest.raises(ModelError, match=told) as why:
+        check_room(folder, "model", "bf16", reading - 1)
+    assert "\n" not in str(why.value)
 
 
 def of_kind(name: str, kind: str) -> Any:

@@ -16,15 +16,21 @@ from tests.model_impl.planner import engine_config, one_rank
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
     from vllm.config import set_current_vllm_config
+    from vllm.model_executor.kernels import linear
     from vllm.model_executor.kernels.linear import choose_mp_linear_kernel
     from vllm.model_executor.kernels.linear.mixed_precision.MPLinearKernel import MPLinearLayerConfig
+    from vllm.model_executor.layers.linear import ReplicatedLinear
+    from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
     from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.platforms import PlatformEnum
     from vllm.scalar_type import ScalarType, scalar_types
 
     from engine.loading import _explain
     from model_impl.cpu.ready_made import TwogearWNA16LinearKernel, use_kernel_for_ready_made
 
 OUTPUTS, INPUTS = 48, 192
+AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+"""Of eight outputs in a word."""
 GROUPS_OF_96 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 96}
 UINT4, GPTQ4, GPTQ8 = scalar_types.uint4, scalar_types.uint4b8, scalar_types.uint8b128
 
@@ -103,29 +109,68 @@ def test_what_it_does_not_take_is_left_to_vllm(refused: MPLinearLayerConfig, rea
     assert reason in (why or "")
 
 
-def test_groups_that_do_not_divide_a_layer(tmp_path: Path) -> None:
-    groups = {"all": {"targets": ["Linear"], "weights": GROUPS_OF_96}}
-    quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+@pytest.fixture
+def first_in_the_list(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The kernels of vLLM for CPUs, with ours before them."""
+    before = linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
+    monkeypatch.setitem(linear._POSSIBLE_KERNELS, PlatformEnum.CPU, [*before])
+    use_kernel_for_ready_made()
+    return linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
+
+
+AWQ: dict[str, Any] = {"quant_method": "awq", "bits": 4, "zero_point": True, "version": "gemm"}
+PACKED: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"all": {"targets": ["Linear"], "weights": GROUPS_OF_96}},
+}
+
+
+@pytest.mark.usefixtures("first_in_the_list")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("quantization", [AWQ | {"group_size": 96}, PACKED], ids=["awq", "compressed-tensors"])
+def test_groups_that_do_not_divide_a_layer(quantization: dict[str, Any], dtype: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    vllm_config = engine_config(folder, fields(quantization_config=quantization), dtype="bfloat16")
+    vllm_config = engine_config(folder, fields(quantization_config=quantization), dtype=dtype)
     with (
         set_current_vllm_config(vllm_config),
         one_rank(tmp_path / "ranks"),
-        pytest.raises(ValueError, match="96") as why,
+        pytest.raises(ValueError, match="groups of 96 weights do not divide 128 inputs, which a layer has") as why,
     ):
         initialize_model(vllm_config)
     told = _explain(why.value, str(folder))
     assert "\n" not in told
-    assert "quant_method is compressed-tensors; on a CPU" in told
+    assert f"quant_method is {quantization['quant_method']}; on a CPU" in told
 
 
-def test_it_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.model_executor.kernels import linear
-    from vllm.platforms import PlatformEnum
+def test_groups_that_reach_over_two_ranks() -> None:
+    halves = MPLinearLayerConfig((INPUTS, OUTPUTS), (INPUTS // 2, OUTPUTS), UINT4, torch.bfloat16, INPUTS, True)
+    with pytest.raises(ValueError, match="groups of 192 weights do not divide 96 inputs, which each of 2 ranks has"):
+        TwogearWNA16LinearKernel.can_implement(halves)
 
-    monkeypatch.setitem(linear._POSSIBLE_KERNELS, PlatformEnum.CPU, [*linear._POSSIBLE_KERNELS[PlatformEnum.CPU]])
-    use_kernel_for_ready_made()
+
+@pytest.mark.usefixtures("first_in_the_list")
+@pytest.mark.parametrize("group", [32, 96])
+def test_an_awq_layer_as_vllm_loads_it(group: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    values, zeros = (torch.randint(0, 16, (inputs, OUTPUTS)) for inputs in (INPUTS, INPUTS // group))
+    scales = (0.01 * (0.5 + torch.rand(INPUTS // group, OUTPUTS))).to(torch.bfloat16)
+    weight = ((values.unflatten(0, (-1, group)) - zeros[:, None]) * scales.float()[:, None]).flatten(0, 1)
+    vllm_config = engine_config(tmp_path / "model", fields(), dtype="bfloat16")
+    with set_current_vllm_config(vllm_config), one_rank(tmp_path / "ranks"):
+        of_file = AutoAWQConfig.from_config(AWQ | {"group_size": group})
+        layer: Any = ReplicatedLinear(INPUTS, OUTPUTS, False, params_dtype=torch.bfloat16, quant_config=of_file)
+        layer.qweight.data = packed(values.unflatten(1, (-1, 8))[..., AWQ_ORDER].flatten(1), 4)
+        layer.qzeros.data = packed(zeros.unflatten(1, (-1, 8))[..., AWQ_ORDER].flatten(1), 4)
+        layer.scales.data = scales
+        layer.quant_method.process_weights_after_loading(layer)
+    assert isinstance(layer.quant_method.kernel, TwogearWNA16LinearKernel)
+    meant = layer.twogear_product.rows(torch.arange(OUTPUTS)).float()
+    assert torch.allclose(meant, weight.T, rtol=2**-8, atol=0.01 * 2**-7)
+
+
+def test_it_comes_first(first_in_the_list: list[Any]) -> None:
     use_kernel_for_ready_made()  # once
-    assert linear._POSSIBLE_KERNELS[PlatformEnum.CPU].count(TwogearWNA16LinearKernel) == 1
+    assert first_in_the_list.count(TwogearWNA16LinearKernel) == 1
     assert choose_mp_linear_kernel(config(GPTQ4, 32, zeros=False)) is TwogearWNA16LinearKernel
     assert native.quantized_kernels() is not None

@@ -1,33 +1,72 @@
 """Reloaded weights reach every packed copy, also that of an output head which is tied to the input embedding."""
 
 import random
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
 
 from model_impl.cpu import native
-from model_impl.weights import VARIABLE
-from tests.model_impl.config_fields import fields
+from model_impl.weights import BITS, TABLE_BITS, VARIABLE, Format
+from tests.model_impl.config_fields import Fields, fields
+from tests.model_impl.decode_rig import one_process
 from tests.model_impl.engines import engine, generate
+from tests.model_impl.planner import engine_config
 from tests.model_impl.tiny import reference_logprobs, save_checkpoint
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.model_loader import get_model
+    from vllm.model_executor.model_loader.reload.inplace import reload_weights
+
+    from model_impl.cpu.quantized import QuantizedProduct
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_their_own() -> Iterator[None]:
+    """Which kernels a process has is settled once, and depends on the format."""
+    native.kernels.cache_clear()
+    yield
+    native.kernels.cache_clear()
+
+
+def two_checkpoints(folder: Path, config: Fields) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """Writes `old` and `new`, which differ in every weight; returns transformers' old model, and the new weights."""
+    model = save_checkpoint(folder / "old", config, torch.bfloat16)
+    weights = load_file(folder / "old" / "model.safetensors")
+    save_checkpoint(folder / "new", config, torch.bfloat16)
+    torch.manual_seed(1)
+    changed = {name: weight + 0.1 * torch.randn_like(weight) for name, weight in weights.items()}
+    save_file(changed, folder / "new" / "model.safetensors", {"format": "pt"})
+    return model, changed
+
+
+def meant(weights: dict[str, torch.Tensor], held: Format) -> dict[str, torch.Tensor]:
+    """What weights are once they are held so."""
+    if held == "bf16":
+        return weights
+    rounded = {}
+    for name, weight in weights.items():
+        bits = TABLE_BITS[held] if "embed" in name or "lm_head" in name else BITS[held]
+        rounded[name] = (
+            weight if weight.ndim == 1 else QuantizedProduct.of(weight, bits).rows(torch.arange(len(weight)))
+        )
+    return rounded
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("tied", "held"), [(True, "bf16"), (False, "bf16"), (True, "int8")])
+@pytest.mark.parametrize(("tied", "held"), [(True, "bf16"), (False, "bf16"), (True, "int8"), (False, "int4")])
 def test_a_reloaded_model_computes_with_the_new_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tied: bool, held: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tied: bool, held: Format
 ) -> None:
     monkeypatch.setenv(VARIABLE, held)
-    native.kernels.cache_clear()  # which there are depends on the format
-    config = fields(tie_word_embeddings=tied)
-    model = save_checkpoint(tmp_path / "old", config, torch.bfloat16)
-    weights = load_file(tmp_path / "old" / "model.safetensors")
-    save_checkpoint(tmp_path / "new", config, torch.bfloat16)
-    torch.manual_seed(1)
-    changed = {name: weight + 0.1 * torch.randn_like(weight) for name, weight in weights.items()}
-    save_file(changed, tmp_path / "new" / "model.safetensors", {"format": "pt"})
+    model, changed = two_checkpoints(tmp_path, fields(tie_word_embeddings=tied))
     rng = random.Random(0)
     prompt = [rng.randrange(101) for _ in range(60)]
     with engine(
@@ -37,8 +76,44 @@ def test_a_reloaded_model_computes_with_the_new_weights(
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tmp_path / "new")})
         (scored,) = generate(llm, [prompt], [20])
     old = reference_logprobs(model.float(), scored.ids)
-    model.load_state_dict(changed, strict=False)
+    # In 4 bits weights are rounded by a quarter of what the two checkpoints differ by: the reference has them rounded.
+    model.load_state_dict(meant(changed, held), strict=False)
     new = reference_logprobs(model, scored.ids)
     to_new, to_old = ((scored.logprobs - reference).abs().mean() for reference in (new, old))
-    native.kernels.cache_clear()
     assert to_new < to_old / 5, (to_new, to_old)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("held", ["int8", "int4"])
+def test_reloaded_weights_are_packed_as_those_of_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tied: bool, held: Format
+) -> None:
+    monkeypatch.setenv(VARIABLE, held)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)  # as vLLM's CPU worker does
+    config = fields(tie_word_embeddings=tied, dtype="bfloat16")
+    two_checkpoints(tmp_path, config)
+    with one_process(tmp_path):
+        _, started = loaded(tmp_path / "new", config)
+        vllm_config, reloaded = loaded(tmp_path / "old", config)
+        before = tensors(reloaded)
+        reload_weights(vllm_config, reloaded, None, str(tmp_path / "new"), is_checkpoint_format=True)
+    after, expected = tensors(reloaded), tensors(started)
+    assert after.keys() == expected.keys() == before.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(after[name], tensor), name
+        assert not torch.equal(before[name], tensor), name
+
+
+def loaded(folder: Path, config: Fields) -> tuple[VllmConfig, nn.Module]:
+    """A checkpoint as an engine loads it."""
+    vllm_config = engine_config(folder, config, dtype="bfloat16")
+    with warnings.catch_warnings(), set_current_vllm_config(vllm_config):
+        warnings.simplefilter("ignore")
+        return vllm_config, get_model(vllm_config=vllm_config)
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """By name, all that a model computes with, as it is now."""
+    linear = {name: getattr(module, "cpu_linear", None) for name, module in model.named_modules()}
+    packed = {name: product.packed for name, product in linear.items() if isinstance(product, QuantizedProduct)}
+    return packed | {name: weight.clone() for name, weight in model.named_parameters() if weight.numel()}

@@ -1,7 +1,9 @@
 """`--weights`: what is refused before an engine starts, and that clients and operators are told the format."""
 
+import argparse
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from engine.defaults import Machine
-from engine.weights import held_weights
-from model_impl.weights import VARIABLE
+from engine.defaults import GIB, Machine
+from engine.weights import choose, held_weights, start_line
+from model_impl.weights import VARIABLE, Format
 from server.app import create_app
 from server.cli import main
 from server.cli_errors import UsageError
+from server.commands.arguments import weights as arguments
 from server.launch import with_weights
 from server.modes.profile import Profile
 from server.settings import EMBEDDED_MODEL, Settings
@@ -82,6 +85,69 @@ def test_too_little_memory_to_quantize(tmp_path: Path, monkeypatch: pytest.Monke
     assert with_weights(asked, folder, []).weights == "int8"
 
 
+def test_each_of_several_engines_has_its_part_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(checkpoint(tmp_path))
+    asked = Settings(model=str(folder), weights="int4")
+    monkeypatch.setattr(Machine, "detect", lambda: Machine("cpu", (0, 1), available_memory=4 << 20))
+    assert with_weights(asked, folder, []).weights == "int4"
+    with pytest.raises(UsageError, match="are free, too few"):
+        with_weights(replace(asked, data_parallel_size=2), folder, [])
+
+
+SIZES: dict[Format, int] = {"bf16": 4 * GIB, "int8": 2 * GIB, "int4": GIB}
+VNNI = {"avx512f", "avx512_vnni"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "available", "flags", "chosen", "why"),
+    [
+        (SIZES, 16 * GIB, VNNI, "int8", "waits for 2.0 GiB to be read for each token, not for 4.0 GiB"),
+        (SIZES, 16 * GIB, {"avx2"}, "bf16", "this CPU has no avx512_vnni"),
+        (SIZES, 6 * GIB, VNNI, "int8", "waits for 2.0 GiB"),
+        (SIZES, 6 * GIB - 1, {"avx2"}, "int8", "bf16 would take 4.0 GiB, and 6.0 GiB of memory are free"),
+        (SIZES, 4 * GIB - 1, VNNI, "int4", "bf16 would take 4.0 GiB, and 4.0 GiB of memory are free"),
+        (SIZES, 3 * GIB - 1, VNNI, "bf16", "3.0 GiB of memory are free, too few for any format"),
+        (dict.fromkeys(SIZES, 7 << 20), 16 * GIB, VNNI, "bf16", "a model of 7 MiB is read fast enough"),
+    ],
+)
+def test_what_would_be_chosen_by_itself(
+    sizes: dict[Format, int], available: int, flags: set[str], chosen: Format, why: str
+) -> None:
+    found = choose(sizes, available, flags)
+    assert found.weights == chosen
+    assert why in found.reason
+
+
+def test_the_start_says_how_weights_are_held_and_why(tmp_path: Path) -> None:
+    folder = Path(checkpoint(tmp_path))
+    told = start_line(folder, "bf16", None, 16 * GIB, VNNI)
+    assert re.fullmatch(r"Weights: bf16 \(\d+ MiB\), the default: a model of \d+ MiB is read fast enough\.", told)
+    told = start_line(folder, "bf16", None, 2 * GIB + (6 << 20), VNNI)
+    assert "the default. --weights int8 (3 MiB) may suit this machine better: bf16 would take 7 MiB" in told
+    assert start_line(folder, "int4", "int4", 16 * GIB, VNNI).endswith(" MiB), as you have asked.")
+    assert start_line(folder, "bf16", "bf16", 1, VNNI).endswith(" MiB), as you have asked.")
+    quantized = Path(checkpoint(tmp_path, quantization_config={"quant_method": "awq", "bits": 4}))
+    assert (
+        start_line(quantized, "awq-int4", None, 1, VNNI) == "Weights: awq-int4, as checkpoint and engine options say."
+    )
+    other = Path(checkpoint(tmp_path, architectures=["LlamaForCausalLM"]))
+    assert start_line(other, "bf16", None, 1, VNNI) == "Weights: bf16, as checkpoint and engine options say."
+
+
+def test_what_was_asked_for_is_known() -> None:
+    def asked(*argv: str, **environment: str) -> str | None:
+        parser = argparse.ArgumentParser()
+        arguments.add_arguments(parser)
+        found = arguments.of_arguments(parser.parse_args(argv), environment)
+        assert found["weights"] == environment[VARIABLE]
+        return found["weights_asked"]
+
+    assert asked() is None
+    assert asked("--weights", "bf16") == "bf16"
+    assert asked("--weights", "int8", **{VARIABLE: "int4"}) == "int8"
+    assert asked(**{VARIABLE: "int4"}) == "int4"
+
+
 W4A16 = {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}
 FLOATS = {"weights": {"num_bits": 8, "type": "float"}}
 
@@ -143,5 +209,7 @@ async def test_the_format_is_named(weights: Any, profile: Profile, fmt: ChatForm
         streamed = await client.post("/v1/chat/completions", json=body(max_tokens=4, stream=True))
         first = json.loads(streamed.text.partition("data: ")[2].partition("\n")[0])
         assert first["system_fingerprint"] == f"twogear-{weights}"
+        text = (await client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 4})).json()
+        assert text["system_fingerprint"] == f"twogear-{weights}"
         metrics = (await client.get("/metrics")).text
     assert f'twogear_weights_info{{format="{weights}"}} 1.0' in metrics

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]) -> Format:
-    """The format that is asked for; `environment`, which the engine inherits, says so from now on.
+def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]) -> dict[str, Format | None]:
+    """Fields of Settings: the format, and what was asked for. `environment`, which the engine inherits, says it too.
 
     Raises UsageError.
     """
@@ -27,5 +27,6 @@ def of_arguments(args: argparse.Namespace, environment: MutableMapping[str, str]
         weights: Format = args.weights or weights_format(environment)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    asked = weights if args.weights or environment.get(VARIABLE) else None
     environment[VARIABLE] = weights
-    return weights
+    return {"weights": weights, "weights_asked": asked}
