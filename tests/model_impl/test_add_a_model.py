@@ -59,7 +59,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm.model_executor.models import ModelRegistry
+        from vllm.plugins import load_general_plugins
 
+        load_general_plugins()  # once in a process: after the test its models are to be there still
         monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
         for name, model in line_of_the_page().items():
             monkeypatch.setitem(MODELS, name, model)
