@@ -20,7 +20,7 @@ from typing import Protocol
 
 from benchmarks.load.statistics import percentile
 from benchmarks.result_text import result_text
-from server.routing import READ_STEPS, Router
+from server.routing import Router
 
 CONTEXT = 131_072
 
@@ -90,10 +90,10 @@ class Policy(Protocol):
 
 
 class Own:
-    """The server's router. Without `knows_modes` all requests are of one kind. Reading is `dear` times as dear."""
+    """The server's router. Without `knows_modes` all requests are of one kind."""
 
-    def __init__(self, replicas: int, engine: Engine, *, knows_modes: bool = True, dear: float = 1.0) -> None:
-        self.router = Router(replicas, dear * READ_STEPS)
+    def __init__(self, replicas: int, engine: Engine, *, knows_modes: bool = True) -> None:
+        self.router = Router(replicas)
         self._candidates = range(replicas)
         self._places = engine.places
         self._knows_modes = knows_modes
@@ -167,8 +167,6 @@ class Fewest(InTurn):
 POLICIES: dict[str, Callable[[int, Engine], Policy]] = {
     "twogear": Own,
     "twogear, modes unknown": lambda replicas, engine: Own(replicas, engine, knows_modes=False),
-    "twogear, reading 3 times as dear": lambda replicas, engine: Own(replicas, engine, dear=3),
-    "twogear, reading 10 times as dear": lambda replicas, engine: Own(replicas, engine, dear=10),
     "in turn": InTurn,
     "fewest requests": Fewest,
     "hash of the conversation": Hashed,

@@ -8,9 +8,10 @@ front of several engines can route by it, and a simulation too.
   the request may draw. One that has drawn more than the mean still counts as TAIL of it.
 - **Affinity** is the longest part of a prompt, in blocks of BLOCK tokens, that a replica has read before. The kind is
   no part of it: modes share prompts.
-- **The choice** is the least cost in steps of an engine: its load over its places, and the prompt's tokens that it
-  would have to read. So a conversation goes back to its pages until the others have so much less to do that reading
-  anew is cheaper. Equals take turns.
+- **The choice** is the least delay, in steps, of all together. What has to be read keeps up the generation itself and
+  all that run there. While they draw side by side, each makes the other's steps a little longer. Where all places are
+  taken, it waits for one. So a conversation goes back to its pages until these cost more than reading anew where
+  there is less to do. Equals take turns.
 """
 
 from collections import OrderedDict
@@ -23,6 +24,8 @@ MOST_BLOCKS = 65_536
 """Of one replica that are remembered: four million tokens."""
 READ_STEPS = 0.01
 """What reading a token costs, in steps: engines read hundreds of tokens in the time of a step that draws."""
+ROW_STEPS = 0.005
+"""By how much of a step one more generation lengthens it. Twice or half of it changes little (`benchmarks.fleet`)."""
 TAIL = 0.25
 FIRST_GUESS = 200.0
 """Tokens of a generation of a kind of which none has ended yet."""
@@ -52,10 +55,9 @@ class _Replica:
 
 
 class Router:
-    """Routes between `replicas` engines, known by their numbers from 0. `read_steps`: what reading a token costs."""
+    """Routes between `replicas` engines, known by their numbers from 0."""
 
-    def __init__(self, replicas: int, read_steps: float = READ_STEPS) -> None:
-        self._read_steps = read_steps
+    def __init__(self, replicas: int) -> None:
         self._replicas = [_Replica() for _ in range(replicas)]
         self._running: dict[str, _Running] = {}
         self._means: dict[str, float] = {}
@@ -77,14 +79,15 @@ class Router:
         `limit`: the most tokens that it may draw. `salt`: pages are shared only by generations of the same.
         """
         blocks = list(_blocks(prompt_ids, salt))
-        costs = {one: self._cost(one, blocks, len(prompt_ids), places) for one in candidates}
+        expected = min(self._mean(kind), limit)
+        costs = {one: self._cost(one, blocks, len(prompt_ids), places, expected) for one in candidates}
         chosen = min(candidates, key=lambda one: (costs[one], self._replicas[one].turn))
         self._turn += 1
         replica = self._replicas[chosen]
         replica.turn = self._turn
         replica.running += 1
         self._remember(replica, blocks)
-        running = self._running[request_id] = _Running(chosen, kind, min(self._mean(kind), limit))
+        running = self._running[request_id] = _Running(chosen, kind, expected)
         replica.load += running.left
         return chosen
 
@@ -124,13 +127,17 @@ class Router:
     def _mean(self, kind: str) -> float:
         return self._means.get(kind, FIRST_GUESS)
 
-    def _cost(self, number: int, blocks: Sequence[int], tokens: int, places: int) -> float:
+    def _cost(self, number: int, blocks: Sequence[int], tokens: int, places: int, expected: float) -> float:
         replica, known = self._replicas[number], 0
         for block in blocks:
             if block not in replica.blocks:
                 break
             known += 1
-        return replica.load / places + self._read_steps * (tokens - known * BLOCK)
+        others = replica.running
+        reading = (others + 1) * READ_STEPS * (tokens - known * BLOCK)
+        company = 2 * ROW_STEPS * min(expected * others, replica.load)
+        waiting = max(0, others + 1 - places) * replica.load / max(1, others) / places
+        return reading + company + waiting
 
     def _remember(self, replica: _Replica, blocks: Sequence[int]) -> None:
         for block in reversed(blocks):  # the first ones are the last to be forgotten

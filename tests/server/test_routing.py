@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.routing import BLOCK, FIRST_GUESS, READ_STEPS, Router
+from server.routing import BLOCK, FIRST_GUESS, READ_STEPS, ROW_STEPS, Router
 
 PLACES = 8
 BOTH = (0, 1)
@@ -42,9 +42,10 @@ def test_a_thinker_weighs_as_much_as_it_will_draw() -> None:
         run(router, f"answer {turn}", "answers", 10)
     thinker = begin(router, "thinker", kind="thinks")
     other = 1 - thinker
-    # A hundred short ones weigh as one thinker: up to there all go to the other replica.
-    assert [begin(router, f"short {turn}", kind="answers") for turn in range(90)] == [other] * 90
+    for turn in range(PLACES - 1):
+        begin(router, f"short {turn}", kind="answers", candidates=(other,))
     assert router.load(thinker) > router.load(other)
+    assert begin(router, "another", kind="thinks") == other  # beside seven short ones, and not beside one thinker
 
 
 def test_a_limit_bounds_what_is_expected() -> None:
@@ -78,13 +79,34 @@ def test_it_leaves_where_reading_anew_is_cheaper() -> None:
     router.end("first", is_whole=False)
     assert begin(router, "second", prompt) == home
     router.end("second", is_whole=False)
-    worth = len(prompt) * READ_STEPS * PLACES  # tokens to come, from which the way to the other one pays
     router.forget(1 - home)
-    begin(router, "busy", candidates=(home,), limit=int(worth) - 1)
+    company = 2 * ROW_STEPS * FIRST_GUESS  # what each that runs there costs, in steps
+    stays = int(len(prompt) * READ_STEPS / company)
+    for number in range(stays):
+        begin(router, f"busy {number}", candidates=(home,))
     assert begin(router, "third", prompt) == home
     router.end("third", is_whole=False)
-    begin(router, "busier", candidates=(home,), limit=2)
+    begin(router, "busier", candidates=(home,))
     assert begin(router, "fourth", prompt) != home
+
+
+def test_reading_counts_for_all_that_run_beside_it() -> None:
+    router = Router(2)
+    for number in range(3):
+        begin(router, f"busy {number}", candidates=(0,), limit=30)
+    begin(router, "long", candidates=(1,))
+    assert begin(router, "short prompt") == 0
+    router.end("short prompt", is_whole=False)
+    assert begin(router, "long prompt", [5] * BLOCK * 8) == 1
+
+
+def test_where_all_places_are_taken_it_waits() -> None:
+    router = Router(2)
+    for number in range(PLACES):
+        begin(router, f"busy {number}", candidates=(0,), limit=20)
+    for number in range(PLACES - 1):
+        begin(router, f"other {number}", candidates=(1,), limit=40)
+    assert begin(router, "next", limit=1) == 1
 
 
 def test_pages_are_those_of_one_salt_and_of_whole_blocks() -> None:
