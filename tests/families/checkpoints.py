@@ -109,8 +109,8 @@ FAMILIES = {
         ("</think>", "<think>"),
         config={
             **MOE, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-            "first_k_dense_replace": 1, "topk_method": "noaux_tc", "kv_lora_rank": 32, "q_lora_rank": 32,
-            "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4,
+            "first_k_dense_replace": 1, "topk_method": "noaux_tc", "kv_lora_rank": 512, "q_lora_rank": 32,
+            "qk_rope_head_dim": 64, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4,
         },
     ),
     "minimax_m2": Family(
@@ -142,7 +142,10 @@ FAMILIES = {
     "lfm2_5": Family(
         "lfm2", CHATML, ["<|pad|>", "<|startoftext|>", *IM], [*THINK, "<|tool_call_start|>", "<|tool_call_end|>"],
         "<|im_end|>", "lfm2", "", ("<think></think>", "<think>"), thought="thinking",
-        config={"layer_types": ["conv", "full_attention"], "full_attn_idxs": [1], "block_auto_adjust_ff_dim": False},
+        config={"layer_types": ["conv", "full_attention"], "full_attn_idxs": [1], "block_auto_adjust_ff_dim": False,
+                "block_dim": 64, "block_ff_dim": 64, "block_multiple_of": 1, "block_ffn_dim_multiplier": 1.0,
+                "block_norm_eps": 1e-5, "conv_dim": 64, "conv_dim_out": 64, "conv_bias": False, "conv_L_cache": 3,
+                "num_attention_heads": 2, "num_key_value_heads": 1},
     ),
     "granite4": Family(
         "granitemoehybrid",
@@ -150,7 +153,8 @@ FAMILIES = {
         ["<|pad|>", "<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"], CALL, "<|end_of_text|>", "hermes",
         "", ("<|end_of_role|>", None), NONE,
         config={"layer_types": ["mamba", "attention"], "num_local_experts": 0, "shared_intermediate_size": 64,
-                "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2},
+                "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2,
+                "num_attention_heads": 2, "num_key_value_heads": 1},
     ),
     "olmo3_think": Family(
         "olmo3", CHATML, IM, ["<functions>", "</functions>", "<function_calls>", "</function_calls>"],
