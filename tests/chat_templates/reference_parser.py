@@ -63,6 +63,8 @@ def _resolved(text: str, calls: list[list[Event]], *, is_thinking: bool) -> str:
         elif char == E and not is_thinking:
             made += _SPELLINGS[E] if has_answered else E
         elif char in (T, E):
+            if char == T and not (is_thinking or has_answered):
+                made = made.removesuffix("\n")  # nothing but white space came before the thinking
             made += char
             is_thinking = char == T
         elif char not in _SPELLINGS:
@@ -157,6 +159,9 @@ def _whole(body: str) -> tuple[str, str] | None:
         return None
     match call:
         case {"name": str(name), "arguments": dict() | None as arguments} if name and len(call) == 2:
-            text = json.dumps(arguments or {}, ensure_ascii=False)
-            return None if "NaN" in text else (name, replace_surrogates(text))
+            try:
+                text = json.dumps(arguments or {}, ensure_ascii=False, allow_nan=False)
+            except ValueError:
+                return None
+            return name, replace_surrogates(text)
     return None

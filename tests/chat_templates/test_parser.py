@@ -107,6 +107,9 @@ def test_cuts_change_nothing(generation: tuple[ChatFormat, list[int]], mode: Mod
     assert parse(ids, mode, fmt, tuple(range(len(ids)))) == whole
 
 
+@example(
+    (FORMATS["byte_level"], ids_of("\n", FORMATS["byte_level"]) + ids_of("<think>", FORMATS["byte_level"])), "standard"
+)
 @given(generations(), st.sampled_from(MODES))
 def test_equals_the_reference(generation: tuple[ChatFormat, list[int]], mode: Mode) -> None:
     fmt, ids = generation
