@@ -210,9 +210,11 @@ class Soak:
         ]
 
     def _check_memory(self) -> list[str]:
-        """A process is warm after its first round, the front end after one with each fault: what a loss needs stays."""
+        """A process is warm after its first round, the front end after one with each fault and a third of the rounds:
+        what a loss needs stays, and so does the heap of the largest burst so far.
+        """
         grown = []
-        warm = {"front end": self._memory[len(FAULTS) - 1 :], "engine": self._memory}
+        warm = {"front end": self._memory[max(len(FAULTS) - 1, len(self._memory) // 3) :], "engine": self._memory}
         for part, rounds in warm.items():
             processes: dict[int, int] = {}
             for one in rounds:
