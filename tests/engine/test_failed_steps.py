@@ -38,7 +38,8 @@ def innocents() -> list[Generate]:
     ]
     plain = [request(question(number), max_tokens=TOKENS, **kind) for number, kind in enumerate(kinds)]
     first = request(question(7), max_tokens=TOKENS)
-    then = Continuation(20, 1, tuple(FORMAT.close_thinking()), first.sampling)
+    to_its_end = msgspec.structs.replace(first.sampling, ignore_eos=False)
+    then = Continuation(20, 1, tuple(FORMAT.close_thinking()), to_its_end)
     return [*plain, msgspec.structs.replace(first, then=then)]
 
 

@@ -93,7 +93,7 @@ _KINDS = [
     Kind("compaction", "/v1/responses/compact", {"model": "twogear-tiny", "input": "What is 2 + 3? And 4 + 5?"}),
     Kind("messages", "/v1/messages", _chat("What is 2 + 3?", max_tokens=24, model="twogear-tiny")),
     Kind("messages, streamed", "/v1/messages", _chat("Hi", max_tokens=24, model="twogear-tiny", stream=True)),
-    Kind("rendered", f"{CHAT}/render", _chat("What is 17 + 25 + 9?", **_THINK)),
+    Kind("rendered", f"{CHAT}/render", _chat("What is 17 + 25 + 9?", reasoning_mode="reasoning", max_tokens=48)),
     Kind("rendered texts", "/v1/completions/render", {"prompt": ["a b", "c d"], "max_tokens": 16}),
     Kind("rendered message", "/v1/messages/render", _chat("Hi", max_tokens=24, model="twogear-tiny")),
     Kind("rendered response", "/v1/responses/render", {"model": "twogear-tiny", "input": "What is 2 + 3?"}),
