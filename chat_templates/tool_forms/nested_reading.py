@@ -1,12 +1,11 @@
 """Reads calls whose values are XML in XML."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from chat_templates.tool_forms.cursor import Step
 from chat_templates.tool_forms.form import NestedCalls
 from chat_templates.tool_forms.reading import NotACallError, Reading
-from chat_templates.tool_forms.values import as_json, dumped, followed, is_text, parameters_of, types_of
+from chat_templates.tool_forms.values import as_json, dumped, is_text, items_of, members_of, types_of
 
 _DEEPEST = 64  # levels
 
@@ -34,7 +33,7 @@ class NestedReading(Reading[NestedCalls]):
 
     def _object(self, schema: Any, root: Any, close: str, key: str | None, depth: int) -> Step[bool]:
         """What stands before `close`, and that; whether it is whole. `key`: of the first value, if it has been read."""
-        properties = parameters_of(followed(schema, root))
+        properties = members_of(schema, root)
         opening = "{"
         while True:
             if key is None:
@@ -53,8 +52,7 @@ class NestedReading(Reading[NestedCalls]):
 
     def _list(self, schema: Any, root: Any, close: str, depth: int) -> Step[bool]:
         """The same of a list, whose first item has begun."""
-        schema = followed(schema, root)
-        items = schema.get("items") if isinstance(schema, Mapping) else None
+        items = items_of(schema, root)
         opening = "["
         key: str | None = self._form.item
         while key == self._form.item:

@@ -63,6 +63,23 @@ def known_values(schema: Any, root: Any, depth: int = _DEPTH) -> list[Any] | Non
     return [value for part in known for value in part] if known and len(known) == len(parts) else None
 
 
+def members_of(schema: Any, root: Any) -> Mapping[str, Any]:
+    """The schemas of an object's values by key: its own, or those of the objects that it lists."""
+    named = parameters_of(followed(schema, root))
+    listed = [value for value in known_values(schema, root) or () if isinstance(value, dict)]
+    keys = {key for value in listed for key in value}
+    return named or {key: {"enum": [value[key] for value in listed if key in value]} for key in keys}
+
+
+def items_of(schema: Any, root: Any) -> Any:
+    """The schema of a list's items: its own, or that of the lists that it lists."""
+    schema = followed(schema, root)
+    if isinstance(schema, Mapping) and "items" in schema:
+        return schema["items"]
+    listed = [value for value in known_values(schema, root) or () if isinstance(value, list)]
+    return {"enum": [item for value in listed for item in value]} if listed else None
+
+
 def followed(schema: Any, root: Any) -> Any:
     """What a reference names; anything else as it is."""
     refers = isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str)
