@@ -61,7 +61,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm.model_executor.models import ModelRegistry
         from vllm.plugins import load_general_plugins
 
-        load_general_plugins()  # once in a process: after the test its models are to be there still
+        # Once in a process: after the test its models are to be there still.
+        load_general_plugins()  # type: ignore[no-untyped-call]
         monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
         for name, model in line_of_the_page().items():
             monkeypatch.setitem(MODELS, name, model)
