@@ -52,7 +52,9 @@ def without_gc() -> Iterator[None]:
         with _gc_lock:
             _gc_users.pop()
             if not _gc_users:
-                gc.freeze()  # no young collection, the next one that is due, is to go through all that was made
+                # All is old now, what was frozen at the start too: a young collection, which is due at once, would go
+                # through all that was made. A full one comes when there is a quarter more.
+                gc.freeze()
                 gc.unfreeze()
                 gc.enable()
 

@@ -175,8 +175,8 @@ class Shapes {
 };
 
 // Rows of x, `stride` bytes apart, by W registers of columns; `pairs` fill whole tiles of those shapes, `step` values of
-// x from one to the next. The sums, COLUMNS of each row, start at zero or go on. From `next` on, `lines` are prefetched with
-// each tile.
+// x from one to the next. The sums, COLUMNS of each row, start at zero or go on. From `next` on, `lines` are prefetched
+// with each tile.
 template <int W>
 WITH_TILES void tiles(const uint16_t* x, int64_t stride, int64_t step, const uint16_t* w, int64_t pairs, float* sums,
                       bool first, const char* next, int lines) {
@@ -252,7 +252,8 @@ struct Rows {
 };
 
 // As `multiply_group`, in tiles.
-void multiply_group_in_tiles(const Product& job, int64_t group, int64_t first, int64_t last, float* sums, Shapes& shapes) {
+void multiply_group_in_tiles(const Product& job, int64_t group, int64_t first, int64_t last, float* sums,
+                             Shapes& shapes) {
   const Weights weights(job.packed);
   const Rows x(job);
   const int64_t begin = first * ROWS, rows = std::min(job.rows, last * ROWS) - begin;

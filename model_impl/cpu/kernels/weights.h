@@ -4,8 +4,8 @@
 // A matrix that fits into caches lies like this. A larger one is read from memory for every token, and that is what the
 // token waits for; so it lies there in three quarters of the bytes, without loss: of the 256 values that the upper half
 // of a bfloat16 (sign and seven bits of the exponent) can take, 16 make up nearly all of a group's weights. A weight is
-// its lower half and a nibble, its upper half's place among those 16. The rare others stand in a list. Where there are tiles (AMX) all lie as they are: they are multiplied
-// in less time than they could be restored in.
+// its lower half and a nibble, its upper half's place among those 16. The rare others stand in a list. Where there are
+// tiles (AMX) all lie as they are: they are multiplied in less time than they could be restored in.
 
 #pragma once
 
