@@ -2,7 +2,8 @@
 
 Against running servers, one after the other in rounds, each with the same load: first short requests alone, then
 thinkers alone, then both. A thinker asks again as soon as it is answered. Short requests come at a fixed rate, whether
-the earlier ones were answered or not. The client shares the machine with the server.
+the earlier ones were answered or not; they end in a question that is answered in words, since a first token that shows
+nothing, such as one that opens a call, cannot be seen. The client shares the machine with the server.
 
 What is to be reached: the 95th percentile of the short requests' time to the first token is at most twice that without
 thinkers, and a step of the batch; and the thinkers keep 85 % of the tokens that they get alone.
@@ -37,6 +38,7 @@ from server.settings import EMBEDDED_MODEL
 RATE = 4.0
 """Short requests a second."""
 SHORT_WORDS, SHORT_TOKENS = 60, 16
+QUESTION = "What is 38 + 45?"
 THINKER_WORDS, THINKER_TOKENS = 60, 256
 
 
@@ -75,9 +77,10 @@ class Load:
     async def ask(self, words: int, tokens: int, *, thinks: bool) -> Sample:
         """One request of its own words that is answered with exactly so many tokens."""
         self._asked += 1
+        text = self._prompts.text(words, f"{time.time_ns()}/{self._asked}")
         body = {
             "model": self._model,
-            "messages": [{"role": "user", "content": self._prompts.text(words, f"{time.time_ns()}/{self._asked}")}],
+            "messages": [{"role": "user", "content": text if thinks else f"{text}\n{QUESTION}"}],
             "chat_template_kwargs": {"enable_thinking": thinks},
             "max_tokens": tokens,
             "ignore_eos": True,

@@ -150,7 +150,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
         Choice(
             "TWOGEAR_MULTI_STEP_MS",
             "40",
-            "how many milliseconds they may take, which is how long a new request may wait; 0 for single steps",
+            "how many milliseconds they may take, or prompts beside others; 0 for single steps and vLLM's own chunks",
         ),
         Choice(
             "--kv-cache-memory-bytes",

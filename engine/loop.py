@@ -262,15 +262,15 @@ class EngineLoop:
         deltas: list[Delta] = []
         self._computed = 0
         outputs = self._stepper.step()
-        for own_id, token_ids in outputs.plain:
-            if (request_id := self._names.get(own_id)) is not None:
-                deltas.append(self._plain_delta(request_id, token_ids))
-        for output in outputs.others:
+        for output in outputs.others:  # first tokens are among them, which somebody waits for
             if output.outputs[0].finish_reason == "error":
                 self._forget(output.request_id)
                 self._connection.send(Failed("vLLM reports an error", output.request_id, is_broken=True))
             elif output.request_id in self._fresh:
                 deltas.append(self._delta(output))
+        for own_id, token_ids in outputs.plain:
+            if (request_id := self._names.get(own_id)) is not None:
+                deltas.append(self._plain_delta(request_id, token_ids))
         if deltas:
             self._steps.add(self._computed + sum(len(delta.token_ids) for delta in deltas))
         self._report(deltas)

@@ -88,10 +88,11 @@ MULTI_STEP = FastPath(
         PrivateName(
             _REQUEST,
             (
-                *("max_tokens", "num_computed_tokens", "num_output_tokens", "num_tokens", "request_id"),
+                *("max_tokens", "num_computed_tokens", "num_output_tokens", "num_tokens", "priority", "request_id"),
                 *("spec_token_ids", "status", "use_structured_output"),
             ),
         ),
+        PrivateName("vllm.config.scheduler:SchedulerConfig", ("long_prefill_token_threshold",)),
         PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
         PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
         PrivateName("vllm.envs:VLLM_COMPUTE_NANS_IN_LOGITS"),

@@ -1,16 +1,22 @@
-"""Multi-step scheduling: several decode steps for one round of scheduling, where scheduling costs more than a step.
+"""Rounds of a bounded time: several decode steps for one round of scheduling, and prompts in chunks that fit into it.
 
-As many steps are scheduled at once as fit into TWOGEAR_MULTI_STEP_MS at the speed of the last ones. So large models
-step singly, and nobody's first token waits longer than that for others. `model_runner.py` computes the steps; nothing
-is scheduled for it before it has confirmed that it can (`attach.py`). What a request drew beyond its end is dropped by
-vLLM's own check for stops. Chosen with the engine option `--scheduler-cls`.
+As many decode steps are scheduled at once as fit into TWOGEAR_MULTI_STEP_MS at the speed of the last ones, since
+scheduling may cost more than a step. So large models step singly. `model_runner.py` computes the steps; nothing is
+scheduled for it before it has confirmed that it can (`attach.py`). What a request drew beyond its end is dropped by
+vLLM's own check for stops.
+
+Of prompts, as many tokens are computed in a step as fit into the same time, but at least `_LEAST_CHUNK`. A prompt that is
+being read leaves a share of them to those that come: with vLLM's own limits they wait until all of it is read. Chosen
+with `--scheduler-cls`.
 """
 
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from vllm import envs
 from vllm.v1.core.sched.interface import PauseState
@@ -24,12 +30,26 @@ from engine.vllm_internals.kv_cache_manager import PageRoomManager
 from model_impl.private_names import Verdict
 
 SWITCH = "TWOGEAR_MULTI_STEP_MS"
-"""The environment variable for how long the steps of one round may take, in milliseconds; 0 for single steps."""
+"""The environment variable for how long the steps of one round may take, in milliseconds; 0 for vLLM's own schedule."""
 
 _MOST_STEPS = 32
 _FEW = 4
-"""Where no more requests run, the round after a prompt's is a single step: a first token may bring no text to show (it
-opens a call, or is a part of a character), and the second would come with all others of its round."""
+"""Where no more requests run, or a newcomer goes before others, the round after a prompt's is a single step: a first
+token may bring no text to show (it opens a call, or is a part of a character), and the second would come with all
+others of its round."""
+_LEAST_CHUNK, _LEAST_ALONE = 128, 1024
+"""Prompt tokens of a step, whatever they take: with fewer, reading the weights costs more than computing."""
+_LONGER_ALONE = 8
+"""How many times longer a step may take while nobody else is there: whoever comes waits for its end."""
+_LAST_READ = 8
+"""How many of the last steps with prompts tell how long a token takes in them."""
+
+
+class _Read(NamedTuple):
+    """The tokens of a step that had a prompt's among them, and its seconds."""
+
+    tokens: int
+    seconds: float
 
 
 def longest_seconds(milliseconds: str) -> float:
@@ -56,6 +76,7 @@ class MultiStepScheduler(Scheduler):
         self._step_seconds = math.inf
         self._started = 0.0
         self._steps = 0  # that are being computed at once; 0 where not only decoding goes on
+        self._read: deque[_Read] = deque(maxlen=_LAST_READ)
 
     def enable_multi_step(self) -> Verdict:
         """Called once the workers have confirmed that they compute them; says whether they will be asked to."""
@@ -93,14 +114,43 @@ class MultiStepScheduler(Scheduler):
             for request in self.running:
                 request.spec_token_ids = [-1] * (self._steps - 1)
         self._started = time.monotonic()
-        return super().schedule(throttle_prefills)
+        if self._steps or not self._longest:
+            return super().schedule(throttle_prefills)
+        with self._prompts_in_chunks():
+            return super().schedule(throttle_prefills)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         """As vLLM's; notes how long a step takes. There may have been fewer than were scheduled."""
+        seconds = time.monotonic() - self._started
         if self._steps:
             steps = max(map(len, model_runner_output.sampled_token_ids), default=0)
-            self._step_seconds = (time.monotonic() - self._started) / max(steps, 1)
+            self._step_seconds = seconds / max(steps, 1)
+        elif scheduler_output.total_num_scheduled_tokens > len(scheduler_output.num_scheduled_tokens):
+            self._read.append(_Read(scheduler_output.total_num_scheduled_tokens, seconds))
         return super().update_from_output(scheduler_output, model_runner_output)
+
+    @contextmanager
+    def _prompts_in_chunks(self) -> Iterator[None]:
+        """vLLM's limits of a step, for one: of all its tokens, and of each prompt's."""
+        config = self.scheduler_config
+        limits = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
+        reading = sum(map(_reads, self.running))
+        decoding = len(self.running) - reading
+        self.max_num_scheduled_tokens = min(limits[0], self._most_tokens(decoding))
+        share = math.ceil((self.max_num_scheduled_tokens - decoding) / (reading + 1))
+        config.long_prefill_token_threshold = min(limits[1] or share, share)
+        try:
+            yield
+        finally:
+            self.max_num_scheduled_tokens, config.long_prefill_token_threshold = limits
+
+    def _most_tokens(self, decoding: int) -> int:
+        """Of a step with prompts, beside so many requests that decode."""
+        tokens, seconds = sum(one.tokens for one in self._read), sum(one.seconds for one in self._read)
+        fitting = int(self._longest * tokens / seconds) if seconds else 0
+        if sum(self.get_request_counts()) == 1:
+            return max(_LONGER_ALONE * fitting, _LEAST_ALONE)
+        return max(fitting, decoding + _LEAST_CHUNK)
 
     def _next_steps(self) -> int:
         """How many steps to schedule at once; 0 where what is next is not only decoding."""
@@ -111,7 +161,7 @@ class MultiStepScheduler(Scheduler):
         has_room = len(self.running) < self.max_num_running_reqs
         if not self.running or (waits and has_room) or not all(map(_decodes, self.running)):
             return 0
-        if follows_prompts and len(self.running) <= _FEW:
+        if follows_prompts and (len(self.running) <= _FEW or self._first_token_goes_before()):
             return 1
         steps = min(
             int(self._longest / self._step_seconds),
@@ -122,11 +172,21 @@ class MultiStepScheduler(Scheduler):
         )
         return steps if steps > 1 and self._has_pages(steps) else 1
 
+    def _first_token_goes_before(self) -> bool:
+        """Whether one that has just drawn its first token goes before others that run."""
+        last = max(request.priority for request in self.running)
+        return any(request.num_output_tokens == 1 and request.priority < last for request in self.running)
+
     def _has_pages(self, steps: int) -> bool:
         """Whether every request can be given the pages for so many tokens without ending another."""
         managers = self.kv_cache_manager.coordinator.single_type_managers
         pages = sum(steps // manager.block_size + 1 for manager in managers)
         return self.kv_cache_manager.block_pool.get_num_free_blocks() >= pages * len(self.running)
+
+
+def _reads(request: Request) -> bool:
+    """Whether more than its last token is yet to be computed."""
+    return request.num_tokens > request.num_computed_tokens + 1
 
 
 def _decodes(request: Request) -> bool:

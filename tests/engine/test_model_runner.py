@@ -3,6 +3,7 @@
 import itertools
 import random
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ class Outcome(NamedTuple):
     sizes: list[int]
     """How many tokens came at once, one time after the other."""
     cached: int
+    began: int
+    """In which of the server's steps the first token came."""
 
 
 class Server:
@@ -54,10 +57,14 @@ class Server:
 
     def __init__(self, llm: Any) -> None:
         self._engine = llm.llm_engine
-        self._asked = 0
+        self._asked = self.steps = 0
+        self._began: dict[str, int] = {}  # in which step a request's first token came
 
-    def run(self, requests: list[tuple[list[int], dict[str, Any]]], *, apart: int = 0) -> list[Outcome]:
+    def run(
+        self, requests: list[tuple[list[int], dict[str, Any]]], *, apart: int = 0, priorities: Iterable[int] = ()
+    ) -> list[Outcome]:
         """The outcomes in order; each request comes `apart` rounds after the one before."""
+        priority = iter(priorities)
         names: list[str] = []
         outputs: dict[str, list[Any]] = {}
         for ids, sampling in requests:
@@ -67,23 +74,27 @@ class Server:
             params: dict[str, Any] = {"temperature": 0.0, "max_tokens": 60, "detokenize": False} | sampling
             params.setdefault("ignore_eos", "stop_token_ids" not in params)
             params["output_kind"] = RequestOutputKind.DELTA
-            self._engine.add_request(names[-1], tokens_input(ids), SamplingParams(**params))
+            self._engine.add_request(names[-1], tokens_input(ids), SamplingParams(**params), priority=next(priority, 0))
             for _ in range(apart):
                 self._step(outputs)
         while self._engine.has_unfinished_requests():
             self._step(outputs)
         self._engine.step()  # the worker hears that the last one has ended
-        return [_outcome(outputs[name]) for name in names]
+        return [_outcome(outputs[name], self._began[name]) for name in names]
 
     def _step(self, outputs: dict[str, list[Any]]) -> None:
         for output in self._engine.step():
             outputs[output.request_id].append(output)
+        self.steps += 1
+        for name, parts in outputs.items():
+            if parts and name not in self._began:
+                self._began[name] = self.steps
 
     def free_pages(self) -> int:
         return int(self._engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
 
-def _outcome(outputs: list[Any]) -> Outcome:
+def _outcome(outputs: list[Any], began: int) -> Outcome:
     parts = [output.outputs[0] for output in outputs]
     entries = [entry for part in parts for entry in part.logprobs or ()]
     return Outcome(
@@ -92,6 +103,7 @@ def _outcome(outputs: list[Any]) -> Outcome:
         parts[-1].finish_reason,
         [len(part.token_ids) for part in parts],
         outputs[0].num_cached_tokens or 0,
+        began,
     )
 
 
@@ -191,3 +203,44 @@ def test_prompts_computed_beside_change_nothing(outcomes: Any) -> None:
     for answers in outcomes:
         for together, apart in zip(answers["all together"], answers["one after another"], strict=True):
             assert together.ids == apart.ids
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An engine whose steps may have 256 tokens."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, fields(), torch.float32)
+    options = options_of("float32") | {"max_num_batched_tokens": 256, "scheduling_policy": "priority"}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", "10000")
+        with engine(folder, **options) as llm:
+            attach(llm.llm_engine)
+            yield Server(llm)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("longs", [1, 2])
+def test_a_short_prompt_is_read_beside_long_ones(rounds: Server, longs: int) -> None:
+    questions = [*(prompt(490, 20 * longs + number) for number in range(longs)), prompt(20, 30)]
+    *long, short = rounds.run([(question, {"max_tokens": 4}) for question in questions], apart=1)
+    assert short.began < min(one.began for one in long), "it waited for all of a long prompt"
+    for one, question in zip([*long, short], questions, strict=True):
+        (alone,) = rounds.run([(question, {"max_tokens": 4})])
+        assert one.ids == alone.ids
+
+
+@pytest.mark.engine
+def test_a_prompt_alone_is_read_in_as_few_steps_as_can_be(rounds: Server) -> None:
+    rounds.run([(prompt(20, 31), {"max_tokens": 1})])
+    before = rounds.steps
+    rounds.run([(prompt(490, 32), {"max_tokens": 1})])
+    assert rounds.steps == before + 2
+
+
+@pytest.mark.engine
+def test_the_second_token_of_one_that_goes_before_others_waits_for_a_single_step(rounds: Server) -> None:
+    running = [(prompt(20, 40 + number), {"max_tokens": 60}) for number in range(8)]
+    *others, newcomer = rounds.run([*running, (prompt(20, 50), {})], apart=1, priorities=[2] * 8 + [0])
+    assert newcomer.sizes[:2] == [1, 1]
+    assert max(newcomer.sizes) > 1
+    assert max(size for one in others for size in one.sizes) > 1
