@@ -150,7 +150,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
         Choice(
             "TWOGEAR_MULTI_STEP_MS",
             "40",
-            "how many milliseconds they may take, or prompts beside others; 0 for single steps and vLLM's own chunks",
+            "how many milliseconds they may take, and a part of a long prompt; 0 for single steps and whole prompts",
         ),
         Choice(
             "--kv-cache-memory-bytes",

@@ -74,7 +74,8 @@ MULTI_STEP = FastPath(
             _SCHEDULER,
             (
                 *("connector", "ec_connector", "kv_cache_config", "kv_cache_manager", "max_model_len", "pause_state"),
-                *("max_num_running_reqs", "max_num_scheduled_tokens", "running", "scheduler_config", "vllm_config"),
+                *("max_num_running_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split", "running"),
+                *("scheduler_config", "vllm_config"),
             ),
         ),
         PrivateName(f"{_SCHEDULER}.schedule", parameters=("self", "throttle_prefills")),

@@ -1,13 +1,13 @@
-"""Rounds of a bounded time: several decode steps for one round of scheduling, and prompts in chunks that fit into it.
+"""Rounds of a bounded time: several decode steps for one round of scheduling, and long prompts in parts.
 
 As many decode steps are scheduled at once as fit into TWOGEAR_MULTI_STEP_MS at the speed of the last ones, since
 scheduling may cost more than a step. So large models step singly. `model_runner.py` computes the steps; nothing is
 scheduled for it before it has confirmed that it can (`attach.py`). What a request drew beyond its end is dropped by
 vLLM's own check for stops.
 
-Of prompts, as many tokens are computed in a step as fit into the same time, but at least `_LEAST_CHUNK`. A prompt that is
-being read leaves a share of them to those that come: with vLLM's own limits they wait until all of it is read. Chosen
-with `--scheduler-cls`.
+Of a long prompt beside others, a step reads a part that fits into the same time, but at least `_LEAST_PART` tokens;
+several share it with one that may come. With vLLM's own limits, whoever comes waits until the whole prompt is read.
+Short prompts are not parted: read together they cost less. Chosen with `--scheduler-cls`.
 """
 
 import math
@@ -37,8 +37,8 @@ _FEW = 4
 """Where no more requests run, or a newcomer goes before others, the round after a prompt's is a single step: a first
 token may bring no text to show (it opens a call, or is a part of a character), and the second would come with all
 others of its round."""
-_LEAST_CHUNK, _LEAST_ALONE = 128, 1024
-"""Prompt tokens of a step, whatever they take: with fewer, reading the weights costs more than computing."""
+_LEAST_PART, _LEAST_ALONE = 128, 1024
+"""Tokens of a prompt in a step, whatever they take: with fewer, reading the weights costs more than computing."""
 _LONGER_ALONE = 8
 """How many times longer a step may take while nobody else is there: whoever comes waits for its end."""
 _LAST_READ = 8
@@ -72,7 +72,7 @@ class MultiStepScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._wanted = longest_seconds(os.environ.get(SWITCH, "0"))
-        self._longest = 0.0  # seconds
+        self._longest = 0.0  # of several steps, in seconds
         self._step_seconds = math.inf
         self._started = 0.0
         self._steps = 0  # that are being computed at once; 0 where not only decoding goes on
@@ -114,9 +114,9 @@ class MultiStepScheduler(Scheduler):
             for request in self.running:
                 request.spec_token_ids = [-1] * (self._steps - 1)
         self._started = time.monotonic()
-        if self._steps or not self._longest:
+        if self._steps or not self._wanted or self.need_mamba_block_aligned_split:
             return super().schedule(throttle_prefills)
-        with self._prompts_in_chunks():
+        with self._long_prompts_in_parts():
             return super().schedule(throttle_prefills)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
@@ -130,27 +130,23 @@ class MultiStepScheduler(Scheduler):
         return super().update_from_output(scheduler_output, model_runner_output)
 
     @contextmanager
-    def _prompts_in_chunks(self) -> Iterator[None]:
-        """vLLM's limits of a step, for one: of all its tokens, and of each prompt's."""
+    def _long_prompts_in_parts(self) -> Iterator[None]:
+        """VLLM's limits, for one step: of a prompt's tokens, and of all tokens where there is one prompt alone."""
         config = self.scheduler_config
         limits = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
-        reading = sum(map(_reads, self.running))
-        decoding = len(self.running) - reading
-        self.max_num_scheduled_tokens = min(limits[0], self._most_tokens(decoding))
-        share = math.ceil((self.max_num_scheduled_tokens - decoding) / (reading + 1))
-        config.long_prefill_token_threshold = min(limits[1] or share, share)
+        tokens, seconds = sum(one.tokens for one in self._read), sum(one.seconds for one in self._read)
+        fitting = int(self._wanted * tokens / seconds) if seconds else 0
+        if sum(self.get_request_counts()) == 1:
+            self.max_num_scheduled_tokens = min(limits[0], max(_LONGER_ALONE * fitting, _LEAST_ALONE))
+        else:
+            reading = sum(map(_reads, self.running))
+            room = limits[0] - (len(self.running) - reading)
+            part = max(min(max(fitting // (reading + 1), _LEAST_PART), room // (reading + 1)), 1)
+            config.long_prefill_token_threshold = min(limits[1] or part, part)
         try:
             yield
         finally:
             self.max_num_scheduled_tokens, config.long_prefill_token_threshold = limits
-
-    def _most_tokens(self, decoding: int) -> int:
-        """Of a step with prompts, beside so many requests that decode."""
-        tokens, seconds = sum(one.tokens for one in self._read), sum(one.seconds for one in self._read)
-        fitting = int(self._longest * tokens / seconds) if seconds else 0
-        if sum(self.get_request_counts()) == 1:
-            return max(_LONGER_ALONE * fitting, _LEAST_ALONE)
-        return max(fitting, decoding + _LEAST_CHUNK)
 
     def _next_steps(self) -> int:
         """How many steps to schedule at once; 0 where what is next is not only decoding."""
