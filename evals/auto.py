@@ -112,6 +112,7 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
         "modes": {"direct": kinds.direct, "thinking": kinds.thinking},
         "summary": {kinds.direct: round(direct.accuracy, 4), kinds.thinking: round(thinking.accuracy, 4)},
         "tokens": {kinds.direct: round(direct.tokens, 2), kinds.thinking: round(thinking.tokens, 2)},
+        "longest": {kinds.direct: longest, kinds.thinking: max(pair.thinking_tokens for pair in pairs)},
         "oracle": _rounded(best),
         "signals": signals,
         "curves": {

@@ -34,6 +34,7 @@ from tests.server.test_http import error_of
 from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
 
 CHAT = "/v1/chat/completions"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "twogear_tiny_auto.toml"
 ANSWER, THOUGHT = "Forty-two é", "so 12 é\nand"
 KEPT, DROPPED = -(10.0**6), 0.0
 """Thresholds that any draft reaches, and that none does: the engine is never quite sure of a token."""
@@ -487,6 +488,20 @@ def test_confidence_by_entropy() -> None:
     shares.append(1.0 - sum(shares))
     assert confidence("entropy", ENTRIES) == pytest.approx(sum(share * math.log(share) for share in shares))
     assert confidence("entropy", [TokenLogprob(0.0, [(1, 0.0), (2, -math.inf)])]) == 0.0
+
+
+def test_the_example_is_the_embedded_models_profile_with_a_mode_more(fmt: ChatFormat, profile: Profile) -> None:
+    """Its threshold was measured on that model."""
+    example = load_profile(EXAMPLE)
+    assert {name: mode for name, mode in example.modes.items() if name != "auto"} == dict(profile.modes)
+    assert (example.default_mode, example.dialects, example.format) == (
+        profile.default_mode,
+        profile.dialects,
+        profile.format,
+    )
+    assert isinstance(example.modes["auto"], AutoMode)
+    told = list(warnings(Modes.of(example, fmt), fmt, example, EXAMPLE.stem, "twogear-tiny"))
+    assert told == list(warnings(Modes.of(profile, fmt), fmt, profile, "twogear_tiny", "twogear-tiny"))
 
 
 @pytest.mark.parametrize(
