@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, get_args
 from rich.table import Table
 
 from evals.asking import Server, result_head, together
+from evals.fitting import FITTED, cross_fitted
 from evals.modes import options_of, run_held_out
-from evals.thresholds import Drawn, Pair, Point, area, auc, cheapest, curve, modes_alone, oracle
-from server.modes.confidence import ENTROPY_TOP, Signal
+from evals.thresholds import Drawn, Pair, Point, area, auc, cheapest, curve, modes_alone, oracle, signals_of
+from server.modes.confidence import ENTROPY_TOP, Named
 from tasks.families import Item, held_out_items, score
 
 DRAFTS = (4, 8, 16, 32)
@@ -102,15 +103,22 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
     longest = max(pair.direct_tokens for pair in pairs)
     drafts = [length for length in DRAFTS if length < longest] + [longest]
     best = oracle(pairs, longest)
-    signals = {signal: {str(length): _told(pairs, signal, length) for length in drafts} for signal in get_args(Signal)}
+    found = {length: _signals(pairs, length) for length in drafts}
+    signals = {
+        name: {str(length): _told(pairs, found[length][name], length) for length in drafts} for name in found[longest]
+    }
     families = sorted({pair.family for pair in pairs})
     return {
         "modes": {"direct": kinds.direct, "thinking": kinds.thinking},
         "summary": {kinds.direct: round(direct.accuracy, 4), kinds.thinking: round(thinking.accuracy, 4)},
         "tokens": {kinds.direct: round(direct.tokens, 2), kinds.thinking: round(thinking.tokens, 2)},
+        "longest": {kinds.direct: longest, kinds.thinking: max(pair.thinking_tokens for pair in pairs)},
         "oracle": _rounded(best),
         "signals": signals,
-        "curves": {signal: [_rounded(one) for one in _few(curve(pairs, signal, longest))] for signal in signals},
+        "curves": {
+            name: [_rounded(one) for one in _few(curve(pairs, values, longest))]
+            for name, values in found[longest].items()
+        },
         "families": {
             name: {kinds.direct: round(one.accuracy, 4), kinds.thinking: round(other.accuracy, 4)}
             for name in families
@@ -119,14 +127,21 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
     }
 
 
-def _told(pairs: Sequence[Pair], signal: Signal, length: int) -> dict[str, Any]:
+def _signals(pairs: Sequence[Pair], length: int) -> dict[str, list[float]]:
+    """Each one's of all drafts; that of fitted weights by those that did not see the draft, where there are such."""
+    named = {name: signals_of(pairs, name, length) for name in get_args(Named)}
+    fitted = cross_fitted(pairs, length)
+    return named if fitted is None else {**named, FITTED: fitted}
+
+
+def _told(pairs: Sequence[Pair], signals: Sequence[float], length: int) -> dict[str, Any]:
     """Of one signal over so many tokens: how well it tells right from wrong, and what that saves.
 
     `tokens`: by the share of the thinking mode's accuracy that is kept, the share of its tokens; `saving`: of what the
     oracle saves. `area`: over the random mix, as a share of the oracle's.
     """
     direct, thinking = modes_alone(pairs)
-    points, best, found = curve(pairs, signal, length), oracle(pairs, length), auc(pairs, signal, length)
+    points, best, found = curve(pairs, signals, length), oracle(pairs, length), auc(pairs, signals)
     told: dict[str, Any] = {"auc": None if found is None else round(found, 4), "tokens": {}, "saving": {}}
     for share in KEPT_ACCURACY:
         point = cheapest(points, share * thinking.accuracy - 1e-9) or thinking

@@ -1,7 +1,7 @@
 """`twogear calibrate`: finds the threshold by which a mode of kind `auto` does what is wished, on a running server.
 
-Asks every question in both modes, fits the threshold on every other one, and tells what it comes to on the rest, which
-it has not seen.
+Asks every question in both modes, fits weights and threshold on every other one of each family, and tells what they
+come to on the rest, which they have not seen.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 from rich.console import Console
@@ -17,10 +17,11 @@ from rich.table import Table
 
 from evals.asking import Server, with_server
 from evals.auto import Kinds, Question, kinds_of, recorded
+from evals.fitting import FITTED, fitted_weights
 from evals.modes import AT_ONCE, chosen_families
-from evals.thresholds import Pair, Point, best, cheapest, curve, modes_alone
+from evals.thresholds import Pair, Point, best, cheapest, curve, halves, modes_alone, signals_of
 from server.cli_errors import UsageError
-from server.modes.confidence import Signal
+from server.modes.confidence import Named, Signal, Weights
 from server.urls import server_url
 from tasks.families import held_out_items
 
@@ -38,12 +39,16 @@ class Wish(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The threshold, with what it came to where it was fitted and on what was held out; and both modes there."""
+    """The threshold of a `signal`, with what it came to where it was fitted and on what was held out; and both modes
+    there. `curve`: of all thresholds, on all questions.
+    """
 
+    signal: Signal
     fitted: Point
     held_out: Point
     direct: Point
     thinking: Point
+    curve: list[Point]
 
 
 class Asked(NamedTuple):
@@ -68,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accuracy-loss", type=float, help="at most so many percent of the thinking mode's accuracy; 1 if not given"
     )
     wish.add_argument("--tokens", type=float, help="at most so large a share of the thinking mode's tokens, 0 to 1")
-    parser.add_argument("--signal", choices=get_args(Signal), default="sum", help="what is looked at")
+    parser.add_argument("--signal", choices=(*get_args(Named), FITTED), default=FITTED, help="what is looked at")
     parser.add_argument("--draft-tokens", type=int, default=32, help="so many tokens of a draft are looked at, at most")
     parser.add_argument("--most-tokens", type=int, help="thought and answer at most")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the part of the profile goes, else printed")
@@ -86,16 +91,14 @@ def run(args: argparse.Namespace) -> int:
     asked = with_server(args.url, AT_ONCE, lambda server: _ask(server, questions, args.most_tokens))
     fit = fitted(asked.pairs, Wish(loss, args.tokens), args.signal, args.draft_tokens)
     Console().print(_table(fit, asked.kinds))
-    part = profile_part(asked, fit, args.signal, args.draft_tokens)
+    part = profile_part(asked, fit, args.draft_tokens)
     if args.output is None:
         print(part, end="")
     else:
         args.output.write_text(part)
     if args.json is not None:
-        points = curve(asked.pairs, args.signal, args.draft_tokens)
-        args.json.write_text(
-            json.dumps({"what": "calibrate", "curve": [_told(one) for one in points]}, indent=1) + "\n"
-        )
+        told = {"what": "calibrate", "curve": [_told(one) for one in fit.curve]}
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
     return 0
 
 
@@ -111,27 +114,30 @@ def read_questions(path: Path) -> list[Question]:
     return [Question(one.family, one.question, _same(one.answer)) for one in found]
 
 
-def fitted(pairs: Sequence[Pair], wish: Wish, signal: Signal, draft_tokens: int) -> Fit:
-    """Of every other pair, and what it comes to on the rest.
+def fitted(pairs: Sequence[Pair], wish: Wish, name: str, draft_tokens: int) -> Fit:
+    """Of every other pair of each family, and what it comes to on the rest. `name`: the signal's, or FITTED.
 
     Raises UsageError where no threshold does what is wished.
     """
-    fit, rest = pairs[::2], pairs[1::2]
+    fit, rest = ([pairs[place] for place in half] for half in halves(pairs))
     _, thinking = modes_alone(fit)
-    points = curve(fit, signal, draft_tokens)
+    signal = _signal(fit, name, draft_tokens)
+    points = curve(fit, signals_of(fit, signal, draft_tokens), draft_tokens)
     if wish.tokens is not None:
         found = best(points, wish.tokens * thinking.tokens)
     else:
         found = cheapest(points, thinking.accuracy * (1 - (wish.accuracy_loss or 0.0) / 100) - 1e-9)
     if found is None or found.threshold > 0:
         raise UsageError("no threshold does what is wished: on these questions it is best to think always")
-    held = [point for point in curve(rest, signal, draft_tokens) if point.threshold >= found.threshold]
-    return Fit(found, held[-1], *modes_alone(rest))
+    unseen, whole = (curve(some, signals_of(some, signal, draft_tokens), draft_tokens) for some in (rest, pairs))
+    held = [point for point in unseen if point.threshold >= found.threshold]
+    return Fit(signal, found, held[-1], *modes_alone(rest), whole)
 
 
-def profile_part(asked: Asked, fit: Fit, signal: Signal, draft_tokens: int) -> str:
+def profile_part(asked: Asked, fit: Fit, draft_tokens: int) -> str:
     """A mode, in TOML."""
-    count, held, (direct, thinking) = len(asked.pairs[1::2]), fit.held_out, (asked.kinds.direct, asked.kinds.thinking)
+    count, held = len(halves(asked.pairs)[1]), fit.held_out
+    direct, thinking = asked.kinds.direct, asked.kinds.thinking
     alone = ", ".join(
         f"{name} {point.accuracy:.1%} with {point.tokens:.1f}"
         for name, point in ((direct, fit.direct), (thinking, fit.thinking))
@@ -144,13 +150,29 @@ def profile_part(asked: Asked, fit: Fit, signal: Signal, draft_tokens: int) -> s
             'kind = "auto"',
             f"direct = {json.dumps(direct)}",
             f"thinking = {json.dumps(thinking)}",
-            f"signal = {json.dumps(signal)}",
+            f"signal = {_toml(fit.signal)}",
             f"draft_tokens = {draft_tokens}",
             f"threshold = {math.floor(fit.fitted.threshold * DIGITS) / DIGITS}",
             f"calibrated_for = {json.dumps(asked.model)}",
             "",
         ]
     )
+
+
+def _signal(pairs: Sequence[Pair], name: str, draft_tokens: int) -> Signal:
+    if name != FITTED:
+        return cast("Named", name)
+    weights = fitted_weights(pairs, draft_tokens)
+    if weights is None:
+        raise UsageError("all drafts were right, or all wrong: no signal can be fitted to these questions")
+    return weights
+
+
+def _toml(signal: Signal) -> str:
+    if not isinstance(signal, Weights):
+        return json.dumps(signal)
+    told = ", ".join(f"{name} = {value}" for name, value in msgspec.structs.asdict(signal).items() if value)
+    return f"{{ {told} }}"
 
 
 class _Line(msgspec.Struct):

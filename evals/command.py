@@ -8,13 +8,14 @@ from server.cli_errors import UsageError
 from server.urls import server_url
 
 HELP = (
-    "measure a running server: both modes, choosing between them, thinking budgets, tools and JSON, needles in long "
-    "texts, loops"
+    "measure a running server: both modes, choosing between them, early ends of thoughts, thinking budgets, tools and "
+    "JSON, needles in long texts, loops"
 )
 
 _WHAT = {
     "modes": "the same held-out questions in standard and reasoning mode",
     "auto": "what a mode of kind auto would come to with each signal and threshold, from answers drawn in both modes",
+    "early": "thoughts ended once trial answers agree and are confident: tokens at 99 % of the accuracy",
     "budgets": "the same questions with growing thinking budgets, beside stopping without an answer",
     "tools": "tool calls and JSON answers in both modes",
     "needles": "codes to be found in texts of growing length, at every depth, in standard mode",
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most-tokens",
         type=int,
-        help="of modes, auto, budgets and loops: thought and answer at most; where not given, the server's own limits, "
-        "for loops 6000",
+        help="of modes, auto, early, budgets and loops: thought and answer at most; where not given, the server's own "
+        "limits, for loops 6000",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
@@ -54,6 +55,6 @@ def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and writes the result. Raises UsageError."""
     if args.lengths is not None and args.what != "needles":
         raise UsageError(f"--lengths goes with needles, not with {args.what}")
-    if args.most_tokens is not None and args.what not in ("modes", "auto", "budgets", "loops"):
-        raise UsageError(f"--most-tokens goes with modes, auto, budgets and loops, not with {args.what}")
+    if args.most_tokens is not None and args.what not in ("modes", "auto", "early", "budgets", "loops"):
+        raise UsageError(f"--most-tokens goes with modes, auto, early, budgets and loops, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

@@ -1,7 +1,7 @@
 """Draws a result: `python -m evals.plots RESULT OUTPUT`.
 
-There are plots of `twogear eval budgets`, `twogear eval needles` and the study of mixes (training/mixes.py). Those
-in the docs are made with it; the format is the output's suffix (.svg, .png).
+There are plots of `twogear eval auto`, `budgets` and `needles`, and of the study of mixes (training/mixes.py). Those in
+the docs are made with it; the format is the output's suffix (.svg, .png).
 """
 
 import json
@@ -20,13 +20,32 @@ from matplotlib.figure import Figure
 
 def draw(result: dict[str, Any], output: Path) -> None:
     """Writes the plot of a result. Raises ValueError for one that has none."""
-    draws = {"eval budgets": _draw_budgets, "eval needles": _draw_needles, "mixes": _draw_mixes}
+    draws = {
+        "eval auto": _draw_auto,
+        "eval budgets": _draw_budgets,
+        "eval needles": _draw_needles,
+        "mixes": _draw_mixes,
+    }
     if result.get("what") not in draws:
         raise ValueError(f"no plot of {result.get('what')!r}; there are plots of {', '.join(draws)}")
     with mpl.rc_context({"svg.hashsalt": "twogear", "svg.fonttype": "none"}):  # the same data gives the same file
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         draws[result["what"]](figure, result)
         figure.savefig(output, metadata={"Date": None} if output.suffix == ".svg" else None)
+
+
+def _draw_auto(figure: Figure, result: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    for name, points in result["curves"].items():
+        line = [(point["tokens"], point["accuracy"]) for point in points]
+        axes.plot(*zip(*line, strict=True), linewidth=2 if name == "fitted" else 1, label=f"by {name}")
+    modes = [(result["tokens"][name], result["summary"][name]) for name in result["summary"]]
+    axes.plot(*zip(*modes, strict=True), color="grey", linestyle="--", marker="o", label="both modes, mixed at random")
+    best = result["oracle"]
+    axes.plot(best["tokens"], best["accuracy"], color="black", marker="*", linestyle="", label="oracle")
+    axes.axhline(0.99 * modes[-1][1], color="grey", linestyle=":", label="99 % of the thinking mode's accuracy")
+    axes.set(title="choosing by the draft's confidence", xlabel="tokens per question", ylabel="right")
+    axes.legend(fontsize="small", loc="lower right")
 
 
 def _draw_budgets(figure: Figure, result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ and then costs its answer's tokens; else it costs the tokens that were drawn bef
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,12 +48,18 @@ def signal_of(pair: Pair, signal: Signal, draft_tokens: int) -> float:
     return confidence(signal, entries) if entries else -math.inf
 
 
-def curve(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> list[Point]:
+def signals_of(pairs: Iterable[Pair], signal: Signal, draft_tokens: int) -> list[float]:
+    """Those of all drafts."""
+    return [signal_of(pair, signal, draft_tokens) for pair in pairs]
+
+
+def curve(pairs: Sequence[Pair], signals: Sequence[float], draft_tokens: int) -> list[Point]:
     """The points of all thresholds that differ, the highest first: from thinking always to the drafts that can be kept.
+    `signals` are those of the drafts.
 
     The first threshold is above 0, which no signal reaches.
     """
-    ranked = sorted(((signal_of(pair, signal, draft_tokens), pair) for pair in pairs), key=lambda one: -one[0])
+    ranked = sorted(zip(signals, pairs, strict=True), key=lambda one: -one[0])
     accuracy = sum(pair.thinking_score for pair in pairs)
     tokens = sum(_dropped(pair, draft_tokens) for pair in pairs)
     points = [Point(math.inf, accuracy / len(pairs), tokens / len(pairs))]
@@ -64,6 +71,18 @@ def curve(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> list[Poin
         if number == len(ranked) or ranked[number][0] < value:
             points.append(Point(value, accuracy / len(pairs), tokens / len(pairs)))
     return points
+
+
+def halves(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
+    """The places of two halves, one to fit on and one to tell on: of each family every other pair, as questions come
+    family by family in turn.
+    """
+    found: tuple[list[int], list[int]] = ([], [])
+    seen: Counter[str] = Counter()
+    for place, pair in enumerate(pairs):
+        found[seen[pair.family] % 2].append(place)
+        seen[pair.family] += 1
+    return found
 
 
 def oracle(pairs: Sequence[Pair], draft_tokens: int) -> Point:
@@ -86,9 +105,9 @@ def best(points: Iterable[Point], tokens: float) -> Point | None:
     return max((point for point in points if point.tokens <= tokens), key=lambda one: one.accuracy, default=None)
 
 
-def auc(pairs: Sequence[Pair], signal: Signal, draft_tokens: int) -> float | None:
+def auc(pairs: Sequence[Pair], signals: Sequence[float]) -> float | None:
     """The chance that a right draft has a higher signal than a wrong one; None where all are alike."""
-    values = [(signal_of(pair, signal, draft_tokens), pair.direct_score == 1.0) for pair in pairs]
+    values = [(value, pair.direct_score == 1.0) for value, pair in zip(signals, pairs, strict=True)]
     right, wrong = ([value for value, is_right in values if is_right is kind] for kind in (True, False))
     if not (right and wrong):
         return None

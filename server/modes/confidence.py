@@ -5,9 +5,11 @@ Knows log-probabilities only. The number is never above 0, and the higher it is,
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
-Signal = Literal["sum", "mean", "least", "first", "entropy"]
+import msgspec
+
+Named = Literal["sum", "mean", "least", "first", "entropy"]
 """Of the draft's log-probabilities their sum, their mean, the least or the first; or the largest entropy, negative."""
 ENTROPY_TOP = 20
 """So many of the likeliest tokens are told apart in an entropy; all others count as one. As many as vLLM tells."""
@@ -25,13 +27,37 @@ class Entry(Protocol):
         """The likeliest, in order."""
 
 
+class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of a logistic regression on several signals and on the draft's `length` in tokens. As a signal it is the natural
+    logarithm of the chance that the draft is right.
+    """
+
+    bias: float = 0.0
+    sum: float = 0.0
+    mean: float = 0.0
+    least: float = 0.0
+    first: float = 0.0
+    entropy: float = 0.0
+    length: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, msgspec.structs.astuple(self))):
+            raise ValueError("a weight must be a finite number")
+
+
+Signal = Named | Weights
+
+
 def likeliest_needed(signal: Signal) -> int:
     """How many of the likeliest tokens have to be told with each one drawn."""
-    return ENTROPY_TOP if signal == "entropy" else 0
+    has_entropy = signal.entropy != 0.0 if isinstance(signal, Weights) else signal == "entropy"
+    return ENTROPY_TOP if has_entropy else 0
 
 
 def confidence(signal: Signal, entries: Sequence[Entry]) -> float:
     """The signal of a draft whose tokens have these `entries`, at least one."""
+    if isinstance(signal, Weights):
+        return _chance(signal, entries)
     match signal:
         case "sum":
             return sum(entry.logprob for entry in entries)
@@ -43,6 +69,13 @@ def confidence(signal: Signal, entries: Sequence[Entry]) -> float:
             return entries[0].logprob
         case "entropy":
             return -max(_entropy(entry) for entry in entries)
+
+
+def _chance(weights: Weights, entries: Sequence[Entry]) -> float:
+    weighed = {name: weight for name in get_args(Named) if (weight := getattr(weights, name)) != 0.0}
+    odds: float = weights.bias + weights.length * len(entries)
+    odds += sum(weight * confidence(name, entries) for name, weight in weighed.items())
+    return min(0.0, odds) - math.log1p(math.exp(-abs(odds)))
 
 
 def _entropy(entry: Entry) -> float:

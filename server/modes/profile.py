@@ -146,9 +146,9 @@ class AutoMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A mode that answers in one of two others, `direct` and `thinking` by their names, as the model's confidence says.
 
     The direct one begins, unseen. When it has drawn `draft_tokens`, or has ended before, its draft is kept where the
-    `signal` of these tokens is at least `threshold`; else the thinking one answers. Sampling, limits and priority are
-    those two modes' own. `calibrated_for`: the model, by the name that it is served under, on which the threshold was
-    measured.
+    `signal` of these tokens (by its name, or the weights of several) is at least `threshold`; else the thinking one
+    answers. Sampling, limits and priority are those two modes' own. `calibrated_for`: the model, by the name that it is
+    served under, on which the threshold was measured.
     """
 
     direct: ModeName

@@ -7,6 +7,7 @@ from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
 from chat_templates.templates import NO_TEMPLATE
 from chat_templates.tool_forms.known import HERMES
+from server.modes.confidence import Signal, Weights
 from server.modes.mode import Mode, Modes, refusal
 from server.modes.profile import GENERAL, Profile
 
@@ -52,7 +53,7 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     if mode.auto is not None:
         rule = mode.auto.rule
         yield f"begins as {rule.direct}, unseen, with at most {rule.draft_tokens} tokens"
-        yield f"goes on as {rule.thinking} where the {rule.signal} of their confidence is below {rule.threshold:g}"
+        yield f"goes on as {rule.thinking} where {_signal(rule.signal)} is below {rule.threshold:g}"
         return
     yield f"prompts end with {json.dumps(_after_the_question(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
     if fmt.is_foreign:
@@ -65,6 +66,12 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     yield f"tool calls as {_calls(fmt)}"
     found = fmt.is_foreign and mode.style.variables is None
     yield f"known from the {f'template, and profile {name}' if found else f'profile {name}'}"
+
+
+def _signal(signal: Signal) -> str:
+    if isinstance(signal, Weights):
+        return "the weighed signals of their confidence, the log of the chance that they are right,"
+    return f"the {signal} of their confidence"
 
 
 def _calls(fmt: ChatFormat) -> str:

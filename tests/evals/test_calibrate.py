@@ -8,10 +8,11 @@ import pytest
 
 from evals.auto import Kinds, Question
 from evals.calibrate import Asked, Wish, _ask, _same, fitted, profile_part, read_questions
-from evals.thresholds import Drawn, Pair
+from evals.fitting import FITTED
+from evals.thresholds import Drawn, Pair, halves
 from server.cli import main
 from server.cli_errors import UsageError
-from server.modes.confidence import ENTROPY_TOP
+from server.modes.confidence import ENTROPY_TOP, Weights
 from server.modes.profile import PROFILE_FOLDER, AutoMode, load_profile
 from tests.evals.test_eval import reading, server_of, writes
 
@@ -43,18 +44,42 @@ async def test_what_a_server_is_asked() -> None:
     assert all(len(entry.top) == ENTROPY_TOP for entry in pair.entries)
 
 
+def test_each_family_is_in_both_halves() -> None:
+    """Questions come family by family in turn, as reasoning-gym's do here."""
+    pairs = [Pair(family, 1, 1, 2, 100, []) for _ in range(4) for family in ("sums", "words")]
+    for half in halves(pairs):
+        assert [pairs[place].family for place in half] == ["sums", "words"] * 2
+
+
 def test_where_thinking_always_is_best() -> None:
     with pytest.raises(UsageError, match="best to think always"):
         fitted(UNSURE * 5, Wish(1.0, None), "sum", 32)
 
 
 def test_what_is_written_is_a_part_of_a_profile(tmp_path: Path) -> None:
-    part = profile_part(Asked("my-model", KINDS, PAIRS), fitted(PAIRS, Wish(1.0, None), "sum", 8), "sum", 8)
+    part = profile_part(Asked("my-model", KINDS, PAIRS), fitted(PAIRS, Wish(1.0, None), "sum", 8), 8)
     path = tmp_path / "profile.toml"
     path.write_text(f"{(PROFILE_FOLDER / 'twogear_tiny.toml').read_text()}\n{part}")
     assert load_profile(path).modes["auto"] == AutoMode(
         direct="standard", thinking="reasoning", draft_tokens=8, threshold=-0.1, calibrated_for="my-model"
     )
+
+
+def test_a_fitted_signal_is_written_as_its_weights(tmp_path: Path) -> None:
+    fit = fitted(PAIRS, Wish(1.0, None), FITTED, 8)
+    assert isinstance(fit.signal, Weights)
+    assert fit.held_out.accuracy == 1.0
+    path = tmp_path / "profile.toml"
+    part = profile_part(Asked("my-model", KINDS, PAIRS), fit, 8)
+    path.write_text(f"{(PROFILE_FOLDER / 'twogear_tiny.toml').read_text()}\n{part}")
+    auto = load_profile(path).modes["auto"]
+    assert isinstance(auto, AutoMode)
+    assert auto.signal == fit.signal
+
+
+def test_where_no_signal_can_be_fitted() -> None:
+    with pytest.raises(UsageError, match="all wrong"):
+        fitted(UNSURE * 5, Wish(1.0, None), FITTED, 32)
 
 
 def test_questions_of_a_file(tmp_path: Path) -> None:

@@ -137,11 +137,11 @@ async def test_an_evaluation_counts_all_and_keeps_a_sample() -> None:
     assert found["command"] == "twogear eval modes --items 40 --seed 1 --families chain_sum"
 
 
-async def test_choosing_is_told_by_every_signal() -> None:
+async def test_choosing_is_told_by_every_signal(tmp_path: Path) -> None:
     """The right half of the direct answers is as sure as the wrong one here, but for the tokens themselves."""
     items = list(held_out_items(("chain_sum",), 12, 1))
     answers = {item.question.strip(): item.answer for item in items}
-    sure = set(list(answers)[::2])
+    sure = set(list(answers)[:6])
 
     def script(prompt_ids: list[int]) -> Iterator[int]:
         question, said = reading(prompt_ids)
@@ -155,13 +155,15 @@ async def test_choosing_is_told_by_every_signal() -> None:
     assert found["asked"] == 24
     assert found["summary"] == {"standard": 0.5, "reasoning": 1.0}
     assert found["oracle"]["accuracy"] == 1.0
-    assert set(found["signals"]) == {"sum", "mean", "least", "first", "entropy"}
+    assert found["longest"]["reasoning"] >= found["tokens"]["reasoning"]
+    assert set(found["signals"]) == {"sum", "mean", "least", "first", "entropy", "fitted"}
     for lengths in found["signals"].values():
         for told in lengths.values():
             assert 0 <= told["auc"] <= 1
             assert told["saving"]["1.0"] <= 1
     assert found["curves"]["sum"][0]["threshold"] is None
     assert "oracle" in _text_of(eval_auto._table(found))
+    assert "by fitted" in _plot_of(found, tmp_path)
 
 
 def _text_of(table: Table) -> str:
@@ -249,7 +251,7 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["needles", "--lengths", "4M"], "'4M' is no number of tokens"),
         (["needles", "--families", "chain_sum"], "'chain_sum' is none of single, distractors"),
         (["modes", "--lengths", "1024"], "--lengths goes with needles"),
-        (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, budgets and loops"),
+        (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, early, budgets and loops"),
         (["loops", "--families", "chain_sum"], "--families does not go with loops"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),

@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.thresholds import Drawn, Pair, auc, best, cheapest, curve, oracle
+from evals.thresholds import Drawn, Pair, Point, auc, best, cheapest, curve, oracle, signals_of
 
 
 def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = None) -> Pair:
     return Pair("sums", direct, thinking, tokens or len(logprobs) + 1, 100, [Drawn(one) for one in logprobs])
+
+
+def curve_of(pairs: list[Pair], draft_tokens: int) -> list[Point]:
+    return curve(pairs, signals_of(pairs, "sum", draft_tokens), draft_tokens)
+
+
+def auc_of(pairs: list[Pair]) -> float | None:
+    return auc(pairs, signals_of(pairs, "sum", 10))
 
 
 SURE, UNSURE, WRONG = pair(1, 1, -0.1, -0.1), pair(1, 1, -1.0, -1.0), pair(0, 1, -2.0, -0.1)
@@ -18,7 +26,7 @@ PAIRS = [WRONG, SURE, UNSURE]
 
 
 def test_a_curve_goes_from_thinking_always_to_never() -> None:
-    points = curve(PAIRS, "sum", 10)
+    points = curve_of(PAIRS, 10)
     assert [point.threshold for point in points] == pytest.approx([math.inf, -0.2, -2.0, -2.1])
     assert [point.accuracy for point in points] == pytest.approx([1, 1, 1, 2 / 3])
     assert [point.tokens for point in points] == pytest.approx([103, (3 + 2 * 103) / 3, (2 * 3 + 103) / 3, 3])
@@ -26,15 +34,15 @@ def test_a_curve_goes_from_thinking_always_to_never() -> None:
 
 def test_a_dropped_draft_costs_what_was_drawn() -> None:
     long = pair(0, 1, *[-1.0] * 50)
-    assert [point.tokens for point in curve([long], "sum", 4)] == [104, 51]
+    assert [point.tokens for point in curve_of([long], 4)] == [104, 51]
 
 
 def test_an_empty_draft_is_never_kept() -> None:
-    assert [point.accuracy for point in curve([pair(1, 0, tokens=1)], "sum", 4)] == [0]
+    assert [point.accuracy for point in curve_of([pair(1, 0, tokens=1)], 4)] == [0]
 
 
 def test_what_a_wish_finds() -> None:
-    points = curve(PAIRS, "sum", 10)
+    points = curve_of(PAIRS, 10)
     found = cheapest(points, 0.99)
     assert found is not None
     assert found.threshold == pytest.approx(-2.0)
@@ -46,9 +54,9 @@ def test_what_a_wish_finds() -> None:
 
 
 def test_a_signal_that_tells_right_from_wrong() -> None:
-    assert auc(PAIRS, "sum", 10) == 1
-    assert auc([SURE, UNSURE], "sum", 10) is None
-    assert auc([pair(1, 1, -1.0), pair(0, 1, -1.0)], "sum", 10) == 0.5
+    assert auc_of(PAIRS) == 1
+    assert auc_of([SURE, UNSURE]) is None
+    assert auc_of([pair(1, 1, -1.0), pair(0, 1, -1.0)]) == 0.5
 
 
 @given(
@@ -66,5 +74,5 @@ def test_a_signal_that_tells_right_from_wrong() -> None:
 )
 def test_no_threshold_is_better_than_the_oracle(pairs: list[Pair], draft_tokens: int) -> None:
     top = oracle(pairs, draft_tokens)
-    for point in curve(pairs, "mean", draft_tokens):
+    for point in curve(pairs, signals_of(pairs, "mean", draft_tokens), draft_tokens):
         assert point.accuracy <= top.accuracy + 1e-9

@@ -22,7 +22,7 @@ from server.cli_errors import UsageError
 from server.core.drafted import DraftedChoice
 from server.core.plan import ChoicePlan, Draft
 from server.core.scheduler import Lane
-from server.modes.confidence import Signal, confidence
+from server.modes.confidence import ENTROPY_TOP, Signal, Weights, confidence, likeliest_needed
 from server.modes.mode import Modes
 from server.modes.profile import PROFILE_FOLDER, AutoMode, Profile, load_profile
 from server.modes.start_report import report, warnings
@@ -34,9 +34,11 @@ from tests.server.test_http import error_of
 from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
 
 CHAT = "/v1/chat/completions"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "twogear_tiny_auto.toml"
 ANSWER, THOUGHT = "Forty-two é", "so 12 é\nand"
 KEPT, DROPPED = -(10.0**6), 0.0
 """Thresholds that any draft reaches, and that none does: the engine is never quite sure of a token."""
+WEIGHED = Weights(bias=1.0, sum=0.5, entropy=1.0, length=-0.1)
 CHOSEN = {KEPT: "standard", DROPPED: "reasoning"}
 
 Served = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -93,7 +95,10 @@ def without_choice(answer: dict[str, Any]) -> dict[str, Any]:
 
 RULES: list[dict[str, Any]] = [
     {"threshold": threshold, "draft_tokens": draft_tokens, "signal": signal}
-    for threshold, signals in ((KEPT, ("sum", "mean", "least", "first", "entropy")), (DROPPED, ("sum", "first")))
+    for threshold, signals in (
+        (KEPT, ("sum", "mean", "least", "first", "entropy", WEIGHED)),
+        (DROPPED, ("sum", WEIGHED)),
+    )
     for draft_tokens in (1, 4, 30)
     for signal in signals
 ]
@@ -426,6 +431,12 @@ def test_a_draft_that_is_set_back_goes_on(fmt: ChatFormat, *, kept: bool) -> Non
     assert choice.generation.prompt_ids == ([1, 2, 11, 12] if kept else [1, 3])
 
 
+def in_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {in_toml(one)}' for name, one in value.items())} }}"
+    return "inf" if value == math.inf else json.dumps(value)
+
+
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
@@ -435,13 +446,15 @@ def test_a_draft_that_is_set_back_goes_on(fmt: ChatFormat, *, kept: bool) -> Non
         ({"threshold": 0.5}, "<= 0.0"),
         ({"threshold": None}, "threshold"),
         ({"signal": "luck"}, "luck"),
+        ({"signal": {"luck": 1.0}}, "luck"),
+        ({"signal": {"sum": math.inf}}, "a weight must be a finite number"),
         ({"draft_tokens": 0}, "draft_tokens"),
         ({"temperature": 1.0}, "temperature"),
     ],
 )
 def test_a_wrong_profile(tmp_path: Path, rule: dict[str, Any], told: str) -> None:
     given = {"kind": "auto", "direct": "standard", "thinking": "reasoning", "threshold": -1.0, **rule}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if value is not None]
+    lines = [f"{name} = {in_toml(value)}" for name, value in given.items() if value is not None]
     path = tmp_path / "wrong.toml"
     path.write_text("\n".join([(PROFILE_FOLDER / "twogear_tiny.toml").read_text(), "[modes.auto]", *lines]))
     with pytest.raises(UsageError) as caught:
@@ -458,12 +471,37 @@ def test_confidence(signal: Signal, value: float) -> None:
     assert confidence(signal, ENTRIES) == pytest.approx(value)
 
 
+def test_confidence_by_weights() -> None:
+    """The log of a logistic function, however far the odds go."""
+    odds = 1.0 + 0.5 * -2.4 + 2.0 * -2.0 - 0.1 * 3
+    weights = Weights(bias=1.0, sum=0.5, least=2.0, length=-0.1)
+    assert confidence(weights, ENTRIES) == pytest.approx(-math.log1p(math.exp(-odds)))
+    assert confidence(Weights(bias=-900.0), ENTRIES) == -900.0
+    assert confidence(Weights(bias=900.0), ENTRIES) == 0.0
+    asked = [likeliest_needed(one) for one in (weights, Weights(entropy=1.0), "entropy")]
+    assert asked == [0, ENTROPY_TOP, ENTROPY_TOP]
+
+
 def test_confidence_by_entropy() -> None:
     """All tokens that are not told apart count as one."""
     shares = [math.exp(-1.0), math.exp(-2.0)]
     shares.append(1.0 - sum(shares))
     assert confidence("entropy", ENTRIES) == pytest.approx(sum(share * math.log(share) for share in shares))
     assert confidence("entropy", [TokenLogprob(0.0, [(1, 0.0), (2, -math.inf)])]) == 0.0
+
+
+def test_the_example_is_the_embedded_models_profile_with_a_mode_more(fmt: ChatFormat, profile: Profile) -> None:
+    """Its threshold was measured on that model."""
+    example = load_profile(EXAMPLE)
+    assert {name: mode for name, mode in example.modes.items() if name != "auto"} == dict(profile.modes)
+    assert (example.default_mode, example.dialects, example.format) == (
+        profile.default_mode,
+        profile.dialects,
+        profile.format,
+    )
+    assert isinstance(example.modes["auto"], AutoMode)
+    told = list(warnings(Modes.of(example, fmt), fmt, example, EXAMPLE.stem, "twogear-tiny"))
+    assert told == list(warnings(Modes.of(profile, fmt), fmt, profile, "twogear_tiny", "twogear-tiny"))
 
 
 @pytest.mark.parametrize(
