@@ -38,16 +38,16 @@ from server.cli_errors import UsageError
 from server.core.adapters import base_warnings, numbered
 from server.core.serving import Serving
 from server.engine_client import EngineStatus
+from server.http.config import server_config
 from server.http.connections import Connections
-from server.http.protocol import protocol_of
-from server.http.tls import Config
+from server.http.front_ends.processes import FrontEnds, share
 from server.modes.checkpoint_sampling import with_sampling
 from server.modes.mode import TRIED_MESSAGES, Modes
 from server.modes.profile import Profile, load_profile, shipped_profile, styles_of
 from server.modes.resolve import check_names
 from server.modes.start_report import report, warnings
 from server.offload import prefer_event_loop
-from server.replicas import engine_of
+from server.replicas import check_heads, engine_of
 from server.settings import Settings
 from server.start_display import StartDisplay
 from server.telemetry.observers import open_observers
@@ -58,7 +58,6 @@ POLL_SECONDS = 0.1
 FETCHED = ["tokenizer*.json", "config.json", "generation_config.json", "chat_template.*", "hf_quant_config.json"]
 TRY_SECONDS = 60
 THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
-CLOSE_SECONDS = 2  # for connections to end once nothing is left to wait for
 
 
 def launch(settings: Settings, engine_options: Sequence[str]) -> int:
@@ -71,16 +70,18 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     _configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
-    listener = bind(settings.host, settings.port)
+    listeners = bind_all(settings.host, settings.port, settings.api_server_count)
     engine = engine_of(settings, engine_options, numbered(settings.lora_modules))
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
         check_names([settings.model_name, *(module.name for module in settings.lora_modules)], app.state.serving.modes)
     except ValueError as error:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         raise UsageError(f"{settings.model}: {error}") from error
     choices = engine_defaults(settings.model, engine_options)
-    server = DrainingServer(app.state.serving, loaded_config(app, settings))
+    front_ends = FrontEnds(app, settings, listeners) if len(listeners) > 1 else None
+    server = DrainingServer(app.state.serving, loaded_config(app, settings), front_ends)
     display = StartDisplay(console, choices if settings.verbose else ())
     name = (settings.profile or choose_profile(folder, settings)).stem
     modes = app.state.serving.modes
@@ -93,7 +94,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     prefer_event_loop()
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, display))
+        runner.run(_serve(server, listeners, display))
     return 0
 
 
@@ -106,7 +107,7 @@ def open_address_warning(settings: Settings, *, has_keys: bool) -> str:
 
 def connections_warning(settings: Settings) -> str:
     """That there can be fewer connections than the settings allow. Empty where there can be all."""
-    most = Connections(settings).most
+    most = Connections(share(settings, settings.api_server_count)).most * settings.api_server_count
     if most >= settings.max_connections:
         return ""
     return (
@@ -122,28 +123,6 @@ def committed_warning(settings: Settings, ready: Ready) -> str:
     return "--max-committed is off: this engine cannot tell which pages a request takes (see its log, page counts)."
 
 
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the app."""
-    connections = Connections(settings)
-    return Config(
-        app,
-        connections,
-        http=protocol_of(connections),
-        ws="none",
-        backlog=connections.backlog,
-        log_config=None,
-        access_log=settings.verbose,
-        timeout_keep_alive=settings.keep_alive,
-        timeout_graceful_shutdown=CLOSE_SECONDS,
-        ssl_keyfile=settings.ssl_keyfile,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile_password=settings.ssl_keyfile_password,
-        ssl_ca_certs=settings.ssl_ca_certs,
-        ssl_cert_reqs=settings.ssl_cert_reqs,
-        ssl_ciphers=settings.ssl_ciphers,
-    )
-
-
 def loaded_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The same with its files read; raises UsageError where they are no certificate and its key."""
     config = server_config(app, settings)
@@ -154,11 +133,11 @@ def loaded_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return config
 
 
-async def _serve(server: "DrainingServer", listener: socket.socket, display: StartDisplay) -> None:
+async def _serve(server: "DrainingServer", listeners: list[socket.socket], display: StartDisplay) -> None:
     reloading = Reloading(server)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     try:
         scheme = "https" if server.config.is_ssl else "http"
         failure = await _watch_start(server, display, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
@@ -196,11 +175,13 @@ class DrainingServer(uvicorn.Server):
 
     After half of the time, thinking is closed for the model: a request that would have ended anyway is not cut, and
     all others have as long for their answers. It listens until the end, so that probes and late clients get an answer.
+    With `front_ends`, these listen.
     """
 
-    def __init__(self, serving: Serving, config: uvicorn.Config) -> None:
+    def __init__(self, serving: Serving, config: uvicorn.Config, front_ends: FrontEnds | None = None) -> None:
         super().__init__(config)
         self.serving = serving
+        self.front_ends = front_ends
         self._drain_since: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -220,12 +201,24 @@ class DrainingServer(uvicorn.Server):
         # A client that went on using its connection would find it closed one day.
         self.config.encoded_headers.append((b"connection", b"close"))
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        if self.front_ends is not None:
+            self.front_ends.headers.append((b"connection", b"close"))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn at the start."""
+        if self.front_ends is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        self.front_ends.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn at the end: what still runs ends with an error of ours, before it would be cancelled."""
         if self.serving.running:
             logger.warning("%d requests did not end in time and get an error.", self.serving.running)
         await self.serving.engine.close()
+        if self.front_ends is not None:
+            await self.front_ends.close()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -321,21 +314,39 @@ def _has_terminal() -> bool:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to the address, so that nobody takes it while the model loads; raises UsageError."""
+    return bind_all(host, port, 1)[0]
+
+
+def bind_all(host: str, port: int, number: int) -> list[socket.socket]:
+    """So many sockets of the address, between which the kernel divides connections. Raises UsageError.
+
+    The first takes the port for itself, and shares it only then: a port of another server is not shared with that.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise UsageError(f"there is no address {host!r} to listen on") from error
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listeners: list[socket.socket] = []
     try:
-        listener.bind(address)
-        listener.listen()
+        for shares in range(number):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shares:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+            if number > 1:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            address = listener.getsockname()
+        for listener in listeners:
+            listener.listen()
     except OSError as error:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         if error.errno == errno.EADDRINUSE:
             raise UsageError(f"port {port} on {host} is taken; choose another with --port") from error
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
+    return listeners
 
 
 def tokenizer_folder(model: str) -> Path:
@@ -347,11 +358,12 @@ def tokenizer_folder(model: str) -> Path:
 def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]) -> Settings:
     """With the format that the weights of the checkpoint in `folder` are held in.
 
-    Raises UsageError where they cannot be held as `--weights` asks.
+    Raises UsageError where they cannot be held as `--weights` asks, or be shared as `engine_options` ask.
     """
     if not (folder / "config.json").is_file():
         return settings
     try:
+        check_heads(read_config(folder), engine_options)
         check_weights(folder, settings.model, settings.weights)
         machine = Machine.detect()
         if machine.platform == "cpu":

@@ -1,9 +1,10 @@
 """The engines of one server, as one client: a single one, or several that each have their part of the machine."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from engine.defaults import REPLICA, Machine, parallel_sizes
 from engine.messages import Adapter
@@ -51,6 +52,19 @@ def environments(replicas: int, options: Sequence[str], machine: Machine) -> lis
     return [
         {**part, DEVICES: ",".join(devices[number * ranks : (number + 1) * ranks])} for number, part in enumerate(parts)
     ]
+
+
+def check_heads(config: Mapping[str, Any], options: Sequence[str]) -> None:
+    """Raises UsageError where the ranks of an engine cannot share the attention heads of the model with this config."""
+    tensor, _ = parallel_sizes(options)
+    of_text = config.get("text_config")
+    heads = (of_text if isinstance(of_text, Mapping) else config).get("num_attention_heads")
+    if not isinstance(heads, int) or heads % tensor == 0:
+        return
+    fitting = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
+    raise UsageError(
+        f"--tensor-parallel-size {tensor} does not divide the model's {heads} attention heads; these do: {fitting}."
+    )
 
 
 def _check(replicas: int, ranks: int, there: int, one: str, several: str) -> None:

@@ -128,6 +128,8 @@ class Settings:
     """The URL that traces are sent to; None: there are none."""
     data_parallel_size: int = 1
     """How many engines there are; requests are routed between them (`server.routing`)."""
+    api_server_count: int = 1
+    """How many processes speak HTTP, all on one port (`server.http.front_ends`); 1: the server does so itself."""
     drain_seconds: float = 10.0
     """How long running requests may go on after a termination signal; thinking is closed after half of it."""
     engine_timeout: float = 300.0

@@ -12,7 +12,8 @@ from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from server.app import create_app
 from server.engine_client import EngineClient
-from server.launch import DrainingServer, bind, server_config
+from server.http.config import server_config
+from server.launch import DrainingServer, bind
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, Script

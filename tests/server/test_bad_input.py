@@ -21,7 +21,8 @@ from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
 from server.app import create_app
 from server.core.grammar_pool import POOL
-from server.launch import DrainingServer, bind, server_config
+from server.http.config import server_config
+from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.offload import LONG
 from server.settings import Settings

@@ -16,7 +16,8 @@ from chat_templates.format import ChatFormat
 from server.access.keys import hash_of, keys_of
 from server.app import create_app
 from server.core.serving import Serving
-from server.launch import DrainingServer, Reloading, server_config
+from server.http.config import server_config
+from server.launch import DrainingServer, Reloading
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

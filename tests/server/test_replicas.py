@@ -10,9 +10,10 @@ import pytest
 from chat_templates.format import ChatFormat
 from engine.defaults import Machine
 from engine.messages import Adapter, Delta, Generate, PageGroup, Sampling, Stats
+from server import cli
 from server.cli_errors import UsageError
 from server.engine_client import EngineLost, EngineStatus, EngineUnavailable, RequestFailed
-from server.replicas import environments
+from server.replicas import check_heads, environments
 from server.replicated_engine_client import ReplicatedEngineClient
 from server.routing import BLOCK
 from tests.fake_engine import FakeEngine
@@ -174,6 +175,22 @@ def test_there_must_be_room(
     with pytest.raises(UsageError) as caught:
         environments(replicas, options, machine)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [{"num_attention_heads": 6}, {"text_config": {"num_attention_heads": 6}}])
+def test_ranks_must_divide_the_heads(config: dict[str, Any]) -> None:
+    check_heads(config, ["--tensor-parallel-size", "3"])
+    check_heads({}, ["--tensor-parallel-size", "4"])
+    with pytest.raises(UsageError) as caught:
+        check_heads(config, ["--tensor-parallel-size=4"])
+    told = "--tensor-parallel-size 4 does not divide the model's 6 attention heads; these do: 1, 2, 3, 6."
+    assert str(caught.value) == told
+
+
+def test_what_does_not_fit_is_refused_at_start_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--port", "0", "--", "--tensor-parallel-size", "4"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "does not divide the model's 6 attention heads" in line] == told
 
 
 def test_stats_of_engines_that_have_told_nothing() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
-from server.launch import DrainingServer, bind, server_config
+from server.http.config import server_config
+from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -28,6 +28,7 @@ FOLLOWED = {
 CONSOLES = [block for block in BLOCKS if block.language == "console"]
 COMMANDS = [block for block in BLOCKS if block.language in ("bash", "sh") and block not in EXAMPLES]
 OTHERS = {"cp", "curl", "docker", "export", "helm", "kubectl", "set", "lm_eval", "claude", "open-webui"}
+OTHERS |= {"litellm", "smg", "vllm-router"}
 """What is no command of this repository."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

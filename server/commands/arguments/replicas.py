@@ -1,4 +1,4 @@
-"""The flag of `twogear serve` for several engines behind one front end."""
+"""The flags of `twogear serve` for several engines and several front ends."""
 
 import argparse
 
@@ -17,4 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         default=DEFAULTS.data_parallel_size,
         help="so many engines, each with its part of the cores, or with GPUs of its own",
+    )
+    group.add_argument(
+        "--api-server-count",
+        type=positive,
+        metavar="N",
+        default=DEFAULTS.api_server_count,
+        help="so many processes that speak HTTP, all on one port; 1: the server itself does",
     )
