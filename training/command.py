@@ -1,14 +1,25 @@
 """`twogear train STAGE`: trains a recipe's stages, or has a checkpoint learn from rewards, or promotes a run."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.cli_errors import UsageError
 from server.settings import EMBEDDED_MODEL
 from training.recipe import Recipe, load
 
+if TYPE_CHECKING:
+    import torch
+
+    from training.ranks import Ranks
+
+ALONE = {
+    "agapo": "its engine takes the whole policy from one",
+    "promote": "it evaluates with one server",
+}
 HELP = "train a checkpoint from fresh weights, stage by stage"
 
 
@@ -46,7 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the stages. Raises UsageError for a recipe that cannot be read."""
+    """Runs the stages, alone or with the processes that torchrun started. Raises UsageError for what cannot be run."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        return _run(args, int(os.environ.get("WORLD_SIZE", "1")))
+    except UsageError:
+        if rank == 0:
+            raise
+        return 2  # the first process says why
+
+
+def _run(args: argparse.Namespace, processes: int) -> int:
+    if args.stage in ALONE and processes > 1:
+        raise UsageError(
+            f"{args.stage} is not for {processes} processes: {ALONE[args.stage]}; start it without torchrun"
+        )
     if args.stage == "promote":
         return _promote(args)
     if args.folder is not None:
@@ -55,26 +80,38 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.run or Path("runs") / args.recipe.stem
     _check(args, recipe)
     from training import stages  # noqa: PLC0415  (torch and transformers take seconds to import)
-    from training.extend import GateNotPassedError  # noqa: PLC0415
-    from training.trainer import StoppedError, Trainer  # noqa: PLC0415
 
     device = stages.prepare(args.threads)
     if args.stage == "agapo":
         stages.run_agapo(recipe, folder, device)
         return 0
+    from training.ranks import joined  # noqa: PLC0415
+
+    with joined() as ranks:
+        return _train(args, recipe, folder, device, ranks)
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, folder: Path, device: "torch.device", ranks: "Ranks") -> int:
+    """The exit code of a run's stages."""
+    from training import stages  # noqa: PLC0415
+    from training.extend import GateNotPassedError  # noqa: PLC0415
+    from training.trainer import StoppedError, Trainer  # noqa: PLC0415
+
+    told, file = f"finished; the checkpoint is in {folder / 'checkpoint'}", sys.stdout
+    code = 0
     stopping = stages.Stopping(args.hours)
     with stopping.heeding_signals():
         try:
-            trainer = Trainer(recipe, folder, device, scale=args.scale, stop=stopping)
+            trainer = Trainer(recipe, folder, device, scale=args.scale, stop=stopping, ranks=ranks)
             stages.run(trainer, None if args.stage == "all" else args.stage)
         except StoppedError:
-            print(f"stopped; the same command goes on from {folder / 'state.pt'}", flush=True)
-            return 0 if stopping.signal is None else 128 + signal.Signals(stopping.signal)
+            told = f"stopped; the same command goes on from {folder / 'state.pt'}"
+            code = 0 if stopping.signal is None else 128 + signal.Signals(stopping.signal)
         except GateNotPassedError as failure:
-            print(f"twogear: not passed: {failure}", file=sys.stderr)
-            return 1
-    print(f"finished; the checkpoint is in {trainer.checkpoint}")
-    return 0
+            told, file, code = f"twogear: not passed: {failure}", sys.stderr, 1
+    if ranks.is_first:
+        print(told, file=file, flush=True)
+    return code
 
 
 def _promote(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ their window, global layers have no positions: nothing but the weights changes f
 import asyncio
 import json
 import random
+from pathlib import Path
 from typing import Any, Protocol
 
 from transformers.utils.logging import disable_progress_bar
@@ -57,7 +58,7 @@ async def train_to_gate(trainer: Trainer, stage: ExtendStage, gate: Gate) -> Non
     texts = LongTexts(trainer, stage)
     at = trainer.position
     while True:
-        with shown(stage.name, stage.most_tokens, at.stage_tokens) as show:
+        with shown(stage.name, stage.most_tokens, at.stage_tokens, hidden=not trainer.ranks.is_first) as show:
             while at.stage_tokens < next_gate(stage, at):
                 rate = learning_rate(stage, at)
                 found = trainer.step(texts.next(), rate)
@@ -133,14 +134,16 @@ async def _test(trainer: Trainer, stage: ExtendStage, gate: Gate) -> tuple[bool,
     while lengths[-1] < stage.length:
         lengths.append(lengths[-1] * 2)
     seed = trainer.recipe.seed * 1000 + trainer.position.step
-    asked = gate.measure(stage.gate_families, lengths, items=stage.gate_items, seed=seed)
-    result = await _unless_stopped(trainer, asyncio.ensure_future(asked))
-    folder = trainer.folder / "needles"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{stage.name}-{trainer.position.step:06}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    eval_plots.draw(result, path.with_suffix(".svg"))
-    eval_needles.show(result)
+    result: dict[str, Any] | None = None
+    if trainer.ranks.is_first:
+        asked = gate.measure(stage.gate_families, lengths, items=stage.gate_items, seed=seed)
+        result = await _unless_stopped(trainer, asyncio.ensure_future(asked))
+    result = trainer.ranks.from_first(result)
+    if result is None:
+        raise StoppedError
+    path = trainer.folder / "needles" / f"{stage.name}-{trainer.position.step:06}.json"
+    if trainer.ranks.is_first:
+        _keep_map(result, path)
     summary = result["summary"]
     trainer.log({"length": stage.length, "needles": summary})
     told = (
@@ -150,11 +153,19 @@ async def _test(trainer: Trainer, stage: ExtendStage, gate: Gate) -> tuple[bool,
     return summary["worst"] >= stage.gate, told
 
 
-async def _unless_stopped(trainer: Trainer, asked: "asyncio.Future[dict[str, Any]]") -> dict[str, Any]:
-    """What the test finds. Raises StoppedError where the run is asked to stop meanwhile; its state is saved already."""
+def _keep_map(result: dict[str, Any], path: Path) -> None:
+    """Writes a test's result and its map, and prints it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    eval_plots.draw(result, path.with_suffix(".svg"))
+    eval_needles.show(result)
+
+
+async def _unless_stopped(trainer: Trainer, asked: "asyncio.Future[dict[str, Any]]") -> dict[str, Any] | None:
+    """What the test finds; None where the run is asked to stop meanwhile, whose state is saved already."""
     while not asked.done():
         await asyncio.wait([asked], timeout=_LOOK_SECONDS)
         if trainer.stop():
             asked.cancel()
-            raise StoppedError
+            return None
     return asked.result()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule
 from transformers import Exaone4ForCausalLM
 from transformers.models.exaone4.modeling_exaone4 import Exaone4DecoderLayer
 
@@ -111,6 +112,13 @@ class Kept:
     made_inverse: torch.Tensor  # (M)
 
 
+def learnt_logits(
+    model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor | None
+) -> torch.Tensor:
+    """The float32 logits (M, V) behind the tokens that `mask` names; arguments as of `hidden_states`."""
+    return model.lm_head(hidden_states(model, ids, mask, counts)).float()  # type: ignore[no-any-return]
+
+
 def hidden_states(
     model: Exaone4ForCausalLM, ids: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -139,7 +147,7 @@ def hidden_states(
 
 def _is_for(model: Exaone4ForCausalLM, ids: torch.Tensor) -> bool:
     """Whether this is what the kernels are written for."""
-    if ids.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    if ids.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or isinstance(model, FSDPModule):
         return False
     config = model.config
     return (

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -78,11 +79,11 @@ def compile_body(model: Exaone4ForCausalLM, backend: str = "inductor") -> None:
     model.model.compile(dynamic=True, backend=backend)
 
 
-def save(model: Exaone4ForCausalLM, folder: Path) -> None:
+def save(config: Exaone4Config, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Writes configs and bf16 `model.safetensors`; with a tokenizer beside them, `twogear serve` takes the folder."""
-    copy = Exaone4ForCausalLM._from_config(model.config, dtype=torch.bfloat16)
-    copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()})
+    copy = Exaone4ForCausalLM._from_config(config, dtype=torch.bfloat16)
+    copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in weights.items()})
     copy.config.dtype = "bfloat16"
     copy.save_pretrained(folder)
-    generation = {"eos_token_id": model.config.eos_token_id, "pad_token_id": model.config.pad_token_id}
+    generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def shown(name: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar at `done` of `total`; what it gives is told how many are done."""
+def shown(name: str, total: int, done: int, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar at `done` of `total`; what it gives is told how many are done. `hidden`: nothing on a terminal either."""
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+    with Progress(*columns, disable=hidden or not sys.stdout.isatty()) as progress:
         bar = progress.add_task(name, total=total, completed=done)
         yield lambda now: progress.update(bar, completed=min(now, total))

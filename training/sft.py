@@ -51,7 +51,7 @@ def train(trainer: Trainer, stage: SftStage) -> None:
     source = ExampleSource(stage.mix, trainer.fmt)
     stream = ExampleStream(source, f"{trainer.recipe.seed}/{stage.name}", at, stage.learns)
     losses: dict[Mode, list[float]] = {mode: [] for mode in _MODES}
-    with shown(stage.name, stage.tokens, at.stage_tokens) as show:
+    with shown(stage.name, stage.tokens, at.stage_tokens, hidden=not trainer.ranks.is_first) as show:
         while at.stage_tokens < stage.tokens:
             progress = at.stage_tokens / stage.tokens
             batch = stream.next(progress)
@@ -75,8 +75,7 @@ def _check(
     told = {mode: [share for key, share in shares.items() if key.endswith(mode)] for mode in _MODES}
     right = ", ".join(f"{mode} {sum(values) / len(values):.1%}" for mode, values in told.items())
     at = trainer.position
-    print(
+    trainer.tell(
         f"{stage.name}: {at.stage_tokens:,} of {stage.tokens:,} tokens, {at.seconds / 60:.0f} minutes; "
-        f"loss {means}; whole answers: {right}",
-        flush=True,
+        f"loss {means}; whole answers: {right}"
     )

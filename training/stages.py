@@ -43,7 +43,7 @@ class Stopping:
 
 
 def prepare(threads: int | None) -> torch.device:
-    """The device that is trained on: the GPU where there is one, else the CPU with so many threads."""
+    """The device that is trained on: a GPU where there is one, each process its own, else the CPU with the threads."""
     memory.keep()
     if threads:
         torch.set_num_threads(threads)
@@ -51,17 +51,21 @@ def prepare(threads: int | None) -> torch.device:
 
 
 def run(trainer: Trainer, until: str | None = None) -> None:
-    """The stages that are left, up to `until` where one is named. Raises GateNotPassedError, StoppedError."""
+    """The stages that are left, up to `until` where one is named.
+
+    Raises GateNotPassedError, StoppedError, and UsageError where a stage is not for so many processes.
+    """
     names = [stage.name for stage in trainer.recipe.stages]
     last = len(names) - 1 if until is None else names.index(until)
+    trainer.ranks.check(trainer.recipe.stages[trainer.position.stage : last + 1])
     while trainer.position.stage <= last:
-        if trainer.stop():
+        if trainer.is_stopping():
             raise StoppedError
         _train(trainer)
         trainer.end_stage()
         done = trainer.finished[-1]
-        print(f"{done.stage}: finished, {done.tokens:,} tokens in {done.seconds / 60:.1f} minutes", flush=True)
-    if not (trainer.checkpoint / "config.json").exists():
+        trainer.tell(f"{done.stage}: finished, {done.tokens:,} tokens in {done.seconds / 60:.1f} minutes")
+    if trainer.ranks.from_first(not (trainer.checkpoint / "config.json").exists()):
         trainer.export()
 
 

@@ -9,26 +9,31 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import Exaone4ForCausalLM
 
 from chat_templates.format import ChatFormat
 from server.cli_errors import UsageError
 from training import model as model_files
+from training import ranks as processes
 from training import tokenizer as tokenizer_files
 from training.average import mean
 from training.batches import IGNORED, Batch
-from training.fused_layer import hidden_states
+from training.fused_layer import learnt_logits
 from training.optimizer import Optimizer
 from training.plot import draw_curve
+from training.ranks import Ranks
 from training.recipe import MeanStage, Recipe, SftStage, Stage, scaled
 from training.run_folder import RunFolder
 
 _CLIP = 1.0
+_WITHOUT = "they run by PyTorch's operations, since our fused layer reads whole weights, and they are not compiled"
 
 
 class StoppedError(Exception):
@@ -86,11 +91,13 @@ class Trainer:
         *,
         scale: float = 1.0,
         stop: Callable[[], bool] = lambda: False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.whole, self.scale, self.recipe = recipe, scale, scaled(recipe, scale)
         self.folder = folder
         self.stop = stop
-        self.files = RunFolder(folder)
+        self.ranks = ranks or Ranks()
+        self.files = RunFolder(folder, self.ranks)
         folder.mkdir(parents=True, exist_ok=True)
         self._prepare_tokenizer()
         self.fmt = ChatFormat.from_folder(folder)
@@ -98,11 +105,15 @@ class Trainer:
             recipe.model, eos_token_id=self.fmt.end_of_turn_id, pad_token_id=0, bos_token_id=1
         )
         self.model: Exaone4ForCausalLM = model_files.build(config, recipe.seed)
-        model_files.move(self.model, device)
+        if self.ranks.size == 1:
+            model_files.move(self.model, device)
+        else:
+            self.ranks.shard(self.model, device)
+            self.tell(f"{self.ranks.size} processes, each with a part of every layer's weights: {_WITHOUT}")
         self.optimizer = Optimizer(self.model, weight_decay=recipe.weight_decay)
         kept = self.files.resume(self.model, self.optimizer)
         self.position = Position(**kept.get("at", {}))
-        self.ends: dict[str, dict[str, torch.Tensor]] = kept.get("ends", {})
+        self.ends: dict[str, dict[str, torch.Tensor]] = kept.get("ends", {}) if self.ranks.is_first else {}
         self.finished = [Finished(**one) for one in kept.get("finished", ())]
         self._counted = time.monotonic()
 
@@ -112,10 +123,12 @@ class Trainer:
             kept = torch.load(self.files.state, map_location="cpu", weights_only=True)["position"]
             if kept["digest"] != self.whole.digest:
                 raise UsageError(f"{self.files.state} is of another recipe ({kept['digest']}); name another folder")
-            for name, text in kept["tokenizer"].items():
-                (self.folder / name).write_text(text)
-        elif not (self.folder / tokenizer_files.FILES[0]).exists():
+            if self.ranks.is_first:
+                for name, text in kept["tokenizer"].items():
+                    (self.folder / name).write_text(text)
+        elif self.ranks.is_first and not (self.folder / tokenizer_files.FILES[0]).exists():
             tokenizer_files.save(tokenizer_files.train(self.whole.model.vocabulary_size, self.whole.seed), self.folder)
+        self.ranks.wait()
 
     @property
     def checkpoint(self) -> Path:
@@ -153,21 +166,34 @@ class Trainer:
 
     def backward(self, batches: Sequence[Batch]) -> tuple[float, float]:
         """Adds the gradient of the batches' mean loss; that, and the share of learnt tokens that were the likeliest."""
-        total, right = 0.0, []
-        for batch in batches:
-            loss, correct = forward_loss(self.model, batch)
-            (loss / len(batches)).backward()
-            total += loss.item() / len(batches)
-            right.append(correct.cpu())
-            self.position.tokens += batch.ids.numel()
-            self.position.stage_tokens += batch.ids.numel()
+        total, right, learnt = 0.0, 0.0, 0
+        for share in self.ranks.shares(batches):
+            loss, correct = forward_loss(self.model, share.batch)
+            loss = loss * share.weight / len(batches)
+            loss.backward()
+            total += loss.item() / self.ranks.size
+            right += float(correct.sum())
+            learnt += correct.numel()
+        total, right, of = self.ranks.totals(total, right, learnt)
+        tokens = sum(batch.ids.numel() for batch in batches)
+        self.position.tokens += tokens
+        self.position.stage_tokens += tokens
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is no longer finite at step {self.position.step}; lower learning_rate")
-        return round(total, 5), round(float(torch.cat(right).float().mean()), 4)
+        return round(total, 5), round(right / of, 4)
+
+    def is_stopping(self) -> bool:
+        """Whether the run was asked to stop, in any of its processes."""
+        return self.ranks.is_any(self.stop())
+
+    def tell(self, text: str) -> None:
+        """Prints a line, by the first process."""
+        if self.ranks.is_first:
+            print(text, flush=True)
 
     def after_step(self) -> None:
         """Saves where that is due. Raises StoppedError where the run was asked to stop."""
-        if self.stop():
+        if self.is_stopping():
             self.save()
             raise StoppedError
         if self.position.step % self.recipe.save_every == 0:
@@ -195,7 +221,7 @@ class Trainer:
 
     def take_mean(self, stage: MeanStage) -> None:
         """The mean of the stages' last weights in place of the model's."""
-        self.model.load_state_dict(mean([self.ends[name] for name in stage.of]))
+        processes.load(self.model, mean([self.ends[name] for name in stage.of]) if self.ranks.is_first else {})
         self.optimizer = Optimizer(self.model, weight_decay=self.recipe.weight_decay)
 
     def end_stage(self) -> None:
@@ -210,23 +236,28 @@ class Trainer:
                 self.position.tokens - int(tokens),
                 round(self.position.seconds - seconds, 1),
                 self.scale,
-                made_by(self.model.device),
+                made_by(self.model.device, self.ranks.size),
             )
         )
         self.position = self.position.next_stage()
-        self.ends[stage.name] = {name: one.detach().cpu().clone() for name, one in self.model.state_dict().items()}
+        weights = self.ranks.gathered(self.model.state_dict())
+        if self.ranks.is_first:
+            self.ends[stage.name] = {name: one.detach().cpu().clone() for name, one in weights.items()}
         means = [one for one in self.recipe.stages[self.position.stage :] if isinstance(one, MeanStage)]
         needed = {name for one in means for name in one.of}
         self.ends = {name: weights for name, weights in self.ends.items() if name in needed}
         self.save()
         self.export()
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage) and self.ranks.is_first:
             draw_curve(self.files.metrics, self.folder / "curve.svg")
 
     def export(self) -> None:
         """Writes the checkpoint folder, and the run's record beside it."""
+        weights = self.ranks.gathered(self.model.state_dict())
+        if not self.ranks.is_first:
+            return
         self.checkpoint.mkdir(exist_ok=True)
-        model_files.save(self.model, self.checkpoint)
+        model_files.save(self.model.config, weights, self.checkpoint)
         for name in tokenizer_files.FILES:
             (self.checkpoint / name).write_text((self.folder / name).read_text())
         record = {
@@ -241,23 +272,26 @@ class Trainer:
 
 
 def forward_loss(model: Exaone4ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy of the learnt tokens, and the (learnt,) predictions' correctness."""
+    """Mean cross-entropy of the learnt tokens, 0 where there are none; the (learnt,) predictions' correctness."""
     ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
     counts = None if batch.counts is None else batch.counts.to(model.device)
     learnt = labels != IGNORED
     with torch.autocast(model.device.type, torch.bfloat16):
-        logits = model.lm_head(hidden_states(model, ids, learnt, counts)).float()  # (learnt, V)
+        compute = model.learnt_logits if isinstance(model, FSDPModule) else partial(learnt_logits, model)
+        logits = compute(ids, learnt, counts)  # type: ignore[operator]  # (learnt, V); ranks.py gave it the method
     targets = labels[learnt]
-    return torch.nn.functional.cross_entropy(logits, targets), logits.argmax(-1) == targets
+    loss = torch.nn.functional.cross_entropy(logits, targets) if len(targets) else logits.sum()
+    return loss, logits.argmax(-1) == targets
 
 
-def made_by(device: torch.device) -> dict[str, Any]:
-    """What a stage was trained by: commit, torch, device, threads."""
+def made_by(device: torch.device, processes: int) -> dict[str, Any]:
+    """What a stage was trained by: commit, torch, device, threads of each process, processes."""
     return {
         "commit": _commit(),
         "torch": str(torch.__version__),
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 

@@ -6,10 +6,13 @@ Only reads, adds up and prints; the arithmetic is `model_impl.capacity`'s. Loads
 import argparse
 import json
 import logging
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from model_impl import gguf
 from model_impl.capacity import BYTES_PER_VALUE, Cache, Load, uniform_cache, weight_bytes, windowed_cache
@@ -17,9 +20,13 @@ from model_impl.exaone4.architecture import GLOBAL, SLIDING, Architecture, Confi
 from model_impl.weights import DEFAULT, FORMATS, VARIABLE, weights_format
 from server.cli_errors import UsageError
 from server.commands.arguments.gguf import folder_of, held_bytes
+from server.commands.fleet import sizing
+from server.commands.fleet.sizing import EngineTimes, Sizing, Workload
 
 HELP = "show what a model's weights and long requests need, from its config.json alone"
 
+_HEADROOM = 1.25
+"""A mode's limit over what ran at once in the simulation: what comes beyond it waits, and keeps the others' times."""
 LEAST_BYTES = 1 << 20
 """Of a size without a unit: less is meant in another one."""
 _UNITS = {"": 1, "B": 1} | {
@@ -52,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2048,
         metavar="TOKENS",
         help="computed at once: the engine's --max-num-batched-tokens, times 2 with asynchronous scheduling",
+    )
+    parser.add_argument(
+        "--fleet",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file: each mode's requests and goals, and measured step times; says how many replicas that needs, "
+        "by simulation. --memory is of one device then",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -89,6 +103,10 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(config, args)
     except ConfigError as error:
         raise UsageError(f"{args.model}: {error}") from error
+    if args.fleet is not None:
+        found = fleet(plan, sizing.read(args.fleet))
+        print(json.dumps(msgspec.to_builtins(found)) if args.json else fleet_text(found))
+        return 0
     print(json.dumps(as_json(plan)) if args.json else as_text(plan))
     return 0
 
@@ -108,6 +126,55 @@ def _plan(config: dict[str, Any], args: argparse.Namespace) -> Plan:
         return Plan(architecture, "gguf", args.memory, held_bytes(args.model), load)
     weights = weight_bytes(architecture, config, dtype, held)
     return Plan(architecture, dtype if held == DEFAULT else held, args.memory, weights, load)
+
+
+def fleet(plan: Plan, workload: Workload) -> Sizing:
+    """The fewest devices that meet the workload's goals, over the ways to divide the model that were measured.
+
+    Raises UsageError, with the last way's reason, where none does.
+    """
+    found, refused = [], ""
+    for times in workload.engines:
+        try:
+            found.append(_sized(plan, workload, times))
+        except UsageError as error:
+            refused = str(error)
+    if not found:
+        raise UsageError(refused)
+    return min(found, key=lambda one: one.devices)
+
+
+def _sized(plan: Plan, workload: Workload, times: EngineTimes) -> Sizing:
+    """With as many places as have pages for a conversation's longest request. Raises UsageError."""
+    architecture, devices = plan.architecture, times.tensor_parallel
+    if architecture.num_heads % devices:
+        raise UsageError(f"tensor_parallel = {devices} does not divide the model's {architecture.num_heads} heads")
+    whole = min(1.0, architecture.num_kv_heads / devices)  # beyond, devices hold copies of the same keys
+    pages = int(max(0, plan.memory * devices - plan.weights) * whole)
+    tokens = min(workload.typical_tokens, architecture.max_positions)
+    fit = windowed_cache(architecture, replace(plan.load, tokens=tokens)).requests(pages)
+    if not fit:
+        raise UsageError(
+            f"{devices} devices of {_size(plan.memory)} have no pages for a request of {tokens} tokens beside weights "
+            f"of {_size(plan.weights)}; measure with a larger tensor_parallel"
+        )
+    return sizing.fewest(workload, times, min(times.places, fit), fit * tokens)
+
+
+def fleet_text(found: Sizing) -> str:
+    """A fleet's size for people; simulated, as it says."""
+    return "\n".join(
+        [
+            f"{found.replicas} replicas of {found.engine.tensor_parallel} devices (tensor parallel): {found.devices}",
+            f"places in each {found.places}; by simulation:",
+            f"  {'mode':<16}{'first token p95':>16}{'whole p95':>12}{'at once':>9}   limits.running",
+            *(
+                f"  {name:<16}{one.first_token_p95:>14.2f} s{one.whole_p95:>10.1f} s{one.running:>9}   "
+                f"{math.ceil(one.running * _HEADROOM)}"
+                for name, one in found.modes.items()
+            ),
+        ]
+    )
 
 
 def read_config(model: str) -> dict[str, Any]:

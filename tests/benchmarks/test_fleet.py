@@ -1,10 +1,13 @@
 """The simulation of a fleet is the same each time, loses nothing, and sees what ways of routing are known for."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet import POLICIES, Clients, Engine, Figures, Own, Request, Simulation, figures
+from benchmarks import fleet_plot
+from benchmarks.fleet import POLICIES, Figures, figures
+from server.commands.fleet.simulation import Clients, Engine, Own, Request, Simulation
 
 ENGINE = Engine(places=8, cache=60_000)
 CLIENTS = Clients(40, 1.0, turns=3, thought=300, answer=40)
@@ -50,3 +53,10 @@ def test_the_router_ends_with_nothing_to_come() -> None:
     done: list[Request] = Simulation(2, ENGINE, CLIENTS, policy).run()
     assert {one.replica for one in done} == {0, 1}
     assert [policy.router.load(one) for one in (0, 1)] == [0.0, 0.0]
+
+
+def test_a_plot_names_every_way_of_routing(tmp_path: Path) -> None:
+    shown = [asdict(told(policy, replicas=replicas)) for policy in ("twogear", "in turn") for replicas in (2, 3)]
+    fleet_plot.draw(shown, tmp_path / "fleet.svg")
+    text = (tmp_path / "fleet.svg").read_text()
+    assert all(name in text for name in ("twogear", "in turn", "replicas (simulated)"))

@@ -43,7 +43,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
     size = msgspec.structs.replace(recipes.load(SMOKE).model, vocabulary_size=VOCABULARY)
     config = model_files.build_config(size, eos_token_id=FMT.end_of_turn_id, pad_token_id=0, bos_token_id=1)
-    model_files.save(model_files.build(config, 0), folder)
+    model_files.save(config, model_files.build(config, 0).state_dict(), folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((EMBEDDED_MODEL / name).read_bytes())
     return folder

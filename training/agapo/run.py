@@ -143,7 +143,8 @@ class AgapoRun:
 
     async def _refresh(self, engine: Engine) -> None:
         """Gives the engine the policy's weights."""
-        model_files.save(self.learner.policy, self.folder / "policy")
+        policy = self.learner.policy
+        model_files.save(policy.config, policy.state_dict(), self.folder / "policy")
         await engine.reload(self.folder / "policy")
 
     def _save_state(self) -> None:
@@ -159,7 +160,7 @@ class AgapoRun:
         draw_runs({self.recipe.method: [self._kept.metrics]}, record / f"{self.recipe.method}.svg")
         for name in FILES:
             (output / name).write_bytes((Path(self.recipe.start) / name).read_bytes())
-        model_files.save(self.learner.policy, output)
+        model_files.save(self.learner.policy.config, self.learner.policy.state_dict(), output)
 
 
 def in_sequence(prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> tuple[list[Sequenced], torch.Tensor]:

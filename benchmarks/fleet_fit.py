@@ -1,0 +1,272 @@
+"""Fits the simulated engine to a running server, and holds a simulation to it: `python -m benchmarks.fleet_fit URL`.
+
+Step times are measured at several numbers of streams, reading at several lengths of prompts, on all engines of the
+server at once, as they will run. With `--check` the server then gets requests of both kinds at random moments, and the
+simulation, with the fitted times and the lengths that were measured, the same: throughput and the 95th percentiles of
+both are compared. The client shares the machine with the server. Run it where nothing else runs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import uvloop
+
+from benchmarks.load.accounting import Sample
+from benchmarks.load.statistics import percentile
+from benchmarks.load.workload import Prompts
+from benchmarks.result_text import result_text
+from benchmarks.short_beside_thinkers import Load
+from server.access.keys import client_headers
+from server.commands.fleet.simulation import Engine, Own, Request, Simulation, around
+from server.settings import EMBEDDED_MODEL
+
+_AT_ONCE, _AT_ONCE_SECONDS = 32, 0.04  # multi-step decoding (docs/request.md)
+_PROMPT = 32
+BOUND = 0.15
+"""How far the simulation may be from what was measured."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An engine with the points that it was fitted to: of each replica (streams, seconds a step), (tokens, seconds).
+
+    `error`: the largest of a step's, relative.
+    """
+
+    engine: Engine
+    replicas: int
+    steps: list[tuple[float, float]]
+    reads: list[tuple[float, float]]
+    error: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one run of the check: tokens a second, and 95th percentiles in seconds."""
+
+    tokens_per_second: float
+    first_p95: float
+    whole_p95: float
+
+
+def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Least squares: where it begins, and its slope, which is not below zero."""
+    slope, begin = statistics.linear_regression(*zip(*points, strict=True))
+    return (begin, slope) if slope >= 0 else (statistics.fmean(y for _, y in points), 0.0)
+
+
+def fitted(
+    steps: Sequence[tuple[float, float]], reads: Sequence[tuple[float, float]], replicas: int, places: int
+) -> Fit:
+    """The engine of these points. Raises ValueError where a step would take no time."""
+    step, row = line(steps)
+    if step <= 0:
+        raise ValueError(f"the steps {steps} are on no line that begins above zero; measure where nothing else runs")
+    _, read = line(reads)
+    at_once = max(1, min(_AT_ONCE, int(_AT_ONCE_SECONDS / (step + row))))
+    error = max(abs(step + row * streams - seconds) / seconds for streams, seconds in steps)
+    return Fit(Engine(step, row, read, places, at_once=at_once), replicas, list(steps), list(reads), error)
+
+
+async def fit(load: Load, replicas: int, streams: Sequence[int], lengths: Sequence[int], tokens: int) -> Fit:
+    """Measures and fits; `streams` are of each replica. Raises ValueError where a request failed."""
+    steps, reads = [], []
+    await _all(load, replicas, _PROMPT, tokens)  # warms up
+    for count in streams:
+        done = await _all(load, count * replicas, _PROMPT, tokens)
+        per_token = [(one.ended - one.first) / (one.completion_tokens - 1) for one in done if one.first is not None]
+        steps.append((float(count), statistics.median(per_token)))
+        print(f"{count} streams on each of {replicas}: {steps[-1][1] * 1000:.2f} ms a step", flush=True)
+    for length in lengths:
+        done = await _all(load, replicas, length, 1)
+        prompt = statistics.fmean(one.prompt_tokens for one in done)
+        reads.append((prompt, statistics.median(one.ended - one.started for one in done)))
+        print(f"prompts of {prompt:.0f} tokens: {reads[-1][1] * 1000:.1f} ms", flush=True)
+    return fitted(steps, reads, replicas, max(streams))
+
+
+async def _all(load: Load, count: int, words: int, tokens: int) -> list[Sample]:
+    done = await asyncio.gather(*(load.ask(words, tokens, thinks=False) for _ in range(count)))
+    return _whole(done)
+
+
+def _whole(done: Sequence[Sample]) -> list[Sample]:
+    failed = [one.error for one in done if one.error is not None]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(done)} requests failed: {failed[0]}")
+    return list(done)
+
+
+@dataclass(frozen=True)
+class Single:
+    """Requests without a second turn, `conversations` of them, `rate` a second, half of which think."""
+
+    conversations: int
+    rate: float
+    prompt: int = 200
+    thought: int = 200
+    answer: int = 40
+    turns: int = 1
+    pause: float = 1.0
+
+    def draw(self, conversation: int, _turn: int, _rng: Random) -> tuple[str, int, int]:
+        """A request's kind, prompt and tokens; all from its number."""
+        rng = Random(f"check {conversation}")
+        thinks = rng.random() < 0.5
+        length = around(self.answer, rng) + (around(self.thought, rng) if thinks else 0)
+        return ("reasoning" if thinks else "standard"), around(self.prompt, rng), length
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The same requests with the tokens that the server counted."""
+
+    asked: Single
+    samples: list[Sample]
+
+    @property
+    def conversations(self) -> int:
+        """How many."""
+        return self.asked.conversations
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.asked.rate
+
+    @property
+    def turns(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def pause(self) -> float:
+        """Of no account."""
+        return self.asked.pause
+
+    def draw(self, conversation: int, _turn: int, _rng: Random) -> tuple[str, int, int]:
+        """As it was measured."""
+        sample = self.samples[conversation]
+        return ("reasoning" if sample.thinks else "standard"), sample.prompt_tokens, sample.completion_tokens
+
+
+async def play(load: Load, asked: Single, seed: int) -> list[Sample]:
+    """Asks a server at the moments at which the simulation has the requests arrive. Raises ValueError."""
+    rng, started, tasks, at = Random(seed), time.perf_counter(), [], 0.0
+    for number in range(asked.conversations):
+        at += rng.expovariate(asked.rate)
+        await asyncio.sleep(max(0.0, started + at - time.perf_counter()))
+        kind, prompt, length = asked.draw(number, 0, rng)
+        tasks.append(asyncio.create_task(load.ask(prompt, length, thinks=kind == "reasoning")))
+    return _whole(await asyncio.gather(*tasks))
+
+
+def found_by_server(samples: Sequence[Sample]) -> Found:
+    """What clients saw."""
+    begin, end = min(one.started for one in samples), max(one.ended for one in samples)
+    return Found(
+        sum(one.completion_tokens for one in samples) / (end - begin),
+        percentile([(one.first or one.ended) - one.started for one in samples], 0.95),
+        percentile([one.ended - one.started for one in samples], 0.95),
+    )
+
+
+def found_by_simulation(done: Sequence[Request]) -> Found:
+    """What simulated clients saw."""
+    begin, end = min(one.arrived for one in done), max(one.ended for one in done)
+    return Found(
+        sum(one.length for one in done) / (end - begin),
+        percentile([one.first - one.arrived for one in done], 0.95),
+        percentile([one.ended - one.arrived for one in done], 0.95),
+    )
+
+
+def compared(measured: Found, simulated: Found) -> dict[str, Any]:
+    """Both, simulated to measured, and whether throughput and the whole requests' percentile are within the bound."""
+    ratios = {name: getattr(simulated, name) / value for name, value in asdict(measured).items()}
+    within = all(abs(ratios[name] - 1) <= BOUND for name in ("tokens_per_second", "whole_p95"))
+    return {"measured": asdict(measured), "simulated": asdict(simulated), "ratios": ratios, "is_within_bound": within}
+
+
+async def check(load: Load, found: Fit, requests: int, share: float, seed: int) -> dict[str, Any]:
+    """Plays requests that take `share` of what the engines can do, by the fit, and simulates them."""
+    engine, kinds = found.engine, Single(requests, 1.0)
+    drawn = [kinds.draw(number, 0, Random(0)) for number in range(requests)]
+    work = statistics.fmean(
+        length * (engine.step / engine.places + engine.row) + prompt * engine.read for _, prompt, length in drawn
+    )
+    asked = Single(requests, share * found.replicas / work)
+    print(f"{asked.conversations} requests, {asked.rate:.2f} a second", flush=True)
+    samples = await play(load, asked, seed)
+    simulation = Simulation(found.replicas, engine, Measured(asked, samples), Own(found.replicas, engine), seed)
+    return {
+        "requests": asdict(asked),
+        "share": share,
+        **compared(found_by_server(samples), found_by_simulation(simulation.run())),
+    }
+
+
+def replicas_of(metrics: str) -> int:
+    """How many engines a server has, by its metrics; 1 where these do not tell."""
+    return max(1, sum(one.startswith("twogear_replica_ready{") for one in metrics.splitlines()))
+
+
+def main() -> None:
+    """Measures, prints the engine as a fleet's file has it, and writes the result; 1 where the check is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of a running server")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 32], help="on each engine")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 4096], help="of prompts, in tokens")
+    parser.add_argument("--tokens", type=int, default=256, help="that each stream draws")
+    parser.add_argument("--check", action="store_true", help="then plays requests, and simulates them")
+    parser.add_argument("--requests", type=int, default=400, help="of the check")
+    parser.add_argument("--share", type=float, default=0.6, help="of the engines' work, by the fit, that these take")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes")
+    args = parser.parse_args()
+    result = measured(args)
+    engine = result["engine"]
+    print("\n[[engines]]", *(f"{key} = {engine[key]:.6g}" for key in ("step", "row", "read", "places")), sep="\n")
+    if args.json is not None:
+        args.json.write_text(result_text(result))
+    if args.check:
+        print(json.dumps(result["check"]))
+        raise SystemExit(0 if result["check"]["is_within_bound"] else 1)
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """The result of what the command line asks for."""
+    url = args.url.rstrip("/")
+    model = httpx.get(f"{url}/v1/models", headers=client_headers(), timeout=10).raise_for_status().json()["data"][0]
+    replicas = replicas_of(httpx.get(f"{url}/metrics", headers=client_headers(), timeout=10).raise_for_status().text)
+    load = Load(url, model["id"], Prompts(EMBEDDED_MODEL))
+    options = f"--streams {' '.join(map(str, args.streams))} --lengths {' '.join(map(str, args.lengths))}"
+    options += f" --tokens {args.tokens}" + (f" --check --requests {args.requests}" if args.check else "")
+    result: dict[str, Any] = {
+        "what": "fleet_fit",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": f"python -m benchmarks.fleet_fit URL {options} --share {args.share} --seed {args.seed}",
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
+    }
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(fit(load, replicas, args.streams, args.lengths, args.tokens))
+        result |= asdict(found)
+        if args.check:
+            result["check"] = runner.run(check(load, found, args.requests, args.share, args.seed))
+    return result
+
+
+if __name__ == "__main__":
+    main()

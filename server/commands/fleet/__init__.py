@@ -1,0 +1,1 @@
+"""Fleets of engines: their simulation, and how many a workload needs."""
