@@ -27,9 +27,9 @@ class Footprint:
     """Bytes in the process that holds most: what stays, and what a backward pass and a step need beside it.
 
     `gathered`: whole weights of the layers at work and the whole gradients of one, the embedding's too. `inputs`: of
-    all layers, which gradient checkpointing keeps. `logits`: of the learnt tokens and their gradient. `working`: an
-    estimate of what one layer computes again and keeps for its own way back, with attention that keeps no scores.
-    `directions`: the matrices that this process makes orthogonal, whole, and one more.
+    all layers, which gradient checkpointing keeps, of the last norm and of the head. `logits`: of the learnt tokens and
+    their gradient. `working`: an estimate of what one layer computes again and keeps for its own way back, with
+    attention that keeps no scores. `directions`: the matrices that this process makes orthogonal, whole, and one more.
     """
 
     weights: int
@@ -88,7 +88,7 @@ def footprint(
         gradients=_FLOAT * weights,
         states=_FLOAT * (sum(sharded[name] for name in matrices) + 2 * sum(sharded[name] for name in adam)),
         gathered=_FLOAT * ((_LAYERS_AT_ONCE + 1) * layer + 2 * root),
-        inputs=_FLOAT * own * config.hidden_size * config.num_hidden_layers,
+        inputs=_FLOAT * own * config.hidden_size * (config.num_hidden_layers + 2),
         logits=2 * _FLOAT * learnt * config.vocab_size,
         working=own * _working(config),
         directions=_FLOAT * (max(sum(whole[rank::processes]) for rank in range(processes)) + max(whole)),
