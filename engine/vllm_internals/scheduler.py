@@ -77,6 +77,9 @@ class MultiStepScheduler(Scheduler):
         self._started = 0.0
         self._steps = 0  # that are being computed at once; 0 where not only decoding goes on
         self._read: deque[_Read] = deque(maxlen=_LAST_READ)
+        # An image, or a page of states, may have to be read in one step, however long it is.
+        whole = self.need_mamba_block_aligned_split or self.vllm_config.model_config.is_multimodal_model
+        self._parts_prompts = self._wanted > 0 and not whole
 
     def enable_multi_step(self) -> Verdict:
         """Called once the workers have confirmed that they compute them; says whether they will be asked to."""
@@ -114,7 +117,7 @@ class MultiStepScheduler(Scheduler):
             for request in self.running:
                 request.spec_token_ids = [-1] * (self._steps - 1)
         self._started = time.monotonic()
-        if self._steps or not self._wanted or self.need_mamba_block_aligned_split:
+        if self._steps or not self._parts_prompts:
             return super().schedule(throttle_prefills)
         with self._long_prompts_in_parts():
             return super().schedule(throttle_prefills)
