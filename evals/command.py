@@ -15,7 +15,7 @@ HELP = (
 _WHAT = {
     "modes": "the same held-out questions in standard and reasoning mode",
     "auto": "what a mode of kind auto would come to with each signal and threshold, from answers drawn in both modes",
-    "early": "thoughts ended once trial answers agree and are confident: tokens at 99 % of the accuracy",
+    "early": "thoughts ended once trial answers agree and are confident: tokens at 99 %% of the accuracy",
     "budgets": "the same questions with growing thinking budgets, beside stopping without an answer",
     "tools": "tool calls and JSON answers in both modes",
     "needles": "codes to be found in texts of growing length, at every depth, in standard mode",
