@@ -84,6 +84,9 @@ def test_what_a_command_names_exists(block: Block) -> None:
             assert words[1] in TARGETS
         elif program == "twogear":
             check_arguments(words[1], words[2:])
+        elif program == "torchrun":
+            name, *given = words[words.index("--") + 2 :]
+            check_arguments(name, given)
         elif program == "python":
             assert words[1] == "-m"
             assert find_spec(words[2]) is not None, words[2]
