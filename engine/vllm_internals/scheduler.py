@@ -38,7 +38,8 @@ _FEW = 4
 token may bring no text to show (it opens a call, or is a part of a character), and the second would come with all
 others of its round."""
 _LEAST_PART, _LEAST_ALONE = 128, 1024
-"""Tokens of a prompt in a step, whatever they take: with fewer, reading the weights costs more than computing."""
+"""Tokens of a prompt in a step, whatever they take, beside others and alone: with fewer, what a step costs in any case
+(reading the weights above all) costs more than they do."""
 _LONGER_ALONE = 8
 """How many times longer a step may take while nobody else is there: whoever comes waits for its end."""
 _LAST_READ = 8
@@ -66,7 +67,8 @@ def longest_seconds(milliseconds: str) -> float:
 class MultiStepScheduler(Scheduler):
     """vLLM's scheduler, with several steps at once where all that is scheduled are single tokens of unguided requests.
 
-    Schedules single steps until `enable_multi_step` is called.
+    Schedules single steps until `enable_multi_step` is called. Long prompts are parted from the start, and where several
+    steps at once are not possible too, unless the model may have to read images or pages of states whole.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -134,7 +136,7 @@ class MultiStepScheduler(Scheduler):
 
     @contextmanager
     def _long_prompts_in_parts(self) -> Iterator[None]:
-        """VLLM's limits, for one step: of a prompt's tokens, and of all tokens where there is one prompt alone."""
+        """Sets vLLM's limits for one step: of a prompt's tokens, or of all tokens where one request is alone."""
         config = self.scheduler_config
         limits = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
         tokens, seconds = sum(one.tokens for one in self._read), sum(one.seconds for one in self._read)
