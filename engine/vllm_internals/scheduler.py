@@ -67,8 +67,8 @@ def longest_seconds(milliseconds: str) -> float:
 class MultiStepScheduler(Scheduler):
     """vLLM's scheduler, with several steps at once where all that is scheduled are single tokens of unguided requests.
 
-    Schedules single steps until `enable_multi_step` is called. Long prompts are parted from the start, and where several
-    steps at once are not possible too, unless the model may have to read images or pages of states whole.
+    Schedules single steps until `enable_multi_step` is called. Long prompts are parted from the start, also where it
+    never is, unless the model may have to read images or pages of states whole.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
