@@ -18,7 +18,7 @@ half() { "${pytest[@]}" -o cache_dir="$work/$1" -m "$2"; }
 
 # again NAME STATUS: where a half ended with failed tests (1), these alone. Ends as they do, or with the half's status.
 again() {
-  [ "$2" -eq 1 ] || return "$2"
+  [ "$2" -eq 1 ] && [ -f "$work/$1/v/cache/lastfailed" ] || return "$2"
   local failed
   failed=$(.venv/bin/python -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' \
     "$work/$1/v/cache/lastfailed") || return 1

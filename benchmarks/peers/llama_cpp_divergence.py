@@ -25,8 +25,6 @@ KINDS = ("Q8_0", "Q4_K_M")
 _MAGIC = b"_logits_"
 _NO_MARKS = "tokenizer.ggml.add_bos_token=bool:false,tokenizer.ggml.add_eos_token=bool:false"
 """Tokens that are no text would stand in the place of each window's first."""
-_LAYOUT = "--no-repack"
-"""Weights as they lie in the file: with AMX tiles, llama.cpp ends by an illegal instruction on some Xeons."""
 _FIGURES = {
     "kl": r"^Mean +KLD: +(\S+) ±",
     "kl_error": r"^Mean +KLD: +\S+ ± +(\S+)",
@@ -79,7 +77,7 @@ def _run(model: Path, answers: Path, window: int, *options: str) -> str:
     """What the tool says."""
     command = [
         *(str(llama_cpp.server_binary().with_name("llama-perplexity")), "--model", str(model)),
-        *("--threads", str(len(os.sched_getaffinity(0))), _LAYOUT, "--override-kv", _NO_MARKS),
+        *("--threads", str(len(os.sched_getaffinity(0))), "--override-kv", _NO_MARKS),
         *("--ctx-size", str(window), "--batch-size", str(window), "--kl-divergence-base", str(answers), *options),
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

@@ -27,10 +27,11 @@ def config() -> dict[str, Any]:
     return fields
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for what another process does; pytest's timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.01)
+async def until(condition: Callable[[], object], seconds: float = 250) -> None:
+    """Waits for what another process does. Raises TimeoutError, before pytest's own limit ends the test."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
 
 
 def request(prompt_ids: list[int], priority: int = 0, **sampling: Any) -> Generate:

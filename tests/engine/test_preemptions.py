@@ -46,9 +46,12 @@ async def test_preemptions_and_tokens_of_steps_are_counted(small: ProcessEngineC
 async def test_one_that_gets_a_lower_priority_goes_before_those_of_its_old_one(small: ProcessEngineClient) -> None:
     """Whether it runs or waits for pages by then. By itself the one that came last would end last."""
     ended: list[int] = []
+    first = asyncio.Event()  # token of any; the counts come a quarter of a second later, when one may have ended
 
     async def run(number: int, asked: Generate) -> None:
-        await (await begin(small, asked))
+        going_on = await begin(small, asked)
+        first.set()
+        await going_on
         ended.append(number)
 
     asked = [request(prompt(64, seed), priority=2, max_tokens=400) for seed in range(11, 15)]
@@ -56,7 +59,7 @@ async def test_one_that_gets_a_lower_priority_goes_before_those_of_its_old_one(s
     for number, one in enumerate(asked):
         running.append(asyncio.create_task(run(number, one)))
         await asyncio.sleep(0)
-    await until(lambda: small.stats is not None and small.stats.running > 0)
+    await first.wait()
     small.prioritize(asked[-1].request_id, 1)
     small.prioritize("another", 1)
     await asyncio.gather(*running)

@@ -12,11 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.real_server import RealServer
+from tests.real_server import START_SECONDS, RealServer
 
 pytestmark = pytest.mark.engine
 CHAT = "/v1/chat/completions"
-BOTH_SERVE = [f'twogear_replica_ready{{engine="{number}"}} 1.0' for number in range(2)]
+BOTH_SERVE = [rf'twogear_replica_ready{{engine="{number}"}} 1\.0' for number in range(2)]
+BOTH_WORK = [rf'vllm:num_requests_running{{engine="{number}",.*}} [1-9].*' for number in range(2)]
+BOTH_IDLE = [rf'vllm:num_requests_running{{engine="{number}",.*}} 0\.0' for number in range(2)]
 QUESTIONS = [f"What is {n} + {n * 7 % 90 + 10}?" for n in range(10, 26)]
 
 
@@ -35,9 +37,15 @@ def engines(server: RealServer) -> list[int]:
     return [pid for pid, line in lines.items() if line[1:3] == ["-m", "engine"]]
 
 
-def until(server: RealServer, *lines: str) -> None:
-    """Until /metrics has all of these; pytest's timeout is the limit."""
-    while not set(lines) <= set(httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()):
+def until(server: RealServer, *patterns: str) -> None:
+    """Until /metrics has a line for each of these. Raises TimeoutError with the last of /metrics and of the server."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        told = httpx.get(f"{server.url}/metrics", timeout=60).text
+        if all(re.search(f"^{one}$", told, re.MULTILINE) for one in patterns):
+            return
+        if time.monotonic() > end:
+            raise TimeoutError("\n".join([f"never all of {patterns}; last:", told, *server.output]))
         time.sleep(0.05)
 
 
@@ -54,7 +62,7 @@ def user(text: str) -> dict[str, Any]:
 async def test_greedy_answers_are_those_of_one_engine(replicas: RealServer, real_server: RealServer) -> None:
     answers = []
     for url in (replicas.url, real_server.url):
-        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=START_SECONDS) as http:
             asked = [
                 ask(http, [user(one)], reasoning_mode=mode) for one in QUESTIONS for mode in ("standard", "reasoning")
             ]
@@ -63,7 +71,7 @@ async def test_greedy_answers_are_those_of_one_engine(replicas: RealServer, real
 
 
 async def test_a_conversation_finds_its_pages(replicas: RealServer) -> None:
-    async with httpx.AsyncClient(base_url=replicas.url, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=replicas.url, timeout=START_SECONDS) as http:
         talks = [[user(f"{talk} {one} " * 8)] for talk, one in enumerate(QUESTIONS[:4])]
         for turn in range(10):
             for messages in talks:
@@ -75,17 +83,16 @@ async def test_a_conversation_finds_its_pages(replicas: RealServer) -> None:
                     {"role": "assistant", "content": answer["choices"][0]["message"]["content"]},
                     user("Go on."),
                 ]
-    idle = [f'vllm:num_requests_running{{engine="{one}",model_name="twogear-tiny"}} 0.0' for one in range(2)]
-    await asyncio.to_thread(until, replicas, *idle)
+    await asyncio.to_thread(until, replicas, *BOTH_IDLE)
 
 
 async def test_the_loss_of_one_is_not_that_of_the_other(replicas: RealServer) -> None:
-    async with httpx.AsyncClient(base_url=replicas.url, timeout=120) as http:
-        thinking = {"reasoning_mode": "reasoning", "ignore_eos": True, "max_tokens": 1500}
+    async with httpx.AsyncClient(base_url=replicas.url, timeout=START_SECONDS) as http:
+        thinking = {"reasoning_mode": "reasoning", "ignore_eos": True, "max_tokens": 2000}
         running = [
             asyncio.create_task(http.post(CHAT, json={"messages": [user(one)], **thinking})) for one in QUESTIONS[:8]
         ]
-        await asyncio.to_thread(until, replicas, 'twogear_requests_running{mode="reasoning"} 8.0')
+        await asyncio.to_thread(until, replicas, *BOTH_WORK)
         os.kill(engines(replicas)[0], signal.SIGKILL)
         ended = [(await one).status_code for one in running]
         assert sorted(set(ended)) == [200, 503]
