@@ -34,12 +34,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Target:
-    """What is served, and where; `model` is `embedded` or `large`."""
+    """What is served, and where; `model` is `embedded` or `large`. `streams`: at most; None for any suite."""
 
     model: str
     checkpoint: Path
     port: int
     caches: Path
+    streams: int | None = None
 
 
 def twogear(target: Target, weights: str | None = None) -> Start:
@@ -93,9 +94,11 @@ def llama_server(target: Target, weights: str | None = None) -> Start:
     """llama.cpp's server at bf16, or with weights as it names them, and a slot for every stream.
 
     Each slot has pages of its own: with pages that all share (`--kv-unified`) a step looks at those of all streams.
+    Past prompts are not kept (up to 8 GiB by default): none comes a second time.
     Raises UsageError if it cannot be built.
     """
     slots, context = _LLAMA_CPP_SLOTS[target.model]
+    slots = target.streams or slots
     model = (target.checkpoint, target.model)
     file = llama_cpp.gguf(*model) if weights is None else llama_cpp.quantized_gguf(*model, weights)
     command = (
@@ -103,7 +106,7 @@ def llama_server(target: Target, weights: str | None = None) -> Start:
         *("--model", str(file), "--alias", MODEL_NAME),
         *("--jinja", "--chat-template-file", str(_TEMPLATE)),
         *("--threads", str(len(os.sched_getaffinity(0))), "--parallel", str(slots)),
-        *("--ctx-size", str(slots * context), "--no-kv-unified"),
+        *("--ctx-size", str(slots * context), "--no-kv-unified", "--cache-ram", "0"),
     )
     return Start(command)
 

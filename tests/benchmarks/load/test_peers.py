@@ -38,7 +38,7 @@ def test_llama_cpp_serves_what_its_own_tool_has_quantized(target: Target) -> Non
     command = OTHERS["llama.cpp-q8_0"](target).command
     file = Path(command[command.index("--model") + 1])
     assert file.read_text() == "Q8_0 of bf16"
-    assert command[-3:] == ("--ctx-size", str(32 * 2560), "--no-kv-unified")
+    assert command[-5:] == ("--ctx-size", str(32 * 2560), "--no-kv-unified", "--cache-ram", "0")
     assert OTHERS["llama.cpp-q8_0"](target).command == command  # it is there now
     with pytest.raises(UsageError, match=r"does not make Q4_K_M .* no such kind"):
         OTHERS["llama.cpp-q4_k_m"](target)
