@@ -9,8 +9,9 @@ second half of each window is scored, for which there is something to go by.
 `--llama-cpp` measures llama.cpp's Q8_0 and Q4_K_M too: by its own tool, beside its own bf16, over the same windows and
 positions (`peers/llama_cpp_divergence.py`).
 
-The embedded model is measured on conversations of its own tasks in both modes, another on the documentation that ships
-with Python, or on `--text FILE`.
+The embedded model is measured on conversations of its own tasks in both modes, or on their plain text with llama.cpp,
+another on the documentation that ships with Python, or on `--text FILE`. bfloat16 itself is measured beside the same
+weights with float32 activations: ours are rounded to bfloat16 on both sides, llama.cpp's are float32.
 """
 
 import argparse
@@ -43,8 +44,12 @@ from server.settings import EMBEDDED_MODEL
 from tasks.families import EMBEDDED, held_out_items
 
 FORMATS: tuple[Format, ...] = ("int8", "int4")
+BESIDE_FLOAT32 = "bf16 beside float32"
 SMALLEST_WINDOW = 100
 """Tokens; of fewer, llama.cpp tells no mean."""
+
+
+_ITEMS = 10_000
 
 
 @dataclasses.dataclass
@@ -129,12 +134,16 @@ def main() -> None:
     """Measures, prints a table, and writes the result where one is asked for."""
     args = _arguments()
     count = -(-args.tokens // (args.window - 1 - first_scored(args.window)))
-    own = list(itertools.islice(_windows(_ids(args.model, args.text), args.window), count))
-    theirs = measure_theirs(args.model, _text(args.text), args.window, count) if args.llama_cpp else None
+    text = _text(args.model, args.text)
+    conversations = _is_embedded(args.model) and args.text is None and not args.llama_cpp
+    ids = _conversations(args.model) if conversations else _ids(args.model, text)
+    own = list(itertools.islice(_windows(ids, args.window), count))
+    theirs = measure_theirs(args.model, text, args.window, count) if args.llama_cpp else None
     windows = own if theirs is None else theirs.windows
     if len(windows) < count:
         raise UsageError(f"the text has {len(windows)} windows of {args.window} tokens, and {count} are asked for")
     measured: dict[str, dict[str, float]] = {weights: measure(args.model, weights, windows) for weights in FORMATS}
+    measured[BESIDE_FLOAT32] = measure(args.model, None, windows)
     if theirs is not None:
         measured |= {f"llama.cpp {kind}": found for kind, found in theirs.formats.items()}
     print(table(measured), end="")
@@ -170,10 +179,16 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> str:
     return Cells(head, rows).markdown()
 
 
-def measure(folder: Path, weights: Format, windows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Of a checkpoint: its distributions in that format beside bfloat16's, over the second halves of all windows."""
+def measure(folder: Path, weights: Format | None, windows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Of a checkpoint: its distributions in that format beside bfloat16's, over the second halves of all windows.
+
+    None: those of bfloat16 beside those with the same weights and float32 activations.
+    """
     reference, other = _load(folder), _load(folder)
-    bits = quantize(other, weights)
+    if weights is None:
+        reference, bits = reference.float(), 16.0
+    else:
+        bits = quantize(other, weights)
     sums = Sums()
     for window in windows:
         ids, first = torch.tensor([window]), first_scored(len(window))
@@ -192,8 +207,6 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.window < SMALLEST_WINDOW or args.tokens < SMALLEST_WINDOW:
         parser.error(f"--window and --tokens must be at least {SMALLEST_WINDOW}")
-    if args.llama_cpp and args.text is None and _is_embedded(args.model):
-        parser.error("--llama-cpp reads plain text, not the conversations of the embedded model: add --text FILE")
     return args
 
 
@@ -215,24 +228,31 @@ def _windows(ids: Iterator[int], window: int) -> Iterator[list[int]]:
         yield piece
 
 
-def _ids(model: Path, text: Path | None) -> Iterator[int]:
-    if text is None and _is_embedded(model):
-        fmt = ChatFormat.from_folder(model)
-        for number, item in enumerate(held_out_items(EMBEDDED, 10_000, 0)):
-            answer = {"role": "assistant", "content": item.answer, "reasoning_content": item.trace}
-            conversation = [{"role": "user", "content": item.question}, answer]
-            yield from fmt.render_conversation(conversation, (DIRECT, THINKING)[number % 2])[0]
-    else:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)  # type: ignore[no-untyped-call, unused-ignore]
-        yield from tokenizer(_text(text), add_special_tokens=False)["input_ids"]
+def _conversations(model: Path) -> Iterator[int]:
+    """In both modes, of the embedded model's tasks."""
+    fmt = ChatFormat.from_folder(model)
+    for number, item in enumerate(held_out_items(EMBEDDED, _ITEMS, 0)):
+        answer = {"role": "assistant", "content": item.answer, "reasoning_content": item.trace}
+        conversation = [{"role": "user", "content": item.question}, answer]
+        yield from fmt.render_conversation(conversation, (DIRECT, THINKING)[number % 2])[0]
+
+
+def _ids(model: Path, text: str) -> Iterator[int]:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)  # type: ignore[no-untyped-call, unused-ignore]
+    yield from tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _is_embedded(model: Path) -> bool:
     return model.resolve() == EMBEDDED_MODEL.resolve()
 
 
-def _text(file: Path | None) -> str:
-    return "\n".join(pydoc_data.topics.topics.values()) if file is None else file.read_text(encoding="utf-8")
+def _text(model: Path, file: Path | None) -> str:
+    if file is not None:
+        return file.read_text(encoding="utf-8")
+    if _is_embedded(model):
+        items = held_out_items(EMBEDDED, _ITEMS, 0)
+        return "\n".join(line for item in items for line in (item.question, item.trace, item.answer))
+    return "\n".join(pydoc_data.topics.topics.values())
 
 
 if __name__ == "__main__":

@@ -127,7 +127,9 @@ def test_the_second_half_of_each_window_is_scored(tmp_path: Path) -> None:
     assert eight["tokens"] == 2 * (20 - first_scored(21)) == 20
     scored = torch.cat([reference_logprobs(model, window)[first_scored(21) :] for window in windows])
     assert math.log(eight["perplexity_bf16"]) == pytest.approx(-float(scored.mean()), abs=0.1)
-    assert 0 < eight["kl"] < four["kl"]
+    rounded = weights_quality.measure(tmp_path, None, windows)
+    assert 0 < rounded["kl"] < eight["kl"] < four["kl"]
+    assert rounded["perplexity"] == pytest.approx(eight["perplexity_bf16"])
     assert eight["bits_per_weight"] == pytest.approx(8.5, rel=0.01)
     assert 5 < four["bits_per_weight"] < 6  # with a head of 8 bits
     rows = weights_quality.table({"int8": eight, "int4": four}).splitlines()
