@@ -37,7 +37,7 @@ class TrialRun:
         self._choice = choice
         self._trials = trials
         self._request = request
-        self._kind = kind
+        self._kind = f"{kind} trial"  # much shorter than what else is of that kind
         self._task: asyncio.Task[None] | None = None
         self._has_more = asyncio.Event()
 
