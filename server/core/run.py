@@ -38,7 +38,7 @@ class Run:
             adapter="" if plan.adapter is None else plan.adapter.name,
             arrived=plan.record.arrived,
             operation="chat" if plan.is_conversation else "text_completion",
-            max_tokens=max(one.most_tokens for one in plan.choices),
+            max_tokens=max(one.sampling.max_tokens for one in plan.choices),
             prompts=[len(one.prompt_ids) for one in plan.choices],
             prompt_tokens=plan.prompt_tokens,
             generated=[0] * len(plan.choices),

@@ -279,6 +279,10 @@ class Scheduler:
             return None
         return self._take(claim, Lane.THINK, can_set_back=True)
 
+    def is_wanted(self, place: Place) -> bool:
+        """Whether a place got by `spare` is to be left."""
+        return place.revoked or any(self._waiting.values())
+
     def answers(self, place: Place, *, can_set_back: bool) -> None:
         """The thinking in this place is closed: it goes on there, as an answer, which can be set back or not."""
         if place.is_left:

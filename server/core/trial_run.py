@@ -103,7 +103,7 @@ class TrialRun:
                     trials.drew(delta)
                     self._has_more.set()
                     has_ended = delta.finish in ("stop", "length")
-                    if delta.finish is not None or place.revoked:
+                    if delta.finish is not None or self._scheduler.is_wanted(place):
                         break
         except (EngineError, ReaderBehind):
             has_failed = True  # what that means for the thought, its own generation tells

@@ -36,6 +36,7 @@ from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
 
 CHAT = "/v1/chat/completions"
 EMBEDDED = PROFILE_FOLDER / "twogear_tiny.toml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "twogear_tiny_early.toml"
 WORDS = "so it is about time to add one and two and then a few more of them and so on until there are none left at all"
 ANSWER = "Forty-two"
 SURE = -(10.0**6)
@@ -400,9 +401,10 @@ def test_a_spare_place_is_one_that_nobody_needs() -> None:
             assert len(held) == 3
             assert scheduler.running(Lane.THINK) == 4
             short = scheduler.claim("short")
+            assert not any(scheduler.is_wanted(place) for place in held)
             waiting = asyncio.create_task(_hold(scheduler, short))
             await asyncio.sleep(0)
-            assert any(place.revoked for place in held)
+            assert all(scheduler.is_wanted(place) for place in held)
             assert scheduler.spare(claim) is None
             for place in held:
                 scheduler.leave(place)
@@ -464,3 +466,24 @@ async def test_trials_count_in_what_a_key_has_spent(fmt: ChatFormat, profile: Pr
     assert 0 <= left - (100_000 - usage["total_tokens"] - trials - one) < 60_000 / 60, (
         "but for what came back with time"
     )
+
+
+def test_the_example_is_the_embedded_models_profile_with_a_rule(fmt: ChatFormat, profile: Profile) -> None:
+    """Its threshold was measured on that model."""
+    example = load_profile(EXAMPLE)
+    mode = example.modes["reasoning"]
+    assert isinstance(mode, ThinkingMode)
+    assert mode.early_end is not None
+    assert with_rule(example, None).modes == profile.modes
+    told = list(warnings(Modes.of(example, fmt), fmt, example, EXAMPLE.stem, "twogear-tiny"))
+    assert told == list(warnings(Modes.of(profile, fmt), fmt, profile, "twogear_tiny", "twogear-tiny"))
+
+
+async def test_the_example_serves(fmt: ChatFormat) -> None:
+    engine = engine_of(fmt)
+    app = create_app(engine, Settings(), load_profile(EXAMPLE), fmt)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        answer = await ask(http)
+    (trial,) = trials_of(engine)
+    assert trial.sampling.max_tokens == 32
+    assert answer["usage"]["completion_tokens_details"]["trial_tokens"] > 0
