@@ -65,9 +65,17 @@ async def served(engine: Any, rule: EarlyEnd | None) -> AsyncIterator[httpx.Asyn
         yield http
 
 
-async def ask(http: httpx.AsyncClient, question: str = QUESTION, **fields: Any) -> dict[str, Any]:
-    asked = {"reasoning_mode": "reasoning", "seed": 7, "max_tokens": 300, "return_token_ids": True, **fields}
-    response = await http.post(CHAT, json={"messages": [{"role": "user", "content": question}], **asked})
+async def ask(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": fields.pop("question", QUESTION)}]
+    asked = {
+        "messages": messages,
+        "reasoning_mode": "reasoning",
+        "seed": 7,
+        "max_tokens": 300,
+        "return_token_ids": True,
+        **fields,
+    }
+    response = await http.post(CHAT, json=asked)
     assert response.status_code == 200, response.text
     return gathered(events_of(response.text)) if fields.get("stream") else plain(response.json())
 
@@ -119,9 +127,9 @@ async def test_many_at_once_end_where_each_ends_alone(engine: ProcessEngineClien
     questions = [f"What is {n} + 34 + 56 + 78 + {n * 7}?" for n in range(11, 19)]
     watched = Watched(engine)
     async with served(watched, RULE) as http:
-        alone = [await ask(http, question, temperature=0) for question in questions]
+        alone = [await ask(http, question=question, temperature=0) for question in questions]
         watched.trials.clear()
-        together = await asyncio.gather(*(ask(http, question, temperature=0) for question in questions))
+        together = await asyncio.gather(*(ask(http, question=question, temperature=0) for question in questions))
     assert [alike(answer) for answer in together] == [alike(answer) for answer in alone]
     assert sum(one["usage"]["completion_tokens_details"]["trial_tokens"] for one in together) == watched.drawn
 
