@@ -37,6 +37,8 @@ class Reply:
     reasoning_tokens: int
     reasoning_finish_reason: str | None
     token_ids: tuple[int, ...] = ()
+    trial_tokens: int = 0
+    """Of answers that the server tried along the thought."""
 
 
 class Server:
@@ -84,6 +86,7 @@ class Server:
             reasoning_tokens=usage["completion_tokens_details"]["reasoning_tokens"],
             reasoning_finish_reason=choice.get("reasoning_finish_reason"),
             token_ids=tuple(choice.get("token_ids", ())),
+            trial_tokens=usage["completion_tokens_details"].get("trial_tokens", 0),
         )
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def thinking_signs(item: Item, thought: str, finish_reason: str | None) -> list[
     found = {
         "empty": length == 0,
         "short": 0 < length < math.sqrt(len(item.answer) * len(item.trace)),
-        "unclosed": finish_reason != "natural",
+        "unclosed": finish_reason not in ("natural", "confident"),
     }
     return [sign for sign in SIGNS["thinking"] if found[sign]]
 

@@ -1,7 +1,8 @@
 """What ending thoughts early would save: once trial answers, drawn along a thought, agree and are confident.
 
 Every item is thought through once, and again with growing budgets and the same seed, so that the thought is the same up
-to there and the answer is a trial (DEER, arXiv 2504.15895). All else is arithmetic; the server needs no such option.
+to there and the answer is a trial (DEER, arXiv 2504.15895). All else is arithmetic; the server needs no `early_end`
+for it. Its own trials are greedy; these are drawn as the mode draws its answers.
 """
 
 import argparse
@@ -89,7 +90,7 @@ async def _try(server: Server, item: Item, fields: dict[str, Any]) -> Trial:
 
 
 def ended(thoughts: Sequence[Thought], threshold: float, agreeing: int) -> Point:
-    """If each thought ended at the first trial that is so confident and says what those before it said."""
+    """If each thought ended at the first so many trials in a row that say the same, each so confident."""
     points = [_ended(thought, threshold, agreeing) for thought in thoughts]
     return Point(*(sum(values) / len(points) for values in zip(*points, strict=True)))
 
@@ -97,8 +98,9 @@ def ended(thoughts: Sequence[Thought], threshold: float, agreeing: int) -> Point
 def _ended(thought: Thought, threshold: float, agreeing: int) -> Point:
     spent = 0
     for number, trial in enumerate(thought.trials, 1):
-        alike = {one.answer for one in thought.trials[max(0, number - agreeing) : number]}
-        if number >= agreeing and len(alike) == 1 and trial.confidence >= threshold:
+        last = thought.trials[max(0, number - agreeing) : number]
+        is_sure = all(one.confidence >= threshold for one in last)
+        if len(last) == agreeing and len({one.answer for one in last}) == 1 and is_sure:
             return Point(trial.score, trial.tokens, trial.tokens + spent)
         spent += trial.answer_tokens
     return Point(thought.score, thought.tokens, thought.tokens + spent)

@@ -33,6 +33,7 @@ class Outcome:
     reasoning_tokens: int
     reasoning_finish_reason: str | None
     confusion: list[str]
+    trial_tokens: int = 0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,12 +112,20 @@ async def _ask(server: Server, item: Item, mode: str, kind: str, most_tokens: in
         reasoning_tokens=reply.reasoning_tokens,
         reasoning_finish_reason=reply.reasoning_finish_reason,
         confusion=signs,
+        trial_tokens=reply.trial_tokens,
     )
 
 
 def _mean(outcomes: Sequence[Outcome], mode: str, family: str | None = None) -> float:
     scores = [o.score for o in outcomes if o.mode == mode and family in (None, o.family)]
     return round(sum(scores) / len(scores), 4)
+
+
+def _tokens(outcomes: Sequence[Outcome], mode: str) -> dict[str, float]:
+    """Means of a mode: all that was answered, the thinking in it, and the trials beside it."""
+    own = [outcome for outcome in outcomes if outcome.mode == mode]
+    fields = {"all": "completion_tokens", "reasoning": "reasoning_tokens", "trials": "trial_tokens"}
+    return {name: round(sum(getattr(one, field) for one in own) / len(own), 2) for name, field in fields.items()}
 
 
 def summarize(
@@ -128,11 +137,16 @@ def summarize(
     return {
         "difficulty": {name: dict(FAMILIES[name].config_at(level)) for name in names},
         "summary": {mode: _mean(outcomes, mode) for mode in modes},
+        "tokens": {mode: _tokens(outcomes, mode) for mode in modes},
         "families": {name: {mode: _mean(outcomes, mode, name) for mode in modes} for name in names},
         "confusion": {mode: confusion.shares(told, mode, kind) for mode, kind in modes.items()},
         "asked": len(outcomes),
         "outcomes": [asdict(outcome) for outcome in kept],
     }
+
+
+def _told(tokens: Mapping[str, float]) -> str:
+    return f"{tokens['all']:.1f}" + (f" + {tokens['trials']:.1f} tried" if tokens["trials"] else "")
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -144,5 +158,6 @@ def _table(result: dict[str, Any]) -> Table:
             table.add_section()
         table.add_row(name, *(f"{accuracy[mode] * 100:.1f} %" for mode in modes))
     table.add_section()
+    table.add_row("tokens", *(_told(result["tokens"][mode]) for mode in modes))
     table.add_row("like the other kind", *(f"{result['confusion'][mode]['any'] * 100:.1f} %" for mode in modes))
     return table

@@ -15,8 +15,8 @@ from server.telemetry.record import GenerationRecord, Outcome, RequestRecord
 from server.telemetry.vllm_metrics import EngineMetrics, EngineView, VllmMetrics
 
 UNKNOWN_MODE = "unknown"  # of requests that were rejected before their mode was known
-KINDS = ("prompt", "cached", "reasoning", "answer", "draft")
-REASONING_FINISHES = ("natural", "budget", "repetition", "length", "stopped")
+KINDS = ("prompt", "cached", "reasoning", "answer", "draft", "trial")
+REASONING_FINISHES = ("natural", "budget", "repetition", "confident", "length", "stopped")
 NO_ROUTE = "none"  # of requests for what is not here; vLLM's word
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -209,7 +209,8 @@ class RequestWatch:
     def _count_tokens(self) -> None:
         record = self._record
         answer = record.completion_tokens - record.reasoning_tokens
-        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer, record.draft_tokens)
+        beside = record.draft_tokens, record.trial_tokens
+        counts = (record.prompt_tokens, record.cached_tokens, record.reasoning_tokens, answer, *beside)
         for counter, number in zip(self._mode.tokens, counts, strict=True):
             counter.inc(number)
         for how in record.reasoning_finish_reasons:

@@ -1,9 +1,9 @@
 """One choice of an answer over token ids: thinking up to its limit, then the answer, in one generation or two.
 
 A choice starts as one generation. A second one, over the same pages of the cache, follows where the thinking has to be
-closed for the model (its tokens are spent, it goes round in circles, it was told to end, or it ended its turn while
-thinking), or where the answer is drawn differently from the thinking (a client's stop tokens, least length and grammar
-bind the answer only).
+closed for the model (its tokens are spent, it goes round in circles, its answer is known, it was told to end, or it
+ended its turn while thinking), or where the answer is drawn differently from the thinking (a client's stop tokens,
+least length and grammar bind the answer only).
 What follows thinking whose tokens are spent is known before, so the engine is told with the first, and goes on to it
 in its next step; where the end tag is ordinary text, and for all else, the second has to be asked for.
 Knows no text, no engine: `server.core.generate` has the generations run.
@@ -19,10 +19,12 @@ from chat_templates.think_again import ThinkAgain
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Continuation, Delta, Sampling, TokenLogprob
 from server.core.repetition import RepetitionWatch
+from server.core.trials import Trials
+from server.modes.confidence import likeliest_needed
 from server.modes.thinking import ThinkingPlan
 
 Finish = Literal["stop", "length"]
-ThinkingFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
+ThinkingFinish = Literal["natural", "budget", "repetition", "confident", "length", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ class Choice:
 
     Of those that begin as a draft, which `server.core.drafted` has: `drafting` until it is known what becomes of it,
     `is_dropped` once it is no part of the answer, and then `draft_tokens` counts its tokens, and `found_again` those of
-    the prompt that had not to be computed again.
+    the prompt that had not to be computed again. `trials`: answers tried along its thought, if any.
     """
 
     drafting = False
     is_dropped = False
     draft_tokens = 0
     found_again: int | None = None
+    trials: Trials | None = None
 
     def __init__(
         self,
@@ -117,6 +120,9 @@ class Choice:
         self._has_wrapped_up = False
         rule = thinking.repetition if thinking is not None else None
         self._repetition = None if rule is None else RepetitionWatch(rule)
+        trying = thinking.trying if thinking is not None else None
+        if trying is not None:
+            self.trials = Trials(trying.rule, trying.detokenizer())
         self.generation = Generation(prompt_ids, answer)
         if thinking is not None and thinking.max_tokens > 0:
             self._start_thinking(thinking)
@@ -134,6 +140,29 @@ class Choice:
     def completion_tokens(self) -> int:
         """How many tokens count as generated."""
         return len(self.token_ids)
+
+    @property
+    def trial_tokens(self) -> int:
+        """How many tokens trials have drawn; they count as nothing else."""
+        return 0 if self.trials is None else self.trials.tokens
+
+    def trial(self, at: int) -> Generation | None:
+        """What would answer, greedily, had the thinking been closed after so many of the tokens; None where there is no
+        room for it.
+        """
+        plan, answer = self._plan, self._answer_sampling
+        assert plan is not None
+        assert plan.trying is not None
+        rule = plan.trying.rule
+        said = (*self._last_words(plan), *(plan.trying.lead if answer.grammar is None else ()))
+        most = min(rule.answer_tokens, self._sampling.max_tokens - at - len(said))
+        if most < 1:
+            return None
+        sampling = msgspec.structs.replace(
+            answer, max_tokens=most, min_tokens=0, temperature=0.0, seed=None,
+            logprobs=likeliest_needed(rule.signal), prompt_logprobs=None,
+        )  # fmt: skip
+        return Generation([*self.prompt_ids, *self.token_ids[:at], *said], sampling)
 
     def draft(self, delta: Delta) -> Sequence[Delta]:
         """What is to be fed of the next tokens: while a choice is `drafting`, it may hold them."""
@@ -197,14 +226,14 @@ class Choice:
         if delta.stop_token_id is not None and delta.stop_token_id == self._think_end.token_id:
             ids = [*ids, delta.stop_token_id]
         end, tag_tokens = self._find_end(ids)
-        room = max(0, self._room(plan))  # an answer before another thought may have taken more
+        room, how = self._room_now(plan)
         thought = ids[: min(end, room)]
         looped = self._repetition.feed(thought) if self._repetition is not None and end <= room else None
         thought = thought[:looped]
         self.token_ids += thought
         self.reasoning_tokens += len(thought)
         if end > room:
-            return self._close_after(thought, plan, plan.bound_by)
+            return self._close_after(thought, plan, how)
         if looped is not None:
             return self._close_after(thought, plan, "repetition")
         if end < len(ids):
@@ -231,6 +260,8 @@ class Choice:
         """
         self.thinking = False
         self.thinking_finish = "natural"
+        if self.trials is not None:
+            self.trials.stop()
         self._answer_from = len(self.token_ids) + 1
         if self._is_drawn_alike():
             return self._answer(rest, delta)
@@ -273,6 +304,14 @@ class Choice:
         said = len(self._last_words(plan))
         return min(plan.max_tokens - self.reasoning_tokens, self._sampling.max_tokens - generated - said - 1)
 
+    def _room_now(self, plan: ThinkingPlan) -> tuple[int, ThinkingFinish]:
+        """How many more tokens of thinking are kept, and why no more are."""
+        room = max(0, self._room(plan))  # an answer before another thought may have taken more
+        ends_at = None if self.trials is None else self.trials.ends_at
+        if ends_at is not None and ends_at - len(self.token_ids) < room:
+            return max(0, ends_at - len(self.token_ids)), "confident"
+        return room, plan.bound_by
+
     def _close_after(self, thought: list[int], plan: ThinkingPlan, how: ThinkingFinish) -> Advance:
         self._close(plan, how)
         return Advance(thought, closed=True)
@@ -281,6 +320,8 @@ class Choice:
         """Ends the thinking for the model: says the wrap-up and the closing, and has the answer generated."""
         self.thinking = False
         self.thinking_finish = how
+        if self.trials is not None:
+            self.trials.stop()
         said = self._last_words(plan)
         if len(self.token_ids) + len(said) >= self._sampling.max_tokens:
             self.finish = "length"

@@ -11,6 +11,8 @@ import msgspec
 from engine.messages import Adapter, Delta, Generate, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.scheduler import Claim, Lane, Place, Scheduler
+from server.core.trial_run import TrialRun
+from server.core.trials import Trials
 from server.engine_client import Deltas, EngineClient, EngineUnavailable, ReaderBehind
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class ChoiceRun:
         self._one_by_one = one_by_one
         self._kind = kind
         self._numbers = count()
+        self._trials: TrialRun | None = None
 
     async def read(self, read: Callable[[Advance], T]) -> AsyncGenerator[T, None]:
         """Yields what `read` makes of each advance; leaving early aborts the generation that runs.
@@ -53,32 +56,36 @@ class ChoiceRun:
         be gone on with.
         """
         choice = self._choice
-        while choice.finish is None:
-            place_for, claim = self._scheduler.place, self._claim_now
-            async with place_for(claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
-                while self._may_stay(place):
-                    # Not a generator of its own: each one that a token passes through costs it a microsecond.
-                    generation, reader = choice.generation, place.reader
-                    request = self._request(generation, place)
-                    async with self._generating(request, place) as deltas:
-                        async for delta in deltas:
-                            self._scheduler.count(place, len(delta.token_ids))
-                            for one in self._parts_of(delta):
-                                piece = read(choice.feed(one))
-                                reader.looks = 1
-                                yield piece
-                                reader.looks = 0
-                                if one.goes_on:
-                                    generation = choice.generation
-                                if choice.generation is not generation or choice.finish is not None:
+        try:
+            while choice.finish is None:
+                place_for, claim = self._scheduler.place, self._claim_now
+                async with place_for(claim, thinking=choice.thinking, can_set_back=choice.can_set_back) as place:
+                    while self._may_stay(place):
+                        # Not a generator of its own: each one that a token passes through costs it a microsecond.
+                        generation, reader = choice.generation, place.reader
+                        request = self._request(generation, place)
+                        async with self._generating(request, place) as deltas:
+                            async for delta in deltas:
+                                self._scheduler.count(place, len(delta.token_ids))
+                                for one in self._parts_of(delta):
+                                    piece = read(choice.feed(one))
+                                    reader.looks = 1
+                                    yield piece
+                                    reader.looks = 0
+                                    if one.goes_on:
+                                        generation = choice.generation
+                                    if choice.generation is not generation or choice.finish is not None:
+                                        break
+                                if place.lane is Lane.THINK and not choice.thinking:
+                                    self._answers(request, place)
+                                if choice.generation is not generation or not self._reads_on(place):
                                     break
-                            if place.lane is Lane.THINK and not choice.thinking:
-                                self._answers(request, place)
-                            if choice.generation is not generation or not self._reads_on(place):
-                                break
-                        else:
-                            raise EngineUnavailable("the engine broke off")
-            choice.set_back()
+                            else:
+                                raise EngineUnavailable("the engine broke off")
+                choice.set_back()
+        finally:
+            if self._trials is not None:
+                await self._trials.close()
 
     @asynccontextmanager
     async def _generating(self, request: Generate, place: Place) -> AsyncIterator[Deltas]:
@@ -86,11 +93,22 @@ class ChoiceRun:
         place.reader.stays_away = partial(self._do_without_reader, place, request.request_id)
         async with aclosing(self._engine.generate(request, self._kind)) as deltas:
             try:
-                yield deltas
+                if self._choice.trials is None:
+                    yield deltas
+                else:
+                    async with aclosing(self._trying(self._choice.trials).beside(deltas, place.claim)) as parts:
+                        yield parts
             except ReaderBehind:
                 if not self._choice.can_set_back:
                     raise
                 place.revoked = True
+
+    def _trying(self, trials: Trials) -> TrialRun:
+        if self._trials is None:
+            self._trials = TrialRun(
+                self._engine, self._scheduler, self._choice, trials, request=self._request, kind=self._kind
+            )
+        return self._trials
 
     def _answers(self, request: Generate, place: Place) -> None:
         self._scheduler.answers(place, can_set_back=self._choice.can_set_back)

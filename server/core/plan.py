@@ -46,11 +46,16 @@ class ChoicePlan:
     draft: "Draft | None" = None
 
     @property
+    def tries(self) -> bool:
+        """Whether answers are tried along its thought."""
+        return self.thinking is not None and self.thinking.trying is not None
+
+    @property
     def most_tokens(self) -> int:
         """All that may be generated."""
-        if self.draft is None:
-            return self.sampling.max_tokens
-        return max(self.draft.plan.most_tokens, self.draft.tokens + self.sampling.max_tokens)
+        trying = None if self.thinking is None else self.thinking.trying
+        most = self.sampling.max_tokens + (0 if trying is None else trying.rule.most_tokens)
+        return most if self.draft is None else max(self.draft.plan.most_tokens, self.draft.tokens + most)
 
     @property
     def parts(self) -> tuple["ChoicePlan", ...]:

@@ -38,7 +38,7 @@ class Run:
             adapter="" if plan.adapter is None else plan.adapter.name,
             arrived=plan.record.arrived,
             operation="chat" if plan.is_conversation else "text_completion",
-            max_tokens=max(one.most_tokens for one in plan.choices),
+            max_tokens=max(one.sampling.max_tokens for one in plan.choices),
             prompts=[len(one.prompt_ids) for one in plan.choices],
             prompt_tokens=plan.prompt_tokens,
             generated=[0] * len(plan.choices),
@@ -92,7 +92,7 @@ class Run:
             else:
                 watch.outcome = "completed"
             finally:
-                spent.used = plan.prompt_tokens + sum(one.completion_tokens + one.draft_tokens for one in choices)
+                spent.used = plan.prompt_tokens + sum(map(_spent, choices))
                 self._note_end(record)
         self._remember()
 
@@ -133,6 +133,7 @@ class Run:
         record.prompt_tokens = prompt_tokens(choices)
         record.cached_tokens = cached_tokens(choices)
         record.draft_tokens = sum(choice.draft_tokens for choice in choices)
+        record.trial_tokens = sum(choice.trial_tokens for choice in choices)
         record.reasoning_tokens = sum(choice.reasoning_tokens for choice in choices)
         record.generated[:] = [choice.completion_tokens for choice in choices]
         record.finish_reasons = [choice.finish for choice in choices]
@@ -150,6 +151,11 @@ class Run:
         for choice in self.choices:
             if choice.thinking_finish is None:
                 self._serving.generated.remember(choice.prompt_ids, choice.token_ids, self.plan.owner)
+
+
+def _spent(choice: Choice) -> int:
+    """All tokens that were drawn for it."""
+    return choice.completion_tokens + choice.draft_tokens + choice.trial_tokens
 
 
 def _choice(plan: ChoicePlan, serving: Serving, *, is_conversation: bool) -> Choice:

@@ -270,6 +270,19 @@ class Scheduler:
         finally:
             self.leave(place)
 
+    def spare(self, claim: Claim) -> Place | None:
+        """One more place for what thinks, to be left by `leave`, if one is free that nobody waits for. It can be set
+        back.
+        """
+        mode = claim.share.mode
+        if mode.is_full or any(self._waiting.values()) or self.free_for(thinks=mode.thinks) <= 0:
+            return None
+        return self._take(claim, Lane.THINK, can_set_back=True)
+
+    def is_wanted(self, place: Place) -> bool:
+        """Whether a place got by `spare` is to be left."""
+        return place.revoked or any(self._waiting.values())
+
     def answers(self, place: Place, *, can_set_back: bool) -> None:
         """The thinking in this place is closed: it goes on there, as an answer, which can be set back or not."""
         if place.is_left:
@@ -400,11 +413,9 @@ class Scheduler:
         self._one_fewer_waits(claim, lane)
         if waiter.place.done():  # it left, or was given up
             return
-        place, share = Place(claim, lane, waiter.can_set_back), claim.share
+        share = claim.share
         self._last_served[share.mode.thinks] = max(self._last_served[share.mode.thinks], share.tokens)
-        self._hold(claim, 1)
-        share.mode.running += 1
-        self._running[lane].add(place)
+        place = self._take(claim, lane, can_set_back=waiter.can_set_back)
         if not claim.started:
             claim.started = True
             share.tokens += claim.prompt_tokens
@@ -412,6 +423,13 @@ class Scheduler:
                 claim.on_start()
         waiter.place.set_result(place)
         self._absent.watch()
+
+    def _take(self, claim: Claim, lane: Lane, *, can_set_back: bool) -> Place:
+        place = Place(claim, lane, can_set_back)
+        self._hold(claim, 1)
+        claim.share.mode.running += 1
+        self._running[lane].add(place)
+        return place
 
     def _revoke(self, place: Place) -> None:
         place.revoked = True

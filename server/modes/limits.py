@@ -64,7 +64,8 @@ def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: T
     separator = ends.separator
     closing = (*ends.tag, *separator)
     if limit <= len(closing):
-        return ThinkingPlan(limit if budget is None else min(limit, budget), (), closing, "length", separator)
+        all_of_it = limit if budget is None else min(limit, budget)
+        return ThinkingPlan(all_of_it, (), closing, "length", separator, trying=ends.trying)
     beside_closing = limit - len(closing)
     share = max(0, beside_closing - max(1, min(profile.answer_reserve, limit // SMALL_LIMIT_SHARE)))
     allowed = share if budget is None else min(budget, share)
@@ -76,4 +77,5 @@ def plan_thinking(limit: int, budget: int | None, profile: ThinkingMode, ends: T
         bound_by="length" if budget is None or share < budget else "budget",
         separator=separator,
         repetition=profile.repetition if profile.repetition.enabled else None,
+        trying=ends.trying,
     )

@@ -12,7 +12,7 @@ from chat_templates.messages import Message
 from chat_templates.settings import PromptStyle
 from chat_templates.thinking_probe import EFFORTS
 from server.modes.profile import AutoMode, DirectMode, Profile, ThinkingMode
-from server.modes.thinking import UNBOUND, Budget
+from server.modes.thinking import UNBOUND, Budget, Trying
 
 TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
 """With which it is found out whether a template takes a mode at all."""
@@ -24,19 +24,22 @@ class ThinkClosing:
     """The token ids that close a thinking for the model: one of `wrap_ups`, `tag`, and the `separator` behind it.
 
     `wrap_ups` stand in the order in which they are to be taken, the longest first; the last is the shortest that the
-    format allows.
+    format allows. `trying`: how the thinking may end before.
     """
 
     wrap_ups: tuple[tuple[int, ...], ...]
     tag: tuple[int, ...]
     separator: tuple[int, ...]
+    trying: Trying | None = None
 
     @classmethod
     def of(cls, mode: ThinkingMode, fmt: ChatFormat) -> "ThinkClosing":
         """The closing of a mode, in the tokens of a model."""
         closings = [fmt.closing(text) for text in mode.wrap_ups]
         words = tuple(tuple(closing.last_words) for closing in closings)
-        return cls(words, tuple(closings[0].tag), tuple(closings[0].separator))
+        rule = mode.early_end
+        trying = None if rule is None else Trying(rule, tuple(fmt.encode_text(rule.lead)), fmt.detokenizer)
+        return cls(words, tuple(closings[0].tag), tuple(closings[0].separator), trying)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from chat_templates.settings import FormatSettings, PromptStyle
 from engine.sampling import Count, Share, TokenSampling
 from server.cli_errors import UsageError
 from server.modes.confidence import Signal
+from server.modes.early_end import EarlyEnd
 from server.modes.repetition import Repetition
 from server.modes.thinking import Effort
 
@@ -112,7 +113,8 @@ class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields
     """A mode that thinks first. `thinking_budget` None: what the token limit leaves beside the answer reserve.
 
     `short_wrap_up` takes the place of `wrap_up` where that is more than half of a budget; nothing where both are. A
-    thought that goes round in circles, by the rule of `repetition`, is closed as a spent budget is.
+    thought that goes round in circles, by the rule of `repetition`, is closed as a spent budget is; so is one whose
+    answer is known, by that of `early_end`, where there is one.
     `answer` has the sampling fields by which the answer is drawn where it differs from the thinking. `levels` None: as
     far as they can be found in the template, where `template_variables` are to be found too; else none.
     """
@@ -123,6 +125,7 @@ class ThinkingMode(ModeProfile, frozen=True, kw_only=True, forbid_unknown_fields
     wrap_up: str
     short_wrap_up: str = ""
     repetition: Repetition = Repetition()
+    early_end: EarlyEnd | None = None
     effort_shares: EffortShares = EffortShares(minimal=0.1, low=0.2, medium=0.5, high=0.8, xhigh=0.95)  # OpenRouter's
     answer: dict[str, Any] = msgspec.field(default_factory=dict)
 

@@ -8,8 +8,9 @@ from chat_templates.format import ChatFormat
 from chat_templates.templates import NO_TEMPLATE
 from chat_templates.tool_forms.known import HERMES
 from server.modes.confidence import Signal, Weights
+from server.modes.early_end import EarlyEnd
 from server.modes.mode import Mode, Modes, refusal
-from server.modes.profile import GENERAL, Profile
+from server.modes.profile import GENERAL, Profile, ThinkingMode
 
 SHOWN = 100
 """Characters of a prompt's end, at most."""
@@ -45,6 +46,13 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str, model: 
                 "drafts. `twogear calibrate` finds one (docs/auto.md)."
             )
     for mode in modes.by_name.values():
+        early = _early_end(mode)
+        if early is not None and early.calibrated_for != model:
+            measured = early.calibrated_for or "no model"
+            yield (
+                f"The threshold of mode {mode.name}'s early_end was measured on {measured}, not on {model}: thoughts "
+                "may end before their answers are right. `twogear eval early` finds one (docs/auto.md)."
+            )
         if reason := refusal(fmt, mode.style):
             yield f"The chat template did not take a short conversation in mode {mode.name}: {reason}"
 
@@ -63,9 +71,21 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     if fmt.has_thinking:
         how = "toggles" if fmt.toggles else "does not toggle in the template"
         yield f"thinking {how}, between {fmt.settings.think} and {fmt.settings.think_end}"
+    early = _early_end(mode)
+    if early is not None:
+        yield (
+            f"a thought ends early once {early.agreeing} answers tried along it agree, with {_signal(early.signal)} "
+            f"{early.threshold:g} or more"
+        )
     yield f"tool calls as {_calls(fmt)}"
     found = fmt.is_foreign and mode.style.variables is None
     yield f"known from the {f'template, and profile {name}' if found else f'profile {name}'}"
+
+
+def _early_end(mode: Mode) -> EarlyEnd | None:
+    """The mode's own rule, if it has one: one that chooses has that of the mode that thinks."""
+    profile = mode.profile
+    return profile.early_end if isinstance(profile, ThinkingMode) and mode.auto is None else None
 
 
 def _signal(signal: Signal) -> str:

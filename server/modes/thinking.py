@@ -1,10 +1,12 @@
 """What a request asks about its mode and its thinking, and the plan that comes of it. Types only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, NamedTuple
 
+from chat_templates.detokenizer import Detokenizer
+from server.modes.early_end import EarlyEnd
 from server.modes.repetition import Repetition
 
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
@@ -45,13 +47,21 @@ class ModeWish(NamedTuple):
     budgets: Sequence[Budget] = ()
 
 
+class Trying(NamedTuple):
+    """How answers are tried along a thought: the `rule`, its `lead` in tokens, and what reads the thought's text."""
+
+    rule: EarlyEnd
+    lead: tuple[int, ...]
+    detokenizer: Callable[[], Detokenizer]
+
+
 @dataclass(frozen=True)
 class ThinkingPlan:
     """How long the model may think and what is said for it when that is spent.
 
     `max_tokens` counts the model's own thinking; with `wrap_up` it is the budget. `closing` is the end tag with what
     follows it in the template, its `separator`. `bound_by` tells whether a budget or the token limit set `max_tokens`.
-    A thought that repeats itself as `repetition` says is closed at once.
+    A thought that repeats itself as `repetition` says is closed at once, and so is one whose answer `trying` finds.
     """
 
     max_tokens: int
@@ -60,3 +70,4 @@ class ThinkingPlan:
     bound_by: Literal["budget", "length"]
     separator: tuple[int, ...] = ()
     repetition: Repetition | None = None
+    trying: Trying | None = None

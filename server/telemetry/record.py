@@ -54,6 +54,7 @@ class GenerationRecord:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     draft_tokens: int = 0  # of drafts that were dropped
+    trial_tokens: int = 0  # of answers that were tried along thoughts
     generated: list[int] = field(default_factory=lambda: [0])
     finish_reasons: Sequence[str | None] = ()
     reasoning_finish_reasons: Sequence[str | None] = ()

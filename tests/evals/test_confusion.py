@@ -39,6 +39,7 @@ def test_standard_mode_that_thinks(answer: str, generated: str, signs: list[str]
         ("33", "natural", ["short"]),
         ("4-1-0=03>33", "natural", []),
         (ITEM.trace * 20, "budget", ["unclosed"]),
+        (ITEM.trace, "confident", []),
         ("47", "stopped", ["short", "unclosed"]),
         ("", None, ["empty", "unclosed"]),
     ],

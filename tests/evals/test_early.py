@@ -18,6 +18,8 @@ def test_a_thought_ends_where_a_trial_is_sure() -> None:
     assert ended([RIGHT_EARLY], -1.0, 2) == Point(1, 90, 96)
     assert ended([RIGHT_EARLY], -1.0, 3) == Point(1, 100, 109)
     assert ended([SURE_AND_WRONG], -0.2, 1) == Point(0, 40, 40)
+    doubted = Thought(1, 100, [Trial("4", 1, -3.0, 40, 3), Trial("4", 1, -0.1, 70, 3)])
+    assert ended([doubted], -1.0, 2) == Point(1, 100, 106)
     assert ended([RIGHT_EARLY, SURE_AND_WRONG], 1.0, 1) == Point(1, 100, 107.5)
 
 

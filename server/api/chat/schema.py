@@ -7,7 +7,7 @@ from pydantic import Field
 from server.api.common.schema import Answer, Count, PlaceLogprob, TokenLogprob, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-ReasoningFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
+ReasoningFinish = Literal["natural", "budget", "repetition", "confident", "length", "stopped"]
 
 
 class TopLogprobs(TokenLogprob):
@@ -103,8 +103,8 @@ class ChatChoice(Answer):
     reasoning_mode: str | None = None
     """In a mode of kind `auto`: the one that it chose."""
     reasoning_finish_reason: ReasoningFinish | None = None
-    """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
-    standard mode.
+    """How the thinking ended: by itself, its budget or the token limit spent, in circles, its answer known, or told
+    to. Absent in standard mode.
     """
     token_ids: list[int] | None = None
     """All generated tokens, with `return_token_ids`."""

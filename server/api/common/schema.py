@@ -55,6 +55,8 @@ class CompletionDetails(Answer):
     """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
     found_again_tokens: Count | None = None
     """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
+    trial_tokens: Count | None = None
+    """In a mode that ends thoughts early: the tokens of answers that were tried. They are in no other count."""
 
 
 class Usage(Answer):

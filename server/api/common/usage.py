@@ -16,18 +16,22 @@ def usage(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached_tokens(choices)},
-        "completion_tokens_details": {"reasoning_tokens": reasoning, **drafted(plan, choices)},
+        "completion_tokens_details": {"reasoning_tokens": reasoning, **apart(plan, choices)},
     }
 
 
-def drafted(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
-    """What the choice between two modes came to, where it was the server's: the tokens of drafts that were dropped,
-    which are in no other count, and the prompt's that had not to be computed again after them.
+def apart(plan: Plan, choices: Sequence[Choice]) -> JsonObject:
+    """The tokens that are in no other count. Where the choice between two modes was the server's: those of drafts that
+    were dropped, and the prompt's that had not to be computed again after them. Where thoughts may end early: those of
+    answers that were tried.
     """
-    if not plan.tells_mode:
-        return {}
-    found = sum(choice.found_again or 0 for choice in choices)
-    return {"draft_tokens": sum(choice.draft_tokens for choice in choices), "found_again_tokens": found}
+    told: JsonObject = {}
+    if plan.tells_mode:
+        told["draft_tokens"] = sum(choice.draft_tokens for choice in choices)
+        told["found_again_tokens"] = sum(choice.found_again or 0 for choice in choices)
+    if any(one.tries for one in plan.choices):
+        told["trial_tokens"] = sum(choice.trial_tokens for choice in choices)
+    return told
 
 
 def mode_told(choice: Choice, plan: Plan) -> JsonObject:

@@ -2,7 +2,7 @@
 
 import orjson
 
-from server.api.common.usage import drafted, mode_told
+from server.api.common.usage import apart, mode_told
 from server.api.messages.blocks import Content
 from server.api.messages.body import MessagesRequest
 from server.api.messages.errors import anthropic_error
@@ -68,7 +68,7 @@ class MessageAnswer:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": generated,
-            "output_tokens_details": {"thinking_tokens": thought, **drafted(self._plan, [self._choice])},
+            "output_tokens_details": {"thinking_tokens": thought, **apart(self._plan, [self._choice])},
             "server_tool_use": None,
         }
 

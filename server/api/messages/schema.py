@@ -65,6 +65,8 @@ class OutputDetails(Answer):
     """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
     found_again_tokens: Count | None = None
     """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
+    trial_tokens: Count | None = None
+    """In a mode that ends thoughts early: the tokens of answers that were tried. They are in no other count."""
 
 
 class UsageSoFar(Answer):
@@ -127,9 +129,9 @@ class MessageEnd(Answer):
     """Never any."""
     container: None
     """Never any."""
-    reasoning_finish_reason: Literal["natural", "budget", "repetition", "length", "stopped"] | None = None
-    """How the thinking ended, where there was any: by itself, with its budget, in circles, with the token limit, or
-    because its turn ended or a client ended it.
+    reasoning_finish_reason: Literal["natural", "budget", "repetition", "confident", "length", "stopped"] | None = None
+    """How the thinking ended, where there was any: by itself, with its budget, in circles, with the token limit,
+    because its answer was known, or because its turn ended or a client ended it.
     """
 
 

@@ -5,7 +5,7 @@ from time import time
 
 from pydantic import BaseModel
 
-from server.api.common.usage import drafted, mode_told
+from server.api.common.usage import apart, mode_told
 from server.api.responses.admission import Asked
 from server.api.responses.body import JsonSchemaText, ResponseRequest
 from server.api.responses.events_log import EventLog
@@ -237,6 +237,6 @@ def _usage(run: Run) -> JsonObject:
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached_tokens(run.choices), "cache_write_tokens": 0},
         "output_tokens": choice.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": choice.reasoning_tokens, **drafted(run.plan, run.choices)},
+        "output_tokens_details": {"reasoning_tokens": choice.reasoning_tokens, **apart(run.plan, run.choices)},
         "total_tokens": prompt + choice.completion_tokens,
     }

@@ -7,7 +7,7 @@ from pydantic import Field, RootModel
 from server.api.common.schema import Answer, Count, TokenLogprob
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-ReasoningFinish = Literal["natural", "budget", "repetition", "length", "stopped"]
+ReasoningFinish = Literal["natural", "budget", "repetition", "confident", "length", "stopped"]
 
 
 class PlaceLogprob(TokenLogprob):
@@ -153,6 +153,8 @@ class OutputDetails(Answer):
     """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
     found_again_tokens: Count | None = None
     """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
+    trial_tokens: Count | None = None
+    """In a mode that ends thoughts early: the tokens of answers that were tried. They are in no other count."""
 
 
 class ResponseUsage(Answer):
@@ -224,8 +226,8 @@ class ResponseObject(Answer):
     reasoning_mode: str | None = None
     """In a mode of kind `auto`: the one that it chose; null until it has."""
     reasoning_finish_reason: ReasoningFinish | None = None
-    """How the thinking ended: by itself, its budget or the token limit spent, in circles, or told to. Absent in
-    standard mode.
+    """How the thinking ended: by itself, its budget or the token limit spent, in circles, its answer known, or told
+    to. Absent in standard mode.
     """
     model: str
     """The model's own name, whichever alias was asked for."""

@@ -24,6 +24,7 @@ PEEK = 4000
 THINKING_ENDS = {
     "budget": "thinking ended by its budget",
     "repetition": "thinking closed for going in circles",
+    "confident": "thinking closed, the answer being known",
     "length": "thinking ended by the token limit",
     "stopped": "thinking told to answer",
 }

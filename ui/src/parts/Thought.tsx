@@ -8,6 +8,7 @@ const PEEK = 240;
 const HOW: Record<string, string> = {
   budget: "ended by its budget",
   repetition: "closed for going in circles",
+  confident: "closed, the answer being known",
   length: "ended by the token limit",
   stopped: "told to answer",
 };
