@@ -126,6 +126,7 @@ IMPORT_VLLM = {
     *("engine/vllm_internals/page_counter.py", "engine/vllm_internals/pool_size.py"),
     *("engine/vllm_internals/recovery.py", "engine/vllm_internals/runner_limits.py"),
     "engine/vllm_internals/sampler.py",
+    "engine/vllm_internals/prompt_parts.py",
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
