@@ -192,7 +192,12 @@ def _gpu() -> list[Choice]:
     reason = (
         "the KV cache holds so many tokens at most, of a model so small that the GPU would hold more; 0: all that fit"
     )
-    return [Choice(KV_CACHE_TOKENS, str(MOST_CACHED_TOKENS), reason)]
+    return [
+        Choice(KV_CACHE_TOKENS, str(MOST_CACHED_TOKENS), reason),
+        Choice(
+            "TWOGEAR_PROMPT_PART_MS", "40", "how many milliseconds a part of a long prompt may take; 0: whole prompts"
+        ),
+    ]
 
 
 def _kv_cache_bytes(model: str, available: int) -> int:

@@ -13,8 +13,8 @@ pytest=(.venv/bin/python -m pytest)
 most_again=3
 work=$(mktemp -d)
 
-# half NAME MARKS: the tests with these marks; what failed is noted under NAME.
-half() { "${pytest[@]}" -o cache_dir="$work/$1" -m "$2"; }
+# half NAME MARKS: the tests with these marks, and which took longest; what failed is noted under NAME.
+half() { "${pytest[@]}" --durations 40 -o cache_dir="$work/$1" -m "$2"; }
 
 # again NAME STATUS: where a half ended with failed tests (1), these alone. Ends as they do, or with the half's status.
 again() {

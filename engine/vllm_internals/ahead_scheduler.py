@@ -8,7 +8,8 @@ full, a request that ends, a newcomer. Three paths go past it for requests that 
     short update     one token is appended; whatever may end a request, or says more than a token, is vLLM's
     short schedule   one loop, where all that is to be scheduled is one token of each running request
 
-Whatever is not plain takes vLLM's own way, row by row or the whole step. Tokens, ends and pages are the same; a page is
+Whatever is not plain takes vLLM's own way, row by row or the whole step, in which long prompts are read in parts
+(`prompt_parts.py`). Tokens, ends and pages are the same; a page is
 found by others up to a step later, and what a window gave up is returned with the next page
 (`tests/engine/test_ahead_scheduler.py` compares random runs).
 """
@@ -28,7 +29,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from engine.vllm_internals.contract import AHEAD_ROOM, SHORT_SCHEDULE, SHORT_UPDATE
+from engine.vllm_internals.contract import AHEAD_ROOM, PROMPT_PARTS, SHORT_SCHEDULE, SHORT_UPDATE
+from engine.vllm_internals.prompt_parts import PromptParts, parts_of
 from model_impl.private_names import FastPath, Verdict
 
 SWITCHES = {
@@ -37,6 +39,10 @@ SWITCHES = {
     SHORT_SCHEDULE.name: "TWOGEAR_SHORT_SCHEDULE",
 }
 """Variables of the environment; 0 leaves a path to vLLM."""
+PROMPT_PART_MS = "TWOGEAR_PROMPT_PART_MS"
+"""The environment variable for how long a part of a long prompt may take, in milliseconds; 0 for whole prompts."""
+_LEAST_PART = 512
+"""Tokens of a part of a prompt: about where a GPU's products take longer than to read the weights for them."""
 
 
 class AheadRoomManager(KVCacheManager):
@@ -101,15 +107,18 @@ class AheadScheduler(AsyncScheduler):
     kv_cache_manager: Any
     _updates_short: bool
     _schedules_short: bool
+    _parts: PromptParts | None
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """As vLLM's."""
-        if not self._schedules_short or throttle_prefills or not self._all_may_decode():
+        """As vLLM's; long prompts may be read in parts."""
+        if self._schedules_short and not throttle_prefills and self._all_may_decode():
+            plain = self._plain_rows()
+            if plain is not None and self._has_pages(plain):
+                return self._decode_all(plain)
+        # Nothing is allocated yet: vLLM decides who has to go.
+        if self._parts is None:
             return super().schedule(throttle_prefills)
-        plain = self._plain_rows()
-        if plain is None or not self._has_pages(plain):
-            return super().schedule(throttle_prefills)  # nothing is allocated yet: vLLM decides who has to go
-        return self._decode_all(plain)
+        return self._parts.schedule(super().schedule, throttle_prefills)
 
     def _all_may_decode(self) -> bool:
         return (
@@ -199,6 +208,8 @@ class AheadScheduler(AsyncScheduler):
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
         """As vLLM's; the outputs of plain rows come before those of the others."""
+        if self._parts is not None:
+            self._parts.done(scheduler_output)
         if not self._updates_short or not model_runner_output.sampled_token_ids:
             return super().update_from_output(scheduler_output, model_runner_output)
         outputs: list[EngineCoreOutput] = []
@@ -268,10 +279,12 @@ def take_over(scheduler: Any) -> dict[str, Verdict]:
     }
     if verdicts[SHORT_SCHEDULE.name].on and not verdicts[AHEAD_ROOM.name].on:
         verdicts[SHORT_SCHEDULE.name] = Verdict(False, f"it needs {AHEAD_ROOM.name}")
+    verdicts[PROMPT_PARTS.name] = Verdict(False, obstacle or "")
     if obstacle is None:
         if verdicts[AHEAD_ROOM.name].on:
             AheadRoomManager.take_over(scheduler.kv_cache_manager)
         scheduler.__class__ = AheadScheduler
+        scheduler._parts, verdicts[PROMPT_PARTS.name] = parts_of(scheduler, PROMPT_PART_MS, _LEAST_PART)
         scheduler._updates_short = verdicts[SHORT_UPDATE.name].on
         scheduler._schedules_short = verdicts[SHORT_SCHEDULE.name].on
     return verdicts

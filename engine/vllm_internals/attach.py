@@ -20,6 +20,7 @@ from engine.vllm_internals.contract import (
     MULTI_STEP,
     PAGE_COUNTS,
     POOL_SIZE,
+    PROMPT_PARTS,
     RECOVERY,
     WORKER,
     WORKER_PATHS,
@@ -115,6 +116,7 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
     limits, verdicts[LIMITS.name] = _limits(engine)
     verdicts[POOL_SIZE.name] = _pool_size(engine)
+    verdicts[PROMPT_PARTS.name] = _prompt_parts(core)
     verdicts |= _ahead(core)
     steps, verdicts[DIRECT_OUTPUTS.name] = _steps(engine, core)
     return Internals(pages, extender, recovery, steps, tuple(_statuses(verdicts)), limits)
@@ -162,6 +164,11 @@ def _why_not_ours(config: Any) -> Verdict:
     return Verdict(False, f"the engine runs with the worker {config.parallel_config.worker_cls}")
 
 
+def _another_scheduler(scheduler: Any) -> Verdict:
+    kind = type(scheduler)
+    return Verdict(False, f"the engine runs with the scheduler {kind.__module__}.{kind.__qualname__}")
+
+
 def _multi_step(core: Any, workers: Verdict) -> Verdict:
     """The two halves shake hands: the scheduler is told to only if all workers are ready."""
     if not workers.on:
@@ -172,9 +179,7 @@ def _multi_step(core: Any, workers: Verdict) -> Verdict:
     if enable is not None:
         verdict: Verdict = enable()
         return verdict
-    scheduler = type(core.scheduler)
-    chosen = Verdict(False, f"the engine runs with the scheduler {scheduler.__module__}.{scheduler.__qualname__}")
-    return verdict_of_names(MULTI_STEP) or chosen
+    return verdict_of_names(MULTI_STEP) or _another_scheduler(core.scheduler)
 
 
 def _pages(engine: Any, core: Any) -> tuple[Pages, Verdict]:
@@ -220,9 +225,17 @@ def _limits(engine: Any) -> tuple[SamplingLimits, Verdict]:
     return v2_limits(), Verdict(True, "longer lists than the runner has room for are refused before they reach it")
 
 
+def _prompt_parts(core: Any) -> Verdict:
+    """Of a scheduler that does not run ahead."""
+    if core is None:
+        return _IN_ANOTHER_PROCESS
+    verdict: Verdict | None = getattr(core.scheduler, "prompts_in_parts", None)
+    return verdict or verdict_of_names(PROMPT_PARTS) or _another_scheduler(core.scheduler)
+
+
 def _ahead(core: Any) -> dict[str, Verdict]:
     """What is shorter where the scheduler runs ahead."""
-    needs = [needed for path in AHEAD_PATHS for needed in path.needs]
+    needs = [needed for path in (*AHEAD_PATHS, PROMPT_PARTS) for needed in path.needs]
     if core is None:
         off = _IN_ANOTHER_PROCESS
     elif not core.scheduler.scheduler_config.async_scheduling:

@@ -74,8 +74,7 @@ MULTI_STEP = FastPath(
             _SCHEDULER,
             (
                 *("connector", "ec_connector", "kv_cache_config", "kv_cache_manager", "max_model_len", "pause_state"),
-                *("max_num_running_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split", "running"),
-                *("scheduler_config", "vllm_config"),
+                *("max_num_running_reqs", "max_num_scheduled_tokens", "running", "scheduler_config", "vllm_config"),
             ),
         ),
         PrivateName(f"{_SCHEDULER}.schedule", parameters=("self", "throttle_prefills")),
@@ -84,7 +83,7 @@ MULTI_STEP = FastPath(
         PrivateName("vllm.v1.core.sched.interface:PauseState", ("UNPAUSED",)),
         PrivateName(
             "vllm.v1.core.sched.output:SchedulerOutput",
-            ("num_scheduled_tokens", "scheduled_spec_decode_tokens", "total_num_scheduled_tokens"),
+            ("num_scheduled_tokens", "scheduled_spec_decode_tokens"),
         ),
         PrivateName(
             _REQUEST,
@@ -93,7 +92,6 @@ MULTI_STEP = FastPath(
                 *("spec_token_ids", "status", "use_structured_output"),
             ),
         ),
-        PrivateName("vllm.config.scheduler:SchedulerConfig", ("long_prefill_token_threshold",)),
         PrivateName("vllm.v1.kv_cache_interface:FullAttentionSpec"),
         PrivateName("vllm.v1.kv_cache_interface:SlidingWindowSpec"),
         PrivateName("vllm.envs:VLLM_COMPUTE_NANS_IN_LOGITS"),
@@ -333,6 +331,28 @@ SHORT_SCHEDULE = FastPath(
 )
 AHEAD_PATHS = (AHEAD_ROOM, SHORT_UPDATE, SHORT_SCHEDULE)
 """Those of a scheduler that runs ahead."""
+PROMPT_PARTS = FastPath(
+    "prompts in parts",
+    (
+        PrivateName(
+            _SCHEDULER,
+            (
+                *("max_num_scheduled_tokens", "need_mamba_block_aligned_split", "running", "scheduler_config"),
+                "vllm_config",
+            ),
+        ),
+        PrivateName(f"{_SCHEDULER}.schedule", parameters=("self", "throttle_prefills")),
+        PrivateName(f"{_SCHEDULER}.update_from_output", parameters=("self", "scheduler_output", "model_runner_output")),
+        PrivateName(f"{_SCHEDULER}.get_request_counts", parameters=("self",)),
+        PrivateName(
+            "vllm.v1.core.sched.output:SchedulerOutput", ("num_scheduled_tokens", "total_num_scheduled_tokens")
+        ),
+        PrivateName(
+            "vllm.config.scheduler:SchedulerConfig", ("enable_chunked_prefill", "long_prefill_token_threshold")
+        ),
+        PrivateName(_REQUEST, ("num_computed_tokens", "num_tokens")),
+    ),
+)
 DIRECT_OUTPUTS = FastPath(
     "direct outputs",
     (
@@ -420,6 +440,7 @@ FAST_PATHS = (
         SEEDS,
         MULTI_STEP,
         *AHEAD_PATHS,
+        PROMPT_PARTS,
         DIRECT_OUTPUTS,
         EXTENSION,
         PAGE_COUNTS,
@@ -438,7 +459,7 @@ WORKER = (
     PrivateName(_CPU_WORKER, ("model_runner",)),
     PrivateName(f"{_CPU_WORKER}.init_device", parameters=("self",)),
 )
-OPTIONS = {"--worker-cls": WORKER, "--scheduler-cls": MULTI_STEP.needs}
+OPTIONS = {"--worker-cls": WORKER, "--scheduler-cls": (*MULTI_STEP.needs, *PROMPT_PARTS.needs)}
 """What our classes need that are named to vLLM by an engine option."""
 
 

@@ -1,22 +1,16 @@
-"""Rounds of a bounded time: several decode steps for one round of scheduling, and long prompts in parts.
+"""Rounds of a bounded time: several decode steps for one round of scheduling, beside prompts in parts.
 
 As many decode steps are scheduled at once as fit into TWOGEAR_MULTI_STEP_MS at the speed of the last ones, since
 scheduling may cost more than a step. So large models step singly. `model_runner.py` computes the steps; nothing is
 scheduled for it before it has confirmed that it can (`attach.py`). What a request drew beyond its end is dropped by
-vLLM's own check for stops.
-
-Of a long prompt beside others, a step reads a part that fits into the same time, but at least `_LEAST_PART` tokens;
-several share it with one that may come. With vLLM's own limits, whoever comes waits until the whole prompt is read.
-Short prompts are not parted: read together they cost less. Chosen with `--scheduler-cls`.
+vLLM's own check for stops. A part of a long prompt may take as long (`prompt_parts.py`). Chosen with
+`--scheduler-cls`.
 """
 
 import math
-import os
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from vllm import envs
 from vllm.v1.core.sched.interface import PauseState
@@ -27,6 +21,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from engine.vllm_internals.kv_cache_manager import PageRoomManager
+from engine.vllm_internals.prompt_parts import parts_of, seconds_of
 from model_impl.private_names import Verdict
 
 SWITCH = "TWOGEAR_MULTI_STEP_MS"
@@ -37,31 +32,8 @@ _FEW = 4
 """Where no more requests run, or a newcomer goes before others, the round after a prompt's is a single step: a first
 token may bring no text to show (it opens a call, or is a part of a character), and the second would come with all
 others of its round."""
-_LEAST_PART, _LEAST_ALONE = 128, 1024
-"""Tokens of a prompt in a step, whatever they take, beside others and alone: with fewer, what a step costs in any case
-(reading the weights above all) costs more than they do."""
-_LONGER_ALONE = 8
-"""How many times longer a step may take while nobody else is there: whoever comes waits for its end."""
-_LAST_READ = 8
-"""How many of the last steps with prompts tell how long a token takes in them."""
-
-
-class _Read(NamedTuple):
-    """The tokens of a step that had a prompt's among them, and its seconds."""
-
-    tokens: int
-    seconds: float
-
-
-def longest_seconds(milliseconds: str) -> float:
-    """The variable's value in seconds. Raises ValueError, naming it, for what is not a number of milliseconds."""
-    try:
-        value = float(milliseconds)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{SWITCH} must be a number of milliseconds, 0 for single steps; it is {milliseconds!r}")
-    return value / 1000
+_LEAST_PART = 128
+"""Tokens of a part of a prompt."""
 
 
 class MultiStepScheduler(Scheduler):
@@ -73,15 +45,12 @@ class MultiStepScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._wanted = longest_seconds(os.environ.get(SWITCH, "0"))
+        self._wanted = seconds_of(SWITCH)
         self._longest = 0.0  # of several steps, in seconds
         self._step_seconds = math.inf
         self._started = 0.0
         self._steps = 0  # that are being computed at once; 0 where not only decoding goes on
-        self._read: deque[_Read] = deque(maxlen=_LAST_READ)
-        # An image, or a page of states, may have to be read in one step, however long it is.
-        whole = self.need_mamba_block_aligned_split or self.vllm_config.model_config.is_multimodal_model
-        self._parts_prompts = self._wanted > 0 and not whole
+        self._parts, self.prompts_in_parts = parts_of(self, SWITCH, _LEAST_PART)
 
     def enable_multi_step(self) -> Verdict:
         """Called once the workers have confirmed that they compute them; says whether they will be asked to."""
@@ -119,39 +88,18 @@ class MultiStepScheduler(Scheduler):
             for request in self.running:
                 request.spec_token_ids = [-1] * (self._steps - 1)
         self._started = time.monotonic()
-        if self._steps or not self._parts_prompts:
+        if self._steps or self._parts is None:
             return super().schedule(throttle_prefills)
-        with self._long_prompts_in_parts():
-            return super().schedule(throttle_prefills)
+        return self._parts.schedule(super().schedule, throttle_prefills)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         """As vLLM's; notes how long a step takes. There may have been fewer than were scheduled."""
-        seconds = time.monotonic() - self._started
         if self._steps:
             steps = max(map(len, model_runner_output.sampled_token_ids), default=0)
-            self._step_seconds = seconds / max(steps, 1)
-        elif scheduler_output.total_num_scheduled_tokens > len(scheduler_output.num_scheduled_tokens):
-            self._read.append(_Read(scheduler_output.total_num_scheduled_tokens, seconds))
+            self._step_seconds = (time.monotonic() - self._started) / max(steps, 1)
+        if self._parts is not None:
+            self._parts.done(scheduler_output)
         return super().update_from_output(scheduler_output, model_runner_output)
-
-    @contextmanager
-    def _long_prompts_in_parts(self) -> Iterator[None]:
-        """Sets vLLM's limits for one step: of a prompt's tokens, or of all tokens where one request is alone."""
-        config = self.scheduler_config
-        limits = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
-        tokens, seconds = sum(one.tokens for one in self._read), sum(one.seconds for one in self._read)
-        fitting = int(self._wanted * tokens / seconds) if seconds else 0
-        if sum(self.get_request_counts()) == 1:
-            self.max_num_scheduled_tokens = min(limits[0], max(_LONGER_ALONE * fitting, _LEAST_ALONE))
-        else:
-            reading = sum(map(_reads, self.running))
-            room = limits[0] - (len(self.running) - reading)
-            part = max(min(max(fitting // (reading + 1), _LEAST_PART), room // (reading + 1)), 1)
-            config.long_prefill_token_threshold = min(limits[1] or part, part)
-        try:
-            yield
-        finally:
-            self.max_num_scheduled_tokens, config.long_prefill_token_threshold = limits
 
     def _next_steps(self) -> int:
         """How many steps to schedule at once; 0 where what is next is not only decoding."""
@@ -183,11 +131,6 @@ class MultiStepScheduler(Scheduler):
         managers = self.kv_cache_manager.coordinator.single_type_managers
         pages = sum(steps // manager.block_size + 1 for manager in managers)
         return self.kv_cache_manager.block_pool.get_num_free_blocks() >= pages * len(self.running)
-
-
-def _reads(request: Request) -> bool:
-    """Whether more than its last token is yet to be computed."""
-    return request.num_tokens > request.num_computed_tokens + 1
 
 
 def _decodes(request: Request) -> bool:

@@ -1,5 +1,6 @@
 """What a template makes of clients' text is what it makes of plain strings, whatever filter or method it uses."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -53,10 +54,15 @@ OURS = Environment(trim_blocks=True, lstrip_blocks=True)
 PLAIN = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 
 
+@cache
+def _compiled(environment: Any, source: str) -> Any:
+    return environment.from_string(source)
+
+
 def _rendered(environment: Any, source: str, value: Any) -> str:
     """What comes out, or the kind of error."""
     try:
-        return str(environment.from_string(source).render(v=value))
+        return str(_compiled(environment, source).render(v=value))
     except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
         return type(error).__name__
 

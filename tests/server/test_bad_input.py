@@ -74,9 +74,10 @@ async def test_a_value_that_the_schema_forbids_is_refused_and_named(
         kind = BODIES[path]
         for name in kind.model_fields:
             schema = {**document, "$ref": f"#/components/schemas/{kind.__name__}/properties/{name}"}
+            allowed = jsonschema_rs.validator_for(schema).is_valid
             for value in WRONG:
                 response = await http.post(path, json={**VALID[path], name: value})
-                if not jsonschema_rs.is_valid(schema, value):
+                if not allowed(value):
                     error = error_of(response)
                     assert (response.status_code, error["type"]) == (400, "invalid_request_error"), (name, value)
                     assert error["param"].startswith(name), (name, value, error)

@@ -50,6 +50,7 @@ class Document:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
+        self._validators: dict[bytes, jsonschema_rs.Validator] = {}  # to make one takes longer than to ask it
 
     def check(self, path: str, method: str, status: int, media_type: str, value: Any) -> None:
         """Validates a response, or an event of a stream; one of an error that came first is an error."""
@@ -57,7 +58,10 @@ class Document:
         schema = content["x-event"] if "x-event" in content else content["schema"]
         if media_type == "text/event-stream" and "error" in value:
             schema = {"$ref": "#/components/schemas/ErrorResponse"}
-        jsonschema_rs.validate({**self._document, **schema}, value)
+        name = orjson.dumps(schema)
+        if name not in self._validators:
+            self._validators[name] = jsonschema_rs.validator_for({**self._document, **schema})
+        self._validators[name].validate(value)
 
 
 async def test_the_document_has_all_that_it_refers_to(client: Client, engine: FakeEngine) -> None:

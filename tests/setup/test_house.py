@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,30 +20,43 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 PERSONAL_PATH = re.compile(r"(?<![\w.:/-])/(?:root|work|Users|mnt|home/(?!twogear\b))\b(?=/)")
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The full names of all modules that a file imports, at its top or anywhere below."""
-    for node in ast.walk(ast.parse(path.read_text())):
+class Module(NamedTuple):
+    """What the rules look at of a file."""
+
+    says_what_it_is_for: bool
+    imports: tuple[tuple[str, tuple[str, ...]], ...]
+    """Of each import, at its top or anywhere below, the module's full name, and what is taken from it."""
+
+
+@cache
+def module(path: Path) -> Module:
+    text = path.read_text()
+    tree = ast.parse(text)
+    imports: list[tuple[str, tuple[str, ...]]] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            imports += ((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            imports.append((node.module, tuple(alias.name for alias in node.names)))
+    return Module(not text.strip() or ast.get_docstring(tree) is not None, tuple(imports))
 
 
+def imported(path: Path) -> list[str]:
+    """The full names of all modules that a file imports."""
+    return [name for name, _ in module(path).imports]
+
+
+@cache
 def files_imported(path: Path) -> set[str]:
     """The files of this repository among them, as paths; of a package that is imported, what is taken from it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            file = Path(*name.split("."))
+    for name, taken in module(path).imports:
+        for one in (name, *(f"{name}.{part}" for part in taken)):
+            file = Path(*one.split("."))
             found |= {
-                one.as_posix()
-                for one in (file.with_suffix(".py"), file / "__init__.py")
-                if (ROOT / one).is_file() and ROOT / one != path
+                candidate.as_posix()
+                for candidate in (file.with_suffix(".py"), file / "__init__.py")
+                if (ROOT / candidate).is_file() and ROOT / candidate != path
             }
     return found
 
@@ -126,6 +141,7 @@ IMPORT_VLLM = {
     *("engine/vllm_internals/page_counter.py", "engine/vllm_internals/pool_size.py"),
     *("engine/vllm_internals/recovery.py", "engine/vllm_internals/runner_limits.py"),
     "engine/vllm_internals/sampler.py",
+    "engine/vllm_internals/prompt_parts.py",
     "engine/vllm_internals/scheduler.py",
     *("model_impl/__init__.py", "model_impl/exaone4/model.py"),
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
@@ -168,8 +184,7 @@ def test_nothing_installed_imports_the_tests() -> None:
 
 
 def test_every_file_says_what_it_is_for() -> None:
-    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in SOURCES}
-    assert not [name for name, text in sources.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+    assert not [str(path) for path in SOURCES if not module(path).says_what_it_is_for]
 
 
 def tracked() -> list[str]:
