@@ -6,10 +6,12 @@ cluster that runs, in place of the one that is there: replica after replica, wit
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ ROUTED_BYTES = 1024 * 1024
 """Of a body that the router is shown; HAProxy holds as much for each connection."""
 TUNED = ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "TWOGEAR_API_KEY", "VLLM_API_KEY", "HF_HOME", "HF_TOKEN")
 """What this command's environment says for all children, on whatever machine they are."""
+POLL_SECONDS = 0.5
 OURS = ("--host", "--port", "--drain-seconds")
 
 
@@ -31,16 +34,21 @@ class StartError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 where it does not start."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    dashes = given.index("--") if "--" in given else len(given)
-    args = _parser().parse_args(given[:dashes])
-    args.serve = given[dashes + 1 :]
     try:
-        _check(args)
-        return _run(args)
+        return _run(parsed(sys.argv[1:] if argv is None else argv))
     except StartError as error:
         print(f"twogear: error: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 2
+
+
+def parsed(given: Sequence[str]) -> argparse.Namespace:
+    """The options, and in `serve` what each replica's server gets. Raises StartError."""
+    dashes = given.index("--") if "--" in given else len(given)
+    args = _parser().parse_args(given[:dashes])
+    args.serve = list(given[dashes + 1 :])
+    args.max_replicas = args.max_replicas or args.min_replicas
+    _check(args)
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,10 +80,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises StartError."""
-    args.max_replicas = args.max_replicas or args.min_replicas
     if not 1 <= args.min_replicas <= args.max_replicas:
         raise StartError("--min-replicas must be at least 1, and --max-replicas no fewer.")
-    own = next((option for option in args.serve if option.partition("=")[0] in OURS), None)
+    if args.tokens_per_replica <= 0 or args.places < 1:
+        raise StartError("--tokens-per-replica and --places must be more than 0.")
+    if args.address is None and shutil.which(args.twogear) is None:
+        raise StartError(f"there is no command {args.twogear}: make setup, or name it with --twogear.")
+    engine = args.serve.index("--") if "--" in args.serve else len(args.serve)
+    own = next((option for option in args.serve[:engine] if option.partition("=")[0] in OURS), None)
     if own is not None:
         raise StartError(f"{own} stands before the --: it is the deployment's, not a replica's.")
 
@@ -90,8 +102,9 @@ def _run(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        _deploy(serve, args)
-        print(f"Ready at http://{args.host}:{args.port}", flush=True)  # noqa: T201 - a command
+        _deploy(ray, serve, args)
+        head = ray.get_runtime_context().gcs_address
+        print(f"Ready at http://{args.host}:{args.port} (Ray's head is {head})", flush=True)  # noqa: T201 - a command
         if args.address is None:
             stopped.wait()
     finally:
@@ -140,7 +153,7 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
         raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error)}") from error
 
 
-def _deploy(serve: Any, args: argparse.Namespace) -> None:
+def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
     """Raises StartError."""
     from deploy.ray.app import Scale, Served, application  # noqa: PLC0415 - Ray has to be set up
 
@@ -156,22 +169,29 @@ def _deploy(serve: Any, args: argparse.Namespace) -> None:
         gpus=args.gpus,
         places=args.places,
     )
-    serve.start(http_options={"host": args.host, "port": args.port})
     try:
-        serve.run(application(served, scale, NAME), name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        told = serve.status().applications.get(NAME)
-        messages = [one.message for one in told.deployments.values()] if told is not None else []
-        raise StartError(_reason([*messages, str(error)])) from error
+        serve.start(http_options={"host": args.host, "port": args.port})
+    except ray.exceptions.RayError as error:
+        raise StartError(f"HAProxy did not start at {args.host}:{args.port}: {_line(error)}") from error
+    target = serve.RunTarget(application(served, scale, NAME), name=NAME, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    _await_running(serve, served.version)
 
 
-def _reason(messages: Sequence[str]) -> str:
-    """The line that tells why, of the traceback that Ray tells."""
-    for message in messages:
-        for line in reversed(message.splitlines()):
-            if "RuntimeError:" in line:
-                return line.partition("RuntimeError:")[2].strip()
-    return _line(messages[-1])
+def _await_running(serve: Any, version: str) -> None:
+    """Until all replicas are those of this version. Raises StartError."""
+    from deploy.ray.app import ROUTER  # noqa: PLC0415
+
+    router = serve.get_deployment_handle(ROUTER, NAME)
+    while True:
+        told = serve.status().applications[NAME]
+        if told.status == "RUNNING":
+            return
+        if told.deployments[ROUTER].status == "HEALTHY" and (failure := router.failure.remote(version).result()):
+            raise StartError(failure.removeprefix("twogear: error: "))
+        if told.status == "DEPLOY_FAILED":
+            raise StartError(_line(told.message))
+        time.sleep(POLL_SECONDS)
 
 
 def _line(error: object) -> str:

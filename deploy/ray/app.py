@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -43,8 +44,9 @@ class Served:
 
     @property
     def version(self) -> str:
-        """Replicas of the same have to serve the same."""
-        return hashlib.sha256(json.dumps([self.twogear, self.arguments]).encode()).hexdigest()[:16]
+        """Replicas of the same have to serve the same. Only those of another are put in their place."""
+        told = [self.twogear, self.arguments, self.environment, self.drain_seconds]
+        return _digest(json.dumps(told, sort_keys=True).encode(), _code())
 
     @property
     def command(self) -> list[str]:
@@ -64,20 +66,28 @@ class Engine:
         self._expected = Expected()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         self._child = Child(served.command, inherited | served.environment, self._lose)
-        try:
-            self._url = await self._child.start()
-        except ChildError as error:
-            raise RuntimeError(f"twogear serve did not start: {error}") from None
-        refusal = await self._router.join.remote(served.version, await _facts(self._url))
-        if refusal:
-            await self._child.end(0.0)
-            raise RuntimeError(refusal)
+        self._url = await self._join()
         self._proxy = Proxy(self._url, self._peers, self._end)
         self._telling = asyncio.create_task(self._tell())
 
     def __serve_build_asgi_app__(self) -> Proxy:
         """Called by Ray."""
         return self._proxy
+
+    async def _join(self) -> str:
+        """The URL of the child, once it runs and the router lets it in. Raises RuntimeError, and the router knows."""
+        version = self._served.version
+        try:
+            url = await self._child.start()
+        except ChildError as error:
+            refusal = str(error)
+            await self._router.fail.remote(version, refusal)
+        else:
+            refusal = await self._router.join.remote(version, await _facts(url))
+            if not refusal:
+                return url
+            await self._child.end(0.0)
+        raise RuntimeError(refusal)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Ray."""
@@ -117,6 +127,7 @@ class Router:
         self._engines = serve.get_deployment_handle(ENGINE, application)
         self._fleet = Fleet(places)
         self._facts: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, str] = {}
 
     def __serve_build_asgi_app__(self) -> Callable[[Scope, Receive, Send], Any]:
         """Called by Ray."""
@@ -128,8 +139,18 @@ class Router:
         differing = [name for name in facts if facts[name] != known.get(name)]
         if not differing:
             return ""
-        told = "; ".join(f"{name}: {facts[name]}, and the others {known.get(name)}" for name in differing)
-        return f"refused: this replica serves something else than the others. {told}. Give all machines the same files."
+        told = "; ".join(f"{name} is {facts[name]!r} and not {known.get(name)!r}" for name in differing)
+        refusal = f"a replica serves something else than the others: {told}; give all machines the same files."
+        self._failures[version] = refusal
+        return refusal
+
+    async def fail(self, version: str, reason: str) -> None:
+        """A replica of this version did not start."""
+        self._failures[version] = reason
+
+    async def failure(self, version: str) -> str:
+        """Why a replica of this version did not start; empty if none failed. It is told once."""
+        return self._failures.pop(version, "")
 
     async def peers(self, name: str) -> list[str]:
         """The URLs of all replicas but the one of this name."""
@@ -198,6 +219,8 @@ class Scale:
 def application(served: Served, scale: Scale, name: str) -> Application:
     """The app of this name."""
     engine = serve.deployment(serve.ingress()(Engine)).options(
+        _internal=True,
+        version=served.version,
         name=ENGINE,
         max_ongoing_requests=MOST_ONGOING,
         health_check_period_s=1,
@@ -217,6 +240,9 @@ def application(served: Served, scale: Scale, name: str) -> Application:
         request_router_config=RequestRouterConfig(request_router_class="deploy.ray.request_router.Offering"),
     )
     router = serve.deployment(serve.ingress()(Router)).options(
+        _internal=True,
+        version=_digest(f"{name} {scale.places}".encode(), _code()),
+        max_surge_percent=100,
         name=ROUTER,
         max_ongoing_requests=MOST_ONGOING,
         health_check_period_s=1,
@@ -225,6 +251,15 @@ def application(served: Served, scale: Scale, name: str) -> Application:
     app: Application = engine.bind(served, name)
     app._with_ingress_request_router(router.bind(name, scale.places))
     return app
+
+
+def _code() -> bytes:
+    """What runs in replicas, beside their children."""
+    return b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _grace(drain_seconds: float) -> float:
@@ -237,16 +272,16 @@ async def _facts(url: str) -> dict[str, Any]:
     """What has to be the same for all replicas: the models and modes, and a digest of what each makes of a request."""
     text, _ = await _get(url, "/v1/models")
     models = [{name: value for name, value in one.items() if name != "created"} for one in json.loads(text)["data"]]
-    digest = hashlib.sha256(json.dumps(models, sort_keys=True).encode())
+    made = [json.dumps(models, sort_keys=True).encode()]
     for model in models:
         body = {"model": model["id"], "messages": [{"role": "user", "content": "Which profile is this?"}]}
         _, rendered = await _get(url, "/v1/chat/completions/render", body)
         rendered.pop("request_id", None)
-        digest.update(json.dumps(rendered, sort_keys=True).encode())
+        made.append(json.dumps(rendered, sort_keys=True).encode())
     return {
         "models": ", ".join(model["id"] for model in models),
         "weights": ", ".join(sorted({str(model.get("weights")) for model in models})),
-        "profile": digest.hexdigest()[:16],
+        "profile": _digest(*made),
     }
 
 

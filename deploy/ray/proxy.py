@@ -9,8 +9,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -132,11 +132,11 @@ class Proxy:
         self.ledger.note(exchange.ticket, 0)
         is_whole = False
         try:
-            await self._answer(exchange)
-            is_whole = exchange.status == 200 and exchange.drawn > 0
+            is_answered = await _until_gone(receive, self._answer(exchange))
+            is_whole = is_answered and exchange.status == 200 and exchange.drawn > 0
         except (aiohttp.ClientError, ConnectionError) as error:
             await self._break(exchange, error)
-        finally:  # also where the client leaves, which cancels this
+        finally:  # also where Ray cancels this, as it does when the client leaves
             self.ledger.note(exchange.ticket, 0, over=is_whole)
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -237,6 +237,26 @@ async def _read(scope: Scope, receive: Receive, send: Send) -> Exchange | None:
     ticket = next((value.decode("latin-1") for name, value in headers if name == TICKET), "")
     path = quote(scope["path"], safe=_PATH) + (f"?{query}" if query else "")
     return Exchange(scope["method"], path, headers, bytes(body), send, ticket)
+
+
+async def _until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done; where the client left before, it is cancelled."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
+    finally:
+        for unfinished in (one for one in (working, gone) if not one.done()):
+            unfinished.cancel()
+            with suppress(asyncio.CancelledError):
+                await unfinished
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _pieces(response: aiohttp.ClientResponse, read: bytes, *, whole_events: bool) -> AsyncIterator[bytes]:

@@ -193,6 +193,7 @@ def test_what_is_drawn_is_told_by_ticket(two: Two) -> None:
     until(lambda: ledger._told.get("7", Told()).over is not None)
     assert ledger.take()["7"].over is False
     httpx.post(two.urls[0] + "/v1/chat/completions", json=body(reasoning_mode="nope"), headers=head)
+    until(lambda: ledger._told.get("7", Told()).over is not None)
     assert ledger.take() == {"7": Told(0, over=False)}
 
 

@@ -44,7 +44,12 @@ def left_out(file: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("cpu", ("engine-cpu", "otel", "train")), ("cuda", ("engine-cuda", "otel", "train")), ("dev", ("dev",)), ("ray", ("ray",))],
+    [
+        ("cpu", ("engine-cpu", "otel", "train")),
+        ("cuda", ("engine-cuda", "otel", "train")),
+        ("dev", ("dev",)),
+        ("ray", ("ray",)),
+    ],
 )
 def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -> None:
     locked_pins = pins(lock)
