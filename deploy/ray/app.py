@@ -68,6 +68,7 @@ class Engine:
         self._child = Child(served.command, inherited | served.environment, self._lose)
         self._url = await self._join()
         self._proxy = Proxy(self._url, self._peers, self._end)
+        self._is_ready = True
         self._telling = asyncio.create_task(self._tell())
 
     def __serve_build_asgi_app__(self) -> Proxy:
@@ -102,8 +103,10 @@ class Engine:
         while True:
             await asyncio.sleep(TELL_SECONDS)
             told = self._proxy.ledger.take()
-            if told:
-                self._router.tell.remote(told)
+            is_ready = await _is_ready(self._url)
+            if told or is_ready != self._is_ready:
+                self._is_ready = is_ready
+                self._router.tell.remote(self._name, told, is_ready)
 
     async def _end(self) -> None:
         self._telling.cancel()
@@ -128,6 +131,7 @@ class Router:
         self._fleet = Fleet(places)
         self._facts: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
+        self._unready = set[str]()
 
     def __serve_build_asgi_app__(self) -> Callable[[Scope, Receive, Send], Any]:
         """Called by Ray."""
@@ -157,9 +161,13 @@ class Router:
         there = await self._there()
         return [url for other, url in there.items() if other != name]
 
-    async def tell(self, told: dict[str, Told]) -> None:
-        """What a replica tells of its requests."""
+    async def tell(self, name: str, told: dict[str, Told], is_ready: bool) -> None:
+        """What a replica tells of its requests, and whether its engine takes more: one that was lost is coming back."""
         self._fleet.tell(told)
+        if is_ready:
+            self._unready.discard(name)
+        else:
+            self._unready.add(name)
 
     async def loads(self) -> dict[str, float]:
         """The tokens that are yet to come, by replica."""
@@ -182,7 +190,9 @@ class Router:
         await send({"type": "http.response.body", "body": answer, "more_body": False})
 
     async def _route(self, body: bytes) -> tuple[str, str]:
-        names = list(await self._there())
+        there = await self._there()
+        self._unready &= there.keys()
+        names = [name for name in there if name not in self._unready] or list(there)
         asked = Asked.of(body)
         if asked is None:
             return self._fleet.least(names), ""
@@ -296,6 +306,14 @@ async def _get(url: str, path: str, body: object = None) -> tuple[str, dict[str,
     ):
         text = await response.text()
         return text, json.loads(text) if response.content_type == "application/json" else {}
+
+
+async def _is_ready(url: str) -> bool:
+    try:
+        await _get(url, "/health")
+    except aiohttp.ClientError:
+        return False
+    return True
 
 
 async def _live(receive: Receive, send: Send) -> None:

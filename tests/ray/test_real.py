@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.ray.deployment import PYTHON, ROOT, Deployment, loopback_alone, until, url_of
@@ -28,6 +30,9 @@ PORT = 8341
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = "Count the letters of this text. " + "the quick brown fox jumps over the lazy dog " * 40
 THINK = {"reasoning_mode": "reasoning", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+THINKS = 'twogear_requests_running{mode="reasoning"} 1.0'
+ENDLESS = {"logit_bias": {"8": -100}, "temperature": 1.0, "thinking_token_budget": 3900}
+"""The tag that ends the thinking is never drawn."""
 DRAIN = ("--drain-seconds", "120")
 
 
@@ -69,7 +74,7 @@ def said(response: httpx.Response) -> dict[str, Any]:
 @contextmanager
 def thinker(url: str) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a request that thinks until it is told to end, or its client leaves."""
-    fields = {"messages": SUM, "stream": True, **THINK, "max_tokens": 4000, "thinking_token_budget": 3900}
+    fields = {"messages": SUM, "stream": True, "reasoning_mode": "reasoning", "max_tokens": 4000, **ENDLESS}
     with httpx.stream("POST", url + "/v1/chat/completions", json=fields) as response:
         yield events(response)
 
@@ -119,7 +124,9 @@ def test_a_client_that_leaves_frees_the_engine(ray: Deployment) -> None:
         until(lambda: ray.running() == 1, "it runs")
     until(lambda: ray.running() == 0, "it was freed")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(ray.url + "/v1/chat/completions", json={"messages": SUM, **THINK, "max_tokens": 4000}, timeout=2)
+        httpx.post(
+            ray.url + "/v1/chat/completions", json={"messages": SUM, **THINK, **ENDLESS, "max_tokens": 4000}, timeout=2
+        )
     until(lambda: ray.running() == 0, "it was freed, whose answer had not begun")
 
 
@@ -141,16 +148,27 @@ def test_control_and_stored_responses_reach_the_replica_that_has_them(ray: Deplo
     assert httpx.get(ray.url + "/v1/responses/resp_0123456789abcdef01234567").status_code == 404
 
 
+def test_a_lost_engine_gets_no_requests_until_it_is_back(ray: Deployment) -> None:
+    with thinker(ray.url) as told:
+        next(told)
+        until(lambda: ray.running() == 1, "it runs")
+        busy = busy_of(ray)
+        (engine,) = [one for one in busy.children() if "engine" in one.cmdline()]
+        engine.kill()
+        assert "error" in list(told)[-1]
+    until(lambda: httpx.get(url_of(busy) + "/health").status_code == 503, "the loss is known")
+    time.sleep(1)
+    assert [_status(ray.url) for _ in range(10)] == [200] * 10
+    until(lambda: ray.serves_alone(2), "it is back, in the same replica")
+    assert busy.is_running()
+
+
 @pytest.mark.parametrize("victim", ["child", "replica"])
 def test_when_one_is_killed_the_other_serves_and_it_comes_back(ray: Deployment, victim: str) -> None:
     with thinker(ray.url) as told:
         next(told)
         until(lambda: ray.running() == 1, "it runs")
-        (busy,) = [
-            one
-            for one in ray.children()
-            if '_running{mode="reasoning"} 1.0' in httpx.get(url_of(one) + "/metrics").text
-        ]
+        busy = busy_of(ray)
         before = {one.pid for one in ray.children()}
         parent = busy.parent()
         assert parent is not None
@@ -166,6 +184,12 @@ def test_when_one_is_killed_the_other_serves_and_it_comes_back(ray: Deployment, 
     until(lambda: ray.serves_alone(2), "there are two again")
     assert {one.pid for one in ray.children()} != before
     until(lambda: all(_status(ray.url) == 200 for _ in range(5)), "it serves")
+
+
+def busy_of(ray: Deployment) -> psutil.Process:
+    """The one child in which a request thinks."""
+    (busy,) = [one for one in ray.children() if THINKS in httpx.get(url_of(one) + "/metrics").text]
+    return busy
 
 
 def _status(url: str) -> int:
