@@ -24,6 +24,8 @@ from ray.serve.deployment import Application
 ENGINE = "engine"
 ROUTER = "router"
 TELL_SECONDS = 0.25
+LOOK_BACK_SECONDS = 11.0
+"""The shortest time over which Ray takes the mean of what replicas tell."""
 LAST_WORDS = 0.2
 """Seconds for what was sent when the child ended to leave this process."""
 MOST_ONGOING = 1_000_000
@@ -135,7 +137,11 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> Callable[[Scope, Receive, Send], Any]:
         """Called by Ray."""
-        return self._serve
+
+        async def serve_one(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._serve(scope, receive, send)
+
+        return serve_one  # a function, and not a method: uvicorn takes that for an app of ASGI 2
 
     async def join(self, version: str, facts: dict[str, Any]) -> str:
         """Empty if a replica of this version may serve beside the others; else what is wrong, in words."""
@@ -244,7 +250,7 @@ def application(served: Served, scale: Scale, name: str) -> Application:
             max_replicas=scale.most,
             upscale_delay_s=scale.up_seconds,
             downscale_delay_s=scale.down_seconds,
-            look_back_period_s=min(10.0, scale.up_seconds),
+            look_back_period_s=LOOK_BACK_SECONDS,
             policy=AutoscalingPolicy(policy_function=TokensPerReplica, policy_kwargs={"tokens": scale.tokens}),
         ),
         request_router_config=RequestRouterConfig(request_router_class="deploy.ray.request_router.Offering"),

@@ -78,7 +78,7 @@ def _word(fields: Mapping[str, Any], path: Sequence[str]) -> str:
 
 
 def _limit(fields: Mapping[str, Any]) -> int:
-    named = [fields[name] for name in LIMITS if isinstance(fields.get(name), int) and fields[name] > 0]
+    named = [value for name in LIMITS if isinstance(value := fields.get(name), int) and value > 0]
     return min([UNBOUND, *named])
 
 

@@ -34,6 +34,8 @@ _NAMES_ONE = re.compile(r"/v1/(chat/completions|completions|messages|responses)/
 _TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens)": ?(\d+)')
 _PATH = "/:@!$&'()*+,;=~-._"
 _OF_BODY = frozenset({b"content-length", b"expect"})
+_OF_RAY = frozenset({b"date", b"server", b"x-request-id"})
+"""Headers of a response that Ray adds itself, the last with what HAProxy chose."""
 _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
@@ -189,8 +191,7 @@ class Proxy:
         exchange.status = response.status
         exchange.is_stream = response.content_type == "text/event-stream"
         headers = [(name.lower(), value) for name, value in _end_to_end(response.raw_headers)]
-        # Ray sends the id of the request itself.
-        headers = [(name, value) for name, value in headers if name != b"x-request-id"]
+        headers = [(name, value) for name, value in headers if name not in _OF_RAY]
         await exchange.send({"type": "http.response.start", "status": response.status, "headers": headers})
         exchange.is_begun = True
         async for piece in _pieces(response, read, whole_events=exchange.is_stream):
