@@ -144,13 +144,15 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
     options: dict[str, Any] = {"runtime_env": {"env_vars": passed}, "log_to_driver": False, "namespace": NAME}
     if args.address is not None:
         options["address"] = args.address
+        if args.address.startswith("127."):  # as the head was started here; else this one has another address than it
+            options["_node_ip_address"] = "127.0.0.1"
     else:
         options |= {"include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
         options |= {"_node_ip_address": "127.0.0.1"} | ({"_temp_dir": args.temp_dir} if args.temp_dir else {})
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error)}") from error
+        raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}") from error
 
 
 def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
