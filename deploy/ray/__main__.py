@@ -133,7 +133,16 @@ def _set_environment(args: argparse.Namespace) -> None:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    if args.address is not None and _has_token():
+        chosen["RAY_AUTH_MODE"] = (
+            "token"  # Ray's default where it starts a cluster, and not where it joins one by address
+        )
     os.environ.update({name: value for name, value in chosen.items() if name not in os.environ or name == "PYTHONPATH"})
+
+
+def _has_token() -> bool:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    return "RAY_AUTH_TOKEN" in os.environ or Path(path).expanduser().is_file()
 
 
 def _connect(ray: Any, args: argparse.Namespace) -> None:
@@ -152,7 +161,9 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}") from error
+        raise StartError(
+            f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:

@@ -17,7 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.ray.deployment import PYTHON, ROOT, Deployment, loopback_alone, until, url_of
+from tests.doc_blocks import ROOT
+from tests.ray.deployment import PYTHON, Deployment, loopback_alone, until, url_of
 from tests.real_server import RealServer
 
 pytestmark = [
