@@ -27,7 +27,7 @@ FOLLOWED = {
 """Pages that a test of their own follows, block by block."""
 CONSOLES = [block for block in BLOCKS if block.language == "console"]
 COMMANDS = [block for block in BLOCKS if block.language in ("bash", "sh") and block not in EXAMPLES]
-OTHERS = {"cp", "curl", "docker", "export", "helm", "kubectl", "set", "lm_eval", "claude", "open-webui"}
+OTHERS = {"cp", "curl", "docker", "export", "helm", "kubectl", "set", "lm_eval", "claude", "open-webui", "ray"}
 OTHERS |= {"litellm", "smg", "vllm-router"}
 """What is no command of this repository."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

