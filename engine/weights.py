@@ -22,8 +22,10 @@ _PLACES = ("quantization_config", "compression_config")
 BESIDE_WEIGHTS = 2 * GIB
 """What an engine takes beside them at least: its own code, and the smallest KV cache of a default start."""
 LARGE = GIB
-"""Bytes from which on reading weights is what a stream waits for. Not measured yet (docs/weights.md)."""
+"""Bytes in bfloat16 from which on a stream waits for weights to be read (measured with 2.5 GiB: docs/weights.md)."""
 VECTORS = "avx512_vnni"
+_WITHOUT_BITS = {"--dtype", "--quantization", "-q", "--load-format", "--enable-lora"}
+"""Engine options beside which bfloat16 stays the default: numbers that 8 bits are not multiplied with, or not tried."""
 _MODELOPT = "hf_quant_config.json"
 """Where NVIDIA's ModelOpt says it, beside config.json."""
 
@@ -118,23 +120,26 @@ def _check_room_for_a_file(folder: Path, available: int) -> None:
         )
 
 
-def choose(sizes: Mapping[Format, int], available: int, flags: Collection[str]) -> Chosen:
-    """The format in which a CPU would best hold weights that take so many bytes in each.
+def choose(sizes: Mapping[Format, int], options: Sequence[str], flags: Collection[str]) -> Chosen:
+    """The default format on a CPU, for weights that take so many bytes in each.
 
-    `available`: bytes of memory that are free. `flags`: what the CPU has, as /proc/cpuinfo calls it.
+    It depends on model, CPU and engine options alone, so that the same start has the same answers however much memory
+    is free. `flags`: what the CPU has, as /proc/cpuinfo calls it.
     """
     size = sizes[DEFAULT]
-    free = f"{available / GIB:.1f} GiB of memory are free"
-    if size + BESIDE_WEIGHTS > available:
-        for smaller in BITS:
-            if sizes[smaller] + BESIDE_WEIGHTS <= available:
-                return Chosen(smaller, f"{DEFAULT} would take {_gib(size)}, and {free}")
-        return Chosen(DEFAULT, f"{free}, too few for any format")
     if size < LARGE:
         return Chosen(DEFAULT, f"a model of {_gib(size)} is read fast enough")
     if VECTORS not in flags:
         return Chosen(DEFAULT, f"this CPU has no {VECTORS}, without which products of fewer bits take longer")
+    if fixed := sorted({option.partition("=")[0] for option in options} & _WITHOUT_BITS):
+        return Chosen(DEFAULT, f"fewer bits are not chosen beside {fixed[0]}")
     return Chosen("int8", f"one stream waits for {_gib(sizes['int8'])} to be read for each token, not for {_gib(size)}")
+
+
+def default_weights(folder: Path, options: Sequence[str], flags: Collection[str]) -> Chosen:
+    """The format of a checkpoint's weights on a CPU where nobody asked for one. Raises ModelError."""
+    sizes = sizes_by_format(folder)
+    return Chosen(DEFAULT, "the only one") if sizes is None else choose(sizes, options, flags)
 
 
 def sizes_by_format(folder: Path) -> dict[Format, int] | None:
@@ -152,22 +157,24 @@ def sizes_by_format(folder: Path) -> dict[Format, int] | None:
         return None  # vLLM says more about it
 
 
-def start_line(folder: Path, held: str, asked: str | None, available: int, flags: Collection[str]) -> str:
-    """What is said at a start on a CPU: how the weights are held, why, and what would fit this machine better.
+def start_line(folder: Path, held: str, why: str, available: int) -> str:
+    """What is said at a start on a CPU: how the weights are held, why, and what would fit where that does not.
 
-    `asked`: what flag or environment say; None if neither does. Raises ModelError.
+    `why`: a reason of `choose`; empty where flag or environment say the format. `available`: bytes of memory. Raises
+    ModelError.
     """
     sizes = sizes_by_format(folder)
     if sizes is None or held not in FORMATS:
         return f"Weights: {held}, as checkpoint and engine options say."
-    size = _gib(next(sizes[each] for each in FORMATS if each == held))
-    if asked is not None:
-        return f"Weights: {held} ({size}), as you have asked."
-    chosen = choose(sizes, available, flags)
-    if chosen.weights == held:
-        return f"Weights: {held} ({size}), the default: {chosen.reason}."
-    better = f"--weights {chosen.weights} ({_gib(sizes[chosen.weights])})"
-    return f"Weights: {held} ({size}), the default. {better} may suit this machine better: {chosen.reason}."
+    size = next(sizes[each] for each in FORMATS if each == held)
+    if not why:
+        return f"Weights: {held} ({_gib(size)}), as you have asked."
+    said = f"Weights: {held} ({_gib(size)}), the default: {why}."
+    if size + BESIDE_WEIGHTS <= available:
+        return said if held == DEFAULT else f"{said} --weights {DEFAULT} for those of the checkpoint."
+    free = f"{available / GIB:.1f} GiB of memory are free"
+    fits = [f"--weights {each} ({_gib(sizes[each])})" for each in BITS if sizes[each] + BESIDE_WEIGHTS <= available]
+    return f"{said} Only {free}: {fits[0]} fits better." if fits else f"{said} Only {free}, too few for any format."
 
 
 def quantization(folder: Path) -> dict[str, Any] | None:

@@ -29,8 +29,9 @@ from chat_templates.format import ChatFormat
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import Machine, engine_defaults
 from engine.messages import Ready
-from engine.weights import check_room, check_weights, held_weights, start_line
+from engine.weights import check_room, check_weights, default_weights, held_weights, start_line
 from model_impl.cpu.native import cpu_flags
+from model_impl.weights import VARIABLE
 from server.access.keys import KeyFile, check_modes, keys_of
 from server.access.origins import is_loopback
 from server.app import create_app
@@ -85,7 +86,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     display = StartDisplay(console, choices if settings.verbose else ())
     name = (settings.profile or choose_profile(folder, settings)).stem
     modes = app.state.serving.modes
-    display.note([*weights_line(settings, folder), *report(modes, fmt, name)])
+    display.note([*weights_line(settings, folder, engine_options), *report(modes, fmt, name)])
     warned = [open_address_warning(settings, has_keys=keys is not None), connections_warning(settings)]
     warned += base_warnings(settings.lora_modules, settings.model)
     for warning in [*warned, *warnings(modes, fmt, profile, name, settings.model_name)]:
@@ -356,7 +357,7 @@ def tokenizer_folder(model: str) -> Path:
 
 
 def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]) -> Settings:
-    """With the format that the weights of the checkpoint in `folder` are held in.
+    """With the format that the weights of the checkpoint in `folder` are held in; the engine's environment says it too.
 
     Raises UsageError where they cannot be held as `--weights` asks, or be shared as `engine_options` ask.
     """
@@ -364,8 +365,11 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
         return settings
     try:
         check_heads(read_config(folder), engine_options)
-        check_weights(folder, settings.model, settings.weights)
         machine = Machine.detect()
+        if settings.weights_asked is None and machine.platform == "cpu":
+            settings = replace(settings, weights=default_weights(folder, engine_options, cpu_flags()).weights)
+            os.environ[VARIABLE] = settings.weights
+        check_weights(folder, settings.model, settings.weights)
         if machine.platform == "cpu":
             available = machine.available_memory // settings.data_parallel_size
             check_room(folder, settings.model, settings.weights, available)
@@ -374,14 +378,16 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
         raise UsageError(str(error)) from error
 
 
-def weights_line(settings: Settings, folder: Path) -> list[str]:
+def weights_line(settings: Settings, folder: Path, engine_options: Sequence[str]) -> list[str]:
     """How the weights are held, and why, for people; on a GPU, which has no choice, nothing. Raises UsageError."""
     machine = Machine.detect()
     if machine.platform != "cpu" or not (folder / "config.json").is_file():
         return []
     available = machine.available_memory // settings.data_parallel_size
     try:
-        return [start_line(folder, settings.weights, settings.weights_asked, available, cpu_flags())]
+        asked = settings.weights_asked is not None
+        why = "" if asked else default_weights(folder, engine_options, cpu_flags()).reason
+        return [start_line(folder, settings.weights, why, available)]
     except ModelError as error:
         raise UsageError(str(error)) from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.load.workload import MODEL_NAME
 from benchmarks.peers import llama_cpp
+from model_impl.weights import DEFAULT
 from server.cli_errors import UsageError
 
 _TEMPLATE = Path(__file__).parent / "chat_template.jinja"
@@ -43,11 +44,10 @@ class Target:
     streams: int | None = None
 
 
-def twogear(target: Target, weights: str | None = None) -> Start:
-    """Ours, as `twogear serve` starts it, or with its weights in another format."""
-    place = ("--port", str(target.port), "--served-model-name", MODEL_NAME)
-    asked = () if weights is None else ("--weights", weights)
-    return Start((str(_TWOGEAR), "serve", str(target.checkpoint), *place, *asked), _caches(target))
+def twogear(target: Target, weights: str = DEFAULT) -> Start:
+    """Ours, as `twogear serve` starts it but for the format of its weights: other servers' are bfloat16 too."""
+    place = ("--port", str(target.port), "--served-model-name", MODEL_NAME, "--weights", weights)
+    return Start((str(_TWOGEAR), "serve", str(target.checkpoint), *place), _caches(target))
 
 
 def vllm_default(target: Target) -> Start:

@@ -13,7 +13,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from engine.defaults import GIB, Machine
-from engine.weights import choose, held_weights, start_line
+from engine.weights import choose, default_weights, held_weights, start_line
 from model_impl.weights import VARIABLE, Format
 from server.app import create_app
 from server.cli import main
@@ -64,7 +64,7 @@ def test_checkpoints_that_cannot_be_quantized(tmp_path: Path, capsys: pytest.Cap
 
 def test_other_models_of_the_hub_are_refused_once_their_configuration_is_there(tmp_path: Path) -> None:
     fetched = Path(checkpoint(tmp_path, architectures=["Qwen3ForCausalLM"], model_type="qwen3"))
-    settings = Settings(model="Qwen/Qwen3-0.6B", weights="int8")
+    settings = Settings(model="Qwen/Qwen3-0.6B", weights="int8", weights_asked="int8")
     with pytest.raises(UsageError, match=r"^--weights int8 is for Exaone4ForCausalLM; Qwen/Qwen3-0.6B is a Qwen3For"):
         with_weights(settings, fetched, [])
     assert with_weights(replace(settings, weights="bf16"), fetched, []).weights == "bf16"
@@ -75,7 +75,7 @@ ODD: Any = {"weights": {"type": []}}
 
 def test_too_little_memory_to_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(checkpoint(tmp_path))
-    asked = Settings(model=str(folder), weights="int8")
+    asked = Settings(model=str(folder), weights="int8", weights_asked="int8")
     with monkeypatch.context() as context:
         context.setattr(Machine, "detect", lambda: Machine("cpu", (0,), available_memory=1 << 20))
         with pytest.raises(UsageError, match=r"0\.0 GiB of memory are free, too few .* GiB with int4; free") as why:
@@ -87,7 +87,7 @@ def test_too_little_memory_to_quantize(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_each_of_several_engines_has_its_part_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(checkpoint(tmp_path))
-    asked = Settings(model=str(folder), weights="int4")
+    asked = Settings(model=str(folder), weights="int4", weights_asked="int4")
     monkeypatch.setattr(Machine, "detect", lambda: Machine("cpu", (0, 1), available_memory=4 << 20))
     assert with_weights(asked, folder, []).weights == "int4"
     with pytest.raises(UsageError, match="are free, too few"):
@@ -99,39 +99,71 @@ VNNI = {"avx512f", "avx512_vnni"}
 
 
 @pytest.mark.parametrize(
-    ("sizes", "available", "flags", "chosen", "why"),
+    ("sizes", "options", "flags", "chosen", "why"),
     [
-        (SIZES, 16 * GIB, VNNI, "int8", "waits for 2.0 GiB to be read for each token, not for 4.0 GiB"),
-        (SIZES, 16 * GIB, {"avx2"}, "bf16", "this CPU has no avx512_vnni"),
-        (SIZES, 6 * GIB, VNNI, "int8", "waits for 2.0 GiB"),
-        (SIZES, 6 * GIB - 1, {"avx2"}, "int8", "bf16 would take 4.0 GiB, and 6.0 GiB of memory are free"),
-        (SIZES, 4 * GIB - 1, VNNI, "int4", "bf16 would take 4.0 GiB, and 4.0 GiB of memory are free"),
-        (SIZES, 3 * GIB - 1, VNNI, "bf16", "3.0 GiB of memory are free, too few for any format"),
-        (dict.fromkeys(SIZES, 7 << 20), 16 * GIB, VNNI, "bf16", "a model of 7 MiB is read fast enough"),
+        (SIZES, [], VNNI, "int8", "waits for 2.0 GiB to be read for each token, not for 4.0 GiB"),
+        (SIZES, ["--max-model-len", "4096"], VNNI, "int8", "waits for 2.0 GiB"),
+        (SIZES, [], {"avx2"}, "bf16", "this CPU has no avx512_vnni"),
+        (SIZES, ["--dtype=float32"], VNNI, "bf16", "fewer bits are not chosen beside --dtype"),
+        (SIZES, ["--enable-lora", "--max-loras", "2"], VNNI, "bf16", "fewer bits are not chosen beside --enable-lora"),
+        (dict.fromkeys(SIZES, 7 << 20), [], VNNI, "bf16", "a model of 7 MiB is read fast enough"),
     ],
 )
-def test_what_would_be_chosen_by_itself(
-    sizes: dict[Format, int], available: int, flags: set[str], chosen: Format, why: str
+def test_the_default_depends_on_model_cpu_and_options(
+    sizes: dict[Format, int], options: list[str], flags: set[str], chosen: Format, why: str
 ) -> None:
-    found = choose(sizes, available, flags)
+    found = choose(sizes, options, flags)
     assert found.weights == chosen
     assert why in found.reason
 
 
-def test_the_start_says_how_weights_are_held_and_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "held"), [(None, "int8"), ("bf16", "bf16"), ("int4", "int4")])
+def test_the_engine_is_told_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Format | None, held: Format
+) -> None:
     folder = Path(checkpoint(tmp_path))
-    told = start_line(folder, "bf16", None, 16 * GIB, VNNI)
-    assert re.fullmatch(r"Weights: bf16 \(\d+ MiB\), the default: a model of \d+ MiB is read fast enough\.", told)
-    told = start_line(folder, "bf16", None, 2 * GIB + (6 << 20), VNNI)
-    assert "the default. --weights int8 (3 MiB) may suit this machine better: bf16 would take 7 MiB" in told
-    assert start_line(folder, "int4", "int4", 16 * GIB, VNNI).endswith(" MiB), as you have asked.")
-    assert start_line(folder, "bf16", "bf16", 1, VNNI).endswith(" MiB), as you have asked.")
-    quantized = Path(checkpoint(tmp_path, quantization_config={"quant_method": "awq", "bits": 4}))
-    assert (
-        start_line(quantized, "awq-int4", None, 1, VNNI) == "Weights: awq-int4, as checkpoint and engine options say."
+    monkeypatch.setenv(VARIABLE, asked or "bf16")
+    monkeypatch.setattr("engine.weights.LARGE", 1 << 20)
+    monkeypatch.setattr("server.launch.cpu_flags", lambda: VNNI)
+    settings = Settings(model=str(folder), weights=asked or "bf16", weights_asked=asked)
+    found = with_weights(settings, folder, [])
+    assert (found.weights, os.environ[VARIABLE], found.system_fingerprint) == (held, held, f"twogear-{held}")
+    monkeypatch.setattr(Machine, "detect", lambda: Machine("gpu", (0,), available_memory=1 << 40))
+    assert with_weights(settings, folder, []).weights == (asked or "bf16")
+
+
+def test_nothing_is_chosen_for_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "int8")
+    monkeypatch.setattr("engine.weights.LARGE", 1 << 20)
+    monkeypatch.setattr("server.launch.cpu_flags", lambda: VNNI)
+    folder = Path(checkpoint(tmp_path, architectures=["LlamaForCausalLM"]))
+    assert with_weights(Settings(model=str(folder)), folder, []).weights == os.environ[VARIABLE] == "bf16"
+
+
+def test_the_start_says_how_weights_are_held_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(checkpoint(tmp_path))
+
+    def line(held: str, available: int = 16 * GIB, at: Path = folder) -> str:
+        return start_line(at, held, default_weights(at, [], VNNI).reason, available)
+
+    small = r"Weights: bf16 \(\d+ MiB\), the default: a model of \d+ MiB is read fast enough\."
+    assert re.fullmatch(small, line("bf16"))
+    assert re.fullmatch(
+        rf"{small} Only 2\.0 GiB of memory are free: --weights int8 \(3 MiB\) fits better\.",
+        line("bf16", 2 * GIB + (6 << 20)),
     )
+    assert line("bf16", GIB).endswith("Only 1.0 GiB of memory are free, too few for any format.")
+    assert re.fullmatch(r"Weights: int4 \(\d+ MiB\), as you have asked\.", start_line(folder, "int4", "", 16 * GIB))
+    monkeypatch.setattr("engine.weights.LARGE", 1 << 20)
+    assert re.fullmatch(
+        r"Weights: int8 \(3 MiB\), the default: one stream waits for 3 MiB to be read for each token, not for 7 MiB\. "
+        r"--weights bf16 for those of the checkpoint\.",
+        line("int8"),
+    )
+    quantized = Path(checkpoint(tmp_path, quantization_config={"quant_method": "awq", "bits": 4}))
+    assert line("awq-int4", 1, quantized) == "Weights: awq-int4, as checkpoint and engine options say."
     other = Path(checkpoint(tmp_path, architectures=["LlamaForCausalLM"]))
-    assert start_line(other, "bf16", None, 1, VNNI) == "Weights: bf16, as checkpoint and engine options say."
+    assert line("bf16", 1, other) == "Weights: bf16, as checkpoint and engine options say."
 
 
 def test_what_was_asked_for_is_known() -> None:

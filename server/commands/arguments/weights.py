@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=FORMATS,
         help=f"in how many bits weights are held, on CPUs; int8 and int4 are quantized as they are loaded; left out, "
-        f"what {VARIABLE} says in the environment, else {DEFAULT}",
+        f"what {VARIABLE} says in the environment, else int8 for large models where the CPU can (the start says so), "
+        f"else {DEFAULT}",
     )
 
 
