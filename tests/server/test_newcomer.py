@@ -94,7 +94,8 @@ def test_tables_fit_a_narrow_terminal_whole(
     }  # fmt: skip
     both = {"standard": 0.5, "reasoning": 1.0}
     mode_result = {
-        "summary": both, "families": dict.fromkeys(names, both), "confusion": {mode: {"any": 0.1} for mode in both}
+        "summary": both, "families": dict.fromkeys(names, both), "confusion": {mode: {"any": 0.1} for mode in both},
+        "tokens": {mode: {"all": 1234.5, "trials": 123.4} for mode in both},
     }  # fmt: skip
     show_result(budget_result, budgets._table(budget_result), None)
     show_result(mode_result, modes._table(mode_result), None)
