@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,13 +22,13 @@ from rich.table import Table
 
 from benchmarks.load import records
 from benchmarks.load.checkpoints import checkpoint
-from benchmarks.load.drive import Job, Request
+from benchmarks.load.drive import Request
 from benchmarks.load.limits import Shape
 from benchmarks.load.machine import measure_apart
 from benchmarks.load.records import ROOT, LoadRecord, Result, ServerRecord
 from benchmarks.load.running import RunningServer, free_port
 from benchmarks.load.statistics import figures
-from benchmarks.load.suite import CHAT, drive_apart
+from benchmarks.load.suite import measured
 from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
 from benchmarks.peers.servers import Start
 
@@ -55,7 +55,7 @@ def main() -> int:
     commits = {OLD: _sha(args.old), NEW: _sha(args.new)}
     machine = measure_apart()
     with tempfile.TemporaryDirectory(prefix="twogear-compare-") as temporary:
-        measured = [
+        in_turns = [
             record
             for number in range(args.starts)
             for record in _start(commits, args.rounds, number * args.rounds, Path(temporary, str(number)))
@@ -71,7 +71,7 @@ def main() -> int:
         model={"name": "embedded", "shape": asdict(Shape.of(checkpoint("embedded")))},
         starts=commits,
         loads=LOADS,
-        rounds=measured,
+        rounds=in_turns,
         beside={},
     )
     path = args.json or records.default_path("commits", machine)
@@ -119,13 +119,13 @@ def _start(commits: dict[str, str], rounds: int, first: int, folder: Path) -> li
         servers = {name: stack.enter_context(_serving(name, commit, folder)) for name, commit in commits.items()}
         for load in LOADS:
             for server in servers.values():
-                _drive(server, load, _requests(load, prompts, "warm-up", warm_up=True))
+                measured(server, load, _requests(load, prompts, "warm-up", warm_up=True))
         done = []
         for number in range(first, first + rounds):
             found: dict[str, dict[str, LoadRecord]] = {name: {} for name in servers}
             for load in LOADS:
                 for name in sorted(servers, reverse=number % 2 == 1):
-                    found[name][load.name] = _drive(servers[name], load, _requests(load, prompts, str(number)))
+                    found[name][load.name] = measured(servers[name], load, _requests(load, prompts, str(number)))
             print(f"round {number + 1} is done", file=sys.stderr, flush=True)
             done += [ServerRecord(name, number, loads=loads) for name, loads in found.items()]
     return done
@@ -154,16 +154,6 @@ def _requests(load: Load, prompts: Prompts, seed: str, *, warm_up: bool = False)
         del request.body["chat_template_kwargs"]
     mode = {True: "reasoning", False: "standard"}
     return [replace(one, body={**one.body, "reasoning_mode": mode[one.thinks]}) for one in made]
-
-
-def _drive(server: RunningServer, load: Load, wanted: Sequence[Request]) -> LoadRecord:
-    before = server.tree.read()
-    outcome = drive_apart(Job(f"{server.url}{CHAT}", load.streams, load.limit, wanted))
-    after = server.tree.read()
-    failed = [sample.error for sample in outcome.samples if sample.error is not None]
-    if failed:
-        raise RuntimeError(f"{load.name}: {failed[0]}")
-    return LoadRecord.between(before, after, outcome)
 
 
 def _sha(commit: str) -> str:

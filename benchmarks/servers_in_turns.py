@@ -19,13 +19,12 @@ from rich.table import Table
 
 from benchmarks.load import records
 from benchmarks.load.checkpoints import checkpoint
-from benchmarks.load.drive import Job, Request
 from benchmarks.load.limits import Shape
 from benchmarks.load.machine import measure_apart
 from benchmarks.load.records import LoadRecord, Result, ServerRecord
 from benchmarks.load.running import RunningServer, free_port
 from benchmarks.load.statistics import figures
-from benchmarks.load.suite import CHAT, drive_apart
+from benchmarks.load.suite import measured
 from benchmarks.load.workload import Load, Prompts, requests
 from benchmarks.peers.servers import OTHERS, SERVERS, Target
 
@@ -44,7 +43,7 @@ def main() -> int:
     names = tuple(args.servers.split(","))
     machine = measure_apart()
     with tempfile.TemporaryDirectory(prefix="twogear-turns-") as folder:
-        measured = list(_rounds(args.model, names, args.rounds, Path(folder)))
+        in_turns = list(_rounds(args.model, names, args.rounds, Path(folder)))
     result = Result(
         what="turns",
         date=records.today(),
@@ -56,7 +55,7 @@ def main() -> int:
         model={"name": args.model, "shape": asdict(Shape.of(checkpoint(args.model)))},
         starts={},
         loads=LOADS,
-        rounds=measured,
+        rounds=in_turns,
         beside={},
     )
     path = args.json or records.default_path("turns", machine)
@@ -117,13 +116,13 @@ def _rounds(model: str, names: Sequence[str], rounds: int, folder: Path) -> Iter
         servers = {name: stack.enter_context(_serving(name, model, folder)) for name in names}
         for load in LOADS:
             for server in servers.values():
-                _drive(server, load, requests(load, prompts, "warm-up"))
+                measured(server, load, requests(load, prompts, "warm-up"))
         for number in range(rounds):
             found: dict[str, dict[str, LoadRecord]] = {name: {} for name in names}
             for load in LOADS:
                 for name in names[:: -1 if number % 2 else 1]:
                     try:
-                        found[name][load.name] = _drive(servers[name], load, requests(load, prompts, str(number)))
+                        found[name][load.name] = measured(servers[name], load, requests(load, prompts, str(number)))
                     except RuntimeError as error:
                         print(f"round {number + 1} does not count: {name}, {error}", file=sys.stderr)
                         return
@@ -140,15 +139,6 @@ def _serving(name: str, model: str, folder: Path) -> Iterator[RunningServer]:
         server.wait_until_ready(START_LIMIT)
         print(f"{name} is ready", file=sys.stderr, flush=True)
         yield server
-
-
-def _drive(server: RunningServer, load: Load, wanted: Sequence[Request]) -> LoadRecord:
-    before = server.tree.read()
-    outcome = drive_apart(Job(f"{server.url}{CHAT}", load.streams, load.limit, wanted))
-    failed = [sample.error for sample in outcome.samples if sample.error is not None]
-    if failed:
-        raise RuntimeError(f"{load.name}: {failed[0]}")
-    return LoadRecord.between(before, server.tree.read(), outcome)
 
 
 if __name__ == "__main__":

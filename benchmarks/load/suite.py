@@ -185,6 +185,16 @@ def drive_apart(job: Job) -> Outcome:
     return Outcome(**{**fields, "samples": [Sample(**sample) for sample in fields["samples"]]})
 
 
+def measured(server: RunningServer, load: Load, wanted: Sequence[Request]) -> LoadRecord:
+    """The requests of a load on a server that runs. Raises RuntimeError where one of them fails."""
+    before = server.tree.read()
+    outcome = drive_apart(Job(f"{server.url}{CHAT}", load.streams, load.limit, wanted))
+    after = server.tree.read()
+    if failed := [sample.error for sample in outcome.samples if sample.error is not None]:
+        raise RuntimeError(f"{load.name}: {failed[0]}")
+    return LoadRecord.between(before, after, outcome)
+
+
 def _startable() -> dict[str, Callable[[Target], Start]]:
     """By name, how each server is started: those of a benchmark by default, and those that are asked for."""
     return {**SERVERS, **OTHERS}

@@ -46,7 +46,7 @@ def test_whole_rounds_count_where_a_server_fails_in_a_later_one(
         return results.record(1.0, results.sample(1.0))
 
     monkeypatch.setattr(servers_in_turns, "_serving", serve)
-    monkeypatch.setattr(servers_in_turns, "_drive", drive)
+    monkeypatch.setattr(servers_in_turns, "measured", drive)
     done = list(servers_in_turns._rounds("embedded", ("a", "b"), 5, tmp_path))
     assert [(one.server, one.round) for one in done] == [("a", 0), ("b", 0)]
     assert order[6:8] == ["a", "b"]
