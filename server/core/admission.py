@@ -12,7 +12,7 @@ import msgspec
 
 from engine.messages import Adapter
 from server.core.answer_format import answer_format, named_tools
-from server.core.choice_plans import choice_plans, joined
+from server.core.choice_plans import choice_plans, forked, joined, without_choice
 from server.core.plan import AnswerFormat, ChoicePlan, Plan, Queue
 from server.core.prompts import encoded
 from server.core.request import Conversation, Request
@@ -130,9 +130,16 @@ async def _drafted(
     request: Request, auto: Auto, choices: list[ChoicePlan], form: AnswerFormat, serving: Serving
 ) -> list[ChoicePlan]:
     """The choices of a mode that thinks, each beginning as a draft; without one where no thinking can follow."""
+    only = without_choice(auto, choices[0], request)
+    if only is auto.thinking:
+        return choices
+    if only is None and auto.rule.asks_model:
+        return forked(request, auto, choices, form, serving)
     prompts = await encoded(request, auto.direct, serving, serving.admit().max_context)
     direct = [choice for ids in prompts for choice in choice_plans(request, auto.direct, ids, form, serving)]
-    return [joined(auto, *both, request) for both in zip(direct, choices, strict=True)]
+    if only is not None:
+        return direct
+    return [joined(auto.rule, *both) for both in zip(direct, choices, strict=True)]
 
 
 def _modes_run(mode: Mode, choices: Sequence[ChoicePlan]) -> list[Mode]:

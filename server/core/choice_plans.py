@@ -12,13 +12,13 @@ from chat_templates.format import NO_TOKEN, ChatFormat
 from engine.messages import Sampling
 from engine.sampling import SAMPLING_FIELDS
 from engine.sampling_limits import excess
-from server.core.plan import AnswerFormat, ChoicePlan, Draft
+from server.core.plan import AnswerFormat, ChoicePlan, Draft, Fork
 from server.core.request import Conversation, Request
 from server.core.serving import Serving
 from server.core.token_ids import known_ids
 from server.modes.limits import budget_tokens, plan_thinking, the_budget, token_limit
 from server.modes.mode import Auto, Mode
-from server.modes.profile import ModeProfile, ThinkingMode
+from server.modes.profile import AutoMode, ModeProfile, ThinkingMode
 from server.modes.thinking import ThinkingPlan
 
 NEVER = -100.0  # a bias that no token survives
@@ -41,18 +41,46 @@ def choice_plans(
     ]
 
 
-def joined(auto: Auto, direct: ChoicePlan, thinking: ChoicePlan, request: Request) -> ChoicePlan:
-    """One choice of two modes: begun as `direct`, and gone on with as `thinking` if it has to be.
+def without_choice(auto: Auto, thinking: ChoicePlan, request: Request) -> Mode | None:
+    """The mode of a request that leaves nothing to choose; None where the mode `auto` chooses.
 
     There is nothing to choose where no thinking may follow (none is open after a raw prompt or a message that is
     continued, no token is left for it, or the prompt is only to be read), nor where one is open that is continued.
     """
-    prompt, plan, rule = request.prompt, thinking.thinking, auto.rule
+    prompt, plan = request.prompt, thinking.thinking
     if plan is None or plan.max_tokens == 0 or request.max_tokens == 0:
-        return direct
+        return auto.direct
     if isinstance(prompt, Conversation) and (prompt.continues or not prompt.opens_turn):
-        return thinking
+        return auto.thinking
+    return None
+
+
+def joined(rule: AutoMode, direct: ChoicePlan, thinking: ChoicePlan) -> ChoicePlan:
+    """One choice of two modes: begun as `direct`, and gone on with as `thinking` if it has to be."""
+    assert rule.threshold is not None
     return replace(thinking, draft=Draft(direct, rule.draft_tokens, rule.signal, rule.threshold))
+
+
+def forked(
+    request: Request, auto: Auto, thinking: Sequence[ChoicePlan], form: AnswerFormat, serving: Serving
+) -> list[ChoicePlan]:
+    """The `thinking` choices, whose one prompt ends with the tag that opens it, each begun before that tag: the model
+    writes it, or the one that closes a thinking, and then the direct mode answers.
+    """
+    fmt, (first, *_) = serving.fmt, thinking
+    ids, closing = first.prompt_ids, fmt.closing()
+    before = ids[: -1 - ids[::-1].index(fmt.think_id)]
+    direct = choice_plans(request, auto.direct, [*before, *closing.tag, *closing.separator], form, serving)
+    return [
+        replace(two, draft=Fork(one, before, _first_tag(two.sampling, fmt), fmt.think_id))
+        for one, two in zip(direct, thinking, strict=True)
+    ]
+
+
+def _first_tag(own: Sampling, fmt: ChatFormat) -> Sampling:
+    """How a model's tag is drawn that says whether it thinks."""
+    tags = (fmt.think_id, fmt.think_end_id)
+    return Sampling(max_tokens=1, temperature=own.temperature, seed=own.seed, allowed_token_ids=tags)
 
 
 def _check_lengths(request: Request, sampling: Sampling, serving: Serving) -> None:

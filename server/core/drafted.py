@@ -3,6 +3,8 @@
 The draft is one generation, with log-probabilities. Its tokens are held until so many are there, or it has ended. If
 the model was sure of them, they are fed as they would have been, and the generation goes on: nothing is computed
 twice. If not, they are dropped, and the thinking begins over the same pages, as a choice of its own mode would.
+
+Of a model that chooses itself the draft is one token, a tag, after which the choice goes on by the plan that it says.
 """
 
 from collections.abc import Sequence
@@ -13,11 +15,80 @@ from chat_templates.think_again import ThinkAgain
 from chat_templates.think_end import ThinkEnd
 from engine.messages import Delta, Sampling, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
-from server.core.plan import ChoicePlan, Draft
+from server.core.plan import ChoicePlan, Draft, Fork
 from server.modes.confidence import confidence, likeliest_needed
 
 
-class DraftedChoice(Choice):
+class EitherChoice(Choice):
+    """A choice that goes by one of two plans, as is known once its first tokens are: by that of its draft, or by the
+    one `after` it.
+    """
+
+    def __init__(
+        self,
+        draft: ChoicePlan,
+        after: ChoicePlan,
+        begins: Generation,
+        think_end: ThinkEnd,
+        *,
+        answer: Sampling | None = None,
+        think_again: ThinkAgain | None = None,
+    ) -> None:
+        super().__init__(begins.prompt_ids, begins.sampling, think_end, answer=answer, think_again=think_again)
+        self.asked_ids = after.prompt_ids
+        self.drafting = True
+        self._of_draft = draft
+        self._after = after
+        self._begun_anew = False
+        self._cached_at_first: int | None = None
+
+    @property
+    def plan(self) -> ChoicePlan:
+        """By which it is read."""
+        return self._after if self.is_dropped else self._of_draft
+
+    def feed(self, delta: Delta) -> Advance:
+        """As any choice, once it is known what it is."""
+        advance = super().feed(delta)
+        if self._begun_anew and self.found_again is None and self.cached_tokens is not None:
+            self.found_again, self.cached_tokens = self.cached_tokens, self._cached_at_first or 0
+        return advance
+
+    def end_thinking(self) -> bool:
+        """A draft that is told to, is the answer."""
+        if not self.drafting:
+            return super().end_thinking()
+        tells = self.finish is None and not self._told_to_end
+        self._told_to_end = True
+        return tells
+
+    def _begin_anew(self, plan: ChoicePlan, think_again: ThinkAgain | None, cached_tokens: int | None) -> None:
+        """Goes on by a plan of its own; the tokens so far are no part of it."""
+        self._begun_anew, self._cached_at_first, self.mode = True, cached_tokens, plan.mode
+        self._begin(plan.prompt_ids, plan.sampling, plan.answer or plan.sampling, plan.thinking, think_again)
+
+
+class ForkedChoice(EitherChoice):
+    """The choice of a `plan` that begins with the model's tag, of a `fork`, which says whether it thinks. `think_again`
+    watches what follows.
+    """
+
+    def __init__(self, plan: ChoicePlan, fork: Fork, think_end: ThinkEnd, think_again: ThinkAgain | None) -> None:
+        super().__init__(fork.plan, plan, Generation(fork.prompt_ids, fork.sampling), think_end)
+        self._thinks = fork.thinks
+        self._think_again_then = think_again
+
+    def draft(self, delta: Delta) -> Sequence[Delta]:
+        """Nothing; afterwards `generation` is another."""
+        self.drafting = False
+        self.draft_tokens = len(delta.token_ids)
+        self.is_dropped = self._thinks in delta.token_ids and not self._told_to_end
+        self._told_to_end = False
+        self._begin_anew(self.plan, self._think_again_then, delta.cached_tokens)
+        return ()
+
+
+class DraftedChoice(EitherChoice):
     """The choice of a `plan` with a draft. `think_again` watches the draft's answer, `think_again_then` what follows a
     draft that was dropped.
     """
@@ -33,25 +104,17 @@ class DraftedChoice(Choice):
         one = draft.plan
         top = likeliest_needed(draft.signal)
         super().__init__(
-            one.prompt_ids,
-            _told(one.sampling, top),
+            one,
+            plan,
+            Generation(one.prompt_ids, _told(one.sampling, top)),
             think_end,
             answer=_told(one.answer or one.sampling, top),
             think_again=think_again,
         )
-        self.asked_ids = plan.prompt_ids
-        self.drafting = True
-        self._after = plan
         self._rule = draft
         self._think_again_then = think_again_then
         self._held: list[Delta] = []
         self._entries: list[TokenLogprob] = []
-        self._cached_at_first: int | None = None
-
-    @property
-    def plan(self) -> ChoicePlan:
-        """By which it is read: the draft's, or what follows it."""
-        return self._after if self.is_dropped else self._rule.plan
 
     def draft(self, delta: Delta) -> Sequence[Delta]:
         """Nothing while the draft goes on, and all of it where it is kept; afterwards `generation` may have changed."""
@@ -66,15 +129,9 @@ class DraftedChoice(Choice):
             self._told_to_end = False
             self.mode, self.draft_tokens = self._rule.plan.mode, 0
             return held
-        self._think_after_all(held[0].cached_tokens)
+        self.is_dropped = True
+        self._begin_anew(self._after, self._think_again_then, held[0].cached_tokens)
         return ()
-
-    def feed(self, delta: Delta) -> Advance:
-        """As any choice, once it is known what it is."""
-        advance = super().feed(delta)
-        if self.is_dropped and self.found_again is None and self.cached_tokens is not None:
-            self.found_again, self.cached_tokens = self.cached_tokens, self._cached_at_first or 0
-        return advance
 
     def set_back(self) -> None:
         """A draft goes on from the tokens that are held."""
@@ -85,24 +142,11 @@ class DraftedChoice(Choice):
         sampling = self._sampling_of_answer_after(len(drawn))
         self.generation = Generation([*self.prompt_ids, *drawn], sampling)
 
-    def end_thinking(self) -> bool:
-        """A draft that is told to, is the answer."""
-        if not self.drafting:
-            return super().end_thinking()
-        tells = self.finish is None and not self._told_to_end
-        self._told_to_end = True
-        return tells
-
     def _is_sure(self) -> bool:
         """By the tokens that a client would be told the log-probabilities of; by none, it is not."""
         rule = self._rule
         entries = self._entries[: rule.tokens]
         return bool(entries) and confidence(rule.signal, entries) >= rule.threshold
-
-    def _think_after_all(self, cached_tokens: int | None) -> None:
-        plan = self._after
-        self.is_dropped, self.mode, self._cached_at_first = True, plan.mode, cached_tokens
-        self._begin(plan.prompt_ids, plan.sampling, plan.answer or plan.sampling, plan.thinking, self._think_again_then)
 
 
 def _told(sampling: Sampling, top: int) -> Sampling:

@@ -35,7 +35,7 @@ class AnswerFormat:
 @dataclass(frozen=True)
 class ChoicePlan:
     """One choice of the response: what is generated after `prompt_ids`. `answer`: how, after the thinking. `mode`: by
-    which mode, that does not choose. `draft`: what is drawn first, which may take the place of all this.
+    which mode, that does not choose. `draft`: what is drawn first, which may put another plan in the place of all this.
     """
 
     prompt_ids: list[int]
@@ -43,7 +43,7 @@ class ChoicePlan:
     thinking: ThinkingPlan | None = None
     answer: Sampling | None = None
     mode: str = ""
-    draft: "Draft | None" = None
+    draft: "Draft | Fork | None" = None
 
     @property
     def tries(self) -> bool:
@@ -55,7 +55,7 @@ class ChoicePlan:
         """All that may be generated."""
         trying = None if self.thinking is None else self.thinking.trying
         most = self.sampling.max_tokens + (0 if trying is None else trying.rule.most_tokens)
-        return most if self.draft is None else max(self.draft.plan.most_tokens, self.draft.tokens + most)
+        return most if self.draft is None else self.draft.most_tokens(most)
 
     @property
     def parts(self) -> tuple["ChoicePlan", ...]:
@@ -78,6 +78,26 @@ class Draft:
     tokens: int
     signal: Signal
     threshold: float
+
+    def most_tokens(self, after: int) -> int:
+        """All that may be generated, where it is so many `after` a draft that is dropped."""
+        return max(self.plan.most_tokens, self.tokens + after)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The model says by one token after `prompt_ids` whether it thinks: where that is not `thinks`, the choice is as
+    `plan` says.
+    """
+
+    plan: ChoicePlan
+    prompt_ids: list[int]
+    sampling: Sampling
+    thinks: int
+
+    def most_tokens(self, after: int) -> int:
+        """All that may be generated, where it is so many `after` a token that says so."""
+        return 1 + max(self.plan.most_tokens, after)
 
 
 class Queue(NamedTuple):

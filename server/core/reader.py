@@ -4,7 +4,7 @@ from chat_templates.events import AnswerText, Event, ReasoningText, ToolCallEnd,
 from chat_templates.format import ChatFormat
 from chat_templates.parser import make_parser
 from server.core.choice import Advance, Choice
-from server.core.drafted import DraftedChoice
+from server.core.drafted import EitherChoice
 from server.core.events import LogprobEntry, Piece
 from server.core.logprobs import LogprobReader
 from server.core.plan import ChoicePlan, Plan
@@ -154,7 +154,7 @@ class DraftReader:
     that is kept is none of the answer, as in any mode that does not think.
     """
 
-    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: DraftedChoice) -> None:
+    def __init__(self, fmt: ChatFormat, plan: Plan, index: int, choice: EitherChoice) -> None:
         self.index = index
         self.choice = choice
         self._fmt = fmt
@@ -187,6 +187,6 @@ class DraftReader:
 
 def make_reader(fmt: ChatFormat, plan: Plan, index: int, choice: Choice) -> ChoiceReader | DraftReader:
     """The reader of choice `index`."""
-    if isinstance(choice, DraftedChoice):
+    if isinstance(choice, EitherChoice):
         return DraftReader(fmt, plan, index, choice)
     return ChoiceReader(fmt, plan, index, choice, plan.choices[index])

@@ -6,11 +6,11 @@ from contextlib import aclosing, contextmanager
 
 from server.access.quota import Spending
 from server.core.choice import Choice, cached_tokens, prompt_tokens
-from server.core.drafted import DraftedChoice
+from server.core.drafted import DraftedChoice, ForkedChoice
 from server.core.events import Piece
 from server.core.generate import ChoiceRun
 from server.core.merge import merged
-from server.core.plan import ChoicePlan, Plan
+from server.core.plan import ChoicePlan, Draft, Fork, Plan
 from server.core.quarantine import BROKE
 from server.core.reader import ChoiceReader, DraftReader, make_reader
 from server.core.scheduler import Claim, Overdue
@@ -162,8 +162,11 @@ def _choice(plan: ChoicePlan, serving: Serving, *, is_conversation: bool) -> Cho
     """What a plan begins as. Of a raw text nobody knows what its tags mean."""
     think_end = serving.fmt.think_end()
     think_again = serving.fmt.think_again() if is_conversation else None
-    if plan.draft is not None:
-        return DraftedChoice(plan, plan.draft, think_end, think_again, serving.fmt.think_again())
+    match plan.draft:
+        case Draft() as draft:
+            return DraftedChoice(plan, draft, think_end, think_again, serving.fmt.think_again())
+        case Fork() as fork:
+            return ForkedChoice(plan, fork, think_end, think_again)
     choice = Choice(
         plan.prompt_ids, plan.sampling, think_end, plan.thinking, answer=plan.answer, think_again=think_again
     )

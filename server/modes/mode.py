@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from chat_templates.errors import FormatError
-from chat_templates.format import ChatFormat
+from chat_templates.format import NO_TOKEN, ChatFormat
 from chat_templates.messages import Message
 from chat_templates.settings import PromptStyle
 from chat_templates.thinking_probe import EFFORTS
@@ -17,6 +17,7 @@ from server.modes.thinking import UNBOUND, Budget, Trying
 TRIED_MESSAGES: list[Message] = [{"role": "user", "content": "Is 1 + 1 = 2, naïvely?\n\tYes: 日本 👋🏽"}]
 """With which it is found out whether a template takes a mode at all."""
 NOT_THINKING = "this model does not think"
+NO_TAGS = "this model's tags of thinking are no tokens, so that none can say whether it thinks"
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,16 @@ def _lacking(profile: Profile, fmt: ChatFormat) -> dict[str, str]:
     refused = {name: reason for name, style in left.items() if (reason := refusal(fmt, style))}
     # A template that takes none of them does not take the conversation that was tried.
     lacking = thinking if len(refused) == len(left) else thinking | refused
-    parts = {name: (auto.direct, auto.thinking) for name, auto in profile.autos.items()}
-    return lacking | {name: lacking[part] for name, both in parts.items() for part in both if part in lacking}
+    for name, auto in profile.autos.items():
+        parts = [lacking[part] for part in (auto.direct, auto.thinking) if part in lacking]
+        reason = next(iter(parts), _cannot_choose(auto, fmt))
+        lacking = lacking | ({name: reason} if reason else {})
+    return lacking
+
+
+def _cannot_choose(rule: AutoMode, fmt: ChatFormat) -> str:
+    """Why the model cannot be asked to choose itself; empty where it can, or is not."""
+    return NO_TAGS if rule.asks_model and NO_TOKEN in (fmt.think_id, fmt.think_end_id) else ""
 
 
 def refusal(fmt: ChatFormat, style: PromptStyle) -> str:
@@ -198,7 +207,9 @@ def _mode(name: str, profile: DirectMode | ThinkingMode, fmt: ChatFormat) -> Mod
 
 def _auto(name: str, rule: AutoMode, plain: Mapping[str, Mode]) -> Mode:
     direct, thinking = plain[rule.direct], plain[rule.thinking]
-    return replace(thinking, name=name, variables={}, auto=Auto(rule, direct, thinking))
+    told = rule.template_variables
+    style = thinking.style if told is None else msgspec.structs.replace(thinking.style, variables=told)
+    return replace(thinking, name=name, style=style, variables=told or {}, auto=Auto(rule, direct, thinking))
 
 
 def _levels(profile: ThinkingMode, fmt: ChatFormat) -> TemplateLevels:

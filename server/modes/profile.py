@@ -152,14 +152,29 @@ class AutoMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `signal` of these tokens (by its name, or the weights of several) is at least `threshold`; else the thinking one
     answers. Sampling, limits and priority are those two modes' own. `calibrated_for`: the model, by the name that it is
     served under, on which the threshold was measured.
+
+    Of a family whose models choose themselves, `template_variables` are those by which its template asks them to, in
+    place of a threshold. The tag that the model begins with says which of the two modes answers.
     """
 
     direct: ModeName
     thinking: ModeName
     signal: Signal = "sum"
     draft_tokens: DraftTokens = 32
-    threshold: Threshold
+    threshold: Threshold | None = None
     calibrated_for: str = ""
+    template_variables: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.asks_model and (self.threshold is not None or self.calibrated_for):
+            raise ValueError("template_variables leave the choice to the model, so there is no threshold")
+        if not self.asks_model and self.threshold is None:
+            raise ValueError("threshold is missing, or template_variables by which the model is asked to choose")
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the model chooses itself, and no draft is weighed."""
+        return self.template_variables is not None
 
 
 AnyMode = DirectMode | ThinkingMode | AutoMode

@@ -1,7 +1,8 @@
 """What the server found out of a model's modes, in lines for the one who starts it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from chat_templates.errors import FormatError
 from chat_templates.format import ChatFormat
@@ -39,8 +40,9 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str, model: 
         reason = modes.lacking[profile.default_mode]
         yield f"The default mode is {modes.default.name}, not {profile.default_mode}: {reason}."
     for auto in modes.by_name.values():
-        if auto.auto is not None and auto.auto.rule.calibrated_for != model:
-            measured = auto.auto.rule.calibrated_for or "no model"
+        rule = None if auto.auto is None else auto.auto.rule
+        if rule is not None and not rule.asks_model and rule.calibrated_for != model:
+            measured = rule.calibrated_for or "no model"
             yield (
                 f"The threshold of mode {auto.name} was measured on {measured}, not on {model}: it may keep wrong "
                 "drafts. `twogear calibrate` finds one (docs/auto.md)."
@@ -60,14 +62,17 @@ def warnings(modes: Modes, fmt: ChatFormat, profile: Profile, name: str, model: 
 def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     if mode.auto is not None:
         rule = mode.auto.rule
+        if rule.threshold is None:
+            yield "the model chooses by the tag that it begins with"
+            yield f"the template is told {_listed(mode.variables)}"
+            yield f"goes on as {rule.thinking}, or as {rule.direct}"
+            return
         yield f"begins as {rule.direct}, unseen, with at most {rule.draft_tokens} tokens"
         yield f"goes on as {rule.thinking} where {_signal(rule.signal)} is below {rule.threshold:g}"
         return
     yield f"prompts end with {json.dumps(_after_the_question(fmt, mode)[-SHOWN:], ensure_ascii=False)}"
     if fmt.is_foreign:
-        given = {**mode.variables, **mode.levels.default}
-        told = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
-        yield f"the template is told {told}" if told else "the template is told nothing"
+        yield f"the template is told {_listed({**mode.variables, **mode.levels.default})}"
     if fmt.has_thinking:
         how = "toggles" if fmt.toggles else "does not toggle in the template"
         yield f"thinking {how}, between {fmt.settings.think} and {fmt.settings.think_end}"
@@ -80,6 +85,10 @@ def _facts(mode: Mode, fmt: ChatFormat, name: str) -> Iterator[str]:
     yield f"tool calls as {_calls(fmt)}"
     found = fmt.is_foreign and mode.style.variables is None
     yield f"known from the {f'template, and profile {name}' if found else f'profile {name}'}"
+
+
+def _listed(variables: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in variables.items()) or "nothing"
 
 
 def _early_end(mode: Mode) -> EarlyEnd | None:

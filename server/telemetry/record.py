@@ -53,7 +53,7 @@ class GenerationRecord:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    draft_tokens: int = 0  # of drafts that were dropped
+    draft_tokens: int = 0  # of dropped drafts, or by which the model chose
     trial_tokens: int = 0  # of answers that were tried along thoughts
     generated: list[int] = field(default_factory=lambda: [0])
     finish_reasons: Sequence[str | None] = ()

@@ -11,7 +11,8 @@ TURN = (
 
 @dataclass(frozen=True)
 class Small:
-    """What a family's template does at its prompt's end, and how our prompts end in standard and reasoning mode.
+    """What a family's template does at its prompt's end, and how our prompts end in standard and reasoning mode, and
+    in `auto` before the tag that the model writes itself.
 
     `past`: the name under which it looks for past thinking. None for a mode that the family has not.
     """
@@ -24,6 +25,7 @@ class Small:
     begin: str = ""
     past: str = "reasoning_content"
     marks: str = ""
+    auto: str | None = None
 
     @property
     def template(self) -> str:
@@ -74,6 +76,8 @@ SMALL = {
         "</mm:think>",
         "<mm:think>",
         ("<mm:think>", "</mm:think>"),
+        begin="Thinking mode: {{ thinking_mode }}.",
+        auto="<mm:think>",
     ),
     "nemotron_3": Small("nemotron_h", switched("enable_thinking", OPEN, "<think></think>"), "<think></think>", OPEN),
     "magistral": Small("mistral3", "", None, "[THINK]", MISTRAL),

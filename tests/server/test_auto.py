@@ -450,6 +450,8 @@ def in_toml(value: Any) -> str:
         ({"signal": {"sum": math.inf}}, "a weight must be a finite number"),
         ({"draft_tokens": 0}, "draft_tokens"),
         ({"temperature": 1.0}, "temperature"),
+        ({"template_variables": {"mode": "adaptive"}}, "leave the choice to the model, so there is no threshold"),
+        ({"template_variables": {}, "threshold": None, "calibrated_for": "m"}, "leave the choice to the model"),
     ],
 )
 def test_a_wrong_profile(tmp_path: Path, rule: dict[str, Any], told: str) -> None:

@@ -76,7 +76,7 @@ def test_the_profile_is_chosen(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_transformers_and_end_as_the_mode_wants(name: str, messages: list[dict[str, Any]]) -> None:
     small, (profile, fmt, modes) = SMALL[name], loaded(name)
-    ends = {"standard": small.standard, "reasoning": small.reasoning}
+    ends = {"standard": small.standard, "reasoning": small.reasoning, "auto": small.auto}
     assert list(modes.by_name) == list(profile.modes) == [mode for mode, end in ends.items() if end is not None]
     for mode_name, mode in modes.by_name.items():
         text, end = prompt(fmt, mode, messages), ends[mode_name]

@@ -62,7 +62,7 @@ class OutputDetails(Answer):
     thinking_tokens: Count
     """How many were thinking, the wrap-up counted; exact."""
     draft_tokens: Count | None = None
-    """In a mode of kind `auto`: the tokens of drafts that were dropped. They are in no other count."""
+    """In a mode of kind `auto`: tokens of dropped drafts, or by which the model chose. They are in no other count."""
     found_again_tokens: Count | None = None
     """In a mode of kind `auto`: how many of the prompt's tokens had not to be computed again after a dropped draft."""
     trial_tokens: Count | None = None
