@@ -16,7 +16,7 @@ from rich.table import Table
 from evals.asking import Server, result_head, together
 from evals.fitting import FITTED, cross_fitted
 from evals.modes import options_of, run_held_out
-from evals.thresholds import Drawn, Pair, Point, area, auc, cheapest, curve, modes_alone, oracle, signals_of
+from evals.thresholds import Drawn, Pair, Point, Weighed, all_weighed, area, auc, cheapest, curve, modes_alone, oracle
 from server.modes.confidence import ENTROPY_TOP, Named
 from tasks.families import Item, held_out_items, score
 
@@ -127,21 +127,21 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
     }
 
 
-def _signals(pairs: Sequence[Pair], length: int) -> dict[str, list[float]]:
+def _signals(pairs: Sequence[Pair], length: int) -> dict[str, list[Weighed]]:
     """Each one's of all drafts; that of fitted weights by those that did not see the draft, where there are such."""
-    named = {name: signals_of(pairs, name, length) for name in get_args(Named)}
+    named = {name: all_weighed(pairs, name, length) for name in get_args(Named)}
     fitted = cross_fitted(pairs, length)
     return named if fitted is None else {**named, FITTED: fitted}
 
 
-def _told(pairs: Sequence[Pair], signals: Sequence[float], length: int) -> dict[str, Any]:
+def _told(pairs: Sequence[Pair], drafts: Sequence[Weighed], length: int) -> dict[str, Any]:
     """Of one signal over so many tokens: how well it tells right from wrong, and what that saves.
 
     `tokens`: by the share of the thinking mode's accuracy that is kept, the share of its tokens; `saving`: of what the
     oracle saves. `area`: over the random mix, as a share of the oracle's.
     """
     direct, thinking = modes_alone(pairs)
-    points, best, found = curve(pairs, signals, length), oracle(pairs, length), auc(pairs, signals)
+    points, best, found = curve(pairs, drafts, length), oracle(pairs, length), auc(pairs, drafts)
     told: dict[str, Any] = {"auc": None if found is None else round(found, 4), "tokens": {}, "saving": {}}
     for share in KEPT_ACCURACY:
         point = cheapest(points, share * thinking.accuracy - 1e-9) or thinking

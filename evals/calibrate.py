@@ -19,7 +19,7 @@ from evals.asking import Server, with_server
 from evals.auto import Kinds, Question, kinds_of, recorded
 from evals.fitting import FITTED, fitted_weights
 from evals.modes import AT_ONCE, chosen_families
-from evals.thresholds import Pair, Point, best, cheapest, curve, halves, modes_alone, signals_of
+from evals.thresholds import Pair, Point, all_weighed, best, cheapest, curve, halves, modes_alone
 from server.cli_errors import UsageError
 from server.modes.confidence import Named, Signal, Weights
 from server.urls import server_url
@@ -122,14 +122,14 @@ def fitted(pairs: Sequence[Pair], wish: Wish, name: str, draft_tokens: int) -> F
     fit, rest = ([pairs[place] for place in half] for half in halves(pairs))
     _, thinking = modes_alone(fit)
     signal = _signal(fit, name, draft_tokens)
-    points = curve(fit, signals_of(fit, signal, draft_tokens), draft_tokens)
+    points = curve(fit, all_weighed(fit, signal, draft_tokens), draft_tokens)
     if wish.tokens is not None:
         found = best(points, wish.tokens * thinking.tokens)
     else:
         found = cheapest(points, thinking.accuracy * (1 - (wish.accuracy_loss or 0.0) / 100) - 1e-9)
     if found is None or found.threshold > 0:
         raise UsageError("no threshold does what is wished: on these questions it is best to think always")
-    unseen, whole = (curve(some, signals_of(some, signal, draft_tokens), draft_tokens) for some in (rest, pairs))
+    unseen, whole = (curve(some, all_weighed(some, signal, draft_tokens), draft_tokens) for some in (rest, pairs))
     held = [point for point in unseen if point.threshold >= found.threshold]
     return Fit(signal, found, held[-1], *modes_alone(rest), whole)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.thresholds import Pair, halves, signal_of
+from evals.thresholds import Pair, Weighed, halves, signal_of, weighed
 from server.modes.confidence import Named, Weights
 
 FITTED = "fitted"
@@ -39,16 +39,16 @@ def fitted_weights(pairs: Sequence[Pair], draft_tokens: int) -> Weights | None:
     )
 
 
-def cross_fitted(pairs: Sequence[Pair], draft_tokens: int) -> list[float] | None:
+def cross_fitted(pairs: Sequence[Pair], draft_tokens: int) -> list[Weighed] | None:
     """The signal of every draft by weights that were fitted without it: each half's by those of the other."""
-    signals = [0.0] * len(pairs)
+    signals = [Weighed(0.0, ())] * len(pairs)
     one, other = halves(pairs)
     for half, rest in ((one, other), (other, one)):
         weights = fitted_weights([pairs[place] for place in rest], draft_tokens)
         if weights is None:
             return None
         for place in half:
-            signals[place] = signal_of(pairs[place], weights, draft_tokens)
+            signals[place] = weighed(pairs[place], weights, draft_tokens)
     return signals
 
 

@@ -2,17 +2,18 @@
 
 Arithmetic over recorded log-probabilities; asks nobody. A draft is kept where its signal is at least the threshold,
 and then costs its answer's tokens; else it costs the tokens that were drawn before it was dropped, and the thinker's.
+It is dropped at the first token after which its signal cannot reach the threshold any more.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from server.modes.confidence import Signal, confidence
+from server.modes.confidence import ROUNDING, Signal, confidence, most_confidence
 
 
 class Drawn(NamedTuple):
@@ -48,29 +49,65 @@ def signal_of(pair: Pair, signal: Signal, draft_tokens: int) -> float:
     return confidence(signal, entries) if entries else -math.inf
 
 
-def signals_of(pairs: Iterable[Pair], signal: Signal, draft_tokens: int) -> list[float]:
-    """Those of all drafts."""
-    return [signal_of(pair, signal, draft_tokens) for pair in pairs]
+class Weighed(NamedTuple):
+    """The `signal` of a draft, and what it could still come to after each of its first tokens, which never rises."""
+
+    signal: float
+    most: Sequence[float]
 
 
-def curve(pairs: Sequence[Pair], signals: Sequence[float], draft_tokens: int) -> list[Point]:
+def weighed(pair: Pair, signal: Signal, draft_tokens: int) -> Weighed:
+    """A draft by a signal of its first tokens."""
+    ends = range(1, min(draft_tokens, len(pair.entries)) + 1)
+    most = [most_confidence(signal, pair.entries[:end], draft_tokens) for end in ends]
+    return Weighed(signal_of(pair, signal, draft_tokens), most)
+
+
+def all_weighed(pairs: Iterable[Pair], signal: Signal, draft_tokens: int) -> list[Weighed]:
+    """All drafts."""
+    return [weighed(pair, signal, draft_tokens) for pair in pairs]
+
+
+def curve(pairs: Sequence[Pair], drafts: Sequence[Weighed], draft_tokens: int) -> list[Point]:
     """The points of all thresholds that differ, the highest first: from thinking always to the drafts that can be kept.
-    `signals` are those of the drafts.
 
     The first threshold is above 0, which no signal reaches.
     """
-    ranked = sorted(zip(signals, pairs, strict=True), key=lambda one: -one[0])
     accuracy = sum(pair.thinking_score for pair in pairs)
-    tokens = sum(_dropped(pair, draft_tokens) for pair in pairs)
+    tokens: float = sum(pair.thinking_tokens + bool(pair.direct_tokens) for pair in pairs)
     points = [Point(math.inf, accuracy / len(pairs), tokens / len(pairs))]
-    for number, (value, pair) in enumerate(ranked, 1):
-        if value == -math.inf:
-            break
-        accuracy += pair.direct_score - pair.thinking_score
-        tokens += pair.direct_tokens - _dropped(pair, draft_tokens)
-        if number == len(ranked) or ranked[number][0] < value:
-            points.append(Point(value, accuracy / len(pairs), tokens / len(pairs)))
+    changes = [one for pair, draft in zip(pairs, drafts, strict=True) for one in _changes(pair, draft, draft_tokens)]
+    changes.sort(key=lambda one: -one.threshold)
+    kept = False
+    for number, one in enumerate(changes, 1):
+        accuracy, tokens, kept = accuracy + one.accuracy, tokens + one.tokens, kept or one.keeps
+        if kept and (number == len(changes) or changes[number].threshold < one.threshold):
+            points.append(Point(one.threshold, accuracy / len(pairs), tokens / len(pairs)))
+            kept = False
     return points
+
+
+class _Change(NamedTuple):
+    """Of score and tokens of an item, where the threshold falls to this; `keeps`: its draft is kept from there on."""
+
+    threshold: float
+    accuracy: float
+    tokens: float
+    keeps: bool
+
+
+def _changes(pair: Pair, draft: Weighed, draft_tokens: int) -> Iterator[_Change]:
+    """From a draft that is dropped after its first token to one that is kept, if it can be."""
+    drawn = 1
+    last = min(draft_tokens, pair.direct_tokens)
+    for end, most in enumerate(draft.most, 1):
+        further = min(end + 1, last)  # beyond its tokens there may be the one that ends it
+        if further > drawn:
+            yield _Change(most + ROUNDING, 0.0, further - drawn, keeps=False)
+            drawn = further
+    if draft.signal > -math.inf:
+        gained = pair.direct_score - pair.thinking_score
+        yield _Change(draft.signal, gained, pair.direct_tokens - drawn - pair.thinking_tokens, keeps=True)
 
 
 def halves(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
@@ -86,7 +123,9 @@ def halves(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
 
 
 def oracle(pairs: Sequence[Pair], draft_tokens: int) -> Point:
-    """If it were known which drafts are at least as good as what thinking would bring."""
+    """If it were known which drafts are at least as good as what thinking would bring; the others are drawn all the
+    same, so that a signal that drops them early may save more.
+    """
     keeps = [pair.direct_score >= pair.thinking_score for pair in pairs]
     scores = [pair.direct_score if keep else pair.thinking_score for pair, keep in zip(pairs, keeps, strict=True)]
     spent = [
@@ -105,9 +144,9 @@ def best(points: Iterable[Point], tokens: float) -> Point | None:
     return max((point for point in points if point.tokens <= tokens), key=lambda one: one.accuracy, default=None)
 
 
-def auc(pairs: Sequence[Pair], signals: Sequence[float]) -> float | None:
+def auc(pairs: Sequence[Pair], drafts: Sequence[Weighed]) -> float | None:
     """The chance that a right draft has a higher signal than a wrong one; None where all are alike."""
-    values = [(value, pair.direct_score == 1.0) for value, pair in zip(signals, pairs, strict=True)]
+    values = [(draft.signal, pair.direct_score == 1.0) for draft, pair in zip(drafts, pairs, strict=True)]
     right, wrong = ([value for value, is_right in values if is_right is kind] for kind in (True, False))
     if not (right and wrong):
         return None

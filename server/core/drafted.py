@@ -2,7 +2,8 @@
 
 The draft is one generation, with log-probabilities. Its tokens are held until so many are there, or it has ended. If
 the model was sure of them, they are fed as they would have been, and the generation goes on: nothing is computed
-twice. If not, they are dropped, and the thinking begins over the same pages, as a choice of its own mode would.
+twice. If not, they are dropped, and the thinking begins over the same pages, as a choice of its own mode would. That is
+done as soon as no further tokens can change it.
 
 Of a model that chooses itself the draft is one token, a tag, after which the choice goes on by the plan that it says.
 """
@@ -16,7 +17,7 @@ from chat_templates.think_end import ThinkEnd
 from engine.messages import Delta, Sampling, TokenLogprob
 from server.core.choice import Advance, Choice, Generation
 from server.core.plan import ChoicePlan, Draft, Fork
-from server.modes.confidence import confidence, likeliest_needed
+from server.modes.confidence import ROUNDING, confidence, likeliest_needed, most_confidence
 
 
 class EitherChoice(Choice):
@@ -121,7 +122,8 @@ class DraftedChoice(EitherChoice):
         self._held.append(delta)
         self._entries += (delta.logprobs or [])[: len(delta.token_ids) - (delta.stop_token_id is not None)]
         self.draft_tokens += len(delta.token_ids)
-        if self.draft_tokens < self._rule.tokens and delta.finish is None and not self._told_to_end:
+        may_go_on = self.draft_tokens < self._rule.tokens and delta.finish is None and not self._told_to_end
+        if may_go_on and not self._is_lost():
             return ()
         self.drafting = False
         held, self._held = self._held, []
@@ -141,6 +143,13 @@ class DraftedChoice(EitherChoice):
         drawn = [token_id for delta in self._held for token_id in delta.token_ids]
         sampling = self._sampling_of_answer_after(len(drawn))
         self.generation = Generation([*self.prompt_ids, *drawn], sampling)
+
+    def _is_lost(self) -> bool:
+        """Whether no tokens that may follow would make the model sure of them all."""
+        rule = self._rule
+        if not self._entries:
+            return False
+        return most_confidence(rule.signal, self._entries, rule.tokens) < rule.threshold - ROUNDING
 
     def _is_sure(self) -> bool:
         """By the tokens that a client would be told the log-probabilities of; by none, it is not."""

@@ -14,6 +14,9 @@ Named = Literal["sum", "mean", "least", "first", "entropy"]
 ENTROPY_TOP = 20
 """So many of the likeliest tokens are told apart in an entropy; all others count as one. As many as vLLM tells."""
 
+ROUNDING = 1e-9
+"""By so much the same signal may differ as its parts are added in another order."""
+
 
 class Entry(Protocol):
     """Of one token: its natural log-probability, and those of the likeliest in its place, by their ids."""
@@ -71,11 +74,42 @@ def confidence(signal: Signal, entries: Sequence[Entry]) -> float:
             return -max(_entropy(entry) for entry in entries)
 
 
+def most_confidence(signal: Signal, entries: Sequence[Entry], tokens: int) -> float:
+    """What the signal of a draft of at most so many `tokens` that begins with these entries, at least one, can come to.
+
+    No token raises a sum, the least of them or the negative entropy; the mean is highest if all that follow are sure.
+    """
+    if len(entries) >= tokens or signal == "first":
+        return confidence(signal, entries)
+    if isinstance(signal, Weights):
+        return _log_chance(_most_odds(signal, entries, tokens))
+    return confidence("sum", entries) / tokens if signal == "mean" else confidence(signal, entries)
+
+
 def _chance(weights: Weights, entries: Sequence[Entry]) -> float:
     weighed = {name: weight for name in get_args(Named) if (weight := getattr(weights, name)) != 0.0}
     odds: float = weights.bias + weights.length * len(entries)
     odds += sum(weight * confidence(name, entries) for name, weight in weighed.items())
+    return _log_chance(odds)
+
+
+def _log_chance(odds: float) -> float:
     return min(0.0, odds) - math.log1p(math.exp(-abs(odds)))
+
+
+def _most_odds(weights: Weights, entries: Sequence[Entry], tokens: int) -> float:
+    """Of a draft that ends here, or after any more tokens; without a bound where one of its falling signals weighs
+    against it.
+    """
+    drawn = confidence("sum", entries)
+    fixed = weights.bias + weights.first * confidence("first", entries) + weights.least * confidence("least", entries)
+    if weights.entropy:
+        fixed += weights.entropy * confidence("entropy", entries)
+    ends = range(len(entries), tokens + 1)
+    slopes = [weights.sum + weights.mean / end for end in ends]
+    if min(weights.least, weights.entropy, *slopes[1:]) < 0.0:
+        return math.inf
+    return max(fixed + slope * drawn + weights.length * end for slope, end in zip(slopes, ends, strict=True))
 
 
 def _entropy(entry: Entry) -> float:

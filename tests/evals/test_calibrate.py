@@ -25,7 +25,7 @@ KINDS = Kinds("standard", "reasoning")
 def test_the_threshold_between_right_and_wrong() -> None:
     fit = fitted(PAIRS, Wish(1.0, None), "sum", 32)
     assert fit.fitted.threshold == pytest.approx(-0.1)
-    assert (fit.held_out.accuracy, fit.held_out.tokens) == (1.0, (2 + 102) / 2)
+    assert (fit.held_out.accuracy, fit.held_out.tokens) == (1.0, (2 + 101) / 2)
     assert (fit.direct.accuracy, fit.thinking.accuracy) == (0.5, 1.0)
     assert fitted(PAIRS, Wish(None, 0.1), "sum", 32).fitted.threshold == pytest.approx(-3.0)
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from evals.fitting import cross_fitted, fitted_weights
-from evals.thresholds import Drawn, Pair, auc, signal_of, signals_of
+from evals.thresholds import Drawn, Pair, all_weighed, auc, signal_of
 from server.modes.confidence import Weights
 
 
@@ -33,7 +33,7 @@ def test_drafts_that_were_not_seen_are_told_apart_better_than_by_a_single_signal
     pairs = drawn(2000)
     signals = cross_fitted(pairs, 8)
     assert signals is not None
-    fitted, alone = auc(pairs, signals), auc(pairs, signals_of(pairs, "sum", 8))
+    fitted, alone = auc(pairs, signals), auc(pairs, all_weighed(pairs, "sum", 8))
     assert fitted is not None
     assert alone is not None
     assert fitted > alone + 0.01

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.thresholds import Drawn, Pair, Point, auc, best, cheapest, curve, oracle, signals_of
+from evals.thresholds import Drawn, Pair, Point, all_weighed, auc, best, cheapest, curve, oracle
 
 
 def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = None) -> Pair:
@@ -14,11 +14,11 @@ def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = 
 
 
 def curve_of(pairs: list[Pair], draft_tokens: int) -> list[Point]:
-    return curve(pairs, signals_of(pairs, "sum", draft_tokens), draft_tokens)
+    return curve(pairs, all_weighed(pairs, "sum", draft_tokens), draft_tokens)
 
 
 def auc_of(pairs: list[Pair]) -> float | None:
-    return auc(pairs, signals_of(pairs, "sum", 10))
+    return auc(pairs, all_weighed(pairs, "sum", 10))
 
 
 SURE, UNSURE, WRONG = pair(1, 1, -0.1, -0.1), pair(1, 1, -1.0, -1.0), pair(0, 1, -2.0, -0.1)
@@ -29,12 +29,17 @@ def test_a_curve_goes_from_thinking_always_to_never() -> None:
     points = curve_of(PAIRS, 10)
     assert [point.threshold for point in points] == pytest.approx([math.inf, -0.2, -2.0, -2.1])
     assert [point.accuracy for point in points] == pytest.approx([1, 1, 1, 2 / 3])
-    assert [point.tokens for point in points] == pytest.approx([103, (3 + 2 * 103) / 3, (2 * 3 + 103) / 3, 3])
+    assert [point.tokens for point in points] == pytest.approx([101, (3 + 2 * 101) / 3, (2 * 3 + 102) / 3, 3])
 
 
 def test_a_dropped_draft_costs_what_was_drawn() -> None:
+    """Up to the token after which its signal cannot reach the threshold any more."""
     long = pair(0, 1, *[-1.0] * 50)
-    assert [point.tokens for point in curve_of([long], 4)] == [104, 51]
+    assert [point.tokens for point in curve_of([long], 4)] == [101, 51]
+    late = pair(0, 1, *[-0.1] * 3, *[-9.0] * 47)
+    better = pair(1, 1, -0.35, -0.1)
+    assert [point.tokens for point in curve_of([late, better], 4)] == pytest.approx([101, (3 + 104) / 2, 27])
+    assert [point.tokens for point in curve_of([late, better], 2)] == pytest.approx([101, (101 + 51) / 2, 27])
 
 
 def test_an_empty_draft_is_never_kept() -> None:
@@ -74,5 +79,5 @@ def test_a_signal_that_tells_right_from_wrong() -> None:
 )
 def test_no_threshold_is_better_than_the_oracle(pairs: list[Pair], draft_tokens: int) -> None:
     top = oracle(pairs, draft_tokens)
-    for point in curve(pairs, signals_of(pairs, "mean", draft_tokens), draft_tokens):
+    for point in curve(pairs, all_weighed(pairs, "mean", draft_tokens), draft_tokens):
         assert point.accuracy <= top.accuracy + 1e-9

@@ -1,6 +1,7 @@
 """Modes of kind `auto`: the answer is that of the mode which was chosen, and the choice is told."""
 
 import asyncio
+import itertools
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +23,15 @@ from server.cli_errors import UsageError
 from server.core.drafted import DraftedChoice
 from server.core.plan import ChoicePlan, Draft
 from server.core.scheduler import Lane
-from server.modes.confidence import ENTROPY_TOP, Signal, Weights, confidence, likeliest_needed
+from server.modes.confidence import (
+    ENTROPY_TOP,
+    ROUNDING,
+    Signal,
+    Weights,
+    confidence,
+    likeliest_needed,
+    most_confidence,
+)
 from server.modes.mode import Modes
 from server.modes.profile import PROFILE_FOLDER, AutoMode, Profile, load_profile
 from server.modes.start_report import report, warnings
@@ -39,6 +48,8 @@ ANSWER, THOUGHT = "Forty-two é", "so 12 é\nand"
 KEPT, DROPPED = -(10.0**6), 0.0
 """Thresholds that any draft reaches, and that none does: the engine is never quite sure of a token."""
 WEIGHED = Weights(bias=1.0, sum=0.5, entropy=1.0, length=-0.1)
+UNFORESEEN = Weights(mean=-1.0)
+"""A signal that may still rise until all tokens are there."""
 CHOSEN = {KEPT: "standard", DROPPED: "reasoning"}
 
 Served = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -197,7 +208,7 @@ async def test_a_dropped_draft_is_counted_apart(
 ) -> None:
     engine = engine_of(fmt, chunks=(chunk,))
     engine.cached_tokens = 7
-    async with auto(engine, DROPPED, draft_tokens=draft_tokens) as http:
+    async with auto(engine, DROPPED, draft_tokens=draft_tokens, signal=UNFORESEEN) as http:
         response = (await http.post(CHAT, json=body(reasoning_mode="auto"))).json()
         metrics = (await http.get("/metrics")).text
     draft, thought = engine.seen
@@ -279,7 +290,7 @@ async def test_where_there_is_nothing_to_choose(
 async def test_in_messages(auto: Served, fmt: ChatFormat, threshold: float) -> None:
     """The same as in the mode that is chosen, and the choice is told when the message begins."""
     fields = {"model": "twogear-tiny", "max_tokens": 100, "messages": HELLO}
-    async with auto(engine_of(fmt), threshold) as http:
+    async with auto(engine_of(fmt), threshold, signal=UNFORESEEN) as http:
 
         async def ask(**more: Any) -> httpx.Response:
             response = await http.post("/v1/messages", json={**fields, **more})
@@ -310,7 +321,7 @@ async def test_in_messages(auto: Served, fmt: ChatFormat, threshold: float) -> N
 async def test_in_responses(auto: Served, fmt: ChatFormat, threshold: float) -> None:
     """The sampling that a response names is that of the mode which was chosen."""
     fields = {"model": "twogear-tiny", "input": "Hi", "store": False}
-    async with auto(engine_of(fmt), threshold) as http:
+    async with auto(engine_of(fmt), threshold, signal=UNFORESEEN) as http:
 
         async def ask(**more: Any) -> httpx.Response:
             response = await http.post("/v1/responses", json={**fields, **more})
@@ -387,7 +398,7 @@ async def test_a_draft_that_is_told_to_end_is_the_answer(auto: Served, fmt: Chat
         await go_on.wait()
 
     engine = engine_of(fmt, step=step)
-    async with auto(engine, DROPPED, draft_tokens=4096) as http:
+    async with auto(engine, DROPPED, draft_tokens=4096, signal=UNFORESEEN) as http:
         fields = body(reasoning_mode="auto", stream=True, stream_options={"include_usage": True})
         asked = asyncio.create_task(http.post(CHAT, json=fields))
         await reached.wait()
@@ -417,7 +428,7 @@ def test_a_draft_that_is_set_back_goes_on(fmt: ChatFormat, *, kept: bool) -> Non
     direct = ChoicePlan([1, 2], Sampling(max_tokens=9), mode="standard")
     thinking = ThinkingPlan(5, (), (7,), "length")
     plan = ChoicePlan([1, 3], Sampling(max_tokens=20), thinking, mode="reasoning")
-    rule = Draft(direct, 4, "sum", KEPT if kept else DROPPED)
+    rule = Draft(direct, 4, UNFORESEEN, KEPT if kept else DROPPED)
     choice = DraftedChoice(plan, rule, fmt.think_end(), None, None)
     sure = [TokenLogprob(-0.5)]
     fed = [part for token_id in ids[:2] for part in choice.draft(Delta("a", [token_id], 2, logprobs=sure))]
@@ -518,3 +529,41 @@ def test_a_threshold_of_another_model_is_told(
     assert len(lines) == (told is not None)
     assert all(told in line and "twogear calibrate" in line for line in lines if told is not None)
     assert any("mode auto: begins as standard" in line for line in report(modes, fmt, "own"))
+
+
+SIGNALS: list[Signal] = ["sum", "mean", "least", "first", "entropy", WEIGHED, Weights(sum=0.5, mean=-0.9, length=0.2)]
+
+
+@given(
+    signal=st.sampled_from(SIGNALS),
+    logprobs=st.lists(st.floats(-9.0, 0.0), min_size=1, max_size=6),
+    more=st.integers(0, 4),
+)
+def test_no_tokens_that_follow_make_a_draft_surer_than_it_can_come_to(
+    signal: Signal, logprobs: list[float], more: int
+) -> None:
+    entries = [TokenLogprob(one, [(1, one)]) for one in logprobs]
+    tokens = len(entries) + more
+    bounds = [most_confidence(signal, entries[:end], tokens) for end in range(1, len(entries) + 1)]
+    assert all(bound >= confidence(signal, entries) - ROUNDING for bound in bounds)
+    assert all(later <= earlier + ROUNDING for earlier, later in itertools.pairwise(bounds))
+    if not more:
+        assert bounds[-1] == confidence(signal, entries)
+
+
+def test_a_weight_against_a_falling_signal_has_no_bound() -> None:
+    """But for a draft that has all its tokens."""
+    against = Weights(bias=-3.0, least=-1.0)
+    assert most_confidence(against, ENTRIES, 4) == 0.0
+    assert most_confidence(against, ENTRIES, 3) == confidence(against, ENTRIES) < 0.0
+
+
+@pytest.mark.parametrize("signal", ["sum", "least", "mean", Weights(sum=1.0, least=1.0, length=0.1)])
+def test_a_draft_that_is_lost_is_dropped_at_once(fmt: ChatFormat, signal: Signal) -> None:
+    one = ChoicePlan([1, 2], Sampling(max_tokens=100), mode="standard")
+    then = ChoicePlan([1, 3], Sampling(max_tokens=200), ThinkingPlan(8, (), (99,), "budget"), mode="reasoning")
+    choice = DraftedChoice(then, Draft(one, 30, signal, -2.0), fmt.think_end(), None, None)
+    assert choice.draft(Delta("r", [11], 0, logprobs=[TokenLogprob(-0.01, [])])) == ()
+    assert choice.drafting
+    assert choice.draft(Delta("r", [12], 0, logprobs=[TokenLogprob(-80.0, [])])) == ()
+    assert (choice.is_dropped, choice.draft_tokens, choice.generation.prompt_ids) == (True, 2, [1, 3])
