@@ -7,7 +7,7 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from engine.messages import Sampling, TokenLogprob
+from engine.messages import HELD_TOKENS, Sampling, TokenLogprob
 from engine.sampling import SAMPLING_FIELDS
 
 _PATH = re.compile(r"(?:/[\w.-]+){2,}")
@@ -22,8 +22,8 @@ def refusal(error: Exception) -> str:
     return text
 
 
-def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> SamplingParams:
-    """In vLLM's words. Raises ValueError or vLLM's own error for values that it refuses.
+def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...], held_tokens: int = 0) -> SamplingParams:
+    """In vLLM's words; `held_tokens` are for our scheduler. Raises ValueError or vLLM's own error for what it refuses.
 
     The ids that end a text go in as stop tokens: without a tokenizer vLLM knows none of its own.
     """
@@ -45,6 +45,7 @@ def sampling_params(sampling: Sampling, eos_token_ids: tuple[int, ...]) -> Sampl
         prompt_logprobs=sampling.prompt_logprobs,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
+        extra_args={HELD_TOKENS: held_tokens} if held_tokens else None,
     )
     if sampling.bad_words:  # vLLM makes them of texts, for which it has no tokenizer here
         params._bad_words_token_ids = [list(ids) for ids in sampling.bad_words]

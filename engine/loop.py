@@ -166,7 +166,7 @@ class EngineLoop:
             own_id = self._engine.add_request(
                 request.request_id,
                 tokens_input(request.prompt_ids, cache_salt=request.cache_salt or None),
-                sampling_params(request.sampling, self._eos_token_ids),
+                sampling_params(request.sampling, self._eos_token_ids, request.held_tokens),
                 arrival_time=arrived,
                 lora_request=self._lora_request(request),
                 priority=request.priority,

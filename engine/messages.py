@@ -10,11 +10,13 @@ import msgspec
 
 from engine.sampling import TokenSampling
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 """One more with every change of what crosses: a message or field that is new, gone, renamed or means something else.
 
 An engine and a front end of different versions do not work together; no attempt is made at being compatible.
 """
+HELD_TOKENS = "held_tokens"
+"""How vLLM's sampling parameters name those of a request, among their extra arguments."""
 
 
 class Sampling(TokenSampling, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,7 +68,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Start one generation. `priority`: lower runs first. `then`: a second part, which the engine begins by itself.
 
     `cache_salt`: pages are found again only by generations of the same salt. `adapter`: what is added to the model;
-    the engine loads it if it is not there.
+    the engine loads it if it is not there. `held_tokens`: so many tokens show nothing until they are all there.
     """
 
     request_id: str
@@ -76,6 +78,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     then: Continuation | None = None
     cache_salt: str = ""
     adapter: Adapter | None = None
+    held_tokens: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

@@ -51,16 +51,23 @@ class Kinds:
 
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
-    return run_held_out(args, evaluate, _table)
+    return run_held_out(args, partial(evaluate, level=args.level), _table)
 
 
 async def evaluate(
-    server: Server, names: Sequence[str], items: int, seed: int, most_tokens: int | None = None
+    server: Server,
+    names: Sequence[str],
+    items: int,
+    seed: int,
+    most_tokens: int | None = None,
+    *,
+    level: int | None = None,
 ) -> dict[str, Any]:
-    """The result of `twogear eval auto` with so many items of these families."""
+    """The result of `twogear eval auto` with so many items of these families, `level` as in `tasks.families.draw`."""
     version, kinds = await server.version(), await kinds_of(server)
-    pairs = await recorded(server, map(Question.of, held_out_items(names, items, seed)), kinds, most_tokens)
-    options = options_of(names, items, seed, most_tokens)
+    drawn = held_out_items(names, items, seed, level=level)
+    pairs = await recorded(server, map(Question.of, drawn), kinds, most_tokens)
+    options = options_of(names, items, seed, most_tokens) + ("" if level is None else f" --level {level}")
     return {**result_head("auto", options, version), "asked": 2 * len(pairs), **summarize(pairs, kinds)}
 
 

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of modes, auto, early, budgets and loops: thought and answer at most; where not given, the server's own "
         "limits, for loops 6000",
     )
+    parser.add_argument(
+        "--level", type=int, help="of auto: how hard the questions are, from 0; as hard as they get where not given"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
 
@@ -57,4 +60,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--lengths goes with needles, not with {args.what}")
     if args.most_tokens is not None and args.what not in ("modes", "auto", "early", "budgets", "loops"):
         raise UsageError(f"--most-tokens goes with modes, auto, early, budgets and loops, not with {args.what}")
+    if args.level is not None and (args.what != "auto" or args.level < 0):
+        raise UsageError(f"--level is 0 or more, and goes with auto, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

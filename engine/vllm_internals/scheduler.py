@@ -20,6 +20,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
+from engine.messages import HELD_TOKENS
 from engine.vllm_internals.kv_cache_manager import PageRoomManager
 from engine.vllm_internals.prompt_parts import parts_of, seconds_of
 from model_impl.private_names import Verdict
@@ -31,7 +32,7 @@ _MOST_STEPS = 32
 _FEW = 4
 """Where no more requests run, or a newcomer goes before others, the round after a prompt's is a single step: a first
 token may bring no text to show (it opens a call, or is a part of a character), and the second would come with all
-others of its round."""
+others of its round. Where all hold their first tokens, there is no such haste."""
 _LEAST_PART = 128
 """Tokens of a part of a prompt."""
 
@@ -110,9 +111,12 @@ class MultiStepScheduler(Scheduler):
         has_room = len(self.running) < self.max_num_running_reqs
         if not self.running or (waits and has_room) or not all(map(_decodes, self.running)):
             return 0
-        if follows_prompts and (len(self.running) <= _FEW or self._first_token_goes_before()):
+        held = [left for request in self.running if (left := _held_tokens(request)) > 0]
+        is_first_shown = len(held) < len(self.running)
+        if follows_prompts and is_first_shown and (len(self.running) <= _FEW or self._first_token_goes_before()):
             return 1
         steps = min(
+            *held,
             int(self._longest / self._step_seconds),
             _MOST_STEPS,
             max(request.max_tokens - request.num_output_tokens for request in self.running),
@@ -131,6 +135,13 @@ class MultiStepScheduler(Scheduler):
         managers = self.kv_cache_manager.coordinator.single_type_managers
         pages = sum(steps // manager.block_size + 1 for manager in managers)
         return self.kv_cache_manager.block_pool.get_num_free_blocks() >= pages * len(self.running)
+
+
+def _held_tokens(request: Request) -> int:
+    """How many more of its tokens show nothing until they are all there."""
+    params = request.sampling_params
+    held = (params.extra_args or {}).get(HELD_TOKENS, 0) if params is not None else 0
+    return int(held) - request.num_output_tokens
 
 
 def _decodes(request: Request) -> bool:

@@ -43,11 +43,14 @@ class Advance:
 
 
 class Generation(NamedTuple):
-    """What the engine has to run; `then` takes its place where the thinking in it spends its tokens."""
+    """What the engine has to run; `then` takes its place where the thinking in it spends its tokens. `held_tokens`: as
+    in the engine's Generate.
+    """
 
     prompt_ids: list[int]
     sampling: Sampling
     then: Continuation | None = None
+    held_tokens: int = 0
 
 
 class Choice:

@@ -112,6 +112,7 @@ class DraftedChoice(EitherChoice):
             answer=_told(one.answer or one.sampling, top),
             think_again=think_again,
         )
+        self.generation = self.generation._replace(held_tokens=draft.tokens)
         self._rule = draft
         self._think_again_then = think_again_then
         self._held: list[Delta] = []
@@ -142,7 +143,8 @@ class DraftedChoice(EitherChoice):
             return
         drawn = [token_id for delta in self._held for token_id in delta.token_ids]
         sampling = self._sampling_of_answer_after(len(drawn))
-        self.generation = Generation([*self.prompt_ids, *drawn], sampling)
+        held_tokens = self._rule.tokens - len(drawn)
+        self.generation = Generation([*self.prompt_ids, *drawn], sampling, held_tokens=held_tokens)
 
     def _is_lost(self) -> bool:
         """Whether no tokens that may follow would make the model sure of them all."""

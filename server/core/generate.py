@@ -133,6 +133,7 @@ class ChoiceRun:
             generation.then,
             self._cache_salt,
             self._adapter,
+            generation.held_tokens,
         )
 
     def _priority(self, place: Place) -> int:

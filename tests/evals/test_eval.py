@@ -254,6 +254,8 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["needles", "--families", "chain_sum"], "'chain_sum' is none of single, distractors"),
         (["modes", "--lengths", "1024"], "--lengths goes with needles"),
         (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, early, budgets and loops"),
+        (["modes", "--level", "0"], "--level is 0 or more, and goes with auto, not with modes"),
+        (["auto", "--level", "-1"], "--level is 0 or more"),
         (["loops", "--families", "chain_sum"], "--families does not go with loops"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),

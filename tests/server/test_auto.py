@@ -194,7 +194,7 @@ async def test_a_kept_draft_is_one_generation(auto: Served, fmt: ChatFormat) -> 
         response = (await http.post(CHAT, json=body(reasoning_mode="auto"))).json()
     (request,) = engine.seen
     assert request.prompt_ids == fmt.render(HELLO, DIRECT)
-    assert request.sampling.logprobs == 0
+    assert (request.sampling.logprobs, request.held_tokens) == (0, 4)
     assert not engine.aborted
     (choice,) = response["choices"]
     assert (choice["reasoning_mode"], choice["message"]["content"], choice["logprobs"]) == ("standard", ANSWER, None)
@@ -214,7 +214,7 @@ async def test_a_dropped_draft_is_counted_apart(
     draft, thought = engine.seen
     assert draft.prompt_ids == fmt.render(HELLO, DIRECT)
     assert thought.prompt_ids == fmt.render(HELLO, THINKING)
-    assert thought.sampling.logprobs is None
+    assert (thought.sampling.logprobs, thought.held_tokens) == (None, 0)
     (choice,) = response["choices"]
     assert (choice["reasoning_mode"], choice["reasoning_finish_reason"]) == ("reasoning", "natural")
     assert choice["message"]["reasoning"] == THOUGHT
@@ -435,6 +435,7 @@ def test_a_draft_that_is_set_back_goes_on(fmt: ChatFormat, *, kept: bool) -> Non
     assert not fed
     choice.set_back()
     assert choice.generation.prompt_ids == [1, 2, 11, 12]
+    assert choice.generation.held_tokens == 2
     assert choice.generation.sampling.max_tokens == 7
     fed = [part for token_id in ids[2:4] for part in choice.draft(Delta("b", [token_id], 4, logprobs=sure))]
     assert [choice.feed(one).token_ids for one in fed] == ([[11], [12], [13], [14]] if kept else [])
