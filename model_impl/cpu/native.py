@@ -54,7 +54,7 @@ _ARGUMENTS: Arguments = {
 }
 _RESULTS: dict[str, type] = {"packed_size": _SIZE, "use_tiles": ctypes.c_bool, "linear": ctypes.c_bool}
 
-QUANTIZED = ("quantize.cpp", "quantized.cpp")
+QUANTIZED = ("quantize.cpp", "quantized.cpp", "restored.cpp")
 """The sources of products with weights in 8 or 4 bits, which can be compiled for any x86-64."""
 _VECTORS = ("avx512_vnni", "-mavx512vnni")
 """What those like to have beside the instructions of the others, and how the compiler is told."""

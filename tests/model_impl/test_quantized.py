@@ -70,13 +70,44 @@ def test_any_shape(
     for way in WAYS:
         library.quantized_by(way)
         by_way.append(multiply(x, weight, bias))
-    product = by_way[-1]
-    assert all(torch.equal(other, product) for other in by_way)
+    assert torch.equal(by_way[PLAIN], by_way[VECTORS])
+    assert torch.equal(by_way[BEST], by_way[TILES if bits == 8 else VECTORS])
+    for way, product in zip(WAYS, by_way, strict=True):
+        library.quantized_by(way)
+        check(multiply, x, bias, product)
+
+
+def check(multiply: QuantizedProduct, x: torch.Tensor, bias: torch.Tensor | None, product: torch.Tensor) -> None:
+    """That it is near to the exact one, and that each row is the same alone, and among a few."""
+    rows = len(x)
     terms = x.double().norm(dim=-1)[:, None] * meant(multiply).double().norm(dim=-1)
     exact = x.double() @ meant(multiply).double().T + (0 if bias is None else bias.double())
     assert ((product.double() - exact).abs() <= 0.02 * terms + 0.01 * exact.abs() + 1e-6).all()
-    for row in {0, rows // 2, rows - 1}:
-        assert torch.equal(multiply(x[row : row + 1], weight, bias)[0], product[row])  # batch-invariant
+    for row in {rows // 2, rows - 1}:
+        for others in 1, 7, 20:  # each is computed otherwise
+            some = multiply(x[max(0, row + 1 - others) : row + 1], x, bias)
+            assert torch.equal(some[-1], product[row])  # batch-invariant
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 16, 33, 100])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tiles_multiply_what_is_meant(library: ctypes.CDLL, bits: int, rows: int) -> None:
+    if library.quantized_by(TILES) != TILES:
+        pytest.skip("no tiles")
+    torch.manual_seed(rows)
+    weight, x = randn(130, 333), randn(rows, 333)
+    multiply = QuantizedProduct.of(weight, bits)
+    exact = x.double() @ meant(multiply).double().T
+    sums = 1e-6 * x.double().norm(dim=-1)[:, None] * meant(multiply).double().norm(dim=-1)
+    assert ((multiply(x, weight, None).double() - exact).abs() <= exact.abs() * 2.0**-8 + sums).all()
+
+
+def test_the_smallest_numbers_are_zeros_for_tiles(library: ctypes.CDLL) -> None:
+    library.quantized_by(TILES)
+    weight, x = torch.full((20, 64), 2.0**10), torch.full((20, 64), 2.0**-120)
+    x[7], x[8] = 2.0**-90, 2.0**-133
+    products = QuantizedProduct.of(weight, 8)(x.bfloat16(), weight, None)
+    assert torch.equal(QuantizedProduct.of(weight, 8)(x[7:9].bfloat16(), weight, None), products[7:9])
 
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.0065), (4, 0.08)])

@@ -317,9 +317,8 @@ thread_local Buffer arranged, partials;
 
 void Product::arrange(int64_t tile) const {
   if (const QuantizedWeights* weights = QuantizedWeights::of(packed)) {
-    const int64_t row_bytes = RoundedRow::bytes(weights->units());
     for (int64_t row = tile * ROWS; row < tile_end(tile); row++)
-      round_row(x + row * stride, *weights, (uint8_t*)arranged + row * row_bytes);
+      prepare_row(x + row * stride, row, rows, *weights, arranged);
   } else if (packed && multiplies_in_tiles()) {
     for (int64_t row = tile * ROWS; rows > TILE_ROWS && row < tile_end(tile); row++)
       arrange_in_tiles(x + row * stride, row, pairs, arranged);

@@ -1,7 +1,8 @@
 // y = x W^T + bias with weights in 8 or 4 bits; quantized.h says what they are.
 //
-// Three ways give the same bits: plain loops for any x86-64, AVX512-VNNI, and tiles (AMX-INT8) for many rows. What there is
-// when this is compiled, which is on the machine that it runs on, and what the processor has decide.
+// Plain loops for any x86-64 and AVX512-VNNI round x and give the same bits. Where there are tiles (AMX-BF16), weights are
+// restored instead (restored.h). What there is when this is compiled, which is on the machine that it runs on, and what the
+// processor has decide.
 
 #include "quantized.h"
 
@@ -12,22 +13,18 @@
 #include <vector>
 
 #include "halves.h"
+#include "restored.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__FMA__)
 #define VECTORS
 #include <immintrin.h>
-#if defined(__linux__)
-#define TILES
-#include "tiles.h"
-#endif
 #endif
 
 namespace {
 
-constexpr int64_t X_BYTES = 1 << 19;      // of rounded rows: half of L2
+constexpr int64_t X_BYTES = 1 << 19;       // of prepared rows that are passed by at once; twice as many where there are tiles
 constexpr int64_t CHUNK_BYTES = 20 << 10;  // of a group that stay in L1 while rows pass by
 constexpr int64_t AHEAD = 8 << 10;        // bytes of weights that are under way
-constexpr int64_t ROWS_OF_TILES = 12;     // from which on a tile, of 16 rows, is worth it; for 8 bits alone
 constexpr int64_t THREADED = 2'000'000;   // products of two numbers that are worth a thread
 constexpr float SMALLEST = 1e-30f;        // of a group of x; all zeros else
 
@@ -196,95 +193,8 @@ void vectors(const Piece& piece) {
 
 #endif
 
-#ifdef TILES
-
-// Whether there are tiles of 8 bits.
-bool has_tiles() {
-  static const bool granted = __builtin_cpu_supports("amx-int8") && may_have_tiles();
-  return granted;
-}
-
-#define WITH_TILES __attribute__((target("amx-tile,amx-int8")))
-
-// Sums of 16 rows at most by one panel. Products of the SHARED after next are under way while one's are added.
-template <int BITS>
-WITH_TILES void tiles_of_panel(const Piece& piece, int64_t first, int64_t rows, int64_t panel) {
-  const QuantizedWeights& weights = piece.weights;
-  const int64_t stride = RoundedRow::bytes(weights.units()), step = weights.width(piece.group) * weights.block_bytes();
-  const uint8_t* start = weights.block(piece.group, piece.unit, panel);
-  const RoundedRow x = piece.row(first);
-  const int64_t begin = piece.unit * 2, end = (piece.unit + piece.units) * 2, words = stride / 4;
-  alignas(64) int32_t dots[2][TILE_ROWS * PANEL];
-  alignas(64) uint8_t unpacked[2][8 * 64];
-  auto block_of = [&](int64_t place) { return start + (place - begin) / 2 * step; };
-  auto dot = [&](int64_t place) WITH_TILES __attribute__((always_inline)) {
-    const uint8_t* values = block_of(place) + weights.scales_bytes() + place % 2 * 256 * BITS / 4;
-    for (int i = 0; i < BITS; i++) _mm_prefetch((const char*)values + 2 * step + i * 64, _MM_HINT_T0);
-    if (BITS == 4) {
-      const __m512i mask = _mm512_set1_epi8(0x0f);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        const __m512i bytes = _mm512_loadu_si512(values + i * 64);
-        _mm512_store_si512(unpacked[place % 2] + i * 64, _mm512_and_si512(bytes, mask));
-        _mm512_store_si512(unpacked[place % 2] + (i + 4) * 64, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
-      }
-      values = unpacked[place % 2];
-    }
-    _tile_loadd(2, x.values + place * SHARED, stride);
-    _tile_loadd(3, values, 64);
-    _tile_zero(0);
-    _tile_dpbssd(0, 2, 3);
-    _tile_stored(0, dots[place % 2], 64);
-  };
-  int64_t offsets[TILE_ROWS];  // rows that are not there have no scales either; those of the last that is stand for them
-  for (int64_t r = 0; r < TILE_ROWS; r++) offsets[r] = std::min(r, rows - 1) * words;
-  __m512 sum[TILE_ROWS];
-#pragma GCC unroll 16
-  for (int64_t r = 0; r < TILE_ROWS; r++)
-    sum[r] = piece.begins() || r >= rows ? _mm512_setzero_ps() : _mm512_loadu_ps(piece.sums(first + r, panel));
-  dot(begin);
-  for (int64_t place = begin; place < end; place++) {
-    if (place + 1 < end) dot(place + 1);
-    const __m256i* scales = (const __m256i*)block_of(place);
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales + place % 2));
-    __m512 least;
-    if (BITS == 4) least = _mm512_cvtph_ps(_mm256_loadu_si256(scales + 2 + place % 2));
-    const int32_t* of_place = dots[place % 2];
-#pragma GCC unroll 16
-    for (int64_t r = 0; r < TILE_ROWS; r++) {
-      const int64_t there = offsets[r];
-      const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(of_place + r * PANEL)), scale);
-      sum[r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.scales[there + place]), sum[r]);
-      if (BITS == 4)
-        sum[r] = _mm512_fmadd_ps(least, _mm512_castsi512_ps(_mm512_set1_epi32(x.words[there + place])), sum[r]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int64_t r = 0; r < TILE_ROWS; r++)
-    if (r < rows) _mm512_storeu_ps(piece.sums(first + r, panel), sum[r]);
-}
-
-template <int BITS>
-WITH_TILES void tiles(const Piece& piece) {
-  for (int64_t row = piece.first; row < piece.last; row += TILE_ROWS) {
-    const int64_t rows = std::min(TILE_ROWS, piece.last - row);
-    alignas(64) TileShapes shapes{};
-    shapes.set(0, rows, 64);           // sums
-    shapes.set(2, rows, SHARED);       // x
-    shapes.set(3, SHARED / 4, 64);     // weights
-    shapes.use();
-    for (int64_t panel = 0; panel < piece.weights.width(piece.group); panel++)
-      tiles_of_panel<BITS>(piece, row, rows, panel);
-  }
-  _tile_release();
-}
-
-#endif
-
 Way best_way() {
-#ifdef TILES
-  if (has_tiles()) return TILE;
-#endif
+  if (restores()) return TILE;
 #ifdef VECTORS
   return VECTOR;
 #else
@@ -294,34 +204,39 @@ Way best_way() {
 
 Way asked = BEST;  // tests and measurements ask for others
 
-void compute(const Piece& piece) {
-  const Way way = std::min(asked, best_way());
-#ifdef TILES
-  if (way == TILE && (asked == TILE || (piece.weights.bits == 8 && piece.last - piece.first >= ROWS_OF_TILES)))
-    return piece.weights.bits == 8 ? tiles<8>(piece) : tiles<4>(piece);
-#endif
-#ifdef VECTORS
-  if (way != PLAIN) return piece.weights.bits == 8 ? vectors<8>(piece) : vectors<4>(piece);
-#endif
-  plain(piece);
+// Whether products with those weights restore them, else they round x.
+bool restores(const QuantizedWeights& weights) {
+  return std::min(asked, best_way()) == TILE && (asked == TILE || weights.bits == 8);
 }
 
-// Rounded, with the bias, to y.
-void write(const Piece& piece, const uint16_t* bias, uint16_t* y) {
-  const int64_t columns = piece.weights.columns, column = piece.group * PANELS * PANEL;
-  const int64_t count = std::min(PANELS * PANEL, columns - column);
-  for (int64_t row = piece.first; row < piece.last; row++) {
-    const float* sums = piece.sums(row, 0);
-    uint16_t* to = y + row * columns + column;
-    for (int64_t c = 0; c < count; c++)
-      to[c] = float_to_bfloat(sums[c] * piece.weights.unit + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
+// The sums of the rows [first, last) with a group, all of k.
+void sum_rounded(const QuantizedWeights& weights, const void* rounded, int64_t group, int64_t first, int64_t last,
+                 float* sums) {
+  const int64_t units = weights.units(), bytes = weights.width(group) * weights.block_bytes();
+  const int64_t chunk = last - first <= 6 ? units : std::max<int64_t>(1, CHUNK_BYTES / bytes);  // 6 pass once
+  Piece piece{weights, (const uint8_t*)rounded, group, first, last, 0, 0, sums};
+  for (; piece.unit < units; piece.unit += chunk) {
+    piece.units = std::min(chunk, units - piece.unit);
+#ifdef VECTORS
+    if (std::min(asked, best_way()) != PLAIN) {
+      weights.bits == 8 ? vectors<8>(piece) : vectors<4>(piece);
+      continue;
+    }
+#endif
+    plain(piece);
   }
 }
 
-thread_local std::vector<float> partials;
-thread_local std::vector<uint8_t> rounded_rows;
-
-}  // namespace
+// The rows [first, last) of a group, rounded, with the bias, to y.
+void write(const QuantizedWeights& weights, const float* sums, int64_t group, int64_t first, int64_t last,
+           const uint16_t* bias, uint16_t* y) {
+  const int64_t column = group * PANELS * PANEL, count = std::min(PANELS * PANEL, weights.columns - column);
+  for (int64_t row = first; row < last; row++, sums += PANELS * PANEL) {
+    uint16_t* to = y + row * weights.columns + column;
+    for (int64_t c = 0; c < count; c++)
+      to[c] = float_to_bfloat(sums[c] * weights.unit + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
+  }
+}
 
 void round_row(const uint16_t* x, const QuantizedWeights& weights, void* to) {
   const int64_t units = weights.units(), k = weights.k;
@@ -357,26 +272,44 @@ void round_row(const uint16_t* x, const QuantizedWeights& weights, void* to) {
   }
 }
 
-void multiply_quantized(const QuantizedWeights& weights, const void* rounded, int64_t rows, const uint16_t* bias,
+// Room that a thread keeps, at a cache line's start: rows of tiles are such lines.
+void* room_in(std::vector<uint8_t>& kept, int64_t bytes) {
+  if ((int64_t)kept.size() < bytes + 64) kept.resize(bytes + 64);
+  return (void*)(((uintptr_t)kept.data() + 63) / 64 * 64);
+}
+
+thread_local std::vector<uint8_t> partials, prepared_rows;
+
+}  // namespace
+
+int64_t prepared_bytes(const QuantizedWeights& weights, int64_t rows) {
+  return restores(weights) ? arranged_bytes(weights, rows) : rows * RoundedRow::bytes(weights.units());
+}
+
+void prepare_row(const uint16_t* x, int64_t row, int64_t rows, const QuantizedWeights& weights, void* prepared) {
+  if (restores(weights))
+    arrange_row(x, row, rows, weights, prepared);
+  else
+    round_row(x, weights, (uint8_t*)prepared + row * RoundedRow::bytes(weights.units()));
+}
+
+void multiply_quantized(const QuantizedWeights& weights, const void* prepared, int64_t rows, const uint16_t* bias,
                         uint16_t* y, int64_t thread, int64_t threads) {
-  const int64_t units = weights.units(), groups = weights.groups();
-  int64_t blocks = (rows * RoundedRow::bytes(units) + X_BYTES - 1) / X_BYTES;
+  const int64_t groups = weights.groups();
+  int64_t blocks = prepared_bytes(weights, rows) / (X_BYTES * (restores(weights) ? 2 : 1)) + 1;
   while (threads > 1 && blocks * groups < 4 * threads && blocks * 32 < rows) blocks *= 2;
-  const int64_t per_block = ((rows + blocks - 1) / blocks + 15) / 16 * 16;
+  const int64_t per_block = ((rows + blocks - 1) / blocks + 31) / 32 * 32;
   blocks = (rows + per_block - 1) / per_block;
   const int64_t tasks = blocks * groups;
-  const bool passes_once = rows <= 6;
-  partials.resize(std::min(per_block, rows) * PANELS * PANEL);
+  const int64_t most = std::min(per_block, (rows + 15) / 16 * 16);
+  float* sums = (float*)room_in(partials, most * PANELS * PANEL * sizeof(float));
   for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
     const int64_t first = task / groups * per_block, last = std::min(rows, first + per_block), group = task % groups;
-    const int64_t chunk =
-        passes_once ? units : std::max<int64_t>(1, CHUNK_BYTES / (weights.width(group) * weights.block_bytes()));
-    Piece piece{weights, (const uint8_t*)rounded, group, first, last, 0, 0, partials.data()};
-    for (; piece.unit < units; piece.unit += chunk) {
-      piece.units = std::min(chunk, units - piece.unit);
-      compute(piece);
-    }
-    write(piece, bias, y);
+    if (restores(weights))
+      sum_restored(weights, prepared, rows, group, first, last, sums);
+    else
+      sum_rounded(weights, prepared, group, first, last, sums);
+    write(weights, sums, group, first, last, bias, y);
   }
 }
 
@@ -387,9 +320,10 @@ void restore_column(const QuantizedWeights& weights, int64_t column, uint16_t* t
     const float scale = half_at(block, place % 2, column % PANEL);
     const float least = weights.bits == 8 ? 0 : half_at(block, 2 + place % 2, column % PANEL);
     const int64_t count = std::min(SHARED, weights.k - place * SHARED);
-    for (int64_t i = 0; i < count; i++)
-      to[place * SHARED + i] =
-          float_to_bfloat(std::fma((float)weight_of(weights, block, place % 2, column % PANEL, i), scale, least) * weights.unit);
+    for (int64_t i = 0; i < count; i++) {
+      const float weight = std::fma((float)weight_of(weights, block, place % 2, column % PANEL, i), scale, least);
+      to[place * SHARED + i] = (uint16_t)((float_to_bits(weight * weights.unit) + 0x8000) >> 16);  // as restored.h says
+    }
   }
 }
 
@@ -402,15 +336,13 @@ bool quantized_linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride
   const QuantizedWeights* weights = QuantizedWeights::of(packed);
   if (!weights || weights->k != k || weights->columns != columns) return false;
   if (rows == 0) return true;
-  const int64_t row_bytes = RoundedRow::bytes(weights->units());
-  if ((int64_t)rounded_rows.size() < rows * row_bytes) rounded_rows.resize(rows * row_bytes);
-  uint8_t* rounded = rounded_rows.data();
+  void* prepared = room_in(prepared_rows, prepared_bytes(*weights, rows));
   const int threads = k * columns * rows < THREADED ? 1 : omp_get_max_threads();
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++) round_row(x + row * stride, *weights, rounded + row * row_bytes);
-    multiply_quantized(*weights, rounded, rows, bias, y, omp_get_thread_num(), omp_get_num_threads());
+    for (int64_t row = 0; row < rows; row++) prepare_row(x + row * stride, row, rows, *weights, prepared);
+    multiply_quantized(*weights, prepared, rows, bias, y, omp_get_thread_num(), omp_get_num_threads());
   }
   return true;
 }
