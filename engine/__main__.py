@@ -54,15 +54,17 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     compile_ahead()
     gc.disable()  # what is made until the engine is up stays: to look through it again and again delays the start
     # These import vLLM, which takes seconds and reads the environment.
-    from engine.loading import describe, eos_token_ids, load_engine  # noqa: PLC0415
+    from engine.loading import describe, eos_token_ids, load_engine, warm  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
     from engine.vllm_internals.attach import attach, end_workers  # noqa: PLC0415
 
     engine = load_engine(model, options, defaults, report)
+    internals = attach(engine, connection.has_input)
+    ready = describe(engine, internals)
+    warm(engine, internals, model)
     gc.freeze()
     gc.enable()
-    internals = attach(engine, connection.has_input)
-    connection.send(describe(engine, internals))
+    connection.send(ready)
     EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
     end_workers(engine)
 

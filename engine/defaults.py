@@ -27,6 +27,11 @@ MAMBA2_HEADS = {"mamba_n_heads", "mamba_num_heads", "n_mamba_heads"}
 MOST_CACHED_TOKENS = 1 << 22
 """In every layer: 4,096 for each of 1,024 requests, and windows need less."""
 
+MOST_CAPTURED_TOKENS = 2048
+"""In a step: 1,024 requests that decode, and a part of a prompt as long."""
+CAPTURE_OPTIONS = {"--compilation-config", "--cudagraph-capture-sizes", "--enforce-eager", "--optimization-level"}
+"""Options of vLLM that say which steps are captured as CUDA graphs, or that none is."""
+
 
 class Choice(NamedTuple):
     """One default: `name` is an engine option (`--block-size`) or an environment variable."""
@@ -77,7 +82,8 @@ def engine_defaults(
 ) -> list[Choice]:
     """The defaults for serving `model`, without those that `options` or `environment` already decide."""
     machine = (machine or Machine.detect()).part(environment.get(REPLICA, "1/1"))
-    choices = _common(machine) + (_cpu(model, machine, options, environment) if machine.platform == "cpu" else _gpu())
+    own = _cpu(model, machine, options, environment) if machine.platform == "cpu" else _gpu(options)
+    choices = _common(machine) + own
     if stands_for_a_file(model):
         choices.append(Choice("--load-format", LOAD_FORMAT, "the weights lie in a GGUF file"))
     named = named_options(options)
@@ -187,17 +193,34 @@ def has_mamba2(folder: Path) -> bool:
     return isinstance(config, dict) and (config.get("model_type") == "mamba2" or not MAMBA2_HEADS.isdisjoint(config))
 
 
-def _gpu() -> list[Choice]:
+def _gpu(options: Sequence[str]) -> list[Choice]:
     """Page size, memory and compilation stay vLLM's own: it measures the device."""
     reason = (
         "the KV cache holds so many tokens at most, of a model so small that the GPU would hold more; 0: all that fit"
     )
     return [
+        *_graphs(options),
+        Choice(
+            "VLLM_USE_FLASHINFER_SAMPLER",
+            "0",
+            "vLLM's own draw: FlashInfer's needs nvcc and ninja at the first start, and a seed has vLLM's all the same",
+        ),
         Choice(KV_CACHE_TOKENS, str(MOST_CACHED_TOKENS), reason),
         Choice(
             "TWOGEAR_PROMPT_PART_MS", "40", "how many milliseconds a part of a long prompt may take; 0: whole prompts"
         ),
     ]
+
+
+def _graphs(options: Sequence[str]) -> list[Choice]:
+    """None where the user says anything of what is captured: vLLM refuses two sources of it."""
+    said = named_options([option.partition(".")[0] for option in options])
+    if said & CAPTURE_OPTIONS or any(option.startswith(("-cc", "-O")) for option in options):
+        return []
+    reason = (
+        "steps with parts of prompts, and with up to 1,024 requests, replay CUDA graphs too; vLLM stops at 512 tokens"
+    )
+    return [Choice("--max-cudagraph-capture-size", MOST_CAPTURED_TOKENS, reason)]
 
 
 def _kv_cache_bytes(model: str, available: int) -> int:

@@ -117,6 +117,16 @@ def eos_token_ids(engine: LLMEngine) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def warm(engine: LLMEngine, internals: Internals, model: str) -> None:
+    """Has requests of all kinds computed, once the engine's paths are settled. Raises ModelError, as `load_engine`."""
+    from engine.warm_up import warm_up  # noqa: PLC0415 - imports the loop, for engines that serve
+
+    try:
+        warm_up(engine, internals, eos_token_ids(engine), compiles=Machine.detect().platform == "gpu")
+    except Exception as error:
+        raise ModelError(_explain(error, model)) from error
+
+
 def _parse(model: str, options: Sequence[str], defaults: Sequence[Choice]) -> argparse.Namespace:
     parser = EngineArgs.add_cli_args(cast("Any", _Parser)(prog="engine options", add_help=False))
     parser.set_defaults(**{choice.destination: choice.value for choice in defaults if choice.is_option})
@@ -180,7 +190,7 @@ def _reporting(base: type[Executor], report: Report, most_tokens: int) -> type[E
 
 
 def _warm_up(engine: LLMEngine) -> None:
-    """One greedy and one sampled request, so that the first user does not wait for what starts lazily."""
+    """One greedy and one sampled request: with them a model learns what it can take. `warm` does the rest."""
     sampled = SamplingParams(temperature=0.6, top_p=0.95, presence_penalty=0.5, max_tokens=4, detokenize=False, seed=0)
     greedy = SamplingParams(temperature=0.0, max_tokens=4, detokenize=False)
     for name, sampling in (("greedy", greedy), ("sampled", sampled)):

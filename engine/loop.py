@@ -42,7 +42,7 @@ from engine.messages import (
 from engine.sampling_limits import check_limits
 from engine.stats import StatsSender, StepCounts
 from engine.token_budget import TokenBudget
-from engine.transport import Connection
+from engine.transport import Channel
 from engine.vllm_internals.attach import Internals
 
 _REPORT_INTERVAL = 0.1
@@ -59,7 +59,7 @@ class EngineLoop:
     """
 
     def __init__(
-        self, engine: LLMEngine, internals: Internals, eos_token_ids: tuple[int, ...], connection: Connection
+        self, engine: LLMEngine, internals: Internals, eos_token_ids: tuple[int, ...], connection: Channel
     ) -> None:
         self._engine = engine
         self._pages = internals.pages

@@ -5,7 +5,7 @@ import time
 from bisect import bisect_left
 
 from engine.messages import STEP_TOKENS, Stats
-from engine.transport import Connection
+from engine.transport import Channel
 from engine.vllm_internals.attach import Pages
 
 _INTERVAL = 0.25
@@ -30,7 +30,7 @@ class StepCounts:
 class StatsSender:
     """Sends Stats after a change, not more often than a few times a second."""
 
-    def __init__(self, pages: Pages, connection: Connection, steps: StepCounts) -> None:
+    def __init__(self, pages: Pages, connection: Channel, steps: StepCounts) -> None:
         self._pages = pages
         self._connection = connection
         self._steps = steps

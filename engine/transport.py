@@ -7,6 +7,7 @@ the other dies. Knows nothing of what the messages mean.
 import select
 import socket
 import struct
+from typing import Protocol
 
 from engine.messages import FromEngine, ToEngine, Unreadable, decode_to_engine, encode
 
@@ -41,6 +42,18 @@ class FrameBuffer:
             start = end
         del buffer[:start]
         return payloads
+
+
+class Channel(Protocol):
+    """What the engine's loop talks to: a connection, or what stands in its place."""
+
+    def send(self, message: FromEngine) -> None:
+        """Tells it something."""
+        ...
+
+    def receive(self, timeout: float | None) -> list[ToEngine | Unreadable]:
+        """What it asks for; waits up to `timeout` seconds for a first message."""
+        ...
 
 
 class Connection:

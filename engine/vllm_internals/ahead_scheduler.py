@@ -75,7 +75,8 @@ class AheadRoomManager(KVCacheManager):
         if self.places.get(request.request_id) == place:
             return self.empty_kv_cache_blocks
         blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        if blocks is not None:
+        # What a prompt needed before the window is given back once its last step is done, not with the next page.
+        if blocks is not None and request.num_in_flight_tokens <= request.num_output_placeholders:
             self.places[request.request_id] = place
         return blocks
 

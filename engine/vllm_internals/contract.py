@@ -260,7 +260,13 @@ AHEAD_ROOM = FastPath(
         ),
         PrivateName(f"{_PAGES}.cache_blocks", parameters=("self", "request", "num_computed_tokens")),
         PrivateName(_PAGES_OF_A_KIND, ("block_size",)),
-        PrivateName(_REQUEST, ("num_computed_tokens", "num_output_placeholders", "num_tokens", "request_id", "status")),
+        PrivateName(
+            _REQUEST,
+            (
+                *("num_computed_tokens", "num_in_flight_tokens", "num_output_placeholders", "num_tokens"),
+                *("request_id", "status"),
+            ),
+        ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
     ),
 )

@@ -1,6 +1,8 @@
 """What is chosen for vLLM where the user chose nothing."""
 
+import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,45 @@ def test_on_cpu_pages_are_small_and_all_cores_compute() -> None:
 
 def test_on_gpu_the_device_decides_page_size_memory_and_compilation() -> None:
     assert not {"--block-size", "--enforce-eager", "--kv-cache-memory-bytes"} & set(chosen(GPU))
+
+
+def test_on_gpu_longer_steps_are_captured_and_vllms_own_draw_is_taken() -> None:
+    choices = chosen(GPU)
+    assert choices["--max-cudagraph-capture-size"] == 2048
+    assert choices["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in chosen(GPU, VLLM_USE_FLASHINFER_SAMPLER="1")
+    assert not {"--max-cudagraph-capture-size", "VLLM_USE_FLASHINFER_SAMPLER"} & set(chosen(CPU))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-cudagraph-capture-size=512",),
+        ("--cudagraph-capture-sizes", "1", "2"),
+        ("--compilation-config", '{"max_cudagraph_capture_size": 64}'),
+        ("--compilation-config.max_cudagraph_capture_size=64",),
+        ("--compilation_config.mode", "3"),
+        ("-cc.cudagraph_capture_sizes=[1,2]",),
+        ("-O0",),
+        ("--enforce-eager",),
+    ],
+)
+def test_whoever_says_what_is_captured_says_all_of_it(options: tuple[str, ...]) -> None:
+    """Of sizes in two places vLLM refuses one, and a largest one that is not the last of a list."""
+    assert "--max-cudagraph-capture-size" not in chosen(GPU, *options)
+
+
+def test_vllm_takes_what_is_chosen_on_a_gpu() -> None:
+    """The names alone: what becomes of them needs a GPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import vllm.envs
+        from vllm.engine.arg_utils import EngineArgs
+
+    choices = engine_defaults("m", (), {}, GPU)
+    options = {field.name for field in dataclasses.fields(EngineArgs)}
+    assert {choice.destination for choice in choices if choice.is_option} <= options
+    assert "VLLM_USE_FLASHINFER_SAMPLER" in vllm.envs.environment_variables
 
 
 @pytest.mark.parametrize(
