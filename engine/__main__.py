@@ -16,6 +16,7 @@ import traceback
 from engine import DUMP_SIGNAL, USER_ERROR
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults, use_environment
+from engine.heap import return_free_memory
 from engine.messages import Failed, Loading
 from engine.transport import Connection
 from model_impl.cpu.native import compile_ahead
@@ -61,6 +62,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     engine = load_engine(model, options, defaults, report)
     gc.freeze()
     gc.enable()
+    return_free_memory()
     internals = attach(engine, connection.has_input)
     connection.send(describe(engine, internals))
     EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
