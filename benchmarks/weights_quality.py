@@ -12,11 +12,15 @@ positions (`peers/llama_cpp_divergence.py`).
 The embedded model is measured on conversations of its own tasks in both modes, or on their plain text with llama.cpp,
 another on the documentation that ships with Python, or on `--text FILE`. bfloat16 itself is measured beside the same
 weights with float32 activations: ours are rounded to bfloat16 on both sides, llama.cpp's are float32.
+
+With `--json FILE` what is measured so far stands in FILE.part, and the same command goes on from there.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
 import pydoc_data.topics
 import sys
@@ -32,11 +36,12 @@ from torch import nn
 
 from benchmarks.load.tables import Cells
 from benchmarks.peers import llama_cpp
-from benchmarks.peers.llama_cpp_divergence import first_scored
+from benchmarks.peers.llama_cpp_divergence import Divergences, first_scored
 from benchmarks.peers.llama_cpp_divergence import measure as measure_theirs
 from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from chat_templates.settings import DIRECT, THINKING
+from model_impl.cpu.native import QUANTIZED, SOURCES
 from model_impl.cpu.quantized import QuantizedProduct
 from model_impl.weights import BITS, TABLE_BITS, Format
 from server.cli_errors import UsageError
@@ -45,6 +50,7 @@ from tasks.families import EMBEDDED, held_out_items
 
 FORMATS: tuple[Format, ...] = ("int8", "int4")
 BESIDE_FLOAT32 = "bf16 beside float32"
+MEASURED = (*FORMATS, BESIDE_FLOAT32)
 SMALLEST_WINDOW = 100
 """Tokens; of fewer, llama.cpp tells no mean."""
 
@@ -84,6 +90,42 @@ class Sums:
             "perplexity": math.exp(self.surprise / self.count),
             "perplexity_bf16": math.exp(self.surprise_of_reference / self.count),
         }
+
+
+class Progress:
+    """What is measured so far: in a file, where one is named, that goes when all is done.
+
+    `measurement`: what decides the figures; a file of another one is refused by UsageError.
+    """
+
+    def __init__(self, path: Path | None, measurement: str) -> None:
+        self._path, self._measurement = path, measurement
+        self.windows = 0
+        self.sums: dict[str, Sums] = {}
+        self.theirs: Divergences | None = None
+        if path is None or not path.exists():
+            return
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["measurement"] != measurement:
+            raise UsageError(f"{path} is of another measurement: remove it, or name another file")
+        self.windows = kept["windows"]
+        self.sums = {name: Sums(**sums) for name, sums in kept["sums"].items()}
+        self.theirs = None if kept["theirs"] is None else Divergences(*kept["theirs"])
+
+    def write(self) -> None:
+        """Keeps it."""
+        if self._path is None:
+            return
+        sums = {name: dataclasses.asdict(own) for name, own in self.sums.items()}
+        kept = {"measurement": self._measurement, "windows": self.windows, "sums": sums, "theirs": self.theirs}
+        unfinished = self._path.with_suffix(".writing")
+        unfinished.write_text(json.dumps(kept), encoding="utf-8")
+        unfinished.rename(self._path)
+
+    def end(self) -> None:
+        """All is done."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 class _Linear(nn.Module):
@@ -138,12 +180,16 @@ def main() -> None:
     conversations = _is_embedded(args.model) and args.text is None and not args.llama_cpp
     ids = _conversations(args.model) if conversations else _ids(args.model, text)
     own = list(itertools.islice(_windows(ids, args.window), count))
-    theirs = measure_theirs(args.model, text, args.window, count) if args.llama_cpp else None
+    path = None if args.json is None else args.json.with_name(f"{args.json.name}.part")
+    progress = Progress(path, _measurement(args, own))
+    if args.llama_cpp and progress.theirs is None:
+        progress.theirs = measure_theirs(args.model, text, args.window, count)
+        progress.write()
+    theirs = progress.theirs
     windows = own if theirs is None else theirs.windows
     if len(windows) < count:
         raise UsageError(f"the text has {len(windows)} windows of {args.window} tokens, and {count} are asked for")
-    measured: dict[str, dict[str, float]] = {weights: measure(args.model, weights, windows) for weights in FORMATS}
-    measured[BESIDE_FLOAT32] = measure(args.model, None, windows)
+    measured = measure(args.model, args.formats, windows, progress)
     if theirs is not None:
         measured |= {f"llama.cpp {kind}": found for kind, found in theirs.formats.items()}
     print(table(measured), end="")
@@ -159,6 +205,7 @@ def main() -> None:
             "formats": measured,
         }
         args.json.write_text(result_text(result))
+    progress.end()
 
 
 def table(measured: Mapping[str, Mapping[str, float]]) -> str:
@@ -179,21 +226,42 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> str:
     return Cells(head, rows).markdown()
 
 
-def measure(folder: Path, weights: Format | None, windows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Of a checkpoint: its distributions in that format beside bfloat16's, over the second halves of all windows.
+def measure(
+    folder: Path, names: Sequence[str], windows: Sequence[Sequence[int]], progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Of a checkpoint: its distributions in each format beside bfloat16's, over the second halves of all windows.
 
-    None: those of bfloat16 beside those with the same weights and float32 activations.
+    BESIDE_FLOAT32: those of bfloat16 beside those with the same weights and float32 activations. All models are in
+    memory at once, so that a window is read by bfloat16's only once.
     """
-    reference, other = _load(folder), _load(folder)
-    if weights is None:
-        reference, bits = reference.float(), 16.0
-    else:
-        bits = quantize(other, weights)
-    sums = Sums()
-    for window in windows:
-        ids, first = torch.tensor([window]), first_scored(len(window))
-        sums.add(_logprobs(reference, ids)[first:], _logprobs(other, ids)[first:], ids[0, first + 1 :])
-    return sums.result() | {"bits_per_weight": bits}
+    reference = _load(folder)
+    others, bits = {name: _load(folder) for name in names}, dict.fromkeys(names, 16.0)
+    for name, other in others.items():
+        progress.sums.setdefault(name, Sums())
+        if name == BESIDE_FLOAT32:
+            other.float()
+        else:
+            bits[name] = quantize(other, cast("Format", name))
+    for number in range(progress.windows, len(windows)):
+        ids, first = torch.tensor([windows[number]]), first_scored(len(windows[number]))
+        expected, following = _logprobs(reference, ids, first), ids[0, first + 1 :]
+        for name, other in others.items():
+            pair = (expected, _logprobs(other, ids, first))
+            progress.sums[name].add(*(pair[::-1] if name == BESIDE_FLOAT32 else pair), following)
+        progress.windows = number + 1
+        progress.write()
+        print(f"{number + 1} of {len(windows)} windows", end="\r", file=sys.stderr, flush=True)
+    return {name: progress.sums[name].result() | {"bits_per_weight": bits[name]} for name in names}
+
+
+def _measurement(args: argparse.Namespace, windows: Sequence[Sequence[int]]) -> str:
+    """What decides the figures, as a digest: the model's files, the tokens, the formats, and the kernels."""
+    files = sorted((path.name, path.stat().st_size) for path in args.model.iterdir() if path.is_file())
+    what = [args.model.resolve().name, files, args.formats, args.window, args.llama_cpp, windows]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for name in QUANTIZED:
+        digest.update((SOURCES / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _arguments() -> argparse.Namespace:
@@ -202,6 +270,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, metavar="FILE")
     parser.add_argument("--tokens", type=int, default=20_000, help="that are scored, at least")
     parser.add_argument("--window", type=int, default=512, metavar="TOKENS", help="each is read without those before")
+    parser.add_argument(
+        "--formats", type=_formats, default=list(MEASURED), metavar="A,B", help=f"of {', '.join(MEASURED)}"
+    )
     parser.add_argument("--llama-cpp", action="store_true", help="llama.cpp's Q8_0 and Q4_K_M too; it is built first")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
@@ -210,15 +281,22 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
+def _formats(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(MEASURED):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(MEASURED)}")
+    return names
+
+
 def _load(folder: Path) -> nn.Module:
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     return cast("nn.Module", model.eval())
 
 
 @torch.no_grad()
-def _logprobs(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """(1, T) to (T - 1, vocabulary)."""
-    logits: torch.Tensor = model(ids).logits[0, :-1]
+def _logprobs(model: nn.Module, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """(1, T) to (T - 1 - first, vocabulary)."""
+    logits: torch.Tensor = model(ids).logits[0, first:-1]
     return logits.float().log_softmax(-1)
 
 

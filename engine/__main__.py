@@ -16,6 +16,7 @@ import traceback
 from engine import DUMP_SIGNAL, USER_ERROR
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import engine_defaults, use_environment
+from engine.heap import return_free_memory
 from engine.messages import Failed, Loading
 from engine.transport import Connection
 from model_impl.cpu.native import compile_ahead
@@ -64,6 +65,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     warm(engine, internals, model)
     gc.freeze()
     gc.enable()
+    return_free_memory()
     connection.send(ready)
     EngineLoop(engine, internals, eos_token_ids(engine), connection).run()
     end_workers(engine)

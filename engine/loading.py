@@ -5,6 +5,7 @@ the engine process after `defaults` has been put into the environment: importing
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import secrets
@@ -29,7 +30,8 @@ from engine.checkpoint import ModelError, read_config
 from engine.defaults import KV_CACHE_TOKENS, Choice, Machine
 from engine.messages import PROTOCOL_VERSION, Ready
 from engine.vllm_internals.attach import Internals
-from engine.vllm_internals.contract import POOL_SIZE, possible
+from engine.vllm_internals.contract import ONE_TOKENIZER, POOL_SIZE, possible
+from engine.vllm_internals.one_tokenizer import one_tokenizer
 from engine.weights import advice
 from model_impl.private_names import verdict_of_names
 
@@ -67,12 +69,13 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
         raise ModelError("an engine process is one replica; for several, say --data-parallel-size before --")
     report("loading the weights", _LOAD_WEIGHTS)
     gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
-    engine = LLMEngine(
-        vllm_config=config,
-        executor_class=_reporting(Executor.get_class(config), report, _most_tokens(config)),
-        log_stats=not arguments.disable_log_stats,
-        usage_context=UsageContext.OPENAI_API_SERVER,
-    )
+    with contextlib.nullcontext() if verdict_of_names(ONE_TOKENIZER) else one_tokenizer():
+        engine = LLMEngine(
+            vllm_config=config,
+            executor_class=_reporting(Executor.get_class(config), report, _most_tokens(config)),
+            log_stats=not arguments.disable_log_stats,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+        )
     report("warming up", _WARM_UP)
     _warm_up(engine)
     return engine

@@ -14,6 +14,7 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 from engine import USER_ERROR
+from engine.heap import return_free_memory
 from engine.messages import (
     PROTOCOL_VERSION,
     Adapter,
@@ -240,6 +241,7 @@ class EngineSupervisor:
         self.ready = ready
         self._stage = "serving"
         self._ready_since = time.monotonic()
+        return_free_memory()
         self._set_status(EngineStatus("ready", ready.model_class, 1.0))
         if self._lost_since is not None:
             logger.warning("%s is back, %.1f s after it was lost.", self._name, self._ready_since - self._lost_since)

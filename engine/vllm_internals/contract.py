@@ -401,6 +401,10 @@ POOL_SIZE = FastPath(
         PrivateName("vllm.v1.executor.abstract:Executor.determine_available_memory", parameters=("self",)),
     ),
 )
+ONE_TOKENIZER = FastPath(
+    "one tokenizer",
+    (PrivateName("vllm.renderers.hf:maybe_make_thread_pool", parameters=("tokenizer", "copies")),),
+)
 DEMAND_ZERO = FastPath(
     "demand-zero KV cache",
     (PrivateName(f"{_CPU_WORKER}._maybe_get_memory_pool_context", parameters=("self", "tag")),),
@@ -453,6 +457,7 @@ FAST_PATHS = (
         RECOVERY,
         LIMITS,
         POOL_SIZE,
+        ONE_TOKENIZER,
         DEMAND_ZERO,
         TIED_HEADS,
         ADAPTERS,

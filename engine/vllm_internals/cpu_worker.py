@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from engine.heap import return_free_memory
 from engine.vllm_internals.contract import ADAPTERS, CPU_RUNNER, DEMAND_ZERO, MULTI_STEP, SAMPLER, SEEDS, TIED_HEADS
 from model_impl import cpu
 from model_impl.cpu.demand_zero import SMALLEST, DemandZero
@@ -41,6 +42,7 @@ class TwogearCPUWorker(CPUWorker):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """With adapters enabled, they are computed by our class. Raises RuntimeError where they cannot be."""
         super().load_model(*args, **kwargs)
+        return_free_memory()
         if self.vllm_config.lora_config is None:
             return
         if not (verdict := _verdict(ADAPTERS)).on:
@@ -68,6 +70,7 @@ class TwogearCPUWorker(CPUWorker):
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """Other weights; vLLM would go on with the old ones in an output head that is tied to the input embedding."""
         super().reload_weights(*args, **kwargs)
+        return_free_memory()
         if not _verdict(TIED_HEADS).on:
             return
         embedding = importlib.import_module("vllm.model_executor.layers.vocab_parallel_embedding")

@@ -70,8 +70,12 @@ def held_bytes(folder: Path) -> int:
 
 
 def loading_bytes(folder: Path) -> int:
-    """The same while they are read, until each layer is packed: integers of 8 bits, and two floats for each group."""
-    return _bytes(folder, dict.fromkeys(KINDS, 1 + 8 / SHARED))
+    """The same and what is not packed yet, at most: integers of 8 bits and two floats for each group, of the matrices
+    of a layer, and of one that is being read.
+    """
+    tensors = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tensors"]
+    largest = max(math.prod(shape) for _, _, shape, *_ in tensors)
+    return held_bytes(folder) + int(3 * largest * (1 + 8 / SHARED))
 
 
 def _bytes(folder: Path, of_kinds: Mapping[str, float]) -> int:

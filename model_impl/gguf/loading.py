@@ -6,7 +6,7 @@ different types in a file (Q4_K_M has values in 6 bits beside keys in 4): all ar
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class GgufLoader(BaseModelLoader):
 
     def load_weights(self, model: Any, model_config: Any) -> None:
         """Gives the model its weights, under transformers' names."""
-        model.load_weights(weights_of(Path(model_config.model), packed=model_config.quantization == METHOD))
+        packed = model_config.quantization == METHOD
+        weights = weights_of(Path(model_config.model), packed=packed)
+        model.load_weights(packed_as_loaded(model, weights) if packed else weights)
 
 
 def weights_of(folder: Path, *, packed: bool) -> Iterator[tuple[str, torch.Tensor]]:
@@ -64,6 +66,25 @@ def weights_of(folder: Path, *, packed: bool) -> Iterator[tuple[str, torch.Tenso
             yield from _parts(name, kind, shape, _in_order(matrix, heads), packed=packed and len(shape) == 2)
         except ValueError as error:
             raise ValueError(f"{path}: {name} cannot be used: {error}") from error
+
+
+def packed_as_loaded(
+    model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """`weights`, and behind the last one of a layer its packing, so that few are there in two forms."""
+    fused: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    waited_for: dict[str, tuple[Any, set[str]]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(getattr(layer, "quant_method", None), GgufMethod):
+            parent, _, last = name.rpartition(".")
+            missing = {f"{parent}.{one}.{part}".lstrip(".") for one in fused.get(last, [last]) for part in _PARTS}
+            waited_for |= dict.fromkeys(missing, (layer, missing))
+    for name, weight in weights:
+        yield name, weight
+        layer, missing = waited_for.get(name, (None, set()))
+        missing.discard(name)
+        if layer is not None and not missing:
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def _parts(name: str, kind: str, shape: list[int], rows: Any, *, packed: bool) -> Iterator[tuple[str, torch.Tensor]]:
@@ -162,7 +183,8 @@ class GgufMethod(LinearMethodBase):
                 if is_4:
                     _widen(*own)
         layer.cpu_linear = QuantizedProduct.of_integers(values, steps, least, 4 if all(in_4_bits) else 8)
-        for name in _PARTS:
+        for name, part in zip(_PARTS, (values, steps, least), strict=True):
+            getattr(layer, name).data = part.new_empty(0)  # who loads a model has a list of its parameters
             setattr(layer, name, nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False))
         note(READY_MADE, None)
 

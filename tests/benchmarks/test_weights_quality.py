@@ -4,6 +4,7 @@ import math
 import sys
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import gguf
 import numpy as np
@@ -19,6 +20,7 @@ from tests.model_impl.tiny import reference_logprobs, save_checkpoint
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
     from benchmarks import weights_quality
+    from benchmarks.weights_quality import MEASURED, Progress
 
 TOOL = f'''#!{sys.executable}
 """Does what llama-perplexity does with these options; a token is a letter."""
@@ -123,14 +125,33 @@ def test_the_second_half_of_each_window_is_scored(tmp_path: Path) -> None:
     model = save_checkpoint(tmp_path, config, torch.bfloat16)
     torch.manual_seed(0)
     windows = torch.randint(0, 101, (2, 21)).tolist()
-    eight, four = (weights_quality.measure(tmp_path, weights, windows) for weights in weights_quality.FORMATS)
+    found = weights_quality.measure(tmp_path, MEASURED, windows, Progress(None, ""))
+    eight, four, rounded = (found[name] for name in MEASURED)
     assert eight["tokens"] == 2 * (20 - first_scored(21)) == 20
     scored = torch.cat([reference_logprobs(model, window)[first_scored(21) :] for window in windows])
     assert math.log(eight["perplexity_bf16"]) == pytest.approx(-float(scored.mean()), abs=0.1)
-    rounded = weights_quality.measure(tmp_path, None, windows)
     assert 0 < rounded["kl"] < eight["kl"] < four["kl"]
     assert rounded["perplexity"] == pytest.approx(eight["perplexity_bf16"])
     assert eight["bits_per_weight"] == pytest.approx(8.5, rel=0.01)
     assert 5 < four["bits_per_weight"] < 6  # with a head of 8 bits
     rows = weights_quality.table({"int8": eight, "int4": four}).splitlines()
     assert [row.split(" | ")[0] for row in rows] == ["| weights", "| ---", "| int8", "| int4"]
+
+
+def test_a_measurement_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, part = tmp_path / "model", tmp_path / "found.json.part"
+    save_checkpoint(folder, fields(tie_word_embeddings=True, vocab_size=128), torch.bfloat16)
+    torch.manual_seed(0)
+    windows = torch.randint(0, 101, (3, 21)).tolist()
+    whole = weights_quality.measure(folder, MEASURED, windows, Progress(None, ""))
+    weights_quality.measure(folder, MEASURED, windows[:2], Progress(part, "this"))
+    logprobs = Mock(side_effect=weights_quality._logprobs)
+    monkeypatch.setattr(weights_quality, "_logprobs", logprobs)
+    again = Progress(part, "this")
+    assert again.windows == 2
+    assert weights_quality.measure(folder, MEASURED, windows, again) == whole
+    assert logprobs.call_count == 4  # each model one window
+    with pytest.raises(UsageError, match="is of another measurement: remove it"):
+        Progress(part, "other")
+    again.end()
+    assert not part.exists()

@@ -54,3 +54,20 @@ def test_vllms_front_end_in_rust_has_to_be_named(target: Target, monkeypatch: py
     monkeypatch.delenv("VLLM_RUST_FRONTEND_PATH", raising=False)
     with pytest.raises(UsageError, match="VLLM_RUST_FRONTEND_PATH must name"):
         OTHERS["vllm-rust"](target)
+
+
+def test_llama_cpps_source_is_mended_and_lies_apart_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in llama_cpp.MENDS:
+        (tmp_path / one.file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / one.file).write_text(f"before\n    {one.line}  // why\nafter\n")
+    llama_cpp.mend(tmp_path)
+    for one in llama_cpp.MENDS:
+        assert (tmp_path / one.file).read_text() == f"before\n    {one.mended}  // why\nafter\n"
+    (tmp_path / llama_cpp.MENDS[-1].file).write_text("of another version")
+    with pytest.raises(UsageError, match=r"exaone4.cpp has no line if \(hparams"):
+        llama_cpp.mend(tmp_path)
+    mended = llama_cpp.source_folder()
+    monkeypatch.setattr(llama_cpp, "MENDS", llama_cpp.MENDS[:1])
+    assert llama_cpp.source_folder() != mended
