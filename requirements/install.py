@@ -164,7 +164,7 @@ def _show(text: str, end: str = "") -> None:
 def install_locked(pip: Pip, venv: Path, locks: Sequence[Path]) -> None:
     """Installs every package of `locks`, each checked against its hashes; of two entries for a package the later."""
     packages = {name: entry for lock in locks for name, entry in locked(lock).items()}
-    # Packages without a wheel are built with the locked setuptools; a lock of wheels alone has none. Builds with a local
+    # Packages without a wheel are built with the locked setuptools; some locks have none. Builds with a local
     # version (torch's `+cpu`) are on no general index.
     part = venv / "part.txt"
     part.write_text(packages.get("setuptools", ""))

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.ray_head import check_head
+
 ROOT = Path(__file__).parents[2]
 NAME = "twogear"
 LONGEST_STREAM = 24 * 3600
@@ -147,6 +149,11 @@ def _has_token() -> bool:
 
 def _connect(ray: Any, args: argparse.Namespace) -> None:
     """Raises StartError."""
+    if args.address is not None:
+        try:
+            check_head(args.address)
+        except ConnectionError as error:
+            raise StartError(f"--address: {error}") from error
     passed = {
         name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_") or name == "PYTHONPATH"
     }
@@ -160,7 +167,7 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
         options |= {"_node_ip_address": "127.0.0.1"} | ({"_temp_dir": args.temp_dir} if args.temp_dir else {})
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises that itself, where its own start takes too long
         raise StartError(
             f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}"
         ) from error

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.doc_blocks import ROOT
-from tests.ray.deployment import PYTHON, Deployment, loopback_alone, until, url_of
+from tests.ray.deployment import PYTHON, Deployment, loopback_alone, started, until, url_of
 from tests.real_server import RealServer
 
 pytestmark = [
@@ -45,7 +45,7 @@ def network() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ray(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(PORT, tmp_path_factory.mktemp("ray"), "--min-replicas", "2", *DRAIN) as deployment:
+    with started(PORT, tmp_path_factory.mktemp("ray"), "--min-replicas", "2", *DRAIN) as deployment:
         yield deployment
 
 
