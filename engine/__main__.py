@@ -16,7 +16,7 @@ import traceback
 from engine import DUMP_SIGNAL, USER_ERROR
 from engine.checkpoint import ModelError, check_model
 from engine.defaults import Nodes, engine_defaults, use_environment
-from engine.follower import Follower
+from engine.follower import serve_workers
 from engine.messages import Failed, Loading
 from engine.transport import Connection
 from model_impl.cpu.native import compile_ahead
@@ -61,7 +61,7 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
 
     if Nodes.of(options).rank > 0:
         workers = load_workers(model, options, defaults, report)
-        Follower(workers, connection).run(describe_workers(workers.vllm_config))
+        serve_workers(workers, connection, describe_workers(workers.vllm_config))
         workers.shutdown()
         return
     engine = load_engine(model, options, defaults, report)

@@ -29,6 +29,7 @@ from vllm.v1.executor import Executor
 from engine.adapters import Adapters
 from engine.checkpoint import ModelError, read_config
 from engine.defaults import KV_CACHE_TOKENS, Choice, Machine, Nodes, named_options
+from engine.follower import end_with_first_machine
 from engine.messages import PROTOCOL_VERSION, Ready
 from engine.ray_head import check_head
 from engine.vllm_internals.attach import Internals
@@ -61,6 +62,7 @@ def load_workers(model: str, options: Sequence[str], defaults: Sequence[Choice],
     with _explained(model):
         _, config = _configure(model, options, defaults, report)
         report("waiting for the first machine", _LOAD_WEIGHTS)
+        end_with_first_machine((config.parallel_config.master_addr, config.parallel_config.master_port))
         return Executor.get_class(config)(config)
 
 
