@@ -71,8 +71,8 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
-    listeners = bind_all(settings.host, settings.port, settings.api_server_count)
     engine = engine_of(settings, engine_options, numbered(settings.lora_modules))
+    listeners = bind_all(settings.host, settings.port, settings.api_server_count)
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
         check_names([settings.model_name, *(module.name for module in settings.lora_modules)], app.state.serving.modes)
