@@ -168,9 +168,7 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises that itself, where its own start takes too long
-        raise StartError(
-            f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}"
-        ) from error
+        raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error)}") from error
 
 
 def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
@@ -215,7 +213,9 @@ def _await_running(serve: Any, version: str) -> None:
 
 
 def _line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    """The reason in one line; an error of Ray's begins with where in the cluster it happened."""
+    reason = getattr(error, "cause", None) or getattr(error, "__cause__", None) or error
+    return next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
 
 
 if __name__ == "__main__":
