@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.doc_blocks import ROOT
-from tests.ray.deployment import PYTHON, loopback_alone
+from tests.ray.deployment import PYTHON, TRIES, loopback_alone
 from tests.real_server import RealServer
 
 pytestmark = [
@@ -71,9 +72,15 @@ def head(environment: None, python: Path) -> Iterator[None]:
         options += ["--include-dashboard", "false"]
         start = "from ray.scripts.scripts import main; main()"
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        with subprocess.Popen([python, "-c", start, "start", *options], env=own) as process:
+        command = [python, "-c", start, "start", *options]
+        with ExitStack() as stack:
+            for _ in range(TRIES):  # Ray gives its own processes 30 s
+                process = stack.enter_context(subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True))
+                assert process.stdout is not None
+                if any("Ray runtime started" in line for line in process.stdout):
+                    break
+            stack.callback(process.terminate)
             yield
-            process.terminate()
 
 
 def test_a_head_that_is_not_there_is_refused(environment: None, python: Path) -> None:
