@@ -75,7 +75,7 @@ class Machine(NamedTuple):
 class Nodes(NamedTuple):
     """Over how many machines one engine's model is spread, and the number of this one: 0 has the scheduler."""
 
-    count: int = 1
+    number: int = 1
     rank: int = 0
 
     @classmethod
@@ -179,7 +179,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
     if pipeline == 1:
         reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
         choices.append(Choice("--enforce-eager", True, reason))  # vLLM 0.32's CPU pipelines fail in eager mode
-    ranks = max(tensor * pipeline // Nodes.of(options).count, 1)  # of this machine
+    ranks = max(tensor * pipeline // Nodes.of(options).number, 1)  # of this machine
     share = max(len(machine.cpus) // ranks, 1)
     starts = [rank * share % len(machine.cpus) for rank in range(ranks)]
     binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]

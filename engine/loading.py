@@ -63,7 +63,8 @@ def load_workers(model: str, options: Sequence[str], defaults: Sequence[Choice],
         _, config = _configure(model, options, defaults, report)
         report("waiting for the first machine", _LOAD_WEIGHTS)
         end_with_first_machine((config.parallel_config.master_addr, config.parallel_config.master_port))
-        return Executor.get_class(config)(config)
+        workers: Executor = Executor.get_class(config)(config)
+        return workers
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     report("warming up", _WARM_UP)
     _warm_up(engine)
     if several and "--seed" not in named_options(options):
-        engine.collective_rpc(_draw_anew, args=(_any_seed(),))
+        engine.collective_rpc(cast("Any", _draw_anew), args=(_any_seed(),))
     return engine
 
 
@@ -190,7 +191,7 @@ def _parse(model: str, options: Sequence[str], defaults: Sequence[Choice]) -> ar
     parser.set_defaults(**{choice.destination: choice.value for choice in defaults if choice.is_option})
     # vLLM's own is 0: after each start, requests without a seed would draw what they drew after the last one.
     # Processes that know nothing of each other yet, on several machines, have to begin with the same.
-    parser.set_defaults(seed=_any_seed() if Nodes.of(options).count == 1 else 0)
+    parser.set_defaults(seed=_any_seed() if Nodes.of(options).number == 1 else 0)
     arguments: argparse.Namespace = parser.parse_args(["--model", model, *options])
     return arguments
 

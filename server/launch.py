@@ -371,7 +371,7 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
             os.environ[VARIABLE] = settings.weights
         check_weights(folder, settings.model, settings.weights)
         if machine.platform == "cpu":
-            available = machine.available_memory * Nodes.of(engine_options).count // settings.data_parallel_size
+            available = machine.available_memory * Nodes.of(engine_options).number // settings.data_parallel_size
             check_room(folder, settings.model, settings.weights, available)
         return replace(settings, weights=held_weights(folder, settings.weights, engine_options))
     except ModelError as error:

@@ -41,7 +41,7 @@ def environments(replicas: int, options: Sequence[str], machine: Machine) -> lis
     """What each of so many engines is told in its environment. Raises UsageError."""
     if replicas == 1:
         return [{}]
-    if Nodes.of(options).count > 1:
+    if Nodes.of(options).number > 1:
         raise UsageError(
             f"--data-parallel-size {replicas}: an engine over several machines (--nnodes) has its server to itself; "
             "for more of them, start more servers and put a router in front."

@@ -54,7 +54,7 @@ class StartDisplay:
         """The line at the end, where requests come to another machine."""
         self.close()
         self._print(
-            f"Ready after {seconds:.0f} s as machine {nodes.rank} of 0 to {nodes.count - 1}; ask the first one."
+            f"Ready after {seconds:.0f} s as machine {nodes.rank} of 0 to {nodes.number - 1}; ask the first one."
         )
 
     def warn(self, text: str) -> None:

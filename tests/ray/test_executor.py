@@ -72,7 +72,7 @@ def head(environment: None, python: Path) -> Iterator[None]:
         options += ["--include-dashboard", "false"]
         start = "from ray.scripts.scripts import main; main()"
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        command = [python, "-c", start, "start", *options]
+        command = [str(python), "-c", start, "start", *options]
         with ExitStack() as stack:
             for _ in range(TRIES):  # Ray gives its own processes 30 s
                 process = stack.enter_context(subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True))

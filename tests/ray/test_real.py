@@ -268,7 +268,7 @@ def refused(network: None, tmp_path: Path, *arguments: str) -> str:
     for _ in range(TRIES):
         deployment = Deployment(PORT + 1, tmp_path, *arguments)
         deployment.process.wait(1800)
-        assert deployment.stop() == 2
+        assert deployment.stop() == 2, "\n".join(deployment.output)
         if not deployment.was_too_slow():
             break
     return next(line for line in deployment.output if line.startswith("twogear: error: "))
