@@ -15,7 +15,8 @@ import traceback
 
 from engine import DUMP_SIGNAL, USER_ERROR
 from engine.checkpoint import ModelError, check_model
-from engine.defaults import engine_defaults, use_environment
+from engine.defaults import Nodes, engine_defaults, use_environment
+from engine.follower import serve_workers
 from engine.heap import return_free_memory
 from engine.messages import Failed, Loading
 from engine.transport import Connection
@@ -55,10 +56,15 @@ def _serve(model: str, options: list[str], connection: Connection) -> None:
     compile_ahead()
     gc.disable()  # what is made until the engine is up stays: to look through it again and again delays the start
     # These import vLLM, which takes seconds and reads the environment.
-    from engine.loading import describe, eos_token_ids, load_engine, warm  # noqa: PLC0415
+    from engine.loading import describe, describe_workers, eos_token_ids, load_engine, load_workers, warm  # noqa: PLC0415
     from engine.loop import EngineLoop  # noqa: PLC0415
     from engine.vllm_internals.attach import attach, end_workers  # noqa: PLC0415
 
+    if Nodes.of(options).rank > 0:
+        workers = load_workers(model, options, defaults, report)
+        serve_workers(workers, connection, describe_workers(workers.vllm_config))
+        workers.shutdown()
+        return
     engine = load_engine(model, options, defaults, report)
     internals = attach(engine, connection.has_input)
     ready = describe(engine, internals)

@@ -77,6 +77,19 @@ class Machine(NamedTuple):
         )
 
 
+class Nodes(NamedTuple):
+    """Over how many machines one engine's model is spread, and the number of this one: 0 has the scheduler."""
+
+    number: int = 1
+    rank: int = 0
+
+    @classmethod
+    def of(cls, options: Sequence[str]) -> "Nodes":
+        """As the engine options say. What is no number is vLLM's to refuse."""
+        said = _numbers(options, {"--nnodes": 1, "-n": 1, "--node-rank": 0, "-r": 0})
+        return cls(max(said["--nnodes"], said["-n"]), max(said["--node-rank"], said["-r"]))
+
+
 def engine_defaults(
     model: str, options: Sequence[str] = (), environment: Mapping[str, str] = os.environ, machine: Machine | None = None
 ) -> list[Choice]:
@@ -172,7 +185,7 @@ def _cpu(model: str, machine: Machine, options: Sequence[str], environment: Mapp
     if pipeline == 1:
         reason = "ready in seconds; --no-enforce-eager compiles (a slower start, faster steps)"
         choices.append(Choice("--enforce-eager", True, reason))  # vLLM 0.32's CPU pipelines fail in eager mode
-    ranks = tensor * pipeline
+    ranks = max(tensor * pipeline // Nodes.of(options).number, 1)  # of this machine
     share = max(len(machine.cpus) // ranks, 1)
     starts = [rank * share % len(machine.cpus) for rank in range(ranks)]
     binds = [",".join(map(str, machine.cpus[start : start + share])) for start in starts]
@@ -232,17 +245,23 @@ def _kv_cache_bytes(model: str, available: int) -> int:
 
 
 def parallel_sizes(options: Sequence[str]) -> tuple[int, int]:
-    """Tensor- and pipeline-parallel size; their product is how many worker processes share the cores."""
-    sizes = {"--tensor-parallel-size": 1, "-tp": 1, "--pipeline-parallel-size": 1, "-pp": 1}
+    """Tensor- and pipeline-parallel size; their product is how many worker processes there are, on all machines."""
+    sizes = _numbers(options, {"--tensor-parallel-size": 1, "-tp": 1, "--pipeline-parallel-size": 1, "-pp": 1})
+    return (
+        max(sizes["--tensor-parallel-size"] * sizes["-tp"], 1),
+        max(sizes["--pipeline-parallel-size"] * sizes["-pp"], 1),
+    )
+
+
+def _numbers(options: Sequence[str], otherwise: Mapping[str, int]) -> dict[str, int]:
+    """The numbers that options have; `otherwise` has their names, and what holds where one is not said."""
+    found = dict(otherwise)
     for option, following in zip_longest(options, options[1:], fillvalue=""):
         name, _, value = option.replace("_", "-").partition("=")
         number = value or following
-        if name in sizes and number.isdigit():
-            sizes[name] = max(int(number), 1)
-    return (
-        sizes["--tensor-parallel-size"] * sizes["-tp"],
-        sizes["--pipeline-parallel-size"] * sizes["-pp"],
-    )
+        if name in found and number.isdecimal():
+            found[name] = int(number)
+    return found
 
 
 def _installed_platform() -> Literal["cpu", "gpu"]:

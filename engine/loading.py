@@ -10,10 +10,12 @@ import gc
 import os
 import secrets
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import msgspec
 from vllm import __version__ as VLLM_VERSION
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import tokens_input
@@ -27,8 +29,10 @@ from vllm.v1.executor import Executor
 
 from engine.adapters import Adapters
 from engine.checkpoint import ModelError, read_config
-from engine.defaults import KV_CACHE_TOKENS, Choice, Machine
+from engine.defaults import KV_CACHE_TOKENS, Choice, Machine, Nodes, named_options
+from engine.follower import end_with_first_machine
 from engine.messages import PROTOCOL_VERSION, Ready
+from engine.ray_head import check_head
 from engine.vllm_internals.attach import Internals
 from engine.vllm_internals.contract import ONE_TOKENIZER, POOL_SIZE, possible
 from engine.vllm_internals.one_tokenizer import one_tokenizer
@@ -51,8 +55,24 @@ def load_engine(model: str, options: Sequence[str], defaults: Sequence[Choice], 
     Raises ModelError, one line, for whatever goes wrong: what fails here fails again with the same model, options and
     memory. Raises ConnectionError when nobody listens to `report`.
     """
-    try:
+    with _explained(model):
         return _load(model, options, defaults, report)
+
+
+def load_workers(model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report) -> Executor:
+    """The workers of this machine, of an engine whose scheduler is on another (`Nodes`). Raises as `load_engine`."""
+    with _explained(model):
+        _, config = _configure(model, options, defaults, report)
+        report("waiting for the first machine", _LOAD_WEIGHTS)
+        end_with_first_machine((config.parallel_config.master_addr, config.parallel_config.master_port))
+        workers: Executor = Executor.get_class(config)(config)
+        return workers
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    try:
+        yield
     except (ModelError, ConnectionError):
         raise
     except Exception as error:
@@ -60,14 +80,9 @@ def load_engine(model: str, options: Sequence[str], defaults: Sequence[Choice], 
 
 
 def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report) -> LLMEngine:
-    report("reading the configuration", _READ_CONFIG)
-    arguments = _parse(model, options, possible(defaults))
-    cast("Callable[[], None]", load_general_plugins)()
-    _import_model_class(model)
-    config = EngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    if config.parallel_config.data_parallel_size > 1:
-        raise ModelError("an engine process is one replica; for several, say --data-parallel-size before --")
-    report("loading the weights", _LOAD_WEIGHTS)
+    arguments, config = _configure(model, options, defaults, report)
+    several = config.parallel_config.nnodes > 1
+    report("waiting for the other machines" if several else "loading the weights", _LOAD_WEIGHTS)
     gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
     with contextlib.nullcontext() if verdict_of_names(ONE_TOKENIZER) else one_tokenizer():
         engine = LLMEngine(
@@ -78,19 +93,58 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
         )
     report("warming up", _WARM_UP)
     _warm_up(engine)
+    if several and "--seed" not in named_options(options):
+        engine.collective_rpc(cast("Any", _draw_anew), args=(_any_seed(),))
     return engine
+
+
+def _configure(
+    model: str, options: Sequence[str], defaults: Sequence[Choice], report: Report
+) -> tuple[argparse.Namespace, Any]:
+    """The arguments as vLLM has them, and its VllmConfig. Raises as `load_engine` does, and what vLLM raises."""
+    report("reading the configuration", _READ_CONFIG)
+    arguments = _parse(model, options, possible(defaults))
+    cast("Callable[[], None]", load_general_plugins)()
+    _import_model_class(model)
+    if arguments.distributed_executor_backend == "ray":
+        _join_ray()
+    config = EngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if config.parallel_config.data_parallel_size > 1:
+        raise ModelError("an engine process is one replica; for several, say --data-parallel-size before --")
+    return arguments, config
+
+
+def _join_ray() -> None:
+    """Joins the cluster that runs; vLLM would start one of its own where it finds none, and wait for GPUs in it."""
+    try:
+        import ray  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise ModelError("--distributed-executor-backend ray: Ray is not installed here (pip install ray)") from error
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    try:
+        check_head(address)
+        ray.init(address, log_to_driver=False)
+    except Exception as error:  # Ray raises that itself
+        raise ModelError(
+            f"--distributed-executor-backend ray: {_essence(error)} (RAY_ADDRESS is {address!r})"
+        ) from error
+
+
+def _draw_anew(worker: Any, seed: int) -> None:  # noqa: ARG001 - vLLM's signature
+    """Runs in every worker: the random numbers of requests without a seed of their own begin here."""
+    from vllm.utils.torch_utils import set_random_seed  # noqa: PLC0415
+
+    set_random_seed(seed)
+
+
+def _any_seed() -> int:
+    return secrets.randbits(31)
 
 
 def describe(engine: LLMEngine, internals: Internals) -> Ready:
     """What the front end must know about a loaded engine."""
-    model_config = engine.vllm_config.model_config
-    model_class, _ = model_config.registry.resolve_model_cls(model_config.architectures, model_config=model_config)
-    return Ready(
-        protocol=PROTOCOL_VERSION,
-        engine_version=VLLM_VERSION,
-        model_class=f"{model_class.__module__}.{model_class.__qualname__}",
-        max_context=model_config.max_model_len,
-        max_num_seqs=engine.vllm_config.scheduler_config.max_num_seqs,
+    return msgspec.structs.replace(
+        describe_workers(engine.vllm_config),
         eos_token_ids=eos_token_ids(engine),
         page_groups=internals.pages.count(),
         fast_paths=internals.fast_paths,
@@ -98,6 +152,21 @@ def describe(engine: LLMEngine, internals: Internals) -> Ready:
         cache_config=cache_config(engine),
         sampling_limits=internals.limits,
         max_adapters=Adapters(engine).most,
+    )
+
+
+def describe_workers(config: Any) -> Ready:
+    """What is known of an engine by its VllmConfig alone."""
+    model_config = config.model_config
+    model_class, _ = model_config.registry.resolve_model_cls(model_config.architectures, model_config=model_config)
+    return Ready(
+        protocol=PROTOCOL_VERSION,
+        engine_version=VLLM_VERSION,
+        model_class=f"{model_class.__module__}.{model_class.__qualname__}",
+        max_context=model_config.max_model_len,
+        max_num_seqs=config.scheduler_config.max_num_seqs,
+        eos_token_ids=(),
+        page_groups=(),
     )
 
 
@@ -134,7 +203,8 @@ def _parse(model: str, options: Sequence[str], defaults: Sequence[Choice]) -> ar
     parser = EngineArgs.add_cli_args(cast("Any", _Parser)(prog="engine options", add_help=False))
     parser.set_defaults(**{choice.destination: choice.value for choice in defaults if choice.is_option})
     # vLLM's own is 0: after each start, requests without a seed would draw what they drew after the last one.
-    parser.set_defaults(seed=secrets.randbits(31))
+    # Processes that know nothing of each other yet, on several machines, have to begin with the same.
+    parser.set_defaults(seed=_any_seed() if Nodes.of(options).number == 1 else 0)
     arguments: argparse.Namespace = parser.parse_args(["--model", model, *options])
     return arguments
 

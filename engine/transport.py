@@ -65,6 +65,10 @@ class Connection:
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
 
+    def fileno(self) -> int:
+        """The socket's, for those who wait for several."""
+        return self._socket.fileno()
+
     def send(self, message: FromEngine) -> None:
         """Waits while the front end is behind by more than the socket's buffer.
 

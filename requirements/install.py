@@ -164,11 +164,11 @@ def _show(text: str, end: str = "") -> None:
 def install_locked(pip: Pip, venv: Path, locks: Sequence[Path]) -> None:
     """Installs every package of `locks`, each checked against its hashes; of two entries for a package the later."""
     packages = {name: entry for lock in locks for name, entry in locked(lock).items()}
-    # Packages without a wheel are built with the locked setuptools. Builds with a local version (torch's `+cpu`) are on
-    # no general index.
+    # Packages without a wheel are built with the locked setuptools; some locks have none. Builds with a local
+    # version (torch's `+cpu`) are on no general index.
     part = venv / "part.txt"
-    part.write_text(packages["setuptools"])
-    if not pip.install("build tools", "--require-hashes", "-r", part):
+    part.write_text(packages.get("setuptools", ""))
+    if "setuptools" in packages and not pip.install("build tools", "--require-hashes", "-r", part):
         raise SetupError(f"pip could not install setuptools: {pip.errors()}")
     local = [entry for entry in packages.values() if "+" in entry.split(maxsplit=1)[0]]
     part.write_text("".join(local))
@@ -192,7 +192,8 @@ def compile_noisy(venv: Path) -> None:
     """Byte-compiles NOISY_PACKAGES in silence."""
     packages = [venv / "lib" / _python() / "site-packages" / name for name in NOISY_PACKAGES]
     present = [package for package in packages if package.exists()]
-    subprocess.run([venv / "bin" / "python", "-W", "ignore", "-m", "compileall", "-q", *present], check=True)
+    if present:  # compileall takes no names for all that Python finds
+        subprocess.run([venv / "bin" / "python", "-W", "ignore", "-m", "compileall", "-q", *present], check=True)
 
 
 @contextmanager

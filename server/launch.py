@@ -27,7 +27,7 @@ from rich.logging import RichHandler
 from chat_templates.checkpoint import read_template
 from chat_templates.format import ChatFormat
 from engine.checkpoint import ModelError, read_config
-from engine.defaults import Machine, engine_defaults
+from engine.defaults import Machine, Nodes, engine_defaults
 from engine.messages import Ready
 from engine.weights import check_room, check_weights, default_weights, held_weights, start_line
 from model_impl.cpu.native import cpu_flags
@@ -69,10 +69,10 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     try_format(folder, profile, settings)
     fmt = load_format(folder, profile, settings)
     console = Console(stderr=True, highlight=False)
-    _configure_logging(console, verbose=settings.verbose)
+    configure_logging(console, verbose=settings.verbose)
     observers = open_observers(settings)
-    listeners = bind_all(settings.host, settings.port, settings.api_server_count)
     engine = engine_of(settings, engine_options, numbered(settings.lora_modules))
+    listeners = bind_all(settings.host, settings.port, settings.api_server_count)
     try:
         app = create_app(engine, settings, profile, fmt, keys=keys, observers=observers)
         check_names([settings.model_name, *(module.name for module in settings.lora_modules)], app.state.serving.modes)
@@ -371,7 +371,7 @@ def with_weights(settings: Settings, folder: Path, engine_options: Sequence[str]
             os.environ[VARIABLE] = settings.weights
         check_weights(folder, settings.model, settings.weights)
         if machine.platform == "cpu":
-            available = machine.available_memory // settings.data_parallel_size
+            available = machine.available_memory * Nodes.of(engine_options).number // settings.data_parallel_size
             check_room(folder, settings.model, settings.weights, available)
         return replace(settings, weights=held_weights(folder, settings.weights, engine_options))
     except ModelError as error:
@@ -453,7 +453,8 @@ def _fetch_tokenizer(model: str) -> Path:
         raise UsageError(f"{model} is neither a folder here nor a model that the hub gives us: {reason}") from error
 
 
-def _configure_logging(console: Console, *, verbose: bool) -> None:
+def configure_logging(console: Console, *, verbose: bool) -> None:
+    """On stderr: warnings, or all that the engine and requests have to say."""
     handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S") if sys.stderr.isatty() else None
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,

@@ -25,6 +25,10 @@ from server.engine_supervisor import ONE, EngineSupervisor, OfRequests
 
 logger = logging.getLogger("twogear.engine")
 
+# Safe path: a folder called `server` where the user stands must not shadow ours.
+ENVIRONMENT = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+"""Of every engine process, beside this one's."""
+
 
 class ProcessEngineClient:
     """One engine process, started again when it dies (`server.engine_supervisor`).
@@ -52,8 +56,7 @@ class ProcessEngineClient:
         self._supervisor = EngineSupervisor(
             self,
             ["--model", model, "--", *engine_options],
-            # Safe path: a folder called `server` where the user stands must not shadow ours.
-            {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **(environment or {})},
+            {**os.environ, **ENVIRONMENT, **(environment or {})},
             adapters=adapters,
             most_seconds=most_seconds,
             losses=losses,

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from engine.defaults import REPLICA, Machine, parallel_sizes
+from engine.defaults import REPLICA, Machine, Nodes, parallel_sizes
 from engine.messages import Adapter
 from server.cli_errors import UsageError
 from server.engine_client import EngineClient
@@ -41,6 +41,11 @@ def environments(replicas: int, options: Sequence[str], machine: Machine) -> lis
     """What each of so many engines is told in its environment. Raises UsageError."""
     if replicas == 1:
         return [{}]
+    if Nodes.of(options).number > 1:
+        raise UsageError(
+            f"--data-parallel-size {replicas}: an engine over several machines (--nnodes) has its server to itself; "
+            "for more of them, start more servers and put a router in front."
+        )
     parts = [{REPLICA: f"{number}/{replicas}"} for number in range(1, replicas + 1)]
     tensor, pipeline = parallel_sizes(options)
     ranks = tensor * pipeline

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from engine.defaults import Choice
+from engine.defaults import Choice, Nodes
 from server.engine_client import EngineStatus
 
 LEAST_PROGRESS = 0.3
@@ -48,6 +48,13 @@ class StartDisplay:
         }
         self._print(
             f"Ready after {seconds:.0f} s at {url} - try: curl {url}/v1/chat/completions -d '{json.dumps(body)}'"
+        )
+
+    def follows(self, nodes: Nodes, seconds: float) -> None:
+        """The line at the end, where requests come to another machine."""
+        self.close()
+        self._print(
+            f"Ready after {seconds:.0f} s as machine {nodes.rank} of 0 to {nodes.number - 1}; ask the first one."
         )
 
     def warn(self, text: str) -> None:

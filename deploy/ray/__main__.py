@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.ray_head import check_head
+
 ROOT = Path(__file__).parents[2]
 NAME = "twogear"
 LONGEST_STREAM = 24 * 3600
@@ -147,6 +149,11 @@ def _has_token() -> bool:
 
 def _connect(ray: Any, args: argparse.Namespace) -> None:
     """Raises StartError."""
+    if args.address is not None:
+        try:
+            check_head(args.address)
+        except ConnectionError as error:
+            raise StartError(f"--address: {error}") from error
     passed = {
         name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_") or name == "PYTHONPATH"
     }
@@ -160,10 +167,8 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
         options |= {"_node_ip_address": "127.0.0.1"} | ({"_temp_dir": args.temp_dir} if args.temp_dir else {})
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise StartError(
-            f"no Ray answers at {args.address or 'this machine'}: {_line(error.__cause__ or error)}"
-        ) from error
+    except Exception as error:  # Ray raises that itself, where its own start takes too long
+        raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error)}") from error
 
 
 def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
@@ -208,7 +213,9 @@ def _await_running(serve: Any, version: str) -> None:
 
 
 def _line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    """The reason in one line; an error of Ray's begins with where in the cluster it happened."""
+    reason = getattr(error, "cause", None) or getattr(error, "__cause__", None) or error
+    return next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.bytecode import bytecode_folder, keep_bytecode
 from engine.checkpoint import ModelError, check_model
-from engine.defaults import engine_defaults
+from engine.defaults import Nodes, engine_defaults
 from server.cli_errors import UsageError
 from server.commands.arguments import (
     access,
@@ -101,6 +101,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if (folder := bytecode_folder()) is not None:
         keep_bytecode(folder)
+    if Nodes.of(options).rank > 0:
+        from server.follower import follow  # noqa: PLC0415 - as below
+
+        return follow(settings, options)
     from server.launch import launch  # noqa: PLC0415 - the web stack takes half a second that --help does not need
 
     return launch(settings, options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.defaults import GIB, Machine, engine_defaults
+from engine.defaults import GIB, Machine, Nodes, engine_defaults
 
 CPU = Machine("cpu", cpus=(0, 1, 4, 5), available_memory=16 * GIB)
 GPU = Machine("gpu", cpus=(0, 1), available_memory=64 * GIB)
@@ -127,6 +127,14 @@ def test_workers_share_the_cores(options: tuple[str, ...]) -> None:
     choices = chosen(CPU, *options)
     assert choices["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|4,5"
     assert choices["OMP_NUM_THREADS"] == "2"
+
+
+def test_workers_of_other_machines_take_no_cores_of_this_one() -> None:
+    spread = ("--tensor-parallel-size", "4", "--nnodes=2", "--node-rank", "1")
+    assert Nodes.of(spread) == Nodes(2, 1)
+    assert chosen(CPU, *spread)["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|4,5"
+    assert Nodes.of(("-n", "2", "-r", "1")) == Nodes(2, 1)
+    assert Nodes.of(("--tensor-parallel-size", "2")) == Nodes(1, 0)
 
 
 def test_more_workers_than_cores_take_turns() -> None:

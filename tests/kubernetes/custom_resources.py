@@ -1,7 +1,8 @@
 """The parts of custom resources' schemas that the chart uses, closed: another field is a mistake.
 
 Kubernetes itself has no schemas of them. Written by the APIs' references: Gateway API 1.4 (HTTPRoute), Gateway API
-Inference Extension 1 (InferencePool), KEDA 2 (ScaledObject), the Prometheus Operator (ServiceMonitor).
+Inference Extension 1 (InferencePool), KEDA 2 (ScaledObject), the Prometheus Operator (ServiceMonitor), LeaderWorkerSet
+0.6. The pods in a LeaderWorkerSet are any objects here: Kubernetes's own schema is for them.
 """
 
 from typing import Any
@@ -41,6 +42,7 @@ _RULE = _object(
     {"backendRefs": _list(_BACKEND)},
     {"matches": _list(_PATH), "timeouts": _object({"request": _DURATION, "backendRequest": _DURATION})},
 )
+_POD = _object({"metadata": {"type": "object"}, "spec": {"type": "object"}})
 _PARENT = _object({"name": TEXT}, {"namespace": TEXT, "sectionName": TEXT})
 
 SCHEMAS: dict[str, Schema] = {
@@ -48,6 +50,29 @@ SCHEMAS: dict[str, Schema] = {
         "gateway.networking.k8s.io/v1",
         "HTTPRoute",
         _object({"parentRefs": _list(_PARENT), "rules": _list(_RULE)}, {"hostnames": _list(TEXT)}),
+    ),
+    "LeaderWorkerSet": _kind(
+        "leaderworkerset.x-k8s.io/v1",
+        "LeaderWorkerSet",
+        _object(
+            {
+                "leaderWorkerTemplate": _object(
+                    {"workerTemplate": _POD, "size": {"type": "integer", "minimum": 1}},
+                    {
+                        "leaderTemplate": _POD,
+                        "restartPolicy": {"enum": ["RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]},
+                    },
+                )
+            },
+            {
+                "replicas": COUNT,
+                "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
+                "rolloutStrategy": _object(
+                    {"type": {"const": "RollingUpdate"}},
+                    {"rollingUpdateConfiguration": _object({}, {"maxUnavailable": COUNT, "maxSurge": COUNT})},
+                ),
+            },
+        ),
     ),
     "InferencePool": _kind(
         "inference.networking.k8s.io/v1",

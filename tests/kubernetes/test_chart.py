@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from chat_templates.format import ChatFormat
+from engine.defaults import Nodes
 from server import cli
 from server.app import create_app
 from server.commands import serve
@@ -34,6 +35,7 @@ ALL: Values = {
     "profile": PROFILE,
     "extraArgs": ["--isolate-keys", "--max-waiting", "64"],
     "engineArgs": ["--tensor-parallel-size", "2"],
+    "apiServerCount": 2,
     "gpus": 2,
     "replicas": 3,
     "drainSeconds": 300,
@@ -62,7 +64,14 @@ KEDA: Values = {
     "autoscaling": {"kind": "keda"}, "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
     "dataParallelSize": 2, "podDisruptionBudget": {"enabled": False},
 }  # fmt: skip
-EVERY: dict[str, Values] = {"defaults": {}, "all": ALL, "keda": KEDA}
+NODES: Values = {
+    "nodes": 2, "gpus": 8, "engineArgs": ["--tensor-parallel-size", "16"], "replicas": 3,
+    "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}},
+}  # fmt: skip
+EVERY: dict[str, Values] = {
+    "defaults": {}, "all": ALL, "keda": KEDA,
+    "nodes": NODES, "nodes, scaled": {**NODES, "autoscaling": {"kind": "hpa"}},
+}  # fmt: skip
 EVERY |= {f"docs {number}": yaml.safe_load(block.code) for number, block in enumerate(VALUES)}
 
 
@@ -96,8 +105,16 @@ def manifests(name: str) -> dict[str, dict[str, Any]]:
     return kinds
 
 
-def container(name: str) -> dict[str, Any]:
-    (only,) = manifests(name)["Deployment"]["spec"]["template"]["spec"]["containers"]
+def pods(name: str) -> list[dict[str, Any]]:
+    """The templates of pods; the first is of those that take requests."""
+    if (group := manifests(name).get("LeaderWorkerSet")) is None:
+        return [manifests(name)["Deployment"]["spec"]["template"]]
+    of_group = group["spec"]["leaderWorkerTemplate"]
+    return [of_group["leaderTemplate"], of_group["workerTemplate"]]
+
+
+def container(name: str, which: int = 0) -> dict[str, Any]:
+    (only,) = pods(name)[which]["spec"]["containers"]
     return cast("dict[str, Any]", only)
 
 
@@ -125,6 +142,14 @@ def test_manifests_fit_kubernetess_schemas(name: str) -> None:
         jsonschema.Draft202012Validator(SCHEMAS[kind]).validate(manifests(name)[kind])
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_pods_fit_kubernetess_schema(name: str) -> None:
+    for pod in pods(name):
+        made = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "a"}, "template": pod}
+        done = validate(yaml.safe_dump(made))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_wrong_field_would_be_found() -> None:
     assert "livenesProbe" in validate(templated({}).replace("livenessProbe", "livenesProbe")).stdout
     route = json.loads(json.dumps(manifests("all")["HTTPRoute"]).replace("backendRefs", "backendRef"))
@@ -144,14 +169,40 @@ def test_every_value_has_a_schema_and_is_set_by_the_tests() -> None:
     assert set(schema["properties"]) == {*values, "global"}  # helm's own
     left = {"image", "startupSeconds", "preStopSeconds", "resources", "strategy", "sharedMemory"}
     left |= {"maxConnectionsPerAddress", "topologySpreadConstraints"}  # their defaults are not empty
-    assert set(values) - {*ALL, *KEDA} == left
+    assert set(values) - {*ALL, *KEDA, *NODES} == left
+
+
+def filled_in(arguments: list[str], rank: int = 0) -> list[str]:
+    """With what Kubernetes and LeaderWorkerSet put there, in the pod of this rank."""
+    known = {"$(POD_IP)": "10.0.0.1", "$(LWS_WORKER_INDEX)": str(rank), "$(LWS_LEADER_ADDRESS)": "a-0.a.n"}
+    return [re.sub(r"\$\(\w+\)", lambda found: known[found[0]], argument) for argument in arguments]
+
+
+def test_the_other_nodes_of_a_group_have_workers_and_take_no_requests() -> None:
+    first, other = container("nodes"), container("nodes", 1)
+    assert other["args"] == first["args"]
+    _, *rest = filled_in(other["args"], rank=1)
+    engine = cli._parse("serve", cast("cli.Command", serve), rest).engine_options
+    assert Nodes.of(engine) == Nodes(2, 1)
+    assert engine[engine.index("--master-addr") + 1] == "a-0.a.n"
+    assert not {"ports", "startupProbe", "livenessProbe", "readinessProbe"} & other.keys()
+    made = manifests("nodes")
+    of_first = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
+    assert of_first.items() <= made["Service"]["spec"]["selector"].items()
+    assert of_first.items() <= made["InferencePool"]["spec"]["selector"]["matchLabels"].items()
+    assert made["LeaderWorkerSet"]["spec"]["replicas"] == 3
+    scaled = manifests("nodes, scaled")
+    assert "replicas" not in scaled["LeaderWorkerSet"]["spec"]
+    target = scaled["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    group = scaled["LeaderWorkerSet"]
+    assert target == {"apiVersion": group["apiVersion"], "kind": group["kind"], "name": group["metadata"]["name"]}
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_our_own_parser_takes_the_command(name: str) -> None:
     only = container(name)
     assert only["command"] == ["twogear"]
-    command, *rest = [argument.replace("$(POD_IP)", "10.0.0.1") for argument in only["args"]]
+    command, *rest = filled_in(only["args"])
     assert command == "serve"
     args = cli._parse(command, cast("cli.Command", serve), rest)
     settings, engine = serve.settings_of(args, {}), args.engine_options
@@ -160,7 +211,9 @@ def test_our_own_parser_takes_the_command(name: str) -> None:
     assert (settings.host, settings.port) == ("0.0.0.0", port)
     assert settings.model == values.get("model", Settings().model)
     assert settings.data_parallel_size == values.get("dataParallelSize", 1)
+    assert settings.api_server_count == values.get("apiServerCount", 1)
     assert settings.drain_seconds == values.get("drainSeconds", 120)
+    assert Nodes.of(engine) == Nodes(values.get("nodes", 1), 0)
     if "engineArgs" in values:
         assert engine[: len(values["engineArgs"])] == values["engineArgs"]
     if values.get("kvEvents", {}).get("enabled"):
@@ -171,7 +224,7 @@ def test_our_own_parser_takes_the_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_pod_that_ends_has_the_time_for_it(name: str) -> None:
-    pod, only = manifests(name)["Deployment"]["spec"]["template"]["spec"], container(name)
+    pod, only = pods(name)[0]["spec"], container(name)
     drain = float(only["args"][only["args"].index("--drain-seconds") + 1])
     waits = only["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= waits + drain + 5
@@ -234,6 +287,8 @@ def test_names_meet() -> None:
         ({"kvEvents": {"enabled": True}, "dataParallelSize": 2}, "dataParallelSize"),
         ({"autoscaling": {"kind": "hpa", "minReplicas": 5}}, "minReplicas"),
         ({"gpus": 1, "dataParallelSize": 2}, "gpus"),
+        ({**NODES, "dataParallelSize": 2}, "dataParallelSize"),
+        ({"nodes": 2}, "engineArgs"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values: Values, told: str) -> None:

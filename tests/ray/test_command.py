@@ -48,3 +48,13 @@ def test_what_cannot_be_is_refused_in_one_line(words: list[str], told: str, caps
 def test_options_of_the_engine_go_through() -> None:
     args = command.parsed(["--min-replicas", "2", "--", "MODEL", "--", "--tensor-parallel-size", "2"])
     assert args.serve == ["MODEL", "--", "--tensor-parallel-size", "2"]
+
+
+def test_an_error_of_rays_is_told_by_its_cause() -> None:
+    class TaskError(Exception):
+        """As Ray's: its text begins with the place, and has the traceback."""
+
+        cause = OSError("the port is taken")
+
+    assert command._line(TaskError("ray::Manager.ready() (pid=1)\n  File ...")) == "the port is taken"
+    assert command._line("\n  not deployed\nmore") == "not deployed"

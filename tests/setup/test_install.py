@@ -14,7 +14,7 @@ import pytest
 
 from requirements import install
 
-TOOL = "setuptools"  # the installer asks every lock for it
+TOOL = "setuptools"  # the installer takes it before the rest
 
 
 def make_wheel(folder: Path, name: str, version: str) -> str:
@@ -71,6 +71,18 @@ def test_installs_the_lock_then_does_nothing(lock: Path, tmp_path: Path) -> None
     log.unlink()
     install.set_up(venv, [lock], project=False)
     assert not log.exists()
+
+
+def test_a_lock_of_wheels_alone_needs_no_build_tool(lock: Path, tmp_path: Path) -> None:
+    lock.write_text(install.locked(lock)["twin"])
+    install.set_up(tmp_path / "venv", [lock], project=False)
+    assert installed(tmp_path / "venv", "twin")
+
+
+def test_byte_code_is_made_of_the_noisy_packages_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    install.create(tmp_path / "venv", clear=False)
+    install.compile_noisy(tmp_path / "venv")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_of_two_entries_for_a_package_the_later_is_installed(lock: Path, tmp_path: Path) -> None:

@@ -7,6 +7,22 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* Of the pods that take requests: with several nodes, the first of each group. */ -}}
+{{- define "twogear.serving" -}}
+{{ include "twogear.selector" . }}
+{{- if gt (int .Values.nodes) 1 }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
+{{- end }}
+
+{{- define "twogear.scaled" -}}
+{{- if gt (int .Values.nodes) 1 -}}
+{apiVersion: leaderworkerset.x-k8s.io/v1, kind: LeaderWorkerSet, name: {{ include "twogear.name" . }}}
+{{- else -}}
+{apiVersion: apps/v1, kind: Deployment, name: {{ include "twogear.name" . }}}
+{{- end }}
+{{- end }}
+
 {{- define "twogear.labels" -}}
 {{ include "twogear.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -28,6 +44,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and .Values.kvEvents.enabled (gt (int .Values.dataParallelSize) 1) }}
 {{- fail "kvEvents needs dataParallelSize=1: the engines of a pod would share one port; take more replicas" }}
 {{- end }}
+{{- if and (gt (int .Values.nodes) 1) (gt (int .Values.dataParallelSize) 1) }}
+{{- fail "nodes needs dataParallelSize=1: an engine over several nodes has its server to itself; take more replicas" }}
+{{- end }}
+{{- if and (gt (int .Values.nodes) 1) (not .Values.engineArgs) }}
+{{- fail "nodes needs engineArgs: say how the model is spread, as in [--tensor-parallel-size, \"8\", --pipeline-parallel-size, \"2\"]" }}
+{{- end }}
 {{- if and (ne .Values.autoscaling.kind "none") (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
 {{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" }}
 {{- end }}
@@ -36,7 +58,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- /* The arguments of `twogear`. $(POD_IP) is filled in by Kubernetes. */ -}}
+{{- /* The arguments of `twogear`. $(NAMES) are filled in by Kubernetes, those of LWS by LeaderWorkerSet. */ -}}
 {{- define "twogear.args" -}}
 - serve
 {{- with .Values.model }}
@@ -60,6 +82,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 - --data-parallel-size
 - {{ .Values.dataParallelSize | quote }}
+- --api-server-count
+- {{ .Values.apiServerCount | quote }}
 - --drain-seconds
 - {{ .Values.drainSeconds | quote }}
 - --max-connections-per-address
@@ -71,6 +95,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - --
 {{- range .Values.engineArgs }}
 - {{ . | quote }}
+{{- end }}
+{{- if gt (int .Values.nodes) 1 }}
+- --nnodes
+- {{ .Values.nodes | quote }}
+- --node-rank
+- $(LWS_WORKER_INDEX)
+- --master-addr
+- $(LWS_LEADER_ADDRESS)
 {{- end }}
 {{- if .Values.kvEvents.enabled }}
 - --kv-events-config
