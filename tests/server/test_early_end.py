@@ -311,7 +311,8 @@ async def test_in_a_mode_that_chooses(fmt: ChatFormat, profile: Profile) -> None
         response = (await http.post(CHAT, json=body(reasoning_mode="auto"))).json()
     (choice,), details = response["choices"], response["usage"]["completion_tokens_details"]
     assert (choice["reasoning_mode"], choice["reasoning_finish_reason"]) == ("reasoning", "confident")
-    assert (details["draft_tokens"], details["trial_tokens"]) == (4, 2 * (len(fmt.encode_text(ANSWER)) + 1))
+    assert details["draft_tokens"] == 1  # after which no more tokens could make it sure
+    assert details["trial_tokens"] == 2 * (len(fmt.encode_text(ANSWER)) + 1)
 
 
 async def test_without_a_free_place_nothing_is_tried(early: Served, fmt: ChatFormat) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.cli_errors import UsageError
-from server.modes.profile import PROFILE_FOLDER, Dialects, DirectMode, ThinkingMode, load_profile
+from server.modes.profile import PROFILE_FOLDER, AutoMode, Dialects, DirectMode, ThinkingMode, load_profile
 from tests.styles import direct_of, thinking_of
 
 SHIPPED = PROFILE_FOLDER / "twogear_tiny.toml"
@@ -14,17 +14,23 @@ SHIPPED = PROFILE_FOLDER / "twogear_tiny.toml"
 
 def test_every_shipped_profile_has_the_modes_of_the_contract() -> None:
     """But for those that its family cannot be in; standard is the default where it can. Beside them a family may have
-    its template's own levels as modes.
+    its template's own levels as modes, and `auto` where its template lets the model choose.
     """
     kinds = {"standard": DirectMode, "reasoning": ThinkingMode}
     for path in PROFILE_FOLDER.glob("*.toml"):
         profile = load_profile(path)
         modes = [name for name in kinds if name in profile.modes]
         levels = {name: mode for name, mode in profile.plain.items() if name in _levels_of(mode)}
-        others = {name: type(mode) for name, mode in profile.modes.items() if name not in levels}
+        adaptive = [name for name, mode in profile.modes.items() if _leaves_the_choice(mode)]
+        others = {name: type(mode) for name, mode in profile.modes.items() if name not in {*levels, *adaptive}}
         assert others == {name: kinds[name] for name in modes}
+        assert set(adaptive) <= {"auto"}
         on, off = (name if name in modes else None for name in ("reasoning", "standard"))
         assert (profile.default_mode, profile.dialects) == (modes[0], Dialects(on=on, off=off))
+
+
+def _leaves_the_choice(mode: object) -> bool:
+    return isinstance(mode, AutoMode) and mode.template_variables is not None
 
 
 def _levels_of(mode: DirectMode | ThinkingMode) -> dict[Any, Any]:
