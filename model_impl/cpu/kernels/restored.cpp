@@ -152,7 +152,7 @@ struct Span {
   }
 };
 
-// The sums of R tiles of rows by C panels, at most four in all. With RESTORE, a tile of weights is restored while the one
+// The sums of R tiles of rows by C panels, one or two of either. With RESTORE, a tile of weights is restored while the one
 // before it is multiplied, since tiles cannot be loaded at once from what has been stored; else all are. Tiles: 0 to 3 sums,
 // 4 and 5 x, 6 and 7 weights.
 template <int BITS, int R, int C, bool RESTORE>
@@ -166,8 +166,6 @@ WITH_TILES void multiply(const Span& span) {
   if (!span.begins) {
     _tile_loadd(0, sums, STRIDE);
     if (C > 1) _tile_loadd(1, sums + PANEL, STRIDE);
-    if (C > 2) _tile_loadd(2, sums + 2 * PANEL, STRIDE);
-    if (C > 3) _tile_loadd(3, sums + 3 * PANEL, STRIDE);
     if (R > 1) _tile_loadd(2, below, STRIDE);
     if (R > 1 && C > 1) _tile_loadd(3, below + PANEL, STRIDE);
   }
@@ -193,21 +191,9 @@ WITH_TILES void multiply(const Span& span) {
       _tile_dpbf16ps(1, 4, 7);
       if (R > 1) _tile_dpbf16ps(3, 5, 7);
     }
-    if (C > 2) {
-      restore_at(place + 1, 2);
-      _tile_loadd(6, span.slot(place, 2), 64);
-      _tile_dpbf16ps(2, 4, 6);
-    }
-    if (C > 3) {
-      restore_at(place + 1, 3);
-      _tile_loadd(7, span.slot(place, 3), 64);
-      _tile_dpbf16ps(3, 4, 7);
-    }
   }
   _tile_stored(0, sums, STRIDE);
   if (C > 1) _tile_stored(1, sums + PANEL, STRIDE);
-  if (C > 2) _tile_stored(2, sums + 2 * PANEL, STRIDE);
-  if (C > 3) _tile_stored(3, sums + 3 * PANEL, STRIDE);
   if (R > 1) _tile_stored(2, below, STRIDE);
   if (R > 1 && C > 1) _tile_stored(3, below + PANEL, STRIDE);
 }
