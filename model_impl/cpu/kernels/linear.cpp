@@ -318,7 +318,7 @@ thread_local Buffer arranged, partials;
 void Product::arrange(int64_t tile) const {
   if (const QuantizedWeights* weights = QuantizedWeights::of(packed)) {
     for (int64_t row = tile * ROWS; row < tile_end(tile); row++)
-      prepare_row(x + row * stride, row, rows, *weights, arranged);
+      prepare_row(x + row * stride, row, *weights, arranged);
   } else if (packed && multiplies_in_tiles()) {
     for (int64_t row = tile * ROWS; rows > TILE_ROWS && row < tile_end(tile); row++)
       arrange_in_tiles(x + row * stride, row, pairs, arranged);

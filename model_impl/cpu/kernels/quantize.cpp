@@ -173,9 +173,10 @@ void pack_quantized(const int8_t* values, const float* scales, const float* leas
                     int64_t shared, int64_t bits, uint8_t* packed) {
   QuantizedWeights& weights = *(QuantizedWeights*)packed;
   const int64_t groups = (k + shared - 1) / shared;
+  const float most = bits == 8 ? 128 : 16;  // that a scale is multiplied by
   float largest = 0;
   for (int64_t i = 0; i < columns * groups; i++)
-    largest = std::fmax(largest, std::fmax(std::fabs(scales[i]) * 16, bits == 4 ? std::fabs(least[i]) : 0.0f));
+    largest = std::fmax(largest, std::fmax(std::fabs(scales[i]) * most, bits == 4 ? std::fabs(least[i]) : 0.0f));
   const float unit = unit_for(largest), by = 1.0f / unit;
   weights = {columns, k, bits, unit, {}};
   pack_all(weights, [&](int64_t column, int64_t place, Rounded* to) {

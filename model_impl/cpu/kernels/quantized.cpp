@@ -52,10 +52,22 @@ int weight_of(const QuantizedWeights& weights, const uint8_t* block, int64_t hal
   return i < 16 ? pair & 15 : pair >> 4;
 }
 
-float half_at(const uint8_t* block, int64_t which, int64_t column) {
+uint16_t half_bits(const uint8_t* block, int64_t which, int64_t column) {
   uint16_t bits;
   memcpy(&bits, block + which * HALF_BYTES + column * 2, 2);
-  return half_to_float(bits);
+  return bits;
+}
+
+float half_at(const uint8_t* block, int64_t which, int64_t column) {
+  return half_to_float(half_bits(block, which, column));
+}
+
+// What weight_of means, in the matrix's unit: of 8 bits what they are restored to.
+float weight_at(const QuantizedWeights& weights, const uint8_t* block, int64_t half, int64_t column, int64_t i) {
+  const int q = weight_of(weights, block, half, column, i);
+  if (weights.bits == 8)
+    return bfloat_to_float(restored_weight(q, half_bits(block, half, column))) * RESTORED_WEIGHTS;
+  return std::fma((float)q, half_at(block, half, column), half_at(block, 2 + half, column));
 }
 
 void plain(const Piece& piece) {
@@ -205,9 +217,7 @@ Way best_way() {
 Way asked = BEST;  // tests and measurements ask for others
 
 // Whether products with those weights restore them, else they round x.
-bool restores(const QuantizedWeights& weights) {
-  return std::min(asked, best_way()) == TILE && (asked == TILE || weights.bits == 8);
-}
+bool restores(const QuantizedWeights& weights) { return weights.bits == 8 && std::min(asked, best_way()) == TILE; }
 
 // The sums of the rows [first, last) with a group, all of k.
 void sum_rounded(const QuantizedWeights& weights, const void* rounded, int64_t group, int64_t first, int64_t last,
@@ -231,10 +241,11 @@ void sum_rounded(const QuantizedWeights& weights, const void* rounded, int64_t g
 void write(const QuantizedWeights& weights, const float* sums, int64_t group, int64_t first, int64_t last,
            const uint16_t* bias, uint16_t* y) {
   const int64_t column = group * PANELS * PANEL, count = std::min(PANELS * PANEL, weights.columns - column);
+  const float times = restores(weights) ? RESTORED_SUMS : 1.0f;
   for (int64_t row = first; row < last; row++, sums += PANELS * PANEL) {
     uint16_t* to = y + row * weights.columns + column;
     for (int64_t c = 0; c < count; c++)
-      to[c] = float_to_bfloat(sums[c] * weights.unit + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
+      to[c] = float_to_bfloat(sums[c] * times * weights.unit + (bias ? bfloat_to_float(bias[column + c]) : 0.0f));
   }
 }
 
@@ -286,9 +297,9 @@ int64_t prepared_bytes(const QuantizedWeights& weights, int64_t rows) {
   return restores(weights) ? arranged_bytes(weights, rows) : rows * RoundedRow::bytes(weights.units());
 }
 
-void prepare_row(const uint16_t* x, int64_t row, int64_t rows, const QuantizedWeights& weights, void* prepared) {
+void prepare_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights, void* prepared) {
   if (restores(weights))
-    arrange_row(x, row, rows, weights, prepared);
+    arrange_row(x, row, weights, prepared);
   else
     round_row(x, weights, (uint8_t*)prepared + row * RoundedRow::bytes(weights.units()));
 }
@@ -306,7 +317,7 @@ void multiply_quantized(const QuantizedWeights& weights, const void* prepared, i
   for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
     const int64_t first = task / groups * per_block, last = std::min(rows, first + per_block), group = task % groups;
     if (restores(weights))
-      sum_restored(weights, prepared, rows, group, first, last, sums);
+      sum_restored(weights, prepared, group, first, last, sums);
     else
       sum_rounded(weights, prepared, group, first, last, sums);
     write(weights, sums, group, first, last, bias, y);
@@ -317,13 +328,9 @@ void restore_column(const QuantizedWeights& weights, int64_t column, uint16_t* t
   const int64_t panel = column / PANEL, group = panel / PANELS;
   for (int64_t place = 0; place * SHARED < weights.k; place++) {
     const uint8_t* block = weights.block(group, place / 2, panel % PANELS);
-    const float scale = half_at(block, place % 2, column % PANEL);
-    const float least = weights.bits == 8 ? 0 : half_at(block, 2 + place % 2, column % PANEL);
     const int64_t count = std::min(SHARED, weights.k - place * SHARED);
-    for (int64_t i = 0; i < count; i++) {
-      const float weight = std::fma((float)weight_of(weights, block, place % 2, column % PANEL, i), scale, least);
-      to[place * SHARED + i] = (uint16_t)((float_to_bits(weight * weights.unit) + 0x8000) >> 16);  // as restored.h says
-    }
+    for (int64_t i = 0; i < count; i++)
+      to[place * SHARED + i] = float_to_bfloat(weight_at(weights, block, place % 2, column % PANEL, i) * weights.unit);
   }
 }
 
@@ -341,7 +348,7 @@ bool quantized_linear(const uint16_t* x, int64_t rows, int64_t k, int64_t stride
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++) prepare_row(x + row * stride, row, rows, *weights, prepared);
+    for (int64_t row = 0; row < rows; row++) prepare_row(x + row * stride, row, *weights, prepared);
     multiply_quantized(*weights, prepared, rows, bias, y, omp_get_thread_num(), omp_get_num_threads());
   }
   return true;

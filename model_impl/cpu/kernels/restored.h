@@ -1,7 +1,8 @@
-// Products with weights in 8 or 4 bits that are restored to bfloat16 as they are needed, and multiplied in tiles (AMX-BF16).
+// Products with weights in 8 bits that are restored to bfloat16 as they are needed, and multiplied in tiles (AMX-BF16).
 //
-// A weight is scale * q + least, rounded to bfloat16, ties away from zero. x stays as it is. Every element of y is one sum
-// in float32 over k in ascending order, 32 products at a time, for any number of rows and threads.
+// A weight is scale * q rounded to float16, then to bfloat16, ties away from zero; it is zero under 2^-29 of what the matrix's
+// largest can be. x stays as it is from 2^-60 on, is zero below, and infinite from 2^48 on. Every element of y is one sum in
+// float32 over k, 32 products at a time in ascending order, the same for any number of rows and threads.
 
 #pragma once
 
@@ -9,16 +10,22 @@
 
 #include "quantized.h"
 
-// Whether the processor has such tiles.
+constexpr float RESTORED_WEIGHTS = 0x1p107f;  // what a weight is multiplied by once it is in bfloat16, beside its matrix's unit
+constexpr float RESTORED_SUMS = 0x1p27f;      // and what sums are
+
+// Whether the processor has such tiles, and AVX512-FP16 to restore with.
 bool restores();
 
 // The bytes that arranged rows of x take: whole tiles of 16 rows.
 int64_t arranged_bytes(const QuantizedWeights& weights, int64_t rows);
 
-// k bfloat16 to where tiles find that row of so many.
-void arrange_row(const uint16_t* x, int64_t row, int64_t rows, const QuantizedWeights& weights, void* arranged);
+// k bfloat16 to where tiles find that row.
+void arrange_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights, void* arranged);
 
 // The sums of arranged rows [first, last), the first of a tile, with a group of columns: [rows][PANELS][PANEL], with room for
 // whole tiles.
-void sum_restored(const QuantizedWeights& weights, const void* arranged, int64_t rows, int64_t group, int64_t first,
-                  int64_t last, float* sums);
+void sum_restored(const QuantizedWeights& weights, const void* arranged, int64_t group, int64_t first, int64_t last,
+                  float* sums);
+
+// The bfloat16 that a weight becomes, of a scale in float16.
+uint16_t restored_weight(int q, uint16_t scale);
