@@ -19,6 +19,7 @@ from deploy.ray.fleet import Fleet, Told
 from deploy.ray.load import STAT, Expected, TokensPerReplica
 from deploy.ray.proxy import TICKET, Message, Proxy, Receive, Scope, Send, settled
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.deployment import Application
 
@@ -72,6 +73,7 @@ class Engine:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         self._child = Child(served.command, inherited | served.environment, self._lose)
         self._facts: dict[str, Any] = {}
+        self._others: Sequence[str] = ()
         self._url = await self._join()
         self._proxy = Proxy(self._url, self._peers, self._end)
         self._is_ready = True
@@ -103,8 +105,13 @@ class Engine:
         return {STAT: self._expected.read(text)}
 
     async def _peers(self) -> Sequence[str]:
-        urls: Sequence[str] = await self._router.peers.remote(self._name)
-        return urls
+        """While the router is started anew, those that it told of last. Raises ConnectionError where there are none."""
+        try:
+            self._others = await self._router.peers.remote(self._name)
+        except RayError as error:
+            if not self._others:
+                raise ConnectionError("the router is being started") from error
+        return self._others
 
     async def _tell(self) -> None:
         for turn in count(1):
