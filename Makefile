@@ -52,7 +52,7 @@ ray: ## the environment of Ray in .venv-ray/ (docs/ray.md): 500 MB
 	@$(PYTHON) requirements/install.py --venv .venv-ray --no-project requirements/ray.txt
 
 test-ray: setup ray ## two servers on Ray with the embedded model, in a network of their own, minutes (needs root; ARGS= for pytest)
-	$(BIN)/python -m pytest tests/ray $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m pytest tests/ray $(ARGS)
 
 fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of nine)
 	@for target in bodies messages responses plans templates streams stops schemas grammars; do \

@@ -63,13 +63,18 @@ def check_heads(config: Mapping[str, Any], options: Sequence[str]) -> None:
     """Raises UsageError where the ranks of an engine cannot share the attention heads of the model with this config."""
     tensor, _ = parallel_sizes(options)
     of_text = config.get("text_config")
-    heads = (of_text if isinstance(of_text, Mapping) else config).get("num_attention_heads")
-    if not isinstance(heads, int) or heads % tensor == 0:
+    told = of_text if isinstance(of_text, Mapping) else config
+    heads = told.get("num_attention_heads")
+    if not isinstance(heads, int):
         return
-    fitting = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
-    raise UsageError(
-        f"--tensor-parallel-size {tensor} does not divide the model's {heads} attention heads; these do: {fitting}."
-    )
+    keys = told.get("num_key_value_heads") or heads
+    fitting = [size for size in range(1, heads + 1) if heads % size == 0 and (keys % size == 0 or size % keys == 0)]
+    if tensor not in fitting:
+        which = f"{heads} attention heads" if heads % tensor else f"{keys} key-value heads"
+        raise UsageError(
+            f"--tensor-parallel-size {tensor} does not divide the model's {which}; these fit: "
+            f"{', '.join(map(str, fitting))}."
+        )
 
 
 def _check(replicas: int, ranks: int, there: int, one: str, several: str) -> None:

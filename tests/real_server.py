@@ -20,12 +20,15 @@ START_SECONDS = 280  # on a busy machine; alone it takes a tenth
 class RealServer:
     """Runs from `with` to its end; `url` is known, and `output` complete, once requests are taken.
 
-    `command`: another than `twogear`.
+    `command`: another than `twogear`. `patience`: how many seconds it may take to start.
     """
 
-    def __init__(self, *arguments: str, command: Sequence[str | Path] = (TWOGEAR,)) -> None:
+    def __init__(
+        self, *arguments: str, command: Sequence[str | Path] = (TWOGEAR,), patience: float = START_SECONDS
+    ) -> None:
         self.url = ""
         self.output: list[str] = []
+        self._patience = patience
         self._announced = threading.Event()
         self.process = subprocess.Popen(
             [*command, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, bufsize=1
@@ -34,7 +37,7 @@ class RealServer:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        if not self._announced.wait(START_SECONDS) or not self.url:
+        if not self._announced.wait(self._patience) or not self.url:
             self.stop()
             raise RuntimeError("the server did not start:\n" + "\n".join(self.output))
         return self

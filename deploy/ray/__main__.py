@@ -5,14 +5,17 @@ cluster that runs, in place of the one that is there: replica after replica, wit
 """
 
 import argparse
+import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ ROUTED_BYTES = 1024 * 1024
 TUNED = ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "TWOGEAR_API_KEY", "VLLM_API_KEY", "HF_HOME", "HF_TOKEN")
 """What this command's environment says for all children, on whatever machine they are."""
 POLL_SECONDS = 0.5
+NO_ROOM = "to be scheduled"
+"""In what Ray says of a replica for which no machine has room, after half a minute."""
 OURS = ("--host", "--port", "--drain-seconds")
 
 
@@ -95,6 +100,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.address is None:
+        _check_port(args.host, args.port)
     _set_environment(args)
     import ray  # noqa: PLC0415 - it reads the environment when it is imported
     from ray import serve  # noqa: PLC0415
@@ -103,17 +110,34 @@ def _run(args: argparse.Namespace) -> int:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    rays = (ray.exceptions.RayError, serve.exceptions.RayServeException, TimeoutError)
     try:
         _deploy(ray, serve, args)
         head = ray.get_runtime_context().gcs_address
         print(f"Ready at http://{args.host}:{args.port} (Ray's head is {head})", flush=True)  # noqa: T201 - a command
         if args.address is None:
             stopped.wait()
+    except rays as error:
+        raise StartError(f"Ray itself failed: {_line(error)}") from error
     finally:
         if args.address is None:
-            serve.shutdown()
+            with suppress(*rays):  # what does not end in time ends with Ray
+                serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    """HAProxy would share the port with another that shares it, and ends without a word where it cannot.
+
+    Raises StartError.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} on {host} is taken; choose another with --port.") from error
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}.") from error
 
 
 def _set_environment(args: argparse.Namespace) -> None:
@@ -126,6 +150,7 @@ def _set_environment(args: argparse.Namespace) -> None:
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": str(ROUTED_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_STREAM),
         "RAY_SERVE_PORT_QUARANTINE_S": "150",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(LONGEST_STREAM),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -175,6 +200,8 @@ def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
     """Raises StartError."""
     from deploy.ray.app import Scale, Served, application  # noqa: PLC0415 - Ray has to be set up
 
+    if args.address is None:  # a cluster may grow
+        check_room(args.min_replicas, {"CPU": args.cpus, "GPU": args.gpus}, ray.cluster_resources())
     environment = {name: os.environ[name] for name in TUNED if name in os.environ}
     served = Served(args.twogear, tuple(args.serve), environment, args.drain_seconds)
     scale = Scale(
@@ -196,19 +223,37 @@ def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
     _await_running(serve, served.version)
 
 
+def check_room(replicas: int, each: Mapping[str, float], there: Mapping[str, float]) -> None:
+    """Whether a machine with so many CPUs and GPUs has them for so many replicas. Raises StartError."""
+    for name, needed in each.items():
+        have = there.get(name, 0.0)
+        if replicas * needed > have:
+            most = int(have / needed)
+            raise StartError(
+                f"--min-replicas {replicas}: each takes {needed:g} of this machine's {have:g} {name}s, so that "
+                f"{most} would fit; start fewer, or give each less with --{name.lower()}s."
+            )
+
+
 def _await_running(serve: Any, version: str) -> None:
     """Until all replicas are those of this version. Raises StartError."""
-    from deploy.ray.app import ROUTER  # noqa: PLC0415
+    from deploy.ray.app import ENGINE, ROUTER  # noqa: PLC0415
 
     router = serve.get_deployment_handle(ROUTER, NAME)
+    said = ""
     while True:
         told = serve.status().applications[NAME]
         if told.status == "RUNNING":
             return
-        if told.deployments[ROUTER].status == "HEALTHY" and (failure := router.failure.remote(version).result()):
+        routing = told.deployments.get(ROUTER)
+        if routing and routing.status == "HEALTHY" and (failure := router.failure.remote(version).result()):
             raise StartError(failure.removeprefix("twogear: error: "))
         if told.status == "DEPLOY_FAILED":
             raise StartError(_line(told.message))
+        engines = told.deployments.get(ENGINE)
+        if engines and NO_ROOM in engines.message and engines.message != said:
+            said = engines.message
+            print(f"twogear: it waits for room: {_line(said)}", file=sys.stderr)  # noqa: T201 - a command
         time.sleep(POLL_SECONDS)
 
 

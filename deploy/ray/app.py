@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from deploy.ray.fleet import Fleet, Told
 from deploy.ray.load import STAT, Expected, TokensPerReplica
 from deploy.ray.proxy import TICKET, Message, Proxy, Receive, Scope, Send, settled
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.deployment import Application
 
 ENGINE = "engine"
 ROUTER = "router"
 TELL_SECONDS = 0.25
+JOIN_SECONDS = 5.0
+"""How often a replica says again what it serves: a router that was started anew knows of none."""
 LOOK_BACK_SECONDS = 11.0
 """The shortest time over which Ray takes the mean of what replicas tell."""
 LAST_WORDS = 0.2
@@ -68,6 +72,8 @@ class Engine:
         self._expected = Expected()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         self._child = Child(served.command, inherited | served.environment, self._lose)
+        self._facts: dict[str, Any] = {}
+        self._others: Sequence[str] = ()
         self._url = await self._join()
         self._proxy = Proxy(self._url, self._peers, self._end)
         self._is_ready = True
@@ -86,7 +92,8 @@ class Engine:
             refusal = str(error)
             await self._router.fail.remote(version, refusal)
         else:
-            refusal = await self._router.join.remote(version, await _facts(url))
+            self._facts = await _facts(url)
+            refusal = await self._router.join.remote(version, self._facts)
             if not refusal:
                 return url
             await self._child.end(0.0)
@@ -98,17 +105,23 @@ class Engine:
         return {STAT: self._expected.read(text)}
 
     async def _peers(self) -> Sequence[str]:
-        urls: Sequence[str] = await self._router.peers.remote(self._name)
-        return urls
+        """While the router is started anew, those that it told of last. Raises ConnectionError where there are none."""
+        try:
+            self._others = await self._router.peers.remote(self._name)
+        except RayError as error:
+            if not self._others:
+                raise ConnectionError("the router is being started") from error
+        return self._others
 
     async def _tell(self) -> None:
-        while True:
+        for turn in count(1):
             await asyncio.sleep(TELL_SECONDS)
             told = self._proxy.ledger.take()
-            is_ready = await _is_ready(self._url)
-            if told or is_ready != self._is_ready:
-                self._is_ready = is_ready
-                self._router.tell.remote(self._name, told, is_ready)
+            was_ready, self._is_ready = self._is_ready, await _is_ready(self._url)
+            if told or not (self._is_ready and was_ready):
+                self._router.tell.remote(self._name, told, self._is_ready)
+            if turn % round(JOIN_SECONDS / TELL_SECONDS) == 0:
+                self._router.join.remote(self._served.version, self._facts)
 
     async def _end(self) -> None:
         self._telling.cancel()
@@ -317,7 +330,7 @@ async def _get(url: str, path: str, body: object = None) -> tuple[str, dict[str,
 async def _is_ready(url: str) -> bool:
     try:
         await _get(url, "/health")
-    except aiohttp.ClientError:
+    except (aiohttp.ClientError, TimeoutError):
         return False
     return True
 

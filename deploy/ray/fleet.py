@@ -4,6 +4,7 @@ come and go.
 A request that was sent to a replica has a ticket. By it, the replica tells what was drawn, and that it is over.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -42,6 +43,7 @@ class Fleet:
         self._replicas: dict[str, _Replica] = {}
         self._untold: dict[str, tuple[float, str]] = {}  # by ticket: since when, and the replica
         self._numbers = count(1)
+        self._mark = secrets.token_hex(4)  # a router that is started anew gives no ticket twice
 
     def choose(self, asked: Asked, names: Sequence[str], now: float) -> tuple[str, str]:
         """The name of the replica for a request, one of `names`, which are all that there are; and its ticket.
@@ -51,7 +53,7 @@ class Fleet:
         self._keep(names)
         self._forget_untold(now)
         slots = {self._replicas[name].slot: name for name in names}
-        ticket = str(next(self._numbers))
+        ticket = f"{self._mark}-{next(self._numbers)}"
         slot = self._router.begin(
             ticket,
             asked.prompt,

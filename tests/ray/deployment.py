@@ -104,13 +104,14 @@ class Deployment:
         """The documented command, on this deployment's port."""
         return [str(PYTHON), "-m", "deploy.ray", "--port", str(self._port), "--cpus", "0.1", *arguments]
 
-    def update(self, *arguments: str) -> None:
-        """Runs the command again, for the cluster that runs."""
+    def update(self, *arguments: str, code: int = 0) -> str:
+        """Runs the command again, for the cluster that runs; what it says on stderr. `code`: how it has to end."""
         done = subprocess.run(
             self.command("--address", self.head, *arguments),
             env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=START_SECONDS,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr
 
     def was_too_slow(self) -> bool:
         """Whether Ray's own processes took longer to start than Ray lets them."""
@@ -147,6 +148,14 @@ class Deployment:
         serves = self._serves()
         return len(serves) == number and all(_listens(one) and _is_ready(url_of(one)) for one in serves)
 
+    def actors(self, name: str) -> list[psutil.Process]:
+        """Ray's processes whose title begins so."""
+        return [one for one in self._processes() if _command(one)[:1] and _command(one)[0].startswith(f"ray::{name}")]
+
+    def haproxies(self) -> list[psutil.Process]:
+        """All that run, also those that have lost their parent."""
+        return [one for one in self._processes() if any(word.endswith("/haproxy.cfg") for word in _command(one))]
+
     def running(self) -> float:
         """How many requests all children run, or have waiting."""
         texts = [httpx.get(url_of(child) + "/metrics").text for child in self.children()]
@@ -157,15 +166,12 @@ class Deployment:
         )
 
     def _serves(self) -> list[psutil.Process]:
-        found = []
-        for one in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                line = one.cmdline()
-            except psutil.Error:
-                continue
-            if "serve" in line and "--drain-seconds" in line and one.status() != psutil.STATUS_ZOMBIE:
-                found.append(one)
-        return found
+        return [one for one in self._processes() if {"serve", "--drain-seconds"} <= set(_command(one))]
+
+    def _processes(self) -> list[psutil.Process]:
+        """All in this deployment's network."""
+        own = _network(self.process.pid)
+        return [one for one in psutil.process_iter() if _network(one.pid) == own]
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -197,6 +203,22 @@ def url_of(child: psutil.Process) -> str:
     """The address of a `twogear serve` itself."""
     (listening,) = [one for one in child.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     return f"http://127.0.0.1:{listening.laddr.port}"
+
+
+def _network(pid: int) -> str:
+    """Its namespace; empty once it has ended."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/net").readlink())
+    except OSError:
+        return ""
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Empty once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _listens(child: psutil.Process) -> bool:

@@ -1,5 +1,8 @@
 """The command's own arguments, and that docs/ray.md names no others."""
 
+import socket
+import sys
+
 import pytest
 
 from deploy.ray import __main__ as command
@@ -43,6 +46,25 @@ def test_what_cannot_be_is_refused_in_one_line(words: list[str], told: str, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("twogear: error: ")
     assert told in line
+
+
+def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        assert command.main(["--port", str(port), "--twogear", sys.executable]) == 2
+    told = f"twogear: error: port {port} on 127.0.0.1 is taken; choose another with --port."
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_more_replicas_than_there_are_cores_or_gpus_are_refused() -> None:
+    there = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
+    command.check_room(2, {"CPU": 4.0, "GPU": 1.0}, there)
+    with pytest.raises(command.StartError) as refused:
+        command.check_room(3, {"CPU": 1.0, "GPU": 1.0}, there)
+    assert str(refused.value) == (
+        "--min-replicas 3: each takes 1 of this machine's 2 GPUs, so that 2 would fit; "
+        "start fewer, or give each less with --gpus."
+    )
 
 
 def test_options_of_the_engine_go_through() -> None:

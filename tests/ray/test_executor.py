@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.doc_blocks import ROOT
-from tests.ray.deployment import PYTHON, TRIES, loopback_alone
+from tests.ray.deployment import PYTHON, START_SECONDS, TRIES, loopback_alone
 from tests.real_server import RealServer
 
 pytestmark = [
@@ -95,7 +95,7 @@ def test_a_head_that_is_not_there_is_refused(environment: None, python: Path) ->
 def test_two_workers_of_ray_answer_as_one_process(head: None, python: Path) -> None:
     with RealServer() as one:
         expected = [said(one.url, fields) for fields in ASKED]
-    with RealServer(*SPREAD, command=[python, "-c", SERVE]) as two:
+    with RealServer(*SPREAD, command=[python, "-c", SERVE], patience=START_SECONDS) as two:
         assert "TwogearExaone4ForCausalLM" in "".join(two.output)
         assert [said(two.url, fields) for fields in ASKED] == expected
 

@@ -5,10 +5,13 @@ The tests go on from one another in the order of this file.
 
 import json
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,9 @@ import httpx
 import psutil
 import pytest
 
+from server.modes.profile import PROFILE_FOLDER
 from tests.doc_blocks import ROOT
-from tests.ray.deployment import PYTHON, TRIES, Deployment, loopback_alone, started, until, url_of
+from tests.ray.deployment import PYTHON, START_SECONDS, TRIES, Deployment, loopback_alone, started, until, url_of
 from tests.real_server import RealServer
 
 pytestmark = [
@@ -32,9 +36,9 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = "Count the letters of this text. " + "the quick brown fox jumps over the lazy dog " * 40
 THINK = {"reasoning_mode": "reasoning", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 THINKS = 'twogear_requests_running{mode="reasoning"} 1.0'
-ENDLESS = {"logit_bias": {"8": -100}, "temperature": 1.0, "thinking_token_budget": 3900}
+ENDLESS: dict[str, Any] = {"logit_bias": {"8": -100}, "temperature": 1.0, "thinking_token_budget": 3400}
 """The tag that ends the thinking is never drawn."""
-DRAIN = ("--drain-seconds", "120")
+DRAIN = ("--drain-seconds", "600")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def plain(network: None) -> Iterator[str]:
 
 
 def ask(url: str, **fields: Any) -> httpx.Response:
-    return httpx.post(url + "/v1/chat/completions", json={"messages": SUM, **fields})
+    asked = {"messages": SUM, **fields}
+    return httpx.post(url + "/v1/chat/completions", json=asked, timeout=START_SECONDS)
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
@@ -134,9 +139,7 @@ def test_a_client_that_leaves_frees_the_engine(ray: Deployment) -> None:
 def test_control_and_stored_responses_reach_the_replica_that_has_them(ray: Deployment) -> None:
     for _ in range(4):
         with thinker(ray.url) as told:
-            name = next(told)["id"]
-            path = f"{ray.url}/v1/chat/completions/{name}/control"
-            assert httpx.post(path, json={"action": "end_reasoning"}).status_code == 200
+            assert control(ray.url, next(told)["id"]).status_code == 200
             reasons = [c.get("reasoning_finish_reason") for one in told for c in one["choices"]]
             assert "stopped" in reasons
     asked = {"model": "twogear-tiny", "input": "What is 17 + 25?"}
@@ -187,6 +190,63 @@ def test_when_one_is_killed_the_other_serves_and_it_comes_back(ray: Deployment, 
     until(lambda: all(_status(ray.url) == 200 for _ in range(5)), "it serves")
 
 
+def test_a_killed_haproxy_cuts_its_streams_and_serves_again(ray: Deployment) -> None:
+    before = {one.pid for one in ray.children()}
+    with thinker(ray.url) as told:
+        next(told)
+        for one in ray.haproxies():
+            one.kill()
+        with pytest.raises(httpx.TransportError):
+            list(told)
+    serves_again(ray)
+    until(lambda: ray.running() == 0, "the engine was freed")
+    assert {one.pid for one in ray.children()} == before
+
+
+def test_a_killed_manager_of_haproxy_leaves_no_other_behind(ray: Deployment) -> None:
+    """It would share the port with the new one, and send requests to replicas that are gone."""
+    before = ray.haproxies()
+    (manager,) = ray.actors("HAProxyManager")
+    manager.kill()
+    until(lambda: not any(one.is_running() and one.status() != "zombie" for one in before), "HAProxy has ended")
+    until(lambda: len(ray.haproxies()) >= 1, "there is another")
+    serves_again(ray)
+
+
+def test_a_killed_router_is_started_again_and_streams_go_on(ray: Deployment) -> None:
+    with thinker(ray.url) as told:
+        name = next(told)["id"]
+        (router,) = ray.actors("ServeReplica:twogear:router")
+        router.kill()
+        assert {_status(ray.url) for _ in range(5)} <= {200, 503}
+        until(lambda: len(ray.actors("ServeReplica:twogear:router")) == 1, "there is another")
+        until(lambda: _status(ray.url) == 200, "requests are routed again")
+        until(lambda: control(ray.url, name).status_code == 200, "it is controlled through the new one")
+        assert "stopped" in [c.get("reasoning_finish_reason") for one in told for c in one["choices"]]
+    serves_again(ray)
+
+
+@pytest.mark.parametrize("title", ["ServeController", "ProxyActor"])
+def test_rays_own_parts_may_be_killed_while_it_serves(ray: Deployment, title: str) -> None:
+    (victim,) = ray.actors(title)
+    with Load(ray.url, 2, 1) as load:
+        victim.kill()
+        until(lambda: [one for one in ray.actors(title) if one != victim] != [], "there is another")
+        until(lambda: load.done >= 6, "requests go on")
+    assert load.lost == []
+    assert ray.serves_alone(2)
+
+
+def serves_again(ray: Deployment) -> None:
+    """Answers, and fails no more once it does."""
+    until(lambda: _status(ray.url) == 200, "it serves")
+    assert [_status(ray.url) for _ in range(20)] == [200] * 20
+
+
+def control(url: str, name: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions/{name}/control", json={"action": "end_reasoning"})
+
+
 def busy_of(ray: Deployment) -> psutil.Process:
     """The one child in which a request thinks."""
     (busy,) = [one for one in ray.children() if THINKS in httpx.get(url_of(one) + "/metrics").text]
@@ -233,13 +293,25 @@ class Load:
             self.done += 1
 
 
+def test_an_update_that_does_not_start_leaves_the_old_ones(ray: Deployment) -> None:
+    before = {one.pid for one in ray.children()}
+    with Load(ray.url, 2, 1) as load:
+        told = ray.update("--min-replicas", "2", *DRAIN, "--", "/no-such-folder", code=2)
+        assert "no-such-folder" in told
+    assert load.lost == []
+    assert {one.pid for one in ray.children()} == before
+
+
 def test_an_update_loses_no_request(ray: Deployment) -> None:
     before = {one.pid for one in ray.children()}
-    with Load(ray.url, 3, 2) as load:
+    with Load(ray.url, 3, 2) as load, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(ask, ray.url, reasoning_mode="reasoning", max_tokens=4000, **ENDLESS)
         ray.update("--min-replicas", "2", *DRAIN, "--", "--max-waiting", "100")
         until(lambda: ray.serves_alone(2) and not before & {one.pid for one in ray.children()}, "all are new")
+        thought = long.result().json()["usage"]["completion_tokens_details"]["reasoning_tokens"]
     assert load.lost == []
     assert load.done >= 3
+    assert thought == ENDLESS["thinking_token_budget"]
 
 
 def test_it_shrinks_and_grows_with_the_tokens_to_come_and_loses_no_request(ray: Deployment) -> None:
@@ -287,15 +359,36 @@ def test_the_port_is_not_a_replicas(network: None, tmp_path: Path) -> None:
     assert "--port" in refused(network, tmp_path, "--", "--port", "8000")
 
 
-def test_a_replica_of_another_model_than_the_rest_is_refused(network: None, tmp_path: Path) -> None:
-    other = tmp_path / "twogear"
-    first = tmp_path / "first"
-    other.write_text(
+def test_a_port_that_is_taken_is_refused(network: None, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", PORT + 1)):
+        line = refused(network, tmp_path)
+    assert f"port {PORT + 1} on 127.0.0.1 is taken; choose another with --port" in line
+
+
+def test_more_replicas_than_there_are_cores_are_refused(network: None, tmp_path: Path) -> None:
+    line = refused(network, tmp_path, "--min-replicas", "1000", "--cpus", "1")
+    assert re.search(r"--min-replicas 1000: each takes 1 of this machine's \d+ CPUs, so that \d+ would fit", line)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--served-model-name another", "models is 'another"),
+        ("--profile {profile}", "profile is "),
+    ],
+)
+def test_a_replica_of_another_model_or_profile_than_the_rest_is_refused(
+    network: None, tmp_path: Path, options: str, told: str
+) -> None:
+    first, twogear, profile = (tmp_path / name for name in ("first", "twogear", "other.toml"))
+    text = (PROFILE_FOLDER / "twogear_tiny.toml").read_text()
+    profile.write_text(text.replace("temperature = 0.6", "temperature = 0.7"))
+    twogear.write_text(
         "#!/bin/sh\n"
         f'if mkdir {first} 2>/dev/null; then exec {ROOT}/.venv/bin/twogear "$@"; fi\n'
-        f'exec {ROOT}/.venv/bin/twogear "$@" --served-model-name another\n'
+        f'exec {ROOT}/.venv/bin/twogear "$@" {options.format(profile=profile)}\n'
     )
-    other.chmod(0o755)
-    line = refused(network, tmp_path, "--min-replicas", "2", "--twogear", str(other))
+    twogear.chmod(0o755)
+    line = refused(network, tmp_path, "--min-replicas", "2", "--twogear", str(twogear))
     assert "serves something else than the others" in line
-    assert "another" in line
+    assert told in line

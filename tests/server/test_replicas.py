@@ -1,6 +1,7 @@
 """Several engines behind one front end: what is told of them, where requests go, what the loss of one costs."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -183,14 +184,45 @@ def test_ranks_must_divide_the_heads(config: dict[str, Any]) -> None:
     check_heads({}, ["--tensor-parallel-size", "4"])
     with pytest.raises(UsageError) as caught:
         check_heads(config, ["--tensor-parallel-size=4"])
-    told = "--tensor-parallel-size 4 does not divide the model's 6 attention heads; these do: 1, 2, 3, 6."
+    told = "--tensor-parallel-size 4 does not divide the model's 6 attention heads; these fit: 1, 2, 3, 6."
     assert str(caught.value) == told
 
 
-def test_what_does_not_fit_is_refused_at_start_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", "--port", "0", "--", "--tensor-parallel-size", "4"]) == 2
+def test_ranks_must_divide_the_key_value_heads_or_be_a_multiple_of_them() -> None:
+    config = {"num_attention_heads": 12, "num_key_value_heads": 4}
+    for size in (1, 2, 4, 12):
+        check_heads(config, ["--tensor-parallel-size", str(size)])
+    told = "--tensor-parallel-size 3 does not divide the model's 4 key-value heads; these fit: 1, 2, 4, 12."
+    for size in (3, 6):
+        with pytest.raises(UsageError) as caught:
+            check_heads(config, ["--tensor-parallel-size", str(size)])
+        assert str(caught.value) == told.replace("size 3", f"size {size}")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--", "--tensor-parallel-size", "4"], "4 does not divide the model's 6 attention heads"),
+        (["--", "--tensor-parallel-size", "3"], "3 does not divide the model's 2 key-value heads"),
+        (["--data-parallel-size", "4096"], "--data-parallel-size 4096: each engine needs a core"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_start_in_one_line(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", "--port", "0", *options]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert [line for line in told if "does not divide the model's 6 attention heads" in line] == told
+    assert [line for line in told if words in line] == told
+    assert len(told) == 1
+
+
+def test_a_port_of_another_server_is_refused_with_several_front_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel would share it with any that lets it."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        assert cli.main(["serve", "--port", str(port), "--api-server-count", "2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} on 127.0.0.1 is taken; choose another with --port" in line
 
 
 def test_stats_of_engines_that_have_told_nothing() -> None:
