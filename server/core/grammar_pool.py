@@ -1,8 +1,8 @@
 """Has grammars written and checked by processes of their own, which a grammar can kill without harm to anybody else.
 
-A few of them (`grammar_worker`): one that a server starts with itself, others as they are needed, and replaced when they
-are lost. What they said of a job is remembered for a while, so that a schema that comes again costs nothing. Belongs to
-no event loop.
+A few of them (`grammar_worker`): one that a server starts with itself, others when they are needed. They are replaced
+when they are lost. What they said of a job is remembered for a while, so that a schema that comes again costs nothing.
+Belongs to no event loop.
 """
 
 import atexit
