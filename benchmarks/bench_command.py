@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--mode", default="half", help="one of the server's modes, or half: every other request thinks")
     load.add_argument("--prompt-tokens", type=int, default=100, help="of each request, beside the template")
     load.add_argument("--output-tokens", type=int, default=64, help="of each request, exactly")
+    load.add_argument("--clients", type=int, default=1, help="processes that share the load; one may be its limit")
     load.add_argument("--model", type=Path, metavar="FOLDER", help="whose tokenizer the server has; the embedded one's")
     report = parser.add_argument_group("report")
     report.add_argument("--results", type=Path, nargs="+", default=[], metavar="FILE", help="newer files to report")

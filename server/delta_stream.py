@@ -7,6 +7,7 @@ import msgspec
 
 from engine.messages import Delta
 from server.engine_client import ReaderBehind
+from server.pacer import Pacer
 
 MOST_PENDING = 2 << 20
 """Bytes. That is a thousand tokens with the 20 likeliest in the place of each, and any number of bare ones."""
@@ -16,15 +17,23 @@ TOKEN_BYTES, ENTRY_BYTES = 36, 96
 
 class DeltaStream:
     """The deltas of one request on their way to its reader, up to that with `finish`. A slow reader gets several at
-    once, as one.
+    once, as one, and so does each where `pacer` is on. What ends a generation is never held back, nor the first of
+    it, which are more than `free_tokens`.
 
     `leave` is called with it when its reader leaves.
     """
 
-    __slots__ = ("_error", "_has_ended", "_leave", "_pending", "_size", "_waiter")
+    __slots__ = (
+        *("_error", "_free_tokens", "_has_ended", "_is_held", "_leave", "_pacer", "_pending", "_rests", "_size"),
+        "_waiter",
+    )
 
-    def __init__(self, leave: Callable[["DeltaStream"], None]) -> None:
+    def __init__(self, leave: Callable[["DeltaStream"], None], pacer: Pacer, free_tokens: int = 0) -> None:
         self._leave = leave
+        self._pacer = pacer
+        self._free_tokens = free_tokens
+        self._rests = False
+        self._is_held = False  # what is pending waits for the end of the rest
         self._has_ended = False
         self._size = 0
         self._pending: list[Delta] = []
@@ -37,13 +46,26 @@ class DeltaStream:
             self.fail(ReaderBehind())
             return False
         self._size += _size(delta)
-        self._pending.append(delta)
-        self._wake()
+        if self._rests and self._free_tokens < 0 and delta.finish is None and not delta.goes_on:
+            self._is_held = self._is_held or not self._pending
+            self._pending.append(delta)
+        else:
+            self._pending.append(delta)
+            self._show(delta)
         return True
+
+    def release(self) -> bool:
+        """Called by the pacer when the rest is over."""
+        self._rests = self._is_held and self._pacer.is_on
+        if self._is_held:
+            self._is_held = False
+            self._wake()
+        return self._rests
 
     def fail(self, error: Exception) -> None:
         """No more deltas come; the reader gets the error after those that have."""
         self._error = error
+        self._is_held = False
         self._wake()
 
     def __aiter__(self) -> "DeltaStream":
@@ -56,7 +78,7 @@ class DeltaStream:
         """
         if self._has_ended:
             raise StopAsyncIteration
-        while not self._pending:
+        while not self._pending or self._is_held:
             if self._error is not None:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
@@ -77,6 +99,15 @@ class DeltaStream:
         """No more deltas are wanted."""
         self._has_ended = True
         self._leave(self)
+
+    def _show(self, delta: Delta) -> None:
+        """Wakes the reader for `delta`, which is the last put, and may rest then."""
+        self._is_held = False
+        self._wake()
+        self._free_tokens = 0 if delta.goes_on else self._free_tokens - len(delta.token_ids)
+        if self._free_tokens < 0 and not self._rests and self._pacer.is_on:
+            self._rests = True
+            self._pacer.rest(self)
 
     def _merge_pending(self) -> Delta:
         pending = self._pending

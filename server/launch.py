@@ -37,6 +37,7 @@ from server.access.origins import is_loopback
 from server.app import create_app
 from server.cli_errors import UsageError
 from server.core.adapters import base_warnings, numbered
+from server.core.grammar_pool import POOL
 from server.core.serving import Serving
 from server.engine_client import EngineStatus
 from server.http.config import server_config
@@ -92,6 +93,7 @@ def launch(settings: Settings, engine_options: Sequence[str]) -> int:
     for warning in [*warned, *warnings(modes, fmt, profile, name, settings.model_name)]:
         if warning:
             display.warn(warning)
+    POOL.begin()
     prefer_event_loop()
     gc.freeze()  # what is there now stays: looking through it again would hold up all streams for tens of milliseconds
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:

@@ -22,6 +22,7 @@ from server.engine_client import (
     RequestFailed,
 )
 from server.engine_supervisor import ONE, EngineSupervisor, OfRequests
+from server.pacer import Pacer
 
 logger = logging.getLogger("twogear.engine")
 
@@ -36,7 +37,7 @@ class ProcessEngineClient:
     `engine_options` are vLLM's own; `environment` is added to this process's. `adapters` are loaded before it takes
     requests: one that cannot be loaded ends the first start. `most_seconds` is the longest that a step may take.
     `losses` numbers the engine's ends, beside those of others; by itself from 1 on.
-    `name` is what the log calls it.
+    `name` is what the log calls it. `pacer`: that of all engines; its own by default.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class ProcessEngineClient:
         most_seconds: float = 300.0,
         losses: Iterator[int] | None = None,
         name: str = ONE,
+        pacer: Pacer | None = None,
     ) -> None:
+        self._pacer = pacer or Pacer()
         self._streams: dict[str, DeltaStream] = {}
         self._prefilling: dict[str, int] = {}  # request id → prompt tokens, until its first tokens come
         self._reloading: asyncio.Future[None] | None = None
@@ -114,7 +117,9 @@ class ProcessEngineClient:
             self._supervisor.send(request)
         except OverflowError as error:
             raise RequestFailed(f"a number is too large: {error}") from error
-        stream = self._streams[request.request_id] = DeltaStream(partial(self._leave, request.request_id))
+        leave = partial(self._leave, request.request_id)
+        stream = self._streams[request.request_id] = DeltaStream(leave, self._pacer, request.held_tokens)
+        self._pacer.streams += 1
         self._prefilling[request.request_id] = len(request.prompt_ids)
         return stream
 
@@ -179,6 +184,7 @@ class ProcessEngineClient:
     def fail(self, error: EngineUnavailable) -> None:
         """Called by the supervisor when the engine has ended."""
         streams, self._streams = self._streams, {}
+        self._pacer.streams -= len(streams)
         self._prefilling.clear()
         for stream in streams.values():
             stream.fail(error)
@@ -208,6 +214,7 @@ class ProcessEngineClient:
 
     def _drop(self, request_id: str) -> DeltaStream:
         self._prefilling.pop(request_id, None)
+        self._pacer.streams -= 1
         return self._streams.pop(request_id)
 
     def _on_reloaded(self, error: EngineError | None) -> None:

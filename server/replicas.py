@@ -11,6 +11,7 @@ from engine.messages import Adapter
 from server.cli_errors import UsageError
 from server.engine_client import EngineClient
 from server.engine_supervisor import ONE
+from server.pacer import Pacer
 from server.process_engine_client import ProcessEngineClient
 from server.replicated_engine_client import ReplicatedEngineClient
 from server.settings import Settings
@@ -21,7 +22,7 @@ _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 def engine_of(settings: Settings, options: Sequence[str], adapters: Sequence[Adapter]) -> EngineClient:
     """The client of `settings.data_parallel_size` engines. Raises UsageError where the machine has no room for them."""
-    losses = count(1)
+    losses, pacer = count(1), Pacer()
     clients = [
         ProcessEngineClient(
             settings.model,
@@ -31,6 +32,7 @@ def engine_of(settings: Settings, options: Sequence[str], adapters: Sequence[Ada
             most_seconds=settings.engine_timeout,
             losses=losses,
             name=ONE if settings.data_parallel_size == 1 else f"Engine {number}",
+            pacer=pacer,
         )
         for number, environment in enumerate(environments(settings.data_parallel_size, options, Machine.detect()))
     ]

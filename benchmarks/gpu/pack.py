@@ -3,7 +3,8 @@
 The machine has torch 2.11.0+cu130 and CPython 3.12. What it lacks, without code for other GPUs, goes into folders of at
 most `--limit` MiB: `.gpu/N/*.tar.xz` and `.gpu/N/install.sh` (about six minutes of one core and 3 GB of memory; needs
 pip and strip). Take the folders along with the working tree (git does not see them) and begin the command there
-with `. .gpu/1/install.sh`. Nothing is downloaded there.
+with `. .gpu/1/install.sh`. The last folder has vLLM's front end in Rust, a peer of the stage `speed`: where there is
+time for it, it goes along with a further command on the same machine. Nothing is downloaded there.
 
 vLLM 0.32.0's CUDA extensions use torch's stable ABI and load under that torch; only _qutlass_C and DeepGEMM do not,
 which are for FP4 and FP8. Its Python knows torch 2.11 and brings what that lacks.
@@ -101,9 +102,11 @@ PACKAGES = [
 TAGS = [f"manylinux_2_{n}_x86_64" for n in (5, 12, 17, 18, 24, 26, 27, 28, 31, 34)] + [
     *("manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"),
 ]
-# Of vLLM: for other models, quantizations and GPUs, or a front end in Rust that the Python server replaces.
+RUST = "vllm/vllm-rs"
+"""vLLM's front end in Rust: a peer, which travels in a folder of its own since it is not needed for the rest."""
+# Of vLLM: for other models, quantizations and GPUs.
 DROPPED = re.compile(
-    r"vllm/(vllm-rs$|third_party/(deep_gemm|fmha_sm100|tml_fa4)/|_(qutlass|flashmla|flashkda|deepselect)[^/]*\.so$"
+    r"vllm/(third_party/(deep_gemm|fmha_sm100|tml_fa4)/|_(qutlass|flashmla|flashkda|deepselect)[^/]*\.so$"
     r"|_flashmla_extension_C|vllm_flash_attn/_vllm_fa2_C|model_executor/layers/fused_moe/configs/.*\.json$"
     r"|.*\.(jpg|cu|cuh|hpp|h)$|entrypoints/serve/instrumentator/static/swagger-ui.*)"
     r"|mistral_common/data/.*|pycountry/locales/.*"
@@ -228,7 +231,7 @@ def compress(name: str, files: list[Path], stage: Path, out: Path) -> Path:
         for path in sorted(files, key=lambda path: (path.suffix, str(path))):
             info = tarfile.TarInfo(str(path.relative_to(stage)))
             info.size = path.stat().st_size
-            info.mode = 0o755 if ".so" in path.name else 0o644
+            info.mode = 0o755 if ".so" in path.name or str(path).endswith(RUST) else 0o644
             with path.open("rb") as opened:
                 archive.addfile(info, opened)
     return target
@@ -242,6 +245,8 @@ def groups(stage: Path) -> dict[str, list[Path]]:
             top = path.relative_to(stage).parts[0]
             if "_vllm_fa3_C" in path.name:
                 made["attention"].append(path)
+            elif str(path).endswith(RUST):
+                made["rust"].append(path)
             elif top == "vllm" and ".so" in path.name:
                 made["kernels"].append(path)
             elif top.startswith("vllm"):
@@ -292,6 +297,10 @@ print('vLLM', vllm.__version__, 'torch', torch.__version__, p.get_device_name(),
 """
 
 
+def _is_rust(archive: Path) -> bool:
+    return archive.name.startswith("rust.")
+
+
 def main() -> None:
     """Makes the folders that travel."""
     parser = argparse.ArgumentParser()
@@ -314,7 +323,7 @@ def main() -> None:
     strip = shutil.which("strip")
     if strip is None:
         parser.error("strip not found; install binutils")
-    for library in (stage / "vllm").rglob("*.so"):
+    for library in (*(stage / "vllm").rglob("*.so"), stage / RUST):
         subprocess.run([strip, "--strip-unneeded", str(library)], check=False, capture_output=True)
     for name in PRUNED:
         prune(stage / name, arguments.keep_ptx)
@@ -322,9 +331,9 @@ def main() -> None:
         archives = list(pool.map(lambda item: compress(item[0], item[1], stage, arguments.out), groups(stage).items()))
     limit = arguments.limit * (1 << 20)
     chunk, filled = 1, 0
-    for archive in sorted(archives, key=lambda path: -path.stat().st_size):
+    for archive in sorted(archives, key=lambda path: (_is_rust(path), -path.stat().st_size)):
         size = archive.stat().st_size
-        if filled and filled + size > limit:
+        if filled and (filled + size > limit or _is_rust(archive)):
             chunk, filled = chunk + 1, 0
         folder = arguments.out / str(chunk)
         folder.mkdir(exist_ok=True)

@@ -1,11 +1,16 @@
 """The real server on a GPU: `python -m benchmarks.gpu.servers answers|limits|speed`.
 
-answers  both modes, budgets, a schema, log-probabilities; 192 budgets, 64 at once
+answers  both modes, budgets, a schema, log-probabilities; budgets of many requests, 64 at once
 limits   what once ended the engine is refused, and those beside it get their answers
 speed    the same loads on Twogear and on vLLM's own server with its own model class, one after the other
+
+vLLM tells of each kernel that is compiled after its own warm-up (`--jit-monitor-verbose`). What it tells of Twogear
+after `Ready` makes the command fail. `--jit-monitor-mode error` would meet the requests before `Ready` too, which are
+there to have kernels compiled.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -27,7 +32,13 @@ TWOGEAR = [sys.executable, "-c", "import sys; from server.cli import main; sys.e
 QUESTION = {"messages": [{"role": "user", "content": "12+34="}], "max_tokens": 400}
 LOADS = "1,2,64 1,4,256 32,64,256 128,384,256 512,1024,256 1024,2048,256"
 """Streams, requests, tokens of each; the first warms up. Another list: the variable TWOGEAR_CHECK_LOADS."""
+BUDGETS = 192
+"""Requests with one. Another number: the variable TWOGEAR_CHECK_BUDGETS."""
+READY, COMPILED = "Ready after", "during inference"
+"""What Twogear says when it takes requests, and vLLM's monitor of a kernel that is compiled."""
 _START_SECONDS, _LOAD_SECONDS, _END_SECONDS = 200, 120, 20
+_CLIENTS = 4
+"""Processes that share a load of many streams: one would be the limit beside a quick server."""
 
 
 @contextmanager
@@ -54,6 +65,14 @@ def running(name: str, command: Sequence[str], port: int, environment: Mapping[s
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         result(f"{name} ended", f"exit code {process.wait()}")
+    if compiled := compiled_late(log.read_text(errors="replace")):
+        raise RuntimeError(f"{name} compiled after Ready, {len(compiled)} times: {'; '.join(compiled)[:2000]}")
+
+
+def compiled_late(log: str) -> list[str]:
+    """What vLLM's monitor has told after Twogear was ready; nothing where another server wrote the log."""
+    _, said, after = log.partition(READY)
+    return [line for line in after.splitlines() if COMPILED in line] if said else []
 
 
 def _is_ready(url: str) -> bool:
@@ -88,7 +107,8 @@ def answers() -> None:
 
 
 def _budgets(url: str) -> str:
-    """192 of them, 64 at once: how many were kept, and how many sums are right."""
+    """Many of them, 64 at once: how many were kept, and how many sums are right."""
+    number_of = int(os.environ.get("TWOGEAR_CHECK_BUDGETS", BUDGETS))
 
     def one(number: int) -> tuple[bool, bool]:
         budget = 24 if number % 3 else 200
@@ -100,8 +120,8 @@ def _budgets(url: str) -> str:
         return thought <= budget, str(a + b) in str(answer["choices"][0]["message"]["content"])
 
     with ThreadPoolExecutor(64) as pool:
-        kept, right = zip(*pool.map(one, range(192)), strict=True)
-    return f"{sum(kept)} of 192 kept, {sum(right)} sums right"
+        kept, right = zip(*pool.map(one, range(number_of)), strict=True)
+    return f"{sum(kept)} of {number_of} kept, {sum(right)} sums right"
 
 
 def limits() -> None:
@@ -127,16 +147,17 @@ def speed() -> None:
     """Loads of the large checkpoint, half of the requests in each mode. TWOGEAR_CHECK_SERVERS names the servers."""
     folder = checkpoint("large")
     template = str(Path(__file__).parents[1] / "peers" / "chat_template.jinja")
-    theirs = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", "8103"),
-        *("--model", str(folder), "--chat-template", template, "--reasoning-parser", "qwen3"),
-    ]
+    options = ["--host", "127.0.0.1", "--port", "8103", "--chat-template", template, "--reasoning-parser", "qwen3"]
+    python = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options]
+    # `vllm serve` alone knows the front end in Rust: the module above starts that in Python all the same.
+    rust = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *options]
     servers: dict[str, tuple[int, list[str], dict[str, str]]] = {
         "twogear": (8102, _twogear(folder, 8102), {}),
-        "vllm": (8103, theirs, {"VLLM_PLUGINS": ""}),
-        "vllm-rust": (8103, theirs, {"VLLM_PLUGINS": "", "VLLM_USE_RUST_FRONTEND": "1"}),
+        "vllm": (8103, python, {"VLLM_PLUGINS": ""}),
+        "vllm-rust": (8103, rust, {"VLLM_PLUGINS": "", "VLLM_USE_RUST_FRONTEND": "1"}),
     }
-    for name in os.environ.get("TWOGEAR_CHECK_SERVERS", "twogear vllm").split():
+    there = "twogear vllm vllm-rust" if _has_rust_front_end() else "twogear vllm"
+    for name in os.environ.get("TWOGEAR_CHECK_SERVERS", there).split():
         port, command, environment = servers[name]
         with running(f"{name}-large", command, port, environment) as url:
             for number, load in enumerate(os.environ.get("TWOGEAR_CHECK_LOADS", LOADS).split()):
@@ -145,16 +166,29 @@ def speed() -> None:
                     result(f"speed {name} {load}", figures)
 
 
+def _has_rust_front_end() -> bool:
+    return (Path(vllm_file()).parent / "vllm-rs").exists()
+
+
+def vllm_file() -> str:
+    """Where vLLM is, which is not imported for it. Raises RuntimeError."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("vLLM cannot be imported")
+    return spec.origin
+
+
 def _load(url: str, folder: Path, streams: str, requests: str, tokens: str) -> str:
     asked = ["--streams", streams, "--requests", requests, "--output-tokens", tokens, "--prompt-tokens", "500"]
+    asked += ["--clients", str(_CLIENTS if int(streams) > _CLIENTS else 1)]
     command = [*TWOGEAR, "bench", "load", "--url", url, "--model", str(folder), "--mode", "half", *asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_SECONDS, check=False)
     return (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1][:700]
 
 
 def _twogear(folder: Path, port: int) -> list[str]:
-    options = os.environ.get("TWOGEAR_CHECK_ENGINE_OPTIONS", "").split()
-    return [*TWOGEAR, "serve", str(folder), "--port", str(port), *(["--", *options] if options else [])]
+    options = ["--jit-monitor-verbose", *os.environ.get("TWOGEAR_CHECK_ENGINE_OPTIONS", "").split()]
+    return [*TWOGEAR, "serve", str(folder), "--port", str(port), "--verbose", "--", *options]
 
 
 STAGES = {"answers": answers, "limits": limits, "speed": speed}

@@ -35,6 +35,11 @@ class _Done(Future[Any]):
         return self._make()
 
 
+def done_when(make: Callable[[], Any]) -> Future[Any]:
+    """A future that has what `make` returns when it is asked for it."""
+    return _Done(make)
+
+
 class AnsweringExecutor(Executor):
     """Draws TOKEN for every request whose prompt has been computed."""
 
@@ -118,7 +123,10 @@ class AnsweringExecutor(Executor):
     def _row(self, name: str, computed: int) -> list[int]:
         left = self._left[name] - computed
         self._left[name] = max(left, 0)
-        return [] if left > 0 else [TOKEN]
+        return [] if left > 0 else [self._token()]
+
+    def _token(self) -> int:
+        return TOKEN
 
 
 def fake_engine(

@@ -29,12 +29,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """`requests` go to `url` over `streams` at once. Those without an answer after `limit` seconds are given up."""
+    """`requests` go to `url` over `streams` at once. Those without an answer after `limit` seconds are given up.
+
+    `begins`: not before this moment (perf_counter, which is the machine's), for several processes that begin together.
+    """
 
     url: str
     streams: int
     limit: float
     requests: Sequence[Request]
+    begins: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ async def drive(job: Job) -> Outcome:
     """Applies the load."""
     bodies = [orjson.dumps(request.body) for request in job.requests]
     waiting = iter(list(zip(job.requests, bodies, strict=True)))
+    await asyncio.sleep(max(0.0, job.begins - time.perf_counter()))
     cpu, started = _cpu_seconds(), time.perf_counter()
     streams = [_stream(job, waiting, started) for _ in range(job.streams)]
     samples = [sample for stream in await asyncio.gather(*streams) for sample in stream]

@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.load.checkpoints import checkpoint
 from benchmarks.load.drive import Job, Request
 from benchmarks.load.statistics import Figures, figures
-from benchmarks.load.suite import CHAT, drive_apart
+from benchmarks.load.suite import CHAT, drive_by
 from benchmarks.load.workload import SAMPLING, Load, Mode, Prompts, requests
 from server.access.keys import client_headers
 from server.cli_errors import UsageError
@@ -27,8 +27,10 @@ _OF_PEERS = frozenset({"chat_template_kwargs", *SAMPLING[True]})
 def run(args: argparse.Namespace) -> int:
     """Applies the load and prints the figures. Raises UsageError."""
     requests_in_all = args.requests or args.streams
-    if min(args.streams, args.prompt_tokens, args.output_tokens, requests_in_all) < 1:
-        raise UsageError("--streams, --requests, --prompt-tokens and --output-tokens must be at least 1")
+    if min(args.streams, args.prompt_tokens, args.output_tokens, requests_in_all, args.clients) < 1:
+        raise UsageError("--streams, --requests, --prompt-tokens, --output-tokens and --clients must be at least 1")
+    if args.clients > min(args.streams, requests_in_all):
+        raise UsageError("--clients: there are no more than there are streams and requests")
     listed = _models(args.url)
     mode = _kind_of_load(args.mode, listed)
     load = Load(
@@ -47,16 +49,21 @@ def run(args: argparse.Namespace) -> int:
     if mode != "half":
         wanted = [_in_mode(request, args.mode) for request in wanted]
     try:
-        outcome = drive_apart(Job(f"{args.url.rstrip('/')}{CHAT}", load.streams, load.limit, wanted))
+        outcomes = drive_by(Job(f"{args.url.rstrip('/')}{CHAT}", load.streams, load.limit, wanted), args.clients)
     except subprocess.SubprocessError as error:
         raise UsageError(f"the load could not be applied: {error}") from error
-    measured = figures(outcome.samples, outcome.seconds)
-    errors = sorted({sample.error for sample in outcome.samples if sample.error is not None})
+    samples = [sample for outcome in outcomes for sample in outcome.samples]
+    seconds = max(outcome.seconds for outcome in outcomes)
+    cores = [outcome.client_cpu / outcome.seconds if outcome.seconds else 0.0 for outcome in outcomes]
+    measured = figures(samples, seconds)
+    errors = sorted({sample.error for sample in samples if sample.error is not None})
     held = listed[0].get("weights")  # which a peer does not tell
     Console().print(_table(load, measured, held))
+    print(f"the clients took {', '.join(f'{share:.2f}' for share in cores)} of a core")
     for why in errors:
         print(f"failed: {why}")
-    print(json.dumps({"load": asdict(load), "weights": held, "figures": asdict(measured), "seconds": outcome.seconds}))
+    told = {"load": asdict(load), "weights": held, "figures": asdict(measured), "seconds": seconds}
+    print(json.dumps(told | {"client_cores": cores}))
     return 1 if errors else 0
 
 

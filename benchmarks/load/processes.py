@@ -31,7 +31,7 @@ class ProcessTree:
         memory = 0
         for pid in self.pids():
             try:
-                self._cpu[pid] = _cpu_seconds(pid)
+                self._cpu[pid] = cpu_seconds(pid)
                 memory += _memory(pid)
             except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
                 continue
@@ -56,7 +56,7 @@ def _children(pid: int) -> list[int]:
     return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time: fields 14 and 15 of proc(5)'s stat, whose second field, in brackets, may hold anything."""
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / _TICKS

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from server.cli_errors import UsageError
 CHAT = "/v1/chat/completions"
 _START_LIMIT = 400.0
 _FIRST_TOKEN_LIMIT = 60.0
+_CLIENT_START = 2.0
+"""Seconds until several processes that apply a load have all read what they are to send."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,24 @@ def drive_apart(job: Job) -> Outcome:
     )
     fields: dict[str, Any] = json.loads(done.stdout)
     return Outcome(**{**fields, "samples": [Sample(**sample) for sample in fields["samples"]]})
+
+
+def drive_by(job: Job, clients: int) -> list[Outcome]:
+    """Applies a load by so many processes, which share streams and requests. Raises subprocess.SubprocessError."""
+    begins = time.perf_counter() + _CLIENT_START if clients > 1 else 0.0
+    streams, requests = (_shares(number, clients) for number in (job.streams, len(job.requests)))
+    parts = [
+        replace(job, streams=len(own), requests=job.requests[asked.start : asked.stop], begins=begins)
+        for own, asked in zip(streams, requests, strict=True)
+    ]
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(drive_apart, parts))
+
+
+def _shares(number: int, clients: int) -> list[range]:
+    """So many things for each of so many clients, as evenly as can be."""
+    ends = [number * client // clients for client in range(clients + 1)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def measured(server: RunningServer, load: Load, wanted: Sequence[Request]) -> LoadRecord:

@@ -87,7 +87,9 @@ def vllm_rust(target: Target) -> Start:
         raise UsageError(f"{_RUST_FRONTEND} must name vLLM's front end in Rust, a file of its wheel for CUDA")
     start = vllm_tuned(target)
     own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_USE_RUST_FRONTEND": "1", _RUST_FRONTEND: binary}
-    return Start(start.command, {**start.environment, **own})
+    # `vllm serve` alone knows it: the module of the server in Python starts that one, whatever the environment says.
+    python, flag, _, *options = start.command
+    return Start((python, flag, "vllm.entrypoints.cli.main", "serve", *options), {**start.environment, **own})
 
 
 def llama_server(target: Target, weights: str | None = None) -> Start:

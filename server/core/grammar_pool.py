@@ -1,7 +1,8 @@
 """Has grammars written and checked by processes of their own, which a grammar can kill without harm to anybody else.
 
-A few of them (`grammar_worker`), started when the first grammar comes and replaced when they are lost. What they said
-of a job is remembered for a while, so that a schema that comes again costs nothing. Belongs to no event loop.
+A few of them (`grammar_worker`): one that a server starts with itself, others when they are needed. They are replaced
+when they are lost. What they said of a job is remembered for a while, so that a schema that comes again costs nothing.
+Belongs to no event loop.
 """
 
 import atexit
@@ -46,6 +47,12 @@ class GrammarPool:
         self._cache = _Cache()
         self._waiting = 0
         atexit.register(self.close)
+
+    def begin(self) -> None:
+        """Starts a process, so that the first grammar need not wait until it has imported what it needs. Returns at
+        once.
+        """
+        self._idle.put(_Worker())
 
     async def written(self, job: Job, size: int) -> Written:
         """The grammar that `job` asks for, of a body of `size` bytes.

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.gpu import pack
 from benchmarks.gpu.check import STAGES, Stage, run
+from benchmarks.gpu.servers import compiled_late
 
 ROOT = Path(__file__).parents[2]
 ON_THE_MACHINE = {"httpx", "jinja2", "prometheus-client", "tokenizers"}
@@ -49,3 +50,17 @@ def test_all_that_the_front_end_imports_is_packed_and_locked() -> None:
     assert dependencies - ON_THE_MACHINE <= set(pack.PACKAGES)
     locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements" / "cuda.txt").read_text(), re.MULTILINE))
     assert set(pack.PACKAGES) <= locked
+
+
+def test_kernels_that_are_compiled_after_ready_are_told() -> None:
+    kernel = "WARNING jit_monitor: Triton kernel JIT compilation during inference: _topk_topp_kernel"
+    log = f"{kernel}\nReady after 33 s at http://127.0.0.1:8102 (twogear-tiny)\nfine\n{kernel}\n"
+    assert compiled_late(log) == [kernel]
+    assert compiled_late(f"{kernel}\n") == []
+
+
+def test_the_front_end_in_rust_is_packed_and_travels_last() -> None:
+    assert not pack.DROPPED.match(pack.RUST)
+    assert pack.DROPPED.match("vllm/_qutlass_C.abi3.so")
+    archives = [Path(f"{name}.tar.xz") for name in ("rust", "kernels")]
+    assert max(archives, key=pack._is_rust).name == "rust.tar.xz"

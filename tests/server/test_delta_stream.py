@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from engine.messages import Delta, TokenLogprob
 from server.delta_stream import DeltaStream
+from server.pacer import Pacer
 
 DELTAS = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=12)
 """For each delta: its tokens, whether another generation follows it, whether the reader reads after it."""
@@ -14,7 +15,7 @@ DELTAS = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), mi
 
 @given(DELTAS)
 def test_nothing_is_lost_and_generations_stay_apart(made: list[tuple[int, bool, bool]]) -> None:
-    stream = DeltaStream(lambda _: None)
+    stream = DeltaStream(lambda _: None, Pacer())
     put: list[Delta] = []
     got: list[Delta] = []
     next_token = 0

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from server.core.grammar_jobs import RuleJob
 from server.core.grammar_pool import POOL, GrammarPool
 from server.errors import BadRequestError
 from tests.fake_engine import FakeEngine
+from tests.real_server import RealServer
 from tests.server.conftest import HELLO, Client, always, body
 from tests.server.test_http import error_of
 from tests.server.test_streaming import events_of
@@ -186,7 +188,17 @@ time.sleep(600)
     pytest.fail("the process is still there")
 
 
-def test_none_is_started_before_there_is_a_grammar() -> None:
+def test_a_server_has_one_before_it_is_ready_which_takes_the_first_schema() -> None:
+    with RealServer(command=(sys.executable, "-m", "tests.scripted_process")) as server:
+        before = workers(server.process.pid)
+        asked = {"messages": HELLO, "max_tokens": 2, **formed({"type": "integer"})}
+        assert httpx.post(server.url + CHAT, json=asked, timeout=60).status_code == 200
+        assert workers(server.process.pid) == before
+        server.stop()
+    assert len(before) == 1
+
+
+def test_the_front_end_itself_has_no_grammars() -> None:
     code = "import sys, server.app; print('llguidance' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"

@@ -14,6 +14,7 @@ from server.core.merge import AHEAD, merged
 from server.core.scheduler import Lane, ModeLoad, Scheduler
 from server.delta_stream import MOST_PENDING, DeltaStream, _size
 from server.engine_client import ReaderBehind
+from server.pacer import Pacer
 from tests.fake_engine import FakeEngine, script_of
 
 PROMPT = [7, 7, 7]
@@ -30,7 +31,7 @@ class FastEngine(FakeEngine):
 
     async def generate(self, request: Generate, kind: str = "") -> AsyncGenerator[Delta, None]:
         self.seen.append(request)
-        stream, size = DeltaStream(lambda _: None), 0
+        stream, size = DeltaStream(lambda _: None, Pacer()), 0
         for delta in self._deltas(request):
             size += _size(delta)
             if not stream.put(delta):
@@ -127,13 +128,13 @@ async def test_a_thinker_that_is_not_read_is_set_back_at_once(fmt: ChatFormat, m
 
 
 async def test_bare_tokens_wait_however_many_they_are() -> None:
-    stream = DeltaStream(lambda _: None)
+    stream = DeltaStream(lambda _: None, Pacer())
     assert all(stream.put(Delta("id", [1] * 32)) for _ in range(1000))
     assert len((await anext(stream)).token_ids) == 32_000
 
 
 async def test_what_has_been_read_waits_no_more() -> None:
-    stream = DeltaStream(lambda _: None)
+    stream = DeltaStream(lambda _: None, Pacer())
     delta = Delta("id", [1] * 100, logprobs=[TokenLogprob(-1.0, [(1, -1.0)] * 20)] * 100)
     for _ in range(100):
         assert stream.put(delta)

@@ -1,5 +1,6 @@
 """The servers that take part: how those with weights in fewer bits are started, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_vllms_front_end_in_rust_has_to_be_named(target: Target, monkeypatch: py
     monkeypatch.delenv("VLLM_RUST_FRONTEND_PATH", raising=False)
     with pytest.raises(UsageError, match="VLLM_RUST_FRONTEND_PATH must name"):
         OTHERS["vllm-rust"](target)
+
+
+def test_vllms_front_end_in_rust_is_started_by_the_command_that_knows_it(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`vllm.entrypoints.openai.api_server` is the server in Python, whatever the environment says."""
+    monkeypatch.setenv("VLLM_RUST_FRONTEND_PATH", sys.executable)
+    start = OTHERS["vllm-rust"](target)
+    assert start.command[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+    assert start.environment["VLLM_USE_RUST_FRONTEND"] == "1"
 
 
 def test_llama_cpps_source_is_mended_and_lies_apart_from_others(

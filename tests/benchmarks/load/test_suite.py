@@ -186,6 +186,12 @@ def test_one_load_on_a_running_server(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["bench", "load", "--url", server.url, "--streams", "2", "--output-tokens", "20"]) == 0
         told = capsys.readouterr().out
         assert '"failed": 0' in told
+        several = ["--streams", "5", "--requests", "7", "--clients", "2", "--output-tokens", "20"]
+        assert main(["bench", "load", "--url", server.url, *several]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (told["figures"]["failed"], len(told["client_cores"])) == (0, 2)
+        assert main(["bench", "load", "--url", server.url, "--streams", "2", "--clients", "3"]) == 2
+        assert "--clients" in capsys.readouterr().err
         assert main(["bench", "load", "--url", server.url, "--mode", "reasoning", "--output-tokens", "20"]) == 0
         assert '"failed": 0' in capsys.readouterr().out
         assert main(["bench", "load", "--url", server.url, "--mode", "deep"]) == 2
