@@ -39,8 +39,7 @@ SHAPES = LARGE | TINY
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 WAYS = ("plain", "vectors", "tiles")
 """As the kernels number them."""
-BITS = {"int8": (8, WAYS), "int4": (4, WAYS[:2])}
-"""Of each kind of weights: its bits, and the ways that it has."""
+BITS = {"int8": 8, "int4": 4}
 PLAIN_ROWS = 2
 """Plain loops are measured up to so many: more take long, and only the factor is of interest."""
 COLD_BYTES = 600 << 20
@@ -124,9 +123,9 @@ def _kinds(outputs: int, inputs: int, without: set[str]) -> list[Kind]:
         add("bf16", PackedProduct(library, weight).packed.numel(), packed)
     add("onednn", 2 * weight.numel(), onednn)
     by = quantized_kernels().quantized_by
-    for name, (bits, ways) in BITS.items():
+    for name, bits in BITS.items():
         first = QuantizedProduct.of(weight, bits)
-        for number, way in enumerate(ways):
+        for number, way in enumerate(WAYS):
             if by(number) == number:
                 add(
                     f"{name}_{way}",

@@ -71,7 +71,7 @@ def test_any_shape(
         library.quantized_by(way)
         by_way.append(multiply(x, weight, bias))
     assert torch.equal(by_way[PLAIN], by_way[VECTORS])
-    assert torch.equal(by_way[BEST], by_way[TILES if bits == 8 else VECTORS])
+    assert torch.equal(by_way[BEST], by_way[TILES])
     for way, product in zip(WAYS, by_way, strict=True):
         library.quantized_by(way)
         check(multiply, x, bias, product)
@@ -91,12 +91,13 @@ def check(multiply: QuantizedProduct, x: torch.Tensor, bias: torch.Tensor | None
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 16, 33, 100])
 @pytest.mark.parametrize("columns", [10, 20, 40, 64, 130])  # panels that are multiplied at once: one to four
-def test_tiles_multiply_what_is_meant(library: ctypes.CDLL, columns: int, rows: int) -> None:
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tiles_multiply_what_is_meant(library: ctypes.CDLL, bits: int, columns: int, rows: int) -> None:
     if library.quantized_by(TILES) != TILES:
         pytest.skip("no tiles")
     torch.manual_seed(rows)
     weight, x = randn(columns, 333), randn(rows, 333)
-    multiply = QuantizedProduct.of(weight, 8)
+    multiply = QuantizedProduct.of(weight, bits)
     exact = x.double() @ meant(multiply).double().T
     sums = 1e-6 * x.double().norm(dim=-1)[:, None] * meant(multiply).double().norm(dim=-1)
     assert ((multiply(x, weight, None).double() - exact).abs() <= exact.abs() * 2.0**-8 + sums).all()
@@ -142,7 +143,7 @@ def test_a_group_far_smaller_than_others_of_its_matrix(bits: int, smaller: float
     off = (meant(QuantizedProduct.of(weight, bits)).float() - weight)[:, 32:64].abs()
     step = weight[:, 32:64].abs().amax(1, keepdim=True) * 2 / (254 if bits == 8 else 15)
     rounded = weight[:, 32:64].abs() * 2.0**-8  # what is meant is in bfloat16 as well
-    least = 2.0**-29 if bits == 8 else 2.0**-31  # of the largest; 8 bits have nothing below it
+    least = 2.0**-28  # of the largest: nothing is smaller
     assert (off <= 0.75 * step + rounded + weight.abs().max() * least).all()
 
 

@@ -52,22 +52,10 @@ int weight_of(const QuantizedWeights& weights, const uint8_t* block, int64_t hal
   return i < 16 ? pair & 15 : pair >> 4;
 }
 
-uint16_t half_bits(const uint8_t* block, int64_t which, int64_t column) {
+float half_at(const uint8_t* block, int64_t which, int64_t column) {
   uint16_t bits;
   memcpy(&bits, block + which * HALF_BYTES + column * 2, 2);
-  return bits;
-}
-
-float half_at(const uint8_t* block, int64_t which, int64_t column) {
-  return half_to_float(half_bits(block, which, column));
-}
-
-// What weight_of means, in the matrix's unit: of 8 bits what they are restored to.
-float weight_at(const QuantizedWeights& weights, const uint8_t* block, int64_t half, int64_t column, int64_t i) {
-  const int q = weight_of(weights, block, half, column, i);
-  if (weights.bits == 8)
-    return bfloat_to_float(restored_weight(q, half_bits(block, half, column))) * RESTORED_WEIGHTS;
-  return std::fma((float)q, half_at(block, half, column), half_at(block, 2 + half, column));
+  return half_to_float(bits);
 }
 
 void plain(const Piece& piece) {
@@ -216,8 +204,8 @@ Way best_way() {
 
 Way asked = BEST;  // tests and measurements ask for others
 
-// Whether products with those weights restore them, else they round x.
-bool restores(const QuantizedWeights& weights) { return weights.bits == 8 && std::min(asked, best_way()) == TILE; }
+// Whether products restore weights, else they round x.
+bool restoring() { return std::min(asked, best_way()) == TILE; }
 
 // The sums of the rows [first, last) with a group, all of k.
 void sum_rounded(const QuantizedWeights& weights, const void* rounded, int64_t group, int64_t first, int64_t last,
@@ -241,7 +229,7 @@ void sum_rounded(const QuantizedWeights& weights, const void* rounded, int64_t g
 void write(const QuantizedWeights& weights, const float* sums, int64_t group, int64_t first, int64_t last,
            const uint16_t* bias, uint16_t* y) {
   const int64_t column = group * PANELS * PANEL, count = std::min(PANELS * PANEL, weights.columns - column);
-  const float times = restores(weights) ? RESTORED_SUMS : 1.0f;
+  const float times = restoring() ? of_restored_sums(weights) : 1.0f;
   for (int64_t row = first; row < last; row++, sums += PANELS * PANEL) {
     uint16_t* to = y + row * weights.columns + column;
     for (int64_t c = 0; c < count; c++)
@@ -294,11 +282,11 @@ thread_local std::vector<uint8_t> partials, prepared_rows;
 }  // namespace
 
 int64_t prepared_bytes(const QuantizedWeights& weights, int64_t rows) {
-  return restores(weights) ? arranged_bytes(weights, rows) : rows * RoundedRow::bytes(weights.units());
+  return restoring() ? arranged_bytes(weights, rows) : rows * RoundedRow::bytes(weights.units());
 }
 
 void prepare_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights, void* prepared) {
-  if (restores(weights))
+  if (restoring())
     arrange_row(x, row, weights, prepared);
   else
     round_row(x, weights, (uint8_t*)prepared + row * RoundedRow::bytes(weights.units()));
@@ -307,7 +295,7 @@ void prepare_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights
 void multiply_quantized(const QuantizedWeights& weights, const void* prepared, int64_t rows, const uint16_t* bias,
                         uint16_t* y, int64_t thread, int64_t threads) {
   const int64_t groups = weights.groups();
-  int64_t blocks = prepared_bytes(weights, rows) / (X_BYTES * (restores(weights) ? 2 : 1)) + 1;
+  int64_t blocks = prepared_bytes(weights, rows) / (X_BYTES * (restoring() ? 2 : 1)) + 1;
   while (threads > 1 && blocks * groups < 4 * threads && blocks * 32 < rows) blocks *= 2;
   const int64_t per_block = ((rows + blocks - 1) / blocks + 31) / 32 * 32;
   blocks = (rows + per_block - 1) / per_block;
@@ -316,7 +304,7 @@ void multiply_quantized(const QuantizedWeights& weights, const void* prepared, i
   float* sums = (float*)room_in(partials, most * PANELS * PANEL * sizeof(float));
   for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
     const int64_t first = task / groups * per_block, last = std::min(rows, first + per_block), group = task % groups;
-    if (restores(weights))
+    if (restoring())
       sum_restored(weights, prepared, group, first, last, sums);
     else
       sum_rounded(weights, prepared, group, first, last, sums);
@@ -328,9 +316,13 @@ void restore_column(const QuantizedWeights& weights, int64_t column, uint16_t* t
   const int64_t panel = column / PANEL, group = panel / PANELS;
   for (int64_t place = 0; place * SHARED < weights.k; place++) {
     const uint8_t* block = weights.block(group, place / 2, panel % PANELS);
+    const float scale = half_at(block, place % 2, column % PANEL);
+    const float least = weights.bits == 8 ? 0 : half_at(block, 2 + place % 2, column % PANEL);
     const int64_t count = std::min(SHARED, weights.k - place * SHARED);
-    for (int64_t i = 0; i < count; i++)
-      to[place * SHARED + i] = float_to_bfloat(weight_at(weights, block, place % 2, column % PANEL, i) * weights.unit);
+    for (int64_t i = 0; i < count; i++) {
+      const int q = weight_of(weights, block, place % 2, column % PANEL, i);
+      to[place * SHARED + i] = float_to_bfloat(restored_weight(weights, q, scale, least) * weights.unit);
+    }
   }
 }
 

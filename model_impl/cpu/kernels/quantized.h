@@ -10,7 +10,7 @@
 // All of it times `unit`, a power of two that puts the matrix's largest weight where float16 has room on either side: no
 // weight is too large, and a scale is off by at most 2^-35 of the largest weight.
 //
-// Where there are tiles (AMX-BF16, AVX512-FP16), 8 bits are restored to bfloat16 (restored.h). Else rows of x are rounded to 8 bits, a
+// Where there are tiles (AMX-BF16, AVX512-FP16), weights are restored to bfloat16 (restored.h). Else rows of x are rounded to 8 bits, a
 // scale for each 32, so that a product's terms are whole numbers. Their sums over 32 are exact; each is scaled and added in
 // float32, in ascending order of k. In both ways the result is the same for any number of rows and threads; of rounded rows,
 // also whether vectors or plain loops compute it.

@@ -4,12 +4,13 @@
 // tiles are each restored while the one before is multiplied. Of more rows, blocks of x stay in L2, and a chunk of W that was
 // restored for the first two tiles stays in L1 for the others.
 //
-// A lane of a vector of W has four of k of a column, of which the first and the third become a pair, then the second and the
-// fourth, so x is arranged in that order.
+// A lane of a vector of W has four of k of a column (in 4 bits also the four 16 further on), of which the first and the third
+// become a pair, then the second and the fourth, so x is arranged in that order.
 
 #include "restored.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "halves.h"
@@ -18,7 +19,7 @@
 constexpr int RAISED = 80;     // x is multiplied by two to the power of it, since tiles know no number under 2^-126
 constexpr uint16_t SMALLEST = (127 - 60) << 7;  // of x, 2^-60 in bfloat16; less is zero
 constexpr uint16_t INFINITE = 0x7f80;
-constexpr float ENLARGED = 32;  // what weights are multiplied by: the largest is 2^15 to 2^16 then, as float16 has room for
+constexpr float enlarged(int64_t bits) { return bits == 8 ? 32 : 16; }  // weights, to 2^15 or so, as float16 has room for
 constexpr int64_t ORDER[4] = {0, 2, 1, 3};  // of four of k
 
 #if defined(__linux__) && defined(__AVX512F__) && defined(__AVX512BW__) && __has_include(<avx512fp16intrin.h>)
@@ -50,42 +51,60 @@ struct Job {
 };
 
 // SHARED weights of each of 16 columns, on their way to bfloat16.
+template <int BITS>
 class Half {
  public:
-  INLINE Half(const uint8_t* block, int64_t half) : values_(block + 2 * HALF_BYTES + half * SHARED * PANEL) {
-    const __m512i scales = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)block + half));
-    const __m512i twice = _mm512_or_si512(scales, _mm512_slli_epi32(scales, 16));
-    scale_ = _mm512_mul_ph(_mm512_castsi512_ph(twice), _mm512_set1_ph((_Float16)ENLARGED));
-  }
+  INLINE Half(const uint8_t* block, int64_t half)
+      : values_(block + (BITS == 8 ? 2 : 4) * HALF_BYTES + half * SHARED * PANEL * BITS / 8),
+        scale_(twice(block, half)),
+        least_(BITS == 8 ? _mm512_setzero_ph() : twice(block, 2 + half)),
+        small_scale_(_mm512_mul_ph(scale_, both(1.0f / 16))) {}
 
   // As tiles take them: pairs of k of 16 columns. As many bytes are fetched as are read.
   INLINE void restore(uint8_t* to) const {
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < BITS; i++) {
       const uint8_t* from = values_ + i * 64;
       const __m512i four = _mm512_loadu_si512(from);
       _mm_prefetch((const char*)from + NEAR, _MM_HINT_T0);
       _mm_prefetch((const char*)from + FAR, _MM_HINT_T1);
-      _mm512_store_si512(to + i * 128, restored(lower(four)));
-      _mm512_store_si512(to + i * 128 + 64, restored(_mm512_cvtepi16_ph(_mm512_srai_epi16(four, 8))));
+      if (BITS == 8) {
+        _mm512_store_si512(to + i * 128, restored(number(four, 0x00ff, 0x6480, 1152), scale_));
+        _mm512_store_si512(to + i * 128 + 64, restored(_mm512_cvtepi16_ph(_mm512_srai_epi16(four, 8)), scale_));
+        continue;
+      }
+      const __m512i second = _mm512_srli_epi16(four, 8);
+      _mm512_store_si512(to + i * 128, restored(number(four, 0x000f, 0x6400, 1024), scale_));
+      _mm512_store_si512(to + i * 128 + 64, restored(number(second, 0x000f, 0x6400, 1024), scale_));
+      _mm512_store_si512(to + i * 128 + 512, restored(number(four, 0x00f0, 0x6400, 1024), small_scale_));
+      _mm512_store_si512(to + i * 128 + 576, restored(number(second, 0x00f0, 0x6400, 1024), small_scale_));
     }
   }
 
  private:
   const uint8_t* values_;
-  __m512h scale_;
+  __m512h scale_, least_, small_scale_;
 
-  // The lower number of each two, put where it is the last of a fraction: 1024 + (q + 128).
-  static INLINE __m512h lower(__m512i two) {
-    const __m512i number =
-        _mm512_ternarylogic_epi32(two, _mm512_set1_epi16(0x00ff), _mm512_set1_epi16(0x6480), 0x6a);
-    return _mm512_sub_ph(_mm512_castsi512_ph(number), _mm512_set1_ph((_Float16)1152));
+  static INLINE __m512h both(float value) { return _mm512_set1_ph((_Float16)value); }
+
+  // Numbers of the columns, enlarged, each for a pair.
+  static INLINE __m512h twice(const uint8_t* block, int64_t which) {
+    const __m512i numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)block + which));
+    const __m512i pairs = _mm512_or_si512(numbers, _mm512_slli_epi32(numbers, 16));
+    return _mm512_mul_ph(_mm512_castsi512_ph(pairs), both(enlarged(BITS)));
+  }
+
+  // What `mask` leaves of each 16 bits, put where it is the last of a fraction, which makes `zero` and more.
+  static INLINE __m512h number(__m512i bits, int mask, int exponent, float zero) {
+    const __m512i of_zero =
+        _mm512_ternarylogic_epi32(bits, _mm512_set1_epi16((short)mask), _mm512_set1_epi16((short)exponent), 0x6a);
+    return _mm512_sub_ph(_mm512_castsi512_ph(of_zero), both(zero));
   }
 
   // A float16 has three bits of a fraction more than a bfloat16, and three of the exponent less.
-  INLINE __m512i restored(__m512h q) const {
-    const __m512i product = _mm512_castph_si512(_mm512_mul_ph(q, scale_));
-    const __m512i eighth = _mm512_mulhrs_epi16(product, _mm512_set1_epi16(1 << 12));
+  INLINE __m512i restored(__m512h q, __m512h scale) const {
+    const __m512h weight = BITS == 8 ? _mm512_mul_ph(q, scale) : _mm512_fmadd_ph(q, scale, least_);
+    const __m512i eighth = _mm512_mulhrs_epi16(_mm512_castph_si512(weight), _mm512_set1_epi16(1 << 12));
     return _mm512_and_si512(eighth, _mm512_set1_epi16((short)0x8fff));
   }
 };
@@ -116,7 +135,7 @@ struct Span {
 // The sums of R tiles of rows by C panels: 1 by 1 to 4, or 2 by 1 or 2. With RESTORE, a tile of weights is restored while the
 // one before it is multiplied, since tiles cannot be loaded at once from what has been stored; else all are. Tiles: 0 to 3
 // sums, 4 and 5 x, 6 and 7 weights.
-template <int R, int C, bool RESTORE>
+template <int BITS, int R, int C, bool RESTORE>
 void multiply(const Span& span) {
   constexpr int64_t STRIDE = 4 * SUMS;
   float *sums = span.sums, *third = R > 1 ? sums + TILE_ROWS * SUMS : sums + 2 * PANEL;
@@ -134,7 +153,7 @@ void multiply(const Span& span) {
     if (!RESTORE || place == span.places) return;
     const uint8_t* block = span.block + place / 2 * span.stride + panel * span.block_bytes;
     if (place % 2 == 0) prefetch(block + NEAR, 64);
-    Half(block, place % 2).restore(span.slot(place, panel));
+    Half<BITS>(block, place % 2).restore(span.slot(place, panel));
   };
   for (int panel = 0; panel < C; panel++) restore_at(0, panel);
   const uint8_t *x = span.x, *next = span.next;
@@ -171,17 +190,20 @@ void multiply(const Span& span) {
 
 using Multiply = void (*)(const Span&);
 
+template <int BITS>
 Multiply multiply_for(int64_t tiles, int64_t panels, bool restored_before) {
-  static constexpr Multiply ONE[] = {multiply<1, 1, true>, multiply<1, 2, true>, multiply<1, 3, true>, multiply<1, 4, true>};
-  static constexpr Multiply TWO[] = {multiply<2, 1, true>, multiply<2, 2, true>};
-  static constexpr Multiply RESTORED[2][2] = {{multiply<1, 1, false>, multiply<1, 2, false>},
-                                              {multiply<2, 1, false>, multiply<2, 2, false>}};
+  static constexpr Multiply ONE[] = {multiply<BITS, 1, 1, true>, multiply<BITS, 1, 2, true>, multiply<BITS, 1, 3, true>,
+                                     multiply<BITS, 1, 4, true>};
+  static constexpr Multiply TWO[] = {multiply<BITS, 2, 1, true>, multiply<BITS, 2, 2, true>};
+  static constexpr Multiply RESTORED[2][2] = {{multiply<BITS, 1, 1, false>, multiply<BITS, 1, 2, false>},
+                                              {multiply<BITS, 2, 1, false>, multiply<BITS, 2, 2, false>}};
   if (restored_before) return RESTORED[tiles - 1][panels - 1];
   return (tiles == 1 ? ONE : TWO)[panels - 1];
 }
 
 // The sums of the tiles [first, last) of rows with a group. Where they are more than two, each chunk of weights stays in
 // L1 for those after the first two.
+template <int BITS>
 void tiles(const Job& job, int64_t first, int64_t last, float* sums) {
   alignas(64) uint8_t restored[2 * CHUNK * PANELS * TILE_BYTES];
   const int64_t units = job.weights.units(), width = job.weights.width(job.group), bytes = job.weights.block_bytes();
@@ -210,7 +232,7 @@ void tiles(const Job& job, int64_t first, int64_t last, float* sums) {
                         sums + (tile - first) * TILE_ROWS * SUMS + panel * PANEL,
                         next,
                         is_first ? 0 : share};
-        multiply_for(std::min<int64_t>(last - tile, 2), std::min(width - panel, at_once), !is_first)(span);
+        multiply_for<BITS>(std::min<int64_t>(last - tile, 2), std::min(width - panel, at_once), !is_first)(span);
         if (!is_first) next += 2 * count * share;
       }
   }
@@ -241,7 +263,8 @@ bool restores() {
 void sum_restored(const QuantizedWeights& weights, const void* arranged, int64_t group, int64_t first, int64_t last,
                   float* sums) {
   const Shapes shapes(last - first);
-  tiles({weights, (const uint8_t*)arranged, group}, first / TILE_ROWS, (last + TILE_ROWS - 1) / TILE_ROWS, sums);
+  (weights.bits == 8 ? tiles<8> : tiles<4>)({weights, (const uint8_t*)arranged, group}, first / TILE_ROWS,
+                                            (last + TILE_ROWS - 1) / TILE_ROWS, sums);
 }
 
 #else
@@ -278,10 +301,26 @@ void arrange_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights
   }
 }
 
-static_assert(RESTORED_WEIGHTS == 0x1p112f / ENLARGED && RESTORED_SUMS == RESTORED_WEIGHTS * 0x1p-80f && RAISED == 80);
+namespace {
 
-uint16_t restored_weight(int q, uint16_t scale) {
-  const uint16_t product = float_to_half((float)q * half_to_float(scale) * ENLARGED);
-  const uint16_t eighth = (uint16_t)(((product & 0x7fff) + 4) >> 3);
-  return (uint16_t)((product & 0x8000) | (eighth < 0x80 ? 0 : eighth));
+// What can be rounded to float16 as `exact` itself would be: where bits are lost, the last that is left is 1.
+float rounded_to_odd(double exact) {
+  const float nearest = (float)exact;
+  if (nearest == exact) return nearest;
+  const uint32_t bits = float_to_bits(nearest);
+  return bits_to_float((std::fabs(nearest) > std::fabs(exact) ? bits - 1 : bits) | 1);
+}
+
+}  // namespace
+
+float restored_weight(const QuantizedWeights& weights, int q, float scale, float least) {
+  const double times = enlarged(weights.bits);
+  const uint16_t half = float_to_half(rounded_to_odd(times * ((double)q * scale + least)));
+  const uint16_t eighth = (uint16_t)(((half & 0x7fff) + 4) >> 3);
+  const float magnitude = eighth < 0x80 ? 0 : bfloat_to_float(eighth) * (0x1p112f / enlarged(weights.bits));
+  return half & 0x8000 ? -magnitude : magnitude;
+}
+
+float of_restored_sums(const QuantizedWeights& weights) {
+  return std::ldexp(1.0f, 112 - RAISED) / enlarged(weights.bits);
 }

@@ -1,7 +1,7 @@
-// Products with weights in 8 bits that are restored to bfloat16 as they are needed, and multiplied in tiles (AMX-BF16).
+// Products with weights in 8 or 4 bits that are restored to bfloat16 as they are needed, and multiplied in tiles (AMX-BF16).
 //
-// A weight is scale * q rounded to float16, then to bfloat16, ties away from zero; it is zero under 2^-29 of what the matrix's
-// largest can be. x stays as it is from 2^-60 on, is zero below, and infinite from 2^48 on. Every element of y is one sum in
+// A weight is scale * q + least rounded to float16, then to bfloat16, ties away from zero; it is zero under 2^-28 of what the
+// matrix's largest can be. x stays as it is from 2^-60 on, is zero below, and infinite from 2^48 on. Every element of y is one sum in
 // float32 over k, 32 products at a time in ascending order, the same for any number of rows and threads.
 
 #pragma once
@@ -9,9 +9,6 @@
 #include <cstdint>
 
 #include "quantized.h"
-
-constexpr float RESTORED_WEIGHTS = 0x1p107f;  // what a weight is multiplied by once it is in bfloat16, beside its matrix's unit
-constexpr float RESTORED_SUMS = 0x1p27f;      // and what sums are
 
 // Whether the processor has such tiles, and AVX512-FP16 to restore with.
 bool restores();
@@ -27,5 +24,8 @@ void arrange_row(const uint16_t* x, int64_t row, const QuantizedWeights& weights
 void sum_restored(const QuantizedWeights& weights, const void* arranged, int64_t group, int64_t first, int64_t last,
                   float* sums);
 
-// The bfloat16 that a weight becomes, of a scale in float16.
-uint16_t restored_weight(int q, uint16_t scale);
+// What a weight is restored to, in its matrix's unit.
+float restored_weight(const QuantizedWeights& weights, int q, float scale, float least);
+
+// What to multiply sums with, beside that unit.
+float of_restored_sums(const QuantizedWeights& weights);
