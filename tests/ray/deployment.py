@@ -216,9 +216,10 @@ def _network(pid: int) -> str:
 def _command(process: psutil.Process) -> list[str]:
     """Empty once it has ended."""
     try:
-        return process.cmdline()
+        words: list[str] = process.cmdline()
     except psutil.Error:
         return []
+    return words
 
 
 def _listens(child: psutil.Process) -> bool:
