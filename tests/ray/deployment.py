@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,6 +25,7 @@ from tests.doc_blocks import ROOT
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 START_SECONDS = 900
 """On a busy machine; alone it takes a minute."""
+LONGEST_STEP = 30.0
 TRIES = 3
 TOO_SLOW = ("no Ray answers at this machine", "HAProxy did not start")
 CLONE_NEWNET = 0x40000000
@@ -119,7 +120,9 @@ class Deployment:
 
     def await_start(self) -> bool:
         """Whether it has come up, once that is known."""
-        return self._announced.wait(START_SECONDS) and bool(self.head)
+        with suppress(TimeoutError):
+            until(self._announced.is_set, "it has come up, or has ended")
+        return bool(self.head)
 
     def __enter__(self) -> "Deployment":
         if not self.await_start():
@@ -216,9 +219,10 @@ def _network(pid: int) -> str:
 def _command(process: psutil.Process) -> list[str]:
     """Empty once it has ended."""
     try:
-        return process.cmdline()
+        words: list[str] = process.cmdline()
     except psutil.Error:
         return []
+    return words
 
 
 def _listens(child: psutil.Process) -> bool:
@@ -236,10 +240,12 @@ def _is_ready(url: str) -> bool:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
-    """Waits for it; raises TimeoutError."""
-    end = time.monotonic() + seconds
+    """Waits for it; raises TimeoutError. Minutes in which the machine did nothing here count as one step."""
+    left, before = seconds, time.monotonic()
     while not condition():
-        if time.monotonic() > end:
+        now = time.monotonic()
+        left, before = left - min(now - before, LONGEST_STEP), now
+        if left < 0:
             raise TimeoutError(what)
         time.sleep(0.2)
 

@@ -1,7 +1,9 @@
 """The command's own arguments, and that docs/ray.md names no others."""
 
+import os
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +55,26 @@ def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         port = other.getsockname()[1]
         assert command.main(["--port", str(port), "--twogear", sys.executable]) == 2
     told = f"twogear: error: port {port} on 127.0.0.1 is taken; choose another with --port."
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_what_fails_of_ray_itself_is_told_in_one_line_and_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where Ray cannot be ended in order after that."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("HTTP proxies not available after 60s.")
+
+    errors = SimpleNamespace(RayError=RuntimeError, RayServeException=KeyError)
+    serve = SimpleNamespace(exceptions=errors, shutdown=late)
+    ray = SimpleNamespace(serve=serve, exceptions=errors, init=lambda **_: None, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(command, "_deploy", late)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert command.main(["--port", "0", "--twogear", sys.executable]) == 2
+    told = "twogear: error: Ray itself failed: HTTP proxies not available after 60s."
     assert capsys.readouterr().err.splitlines() == [told]
 
 
