@@ -14,6 +14,7 @@ front of several engines can route by it, and a simulation too.
   there is less to do. Equals take turns.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,12 +39,8 @@ class _Running:
     replica: int
     kind: str
     expected: float
+    left: float  # tokens that are yet to come
     drawn: int = 0
-
-    @property
-    def left(self) -> float:
-        """Tokens that are yet to come."""
-        return max(self.expected - self.drawn, TAIL * self.expected)
 
 
 @dataclass(eq=False)
@@ -80,24 +77,24 @@ class Router:
         """
         blocks = list(_blocks(prompt_ids, salt))
         expected = min(self._mean(kind), limit)
-        costs = {one: self._cost(one, blocks, len(prompt_ids), places, expected) for one in candidates}
-        chosen = min(candidates, key=lambda one: (costs[one], self._replicas[one].turn))
+        chosen = self._cheapest(candidates, blocks, len(prompt_ids), places, expected)
         self._turn += 1
         replica = self._replicas[chosen]
         replica.turn = self._turn
         replica.running += 1
         self._remember(replica, blocks)
-        running = self._running[request_id] = _Running(chosen, kind, expected)
-        replica.load += running.left
+        self._running[request_id] = _Running(chosen, kind, expected, left=expected)
+        replica.load += expected
         return chosen
 
     def drew(self, request_id: str, tokens: int) -> None:
         """A generation has drawn so many more tokens; unknown ones are ignored."""
         running = self._running.get(request_id)
         if running is not None:
-            before = running.left
             running.drawn += tokens
-            self._replicas[running.replica].load += running.left - before
+            left = max(running.expected - running.drawn, TAIL * running.expected)
+            self._replicas[running.replica].load += left - running.left
+            running.left = left
 
     def end(self, request_id: str, *, is_whole: bool) -> None:
         """A generation is over. Of one that was broken off, `is_whole` being false, no length is learnt."""
@@ -127,17 +124,23 @@ class Router:
     def _mean(self, kind: str) -> float:
         return self._means.get(kind, FIRST_GUESS)
 
-    def _cost(self, number: int, blocks: Sequence[int], tokens: int, places: int, expected: float) -> float:
-        replica, known = self._replicas[number], 0
-        for block in blocks:
-            if block not in replica.blocks:
-                break
-            known += 1
-        others = replica.running
-        reading = (others + 1) * READ_STEPS * (tokens - known * BLOCK)
-        company = 2 * ROW_STEPS * min(expected * others, replica.load)
-        waiting = max(0, others + 1 - places) * replica.load / max(1, others) / places
-        return reading + company + waiting
+    def _cheapest(
+        self, candidates: Sequence[int], blocks: Sequence[int], tokens: int, places: int, expected: float
+    ) -> int:
+        """The least delay; of equals, the one that was chosen longest ago.
+
+        One that has read nothing of the prompt, runs more than the best so far and has no less to do costs more.
+        """
+        first = blocks[0] if blocks else None
+        chosen, best, least = candidates[0], self._replicas[candidates[0]], math.inf
+        for one in candidates:
+            replica = self._replicas[one]
+            if replica.running > best.running and replica.load >= best.load and first not in replica.blocks:
+                continue
+            cost = _cost(replica, blocks, tokens, places, expected)
+            if cost < least or (cost == least and replica.turn < best.turn):
+                chosen, best, least = one, replica, cost
+        return chosen
 
     def _remember(self, replica: _Replica, blocks: Sequence[int]) -> None:
         for block in reversed(blocks):  # the first ones are the last to be forgotten
@@ -145,6 +148,18 @@ class Router:
             replica.blocks.move_to_end(block)
         while len(replica.blocks) > MOST_BLOCKS:
             replica.blocks.popitem(last=False)
+
+
+def _cost(replica: _Replica, blocks: Sequence[int], tokens: int, places: int, expected: float) -> float:
+    """What a generation there delays, in steps."""
+    known = 0
+    for block in blocks:
+        if block not in replica.blocks:
+            break
+        known += 1
+    others, load = replica.running, replica.load
+    cost = (others + 1) * READ_STEPS * (tokens - known * BLOCK) + 2 * ROW_STEPS * min(expected * others, load)
+    return cost if others < places else cost + (others + 1 - places) * load / others / places
 
 
 def _blocks(prompt_ids: Sequence[int], salt: Hashable) -> Iterator[int]:

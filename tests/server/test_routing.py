@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server import routing
 from server.routing import BLOCK, FIRST_GUESS, READ_STEPS, ROW_STEPS, Router
 
 PLACES = 8
@@ -147,3 +148,18 @@ def test_nothing_is_left_of_what_has_ended(steps: list[tuple[int, str, int]]) ->
     for name in running:
         router.end(name, is_whole=False)
     assert [router.load(one) for one in range(3)] == [0.0] * 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.booleans()), max_size=60))
+def test_the_choice_is_the_least_cost_of_all(steps: list[tuple[int, int, bool]]) -> None:
+    router = Router(5)
+    for number, (talk, blocks, stays) in enumerate(steps):
+        prompt = [talk] * (BLOCK * blocks)
+        keys, expected = list(routing._blocks(prompt, None)), router._mean("")
+        costs = [routing._cost(one, keys, len(prompt), 3, expected) for one in router._replicas]
+        turns = [one.turn for one in router._replicas]
+        chosen = begin(router, str(number), prompt, candidates=range(5), places=3)
+        assert chosen == min(range(5), key=lambda one: (costs[one], turns[one]))
+        router.drew(str(number), 40 * blocks)
+        if not stays:
+            router.end(str(number), is_whole=True)
