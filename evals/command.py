@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", type=int, help="of auto: how hard the questions are, from 0; as hard as they get where not given"
     )
+    parser.add_argument("--every", type=int, help="of early: tokens from one trial to the next; 32 where not given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
 
@@ -62,4 +63,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--most-tokens goes with modes, auto, early, budgets and loops, not with {args.what}")
     if args.level is not None and (args.what != "auto" or args.level < 0):
         raise UsageError(f"--level is 0 or more, and goes with auto, not with {args.what}")
+    if args.every is not None and args.what != "early":
+        raise UsageError(f"--every goes with early, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from server.modes.confidence import ROUNDING, Signal, confidence, most_confidence
 
@@ -110,7 +110,15 @@ def _changes(pair: Pair, draft: Weighed, draft_tokens: int) -> Iterator[_Change]
         yield _Change(draft.signal, gained, pair.direct_tokens - drawn - pair.thinking_tokens, keeps=True)
 
 
-def halves(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
+class OfFamily(Protocol):
+    """What belongs to a family of questions."""
+
+    @property
+    def family(self) -> str:
+        """Its name."""
+
+
+def halves(pairs: Sequence[OfFamily]) -> tuple[list[int], list[int]]:
     """The places of two halves, one to fit on and one to tell on: of each family every other pair, as questions come
     family by family in turn.
     """

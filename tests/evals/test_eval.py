@@ -256,6 +256,8 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, early, budgets and loops"),
         (["modes", "--level", "0"], "--level is 0 or more, and goes with auto, not with modes"),
         (["auto", "--level", "-1"], "--level is 0 or more"),
+        (["auto", "--every", "8"], "--every goes with early, not with auto"),
+        (["early", "--every", "0"], "--every must be at least 1"),
         (["loops", "--families", "chain_sum"], "--families does not go with loops"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),
