@@ -25,7 +25,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """One item in both modes: scores from 0 to 1, tokens, and the entries of the direct answer's tokens."""
+    """One item in both modes: scores from 0 to 1, tokens, and the entries of the direct answer's tokens.
+
+    `ids` are these tokens with the one that ends them, and `trials` those of other direct answers, drawn at random.
+    """
 
     family: str
     direct_score: float
@@ -33,6 +36,8 @@ class Pair:
     direct_tokens: int
     thinking_tokens: int
     entries: Sequence[Drawn]
+    ids: tuple[int, ...] = ()
+    trials: tuple[tuple[int, ...], ...] = ()
 
 
 class Point(NamedTuple):
@@ -66,6 +71,20 @@ def weighed(pair: Pair, signal: Signal, draft_tokens: int) -> Weighed:
 def all_weighed(pairs: Iterable[Pair], signal: Signal, draft_tokens: int) -> list[Weighed]:
     """All drafts."""
     return [weighed(pair, signal, draft_tokens) for pair in pairs]
+
+
+def agreed(pair: Pair, draft_tokens: int) -> Weighed:
+    """By how many of its trials begin as the draft does: 0 where all do, -1 where none does. Nothing is known before
+    the draft is drawn.
+    """
+    alike = sum(trial[:draft_tokens] == pair.ids[:draft_tokens] for trial in pair.trials)
+    signal = alike / len(pair.trials) - 1.0 if pair.entries else -math.inf
+    return Weighed(signal, [0.0] * min(draft_tokens, len(pair.entries)))
+
+
+def trial_tokens(pairs: Sequence[Pair], draft_tokens: int) -> float:
+    """Mean of what an item's trials draw, each no more than the draft may."""
+    return fmean(sum(min(draft_tokens, len(trial)) for trial in pair.trials) for pair in pairs)
 
 
 def curve(pairs: Sequence[Pair], drafts: Sequence[Weighed], draft_tokens: int) -> list[Point]:
