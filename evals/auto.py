@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from rich.table import Table
@@ -16,8 +17,24 @@ from rich.table import Table
 from evals.asking import Server, result_head, together
 from evals.fitting import FITTED, cross_fitted
 from evals.modes import options_of, run_held_out
-from evals.thresholds import Drawn, Pair, Point, Weighed, all_weighed, area, auc, cheapest, curve, modes_alone, oracle
+from evals.thresholds import (
+    Drawn,
+    Pair,
+    Point,
+    Weighed,
+    agreed,
+    all_weighed,
+    area,
+    auc,
+    cheapest,
+    curve,
+    modes_alone,
+    oracle,
+    trial_tokens,
+)
+from server.cli_errors import UsageError
 from server.modes.confidence import ENTROPY_TOP, Named
+from server.modes.profile import AutoMode, load_profile
 from tasks.families import Item, held_out_items, score
 
 DRAFTS = (4, 8, 16, 32)
@@ -26,6 +43,9 @@ KEPT_ACCURACY = (0.99, 1.0)
 """Shares of the thinking mode's accuracy at which the tokens are told."""
 MOST_POINTS = 50
 """Of a curve in a result."""
+AGREEMENT = "agreement"
+"""How the signal is called that trials give."""
+MOST_TRIALS = 16
 
 
 class Question(NamedTuple):
@@ -49,9 +69,46 @@ class Kinds:
     thinking: str
 
 
+class Extras(NamedTuple):
+    """What is looked at beside all signals: so many `trials` of each question, and the mode of kind `auto` of a
+    `profile`, with the name of its file.
+    """
+
+    trials: int = 0
+    profile: str | None = None
+    mode: AutoMode | None = None
+
+    @property
+    def options(self) -> str:
+        """As the command line has them."""
+        trials = f" --trials {self.trials}" if self.trials else ""
+        return trials + (f" --profile {self.profile}" if self.profile is not None else "")
+
+
+class Looked(NamedTuple):
+    """A signal of all drafts, and the mean of the tokens that were drawn for it `beside` them."""
+
+    drafts: Sequence[Weighed]
+    beside: float = 0.0
+
+
 def run(args: argparse.Namespace) -> int:
     """Asks, scores, prints the table and, where asked to, writes the result. Raises UsageError."""
-    return run_held_out(args, partial(evaluate, level=args.level), _table)
+    trials = args.trials or 0
+    if not 0 <= trials <= MOST_TRIALS:
+        raise UsageError(f"--trials must be 0 to {MOST_TRIALS}")
+    extras = Extras(trials, None if args.profile is None else str(args.profile), _mode_of(args.profile))
+    return run_held_out(args, partial(evaluate, level=args.level, extras=extras), _table)
+
+
+def _mode_of(path: Path | None) -> AutoMode | None:
+    if path is None:
+        return None
+    modes = load_profile(path).modes.values()
+    found = next((mode for mode in modes if isinstance(mode, AutoMode) and mode.threshold is not None), None)
+    if found is None:
+        raise UsageError(f"--profile {path} has no mode of kind auto with a threshold")
+    return found
 
 
 async def evaluate(
@@ -62,13 +119,16 @@ async def evaluate(
     most_tokens: int | None = None,
     *,
     level: int | None = None,
+    extras: Extras = Extras(),
 ) -> dict[str, Any]:
     """The result of `twogear eval auto` with so many items of these families, `level` as in `tasks.families.draw`."""
     version, kinds = await server.version(), await kinds_of(server)
     drawn = held_out_items(names, items, seed, level=level)
-    pairs = await recorded(server, map(Question.of, drawn), kinds, most_tokens)
+    pairs = await recorded(server, map(Question.of, drawn), kinds, most_tokens, extras.trials)
     options = options_of(names, items, seed, most_tokens) + ("" if level is None else f" --level {level}")
-    return {**result_head("auto", options, version), "asked": 2 * len(pairs), **summarize(pairs, kinds)}
+    asked = (2 + bool(extras.trials)) * len(pairs)
+    head = result_head("auto", options + extras.options, version)
+    return {**head, "asked": asked, **summarize(pairs, kinds, extras.mode)}
 
 
 async def kinds_of(server: Server) -> Kinds:
@@ -77,16 +137,19 @@ async def kinds_of(server: Server) -> Kinds:
 
 
 async def recorded(
-    server: Server, questions: Iterable[Question], kinds: Kinds, most_tokens: int | None = None
+    server: Server, questions: Iterable[Question], kinds: Kinds, most_tokens: int | None = None, trials: int = 0
 ) -> list[Pair]:
-    """Every question in both modes; answers are `most_tokens` at most, if given."""
-    return await together("asking", (_pair(server, one, kinds, most_tokens) for one in questions))
+    """Every question in both modes; answers are `most_tokens` at most, if given. `trials`: so many other beginnings of
+    direct answers.
+    """
+    return await together("asking", (_pair(server, one, kinds, most_tokens, trials) for one in questions))
 
 
-async def _pair(server: Server, question: Question, kinds: Kinds, most_tokens: int | None) -> Pair:
+async def _pair(server: Server, question: Question, kinds: Kinds, most_tokens: int | None, trials: int) -> Pair:
     bound = {} if most_tokens is None else {"max_completion_tokens": most_tokens}
     asked = {"messages": [{"role": "user", "content": question.text}], "reasoning_mode": kinds.direct, **bound}
-    direct = await server.complete({**asked, "logprobs": True, "top_logprobs": ENTROPY_TOP})
+    shown = {"logprobs": True, "top_logprobs": ENTROPY_TOP, "return_token_ids": True}
+    direct = await server.complete({**asked, **shown})
     thinking = await server.ask(question.text, reasoning_mode=kinds.thinking, **bound)
     (choice,) = direct["choices"]
     return Pair(
@@ -96,7 +159,25 @@ async def _pair(server: Server, question: Question, kinds: Kinds, most_tokens: i
         direct_tokens=direct["usage"]["completion_tokens"],
         thinking_tokens=thinking.completion_tokens,
         entries=[_entry(one) for one in (choice["logprobs"] or {}).get("content", ())],
+        ids=tuple(choice["token_ids"]),
+        trials=await trials_of(server, question, kinds, trials) if trials else (),
     )
+
+
+async def trials_of(server: Server, question: Question, kinds: Kinds, trials: int) -> tuple[tuple[int, ...], ...]:
+    """The first tokens of so many direct answers, each drawn from all that the model holds possible."""
+    reply = await server.complete(
+        {
+            "messages": [{"role": "user", "content": question.text}],
+            "reasoning_mode": kinds.direct,
+            "n": trials,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "max_completion_tokens": DRAFTS[-1],
+            "return_token_ids": True,
+        }
+    )
+    return tuple(tuple(choice["token_ids"]) for choice in reply["choices"])
 
 
 def _entry(told: dict[str, Any]) -> Drawn:
@@ -104,8 +185,8 @@ def _entry(told: dict[str, Any]) -> Drawn:
     return Drawn(told["logprob"], [(0, one["logprob"]) for one in told["top_logprobs"]])
 
 
-def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
-    """What the pairs come to, as a result holds it."""
+def summarize(pairs: Sequence[Pair], kinds: Kinds, mode: AutoMode | None = None) -> dict[str, Any]:
+    """What the pairs come to, as a result holds it; with the rule of a `mode`, what that comes to."""
     direct, thinking = modes_alone(pairs)
     longest = max(pair.direct_tokens for pair in pairs)
     drafts = [length for length in DRAFTS if length < longest] + [longest]
@@ -114,7 +195,6 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
     signals = {
         name: {str(length): _told(pairs, found[length][name], length) for length in drafts} for name in found[longest]
     }
-    families = sorted({pair.family for pair in pairs})
     return {
         "modes": {"direct": kinds.direct, "thinking": kinds.thinking},
         "summary": {kinds.direct: round(direct.accuracy, 4), kinds.thinking: round(thinking.accuracy, 4)},
@@ -123,32 +203,67 @@ def summarize(pairs: Sequence[Pair], kinds: Kinds) -> dict[str, Any]:
         "oracle": _rounded(best),
         "signals": signals,
         "curves": {
-            name: [_rounded(one) for one in _few(curve(pairs, values, longest))]
-            for name, values in found[longest].items()
+            name: [_rounded(one) for one in _few(_points(pairs, looked, longest))]
+            for name, looked in found[longest].items()
         },
         "families": {
             name: {kinds.direct: round(one.accuracy, 4), kinds.thinking: round(other.accuracy, 4)}
-            for name in families
-            for one, other in [modes_alone([pair for pair in pairs if pair.family == name])]
+            for name, own in _by_family(pairs).items()
+            for one, other in [modes_alone(own)]
         },
+        **({} if mode is None else {"profile": _of_mode(pairs, mode)}),
     }
 
 
-def _signals(pairs: Sequence[Pair], length: int) -> dict[str, list[Weighed]]:
-    """Each one's of all drafts; that of fitted weights by those that did not see the draft, where there are such."""
-    named = {name: all_weighed(pairs, name, length) for name in get_args(Named)}
+def _by_family(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    return {name: [pair for pair in pairs if pair.family == name] for name in sorted({pair.family for pair in pairs})}
+
+
+def _of_mode(pairs: Sequence[Pair], mode: AutoMode) -> dict[str, Any]:
+    """What its threshold comes to: in all, and the accuracy in each family."""
+    assert mode.threshold is not None
+    threshold, length = mode.threshold, mode.draft_tokens
+
+    def at(some: Sequence[Pair]) -> Point:
+        points = curve(some, all_weighed(some, mode.signal, length), length)
+        return [point for point in points if point.threshold >= threshold][-1]
+
+    kept = [draft.signal >= threshold for draft in all_weighed(pairs, mode.signal, length)]
+    return {
+        "draft_tokens": length,
+        **_rounded(at(pairs)._replace(threshold=threshold)),
+        "kept": round(sum(kept) / len(kept), 4),
+        "families": {name: round(at(own).accuracy, 4) for name, own in _by_family(pairs).items()},
+    }
+
+
+def _signals(pairs: Sequence[Pair], length: int) -> dict[str, Looked]:
+    """Each one's of all drafts; that of fitted weights by those that did not see the draft, where there are such, and
+    that of trials where there are any.
+    """
+    named = {name: Looked(all_weighed(pairs, name, length)) for name in get_args(Named)}
     fitted = cross_fitted(pairs, length)
-    return named if fitted is None else {**named, FITTED: fitted}
+    if fitted is not None:
+        named[FITTED] = Looked(fitted)
+    if all(pair.trials for pair in pairs):
+        named[AGREEMENT] = Looked([agreed(pair, length) for pair in pairs], trial_tokens(pairs, length))
+    return named
 
 
-def _told(pairs: Sequence[Pair], drafts: Sequence[Weighed], length: int) -> dict[str, Any]:
+def _points(pairs: Sequence[Pair], looked: Looked, length: int) -> list[Point]:
+    """Of all thresholds, with the tokens that were drawn beside the drafts."""
+    points = curve(pairs, looked.drafts, length)
+    return [point._replace(tokens=point.tokens + looked.beside) for point in points]
+
+
+def _told(pairs: Sequence[Pair], looked: Looked, length: int) -> dict[str, Any]:
     """Of one signal over so many tokens: how well it tells right from wrong, and what that saves.
 
     `tokens`: by the share of the thinking mode's accuracy that is kept, the share of its tokens; `saving`: of what the
     oracle saves. `area`: over the random mix, as a share of the oracle's.
     """
     direct, thinking = modes_alone(pairs)
-    points, best, found = curve(pairs, drafts, length), oracle(pairs, length), auc(pairs, drafts)
+    points, best, found = _points(pairs, looked, length), oracle(pairs, length), auc(pairs, looked.drafts)
     told: dict[str, Any] = {"auc": None if found is None else round(found, 4), "tokens": {}, "saving": {}}
     for share in KEPT_ACCURACY:
         point = cheapest(points, share * thinking.accuracy - 1e-9) or thinking
@@ -183,6 +298,8 @@ def _table(result: dict[str, Any]) -> Table:
         table.add_section()
     for mode, accuracy in result["summary"].items():
         table.add_row(mode, "", "", f"{result['tokens'][mode]:.1f} tokens", f"{accuracy:.1%} right")
-    best = result["oracle"]
+    best, own = result["oracle"], result.get("profile")
+    if own is not None:
+        table.add_row("the profile's", "", "", f"{own['tokens']:.1f} tokens", f"{own['accuracy']:.1%} right")
     table.add_row("oracle", "", "", f"{best['tokens']:.1f} tokens", f"{best['accuracy']:.1%} right")
     return table

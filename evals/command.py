@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", type=int, help="of auto: how hard the questions are, from 0; as hard as they get where not given"
     )
+    parser.add_argument("--every", type=int, help="of early: tokens from one trial to the next; 32 where not given")
+    parser.add_argument("--trials", type=int, help="of auto: so many other drafts at random, whether they agree")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="of auto: with what the mode of kind auto of this profile comes to"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; to no file if not given")
 
 
@@ -62,4 +67,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--most-tokens goes with modes, auto, early, budgets and loops, not with {args.what}")
     if args.level is not None and (args.what != "auto" or args.level < 0):
         raise UsageError(f"--level is 0 or more, and goes with auto, not with {args.what}")
+    if args.every is not None and args.what != "early":
+        raise UsageError(f"--every goes with early, not with {args.what}")
+    for name in ("trials", "profile"):
+        if getattr(args, name) is not None and args.what != "auto":
+            raise UsageError(f"--{name} goes with auto, not with {args.what}")
     return int(import_module(f"evals.{args.what}").run(args))  # reasoning-gym takes seconds to import

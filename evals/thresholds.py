@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from server.modes.confidence import ROUNDING, Signal, confidence, most_confidence
 
@@ -25,7 +25,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """One item in both modes: scores from 0 to 1, tokens, and the entries of the direct answer's tokens."""
+    """One item in both modes: scores from 0 to 1, tokens, and the entries of the direct answer's tokens.
+
+    `ids` are these tokens with the one that ends them, and `trials` those of other direct answers, drawn at random.
+    """
 
     family: str
     direct_score: float
@@ -33,6 +36,8 @@ class Pair:
     direct_tokens: int
     thinking_tokens: int
     entries: Sequence[Drawn]
+    ids: tuple[int, ...] = ()
+    trials: tuple[tuple[int, ...], ...] = ()
 
 
 class Point(NamedTuple):
@@ -66,6 +71,20 @@ def weighed(pair: Pair, signal: Signal, draft_tokens: int) -> Weighed:
 def all_weighed(pairs: Iterable[Pair], signal: Signal, draft_tokens: int) -> list[Weighed]:
     """All drafts."""
     return [weighed(pair, signal, draft_tokens) for pair in pairs]
+
+
+def agreed(pair: Pair, draft_tokens: int) -> Weighed:
+    """By how many of its trials begin as the draft does: 0 where all do, -1 where none does. Nothing is known before
+    the draft is drawn.
+    """
+    alike = sum(trial[:draft_tokens] == pair.ids[:draft_tokens] for trial in pair.trials)
+    signal = alike / len(pair.trials) - 1.0 if pair.entries else -math.inf
+    return Weighed(signal, [0.0] * min(draft_tokens, len(pair.entries)))
+
+
+def trial_tokens(pairs: Sequence[Pair], draft_tokens: int) -> float:
+    """Mean of what an item's trials draw, each no more than the draft may."""
+    return fmean(sum(min(draft_tokens, len(trial)) for trial in pair.trials) for pair in pairs)
 
 
 def curve(pairs: Sequence[Pair], drafts: Sequence[Weighed], draft_tokens: int) -> list[Point]:
@@ -110,7 +129,15 @@ def _changes(pair: Pair, draft: Weighed, draft_tokens: int) -> Iterator[_Change]
         yield _Change(draft.signal, gained, pair.direct_tokens - drawn - pair.thinking_tokens, keeps=True)
 
 
-def halves(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
+class OfFamily(Protocol):
+    """What belongs to a family of questions."""
+
+    @property
+    def family(self) -> str:
+        """Its name."""
+
+
+def halves(pairs: Sequence[OfFamily]) -> tuple[list[int], list[int]]:
     """The places of two halves, one to fit on and one to tell on: of each family every other pair, as questions come
     family by family in turn.
     """

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,40 @@ async def test_choosing_is_told_by_every_signal(tmp_path: Path) -> None:
     assert "by fitted" in _plot_of(found, tmp_path)
 
 
+async def test_drafts_that_trials_agree_with(tmp_path: Path) -> None:
+    """Where a question is a right draft's, all answers are the same; else each is another."""
+    items = list(held_out_items(("chain_sum",), 12, 1))
+    answers = {item.question.strip(): item.answer for item in items}
+    sure, drawn = set(list(answers)[:6]), count()
+
+    def script(prompt_ids: list[int]) -> Iterator[int]:
+        question, said = reading(prompt_ids)
+        thinks, right = "</think>" not in said, answers[question]
+        draft = right if question in sure else f"no {next(drawn)}"
+        yield from writes(f"{right}</think>\n\n{right}" if thinks else draft)
+
+    path = tmp_path / "auto.toml"
+    path.write_text(Path("examples/twogear_tiny_auto.toml").read_text())
+    mode = eval_auto._mode_of(path)
+    async with server_of(script) as (server, _):
+        extras = eval_auto.Extras(3, "auto.toml", mode)
+        found = await eval_auto.evaluate(server, ("chain_sum",), 12, 1, extras=extras)
+    assert found["asked"] == 36
+    assert found["command"].endswith("--families chain_sum --trials 3 --profile auto.toml")
+    (longest,) = {str(found["longest"]["standard"])} & set(found["signals"]["agreement"])
+    told = found["signals"]["agreement"][longest]
+    assert told["auc"] == 1.0
+    own = found["profile"]
+    assert own["kept"] == 0.0  # the script has no 20 likeliest: the rest has all of the entropy
+    assert own["accuracy"] == own["families"]["chain_sum"] == found["summary"]["reasoning"]
+    assert "the profile's" in _text_of(eval_auto._table(found))
+
+
+def test_a_profile_without_a_threshold_tells_nothing() -> None:
+    with pytest.raises(UsageError, match="has no mode of kind auto with a threshold"):
+        eval_auto._mode_of(Path("server/modes/profiles/twogear_tiny.toml"))
+
+
 def _text_of(table: Table) -> str:
     console = Console(width=200, file=io.StringIO())
     with console.capture() as shown:
@@ -256,6 +291,11 @@ def test_lengths_are_numbers_of_tokens() -> None:
         (["tools", "--most-tokens", "1024"], "--most-tokens goes with modes, auto, early, budgets and loops"),
         (["modes", "--level", "0"], "--level is 0 or more, and goes with auto, not with modes"),
         (["auto", "--level", "-1"], "--level is 0 or more"),
+        (["modes", "--trials", "3"], "--trials goes with auto, not with modes"),
+        (["early", "--profile", "x.toml"], "--profile goes with auto, not with early"),
+        (["auto", "--trials", "17"], "--trials must be 0 to 16"),
+        (["auto", "--every", "8"], "--every goes with early, not with auto"),
+        (["early", "--every", "0"], "--every must be at least 1"),
         (["loops", "--families", "chain_sum"], "--families does not go with loops"),
         (["budgets", "--families", "several"], "'several' is none of chain_sum"),
         (["budgets", "--items", "0"], "--items must be at least"),

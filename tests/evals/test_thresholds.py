@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.thresholds import Drawn, Pair, Point, all_weighed, auc, best, cheapest, curve, oracle
+from evals.thresholds import (
+    Drawn,
+    Pair,
+    Point,
+    agreed,
+    all_weighed,
+    auc,
+    best,
+    cheapest,
+    curve,
+    oracle,
+    trial_tokens,
+)
 
 
 def pair(direct: float, thinking: float, *logprobs: float, tokens: int | None = None) -> Pair:
@@ -81,3 +93,12 @@ def test_no_threshold_is_better_than_the_oracle(pairs: list[Pair], draft_tokens:
     top = oracle(pairs, draft_tokens)
     for point in curve(pairs, all_weighed(pairs, "mean", draft_tokens), draft_tokens):
         assert point.accuracy <= top.accuracy + 1e-9
+
+
+def test_trials_that_agree() -> None:
+    drawn = Pair("", 1.0, 1.0, 3, 50, [Drawn(-0.1), Drawn(-0.1)], (4, 5, 1), ((4, 5, 1), (4, 6, 7, 1), (4, 5, 6, 1)))
+    assert agreed(drawn, 2).signal == pytest.approx(-1 / 3)
+    assert agreed(drawn, 1).signal == 0.0
+    assert agreed(drawn, 8).signal == pytest.approx(-2 / 3)
+    assert agreed(Pair("", 0.0, 1.0, 1, 50, [], (1,), ((1,),)), 8).signal == -math.inf
+    assert [trial_tokens([drawn], length) for length in (1, 2, 3, 8)] == [3, 6, 9, 11]
