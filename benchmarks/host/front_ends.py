@@ -6,7 +6,8 @@ times are CPU time by process: of what speaks HTTP, and of the engine (scheduler
 The machine may have more to do than it can: figures for a token, and their ratios, are what to read.
 
 twogear         `twogear serve`
-twogear-unpaced the same with an event for each token, however many stream
+scripted        the same with an engine that has no vLLM in it (`scripted_engine.py`), so that the front end is alone
+…-unpaced       either of them with an event for each token, however many stream
 vllm            vLLM's API server; the engine is a process of its own there too
 vllm-rust       vLLM's front end in Rust before the same engine; VLLM_RUST_FRONTEND_PATH names its file
 """
@@ -32,17 +33,24 @@ from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
 from benchmarks.peers.servers import Start
 from benchmarks.result_text import result_text
 
-SERVERS = ("twogear", "twogear-unpaced", "vllm", "vllm-rust")
+SERVERS = ("twogear", "twogear-unpaced", "scripted", "scripted-unpaced", "vllm", "vllm-rust")
 PARTS = ("front end", "engine", "clients")
-PROMPT_TOKENS, LIMIT, START_LIMIT = 100, 300.0, 400.0
+PROMPT_TOKENS, LIMIT, START_LIMIT = 100, 300.0, 900.0
 _ENGINE_OPTIONS = (
     *("--distributed-executor-backend", "benchmarks.host.paced.PacedExecutor", "--load-format", "dummy"),
     *("--max-num-seqs", "1024", "--max-num-batched-tokens", "8192", "--max-model-len", "8192", "--block-size", "16"),
 )
 _UNPACED = "from server.pacer import Pacer; Pacer.__init__.__defaults__ = (1 << 30, 0.02)"
 _TEMPLATE = Path(__file__).parents[1] / "peers" / "chat_template.jinja"
-_ENGINES = ("EngineCore", "-m engine")
-"""In the command line, or the name, of a process that runs an engine."""
+_SCRIPTED = """
+import asyncio
+start = asyncio.create_subprocess_exec
+def start_scripted(*words, **options):
+    return start(*["benchmarks.host.scripted_engine" if word == "engine" else word for word in words], **options)
+asyncio.create_subprocess_exec = start_scripted
+"""
+_ENGINES = {"engine", "benchmarks.host.scripted_engine"}
+"""Modules that a process with an engine runs; vLLM's has a name instead."""
 
 
 class Spent(NamedTuple):
@@ -58,9 +66,10 @@ def start_of(name: str, port: int, step_ms: float) -> Start:
     folder, python = str(checkpoint("large")), sys.executable
     environment = {"TWOGEAR_HOST_STEP_MS": str(step_ms), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     place = ("--port", str(port), "--served-model-name", MODEL_NAME)
-    if name.startswith("twogear"):
-        first = _UNPACED if name == "twogear-unpaced" else "pass"
-        code = f"{first}\nimport sys\nfrom server.cli import main\nsys.exit(main())"
+    if name.startswith(("twogear", "scripted")):
+        lines = [_UNPACED] if name.endswith("-unpaced") else []
+        lines += [_SCRIPTED] if name.startswith("scripted") else []
+        code = "\n".join([*lines, "import sys", "from server.cli import main", "sys.exit(main())"])
         return Start((python, "-c", code, "serve", folder, *place, "--", *_ENGINE_OPTIONS), environment)
     own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "4"}
     options = ("--host", "127.0.0.1", *place, "--chat-template", str(_TEMPLATE), *_ENGINE_OPTIONS)
@@ -111,8 +120,9 @@ def _cpu(server: RunningServer) -> dict[str, float]:
     """Seconds so far, of the engine's process and of all others."""
     found = dict.fromkeys(PARTS[:2], 0.0)
     for pid in server.tree.pids():
-        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-        found[PARTS[any(word in words for word in _ENGINES)]] += cpu_seconds(pid)
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        is_engine = "EngineCore" in words[0] or not _ENGINES.isdisjoint(words[2:3])
+        found[PARTS[is_engine]] += cpu_seconds(pid)
     return found
 
 
@@ -170,7 +180,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes")
     args = parser.parse_args()
     has_rust = "VLLM_RUST_FRONTEND_PATH" in os.environ
-    names = args.servers.split(",") if args.servers else [*SERVERS[:3], *(SERVERS[3:] if has_rust else ())]
+    names = args.servers.split(",") if args.servers else [one for one in SERVERS if has_rust or one != "vllm-rust"]
     results = measure(names, [int(number) for number in args.streams.split(",")], args)
     print(table(results))
     if args.json is not None:
