@@ -40,6 +40,13 @@ STAGES = {
     ),
     "server": Stage(110, (("benchmarks.gpu.servers", "answers"),)),
     "limits": Stage(90, (("benchmarks.gpu.servers", "limits"),)),
+    "types": Stage(
+        130,
+        (
+            ("benchmarks.gpu.parity", "embedded", "--", "--enforce-eager", "--kv-cache-dtype", "fp8"),
+            ("benchmarks.gpu.parity", "embedded", "--", "--enforce-eager", "--quantization", "fp8"),
+        ),
+    ),
     "host": Stage(120, (("benchmarks.host.steps", "--json", "host.json"),)),
     "large": Stage(110, (("benchmarks.gpu.parity", "large", "--", "--gpu-memory-utilization=0.6"),)),
     "speed": Stage(300, (("benchmarks.gpu.servers", "speed"),)),
