@@ -67,6 +67,10 @@ class Server:
         """The name that the model is served under."""
         return str(self._checked(await self._client.get("/v1/models"))["data"][0]["id"])
 
+    async def weights(self) -> str:
+        """In how many bits the model's weights are, as the server tells it."""
+        return str(self._checked(await self._client.get("/v1/models"))["data"][0]["weights"])
+
     async def mode_of_kind(self, kind: str) -> str:
         """The first of the server's modes of that kind. Raises UsageError where it has none."""
         found = [name for name, its_kind in (await self.modes()).items() if its_kind == kind]

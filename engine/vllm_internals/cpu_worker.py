@@ -1,4 +1,4 @@
-"""vLLM's CPU worker with our sampler, our model runner and a KV cache that takes memory as it fills.
+"""vLLM's CPU worker with our sampler, our model runner, and buffers that take memory as they fill.
 
 Each of these is taken only where vLLM has what it needs (`contract.py`); `fast_paths` says what became of each. Chosen
 with the engine option `--worker-cls`.
@@ -30,7 +30,8 @@ class TwogearCPUWorker(CPUWorker):
         """Makes the runner; vLLM offers no way to name its class and its sampler's, so finished ones are given ours."""
         cpu.forget_verdicts()
         cpu.use_kernels_for_ready_made(self.vllm_config)
-        super().init_device()  # type: ignore[no-untyped-call]
+        with DemandZero():
+            super().init_device()  # type: ignore[no-untyped-call]
         self._zeros: DemandZero | None = None
         self._taken = take_over(self.model_runner)
 

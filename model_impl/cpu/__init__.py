@@ -147,7 +147,9 @@ def use_packed_products(vllm_config: Any, model: "nn.Module", embedding: "nn.Mod
             model, embedding, head, weights, _kept_file(weights, vllm_config)
         )
     elif _can_take(PACKED, vllm_config):
-        importlib.import_module("model_impl.cpu.packed").use_packed_products(model, embedding, head)
+        importlib.import_module("model_impl.cpu.packed").use_packed_products(
+            model, embedding, head, share=vllm_config.lora_config is None
+        )
 
 
 def use_kernels_for_ready_made(vllm_config: Any) -> None:

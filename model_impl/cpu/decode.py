@@ -40,7 +40,10 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("layers", "embedding", "quantized_embedding", "norm")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layers", "embedding", "quantized_embedding", "packed_embedding", "norm")
+        ),
         *(
             (name, ctypes.c_int64)
             for name in ("count", "hidden", "intermediate", "queries", "keys", "size", "page_tokens")
@@ -155,7 +158,7 @@ class DecodeStep:
         first = self._layers[0].self_attn
         if (ids.dtype, positions.dtype, positions.ndim) != (torch.int32, torch.int64, 1):
             yield f"ids are {ids.dtype}, positions {positions.dtype} in {positions.ndim} dimensions"
-        if _quantized(self._embedding) is None and (
+        if _packed(self._embedding) is None and (
             self._embedding.weight.dtype is not torch.bfloat16 or not self._embedding.weight.is_contiguous()
         ):
             yield "the embedding is not one of contiguous bfloat16 rows"
@@ -189,11 +192,13 @@ class DecodeStep:
             entry.pages, entry.page_stride = attention.kv_cache.data_ptr(), attention.kv_cache.stride(0)
         first = self._layers[0]
         attention = first.self_attn.attn
-        table = _quantized(self._embedding)
+        table = _packed(self._embedding)
+        places = {} if table is None else {type(table): table.packed.data_ptr()}
         model = _Model(
             layers=ctypes.addressof(layers),
             embedding=self._embedding.weight.data_ptr() if table is None else None,
-            quantized_embedding=None if table is None else table.packed.data_ptr(),
+            quantized_embedding=places.get(QuantizedProduct),
+            packed_embedding=places.get(PackedProduct),
             norm=self._norm.weight.data_ptr(),
             count=len(self._layers),
             hidden=self._norm.weight.shape[0],
@@ -213,10 +218,10 @@ class DecodeStep:
         return _Bound(model, of_views, [name for _, name in views.values()], parts, [layers])
 
 
-def _quantized(embedding: Any) -> QuantizedProduct | None:
-    """An embedding's weights, where they are in 8 or 4 bits."""
+def _packed(embedding: Any) -> PackedProduct | QuantizedProduct | None:
+    """An embedding's weights, where they are not rows: packed for a head that is tied to it, or in 8 or 4 bits."""
     product = getattr(embedding, "cpu_linear", None)
-    return product if isinstance(product, QuantizedProduct) else None
+    return product if isinstance(product, _PRODUCTS) else None
 
 
 def _projections(layer: Any) -> tuple[Any, Any, Any, Any]:

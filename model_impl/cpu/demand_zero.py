@@ -1,10 +1,12 @@
 """Demand-zero memory: zeros that take no memory until they are written, so that a large KV cache is there at once.
 
 vLLM fills its KV cache with zeros when it starts: gigabytes, of which most servers use a part, at a third of a second
-to several seconds each. Fresh pages of the operating system read as zeros without that.
+to several seconds each. So it does with room for the tokens of as many requests as may run, each of the whole context.
+Fresh pages of the operating system read as zeros without that.
 """
 
 import contextlib
+import math
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +20,7 @@ _HUGE_PAGE = 2 << 20
 
 
 class DemandZero(TorchFunctionMode):
-    """Within it, `torch.zeros` of many bytes on the CPU is demand-zero memory. `size`: bytes given out so."""
+    """Within it, `torch.zeros` of many bytes on the CPU is demand-zero memory. `size`: bytes of int8 given out so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,11 +34,15 @@ class DemandZero(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         match func, args, dict(kwargs or {}):
-            case torch.zeros, (int(size),), {"dtype": torch.int8, "device": device, **rest} if (
-                size >= SMALLEST and torch.device(device).type == "cpu" and not rest
-            ):
-                self.size += size
-                return demand_zeros(size)
+            case torch.zeros, (shape,), {"dtype": asked, "device": device, **rest} if torch.device(
+                device
+            ).type == "cpu" and not any(rest.values()):
+                shape = (shape,) if isinstance(shape, int) else tuple(shape)
+                dtype = torch.empty(0, dtype=asked).dtype  # Python's bool is one too
+                size = math.prod(shape) * dtype.itemsize
+                if size >= SMALLEST:
+                    self.size += size if dtype is torch.int8 else 0
+                    return demand_zeros(size).view(dtype).view(shape)
         return func(*args, **(kwargs or {}))
 
 

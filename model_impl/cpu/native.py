@@ -41,6 +41,7 @@ _ARGUMENTS: Arguments = {
     "packed_size": [_POINTER, _SIZE, _SIZE],
     "use_tiles": [ctypes.c_bool],
     "pack": [_POINTER, _SIZE, _SIZE, _POINTER],
+    "packed_lookup": [_POINTER, _POINTER, _SIZE, _POINTER],
     "linear": [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER],
     "add_norm": [_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER],
     "norm_rope": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _POINTER],

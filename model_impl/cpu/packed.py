@@ -19,6 +19,9 @@ from model_impl.cpu import PACKED, note
 from model_impl.cpu.demand_zero import room
 from model_impl.cpu.native import kernels, why_no_kernels
 
+LARGE = 16 << 20
+"""Bytes of a weight of embedding and head that is there only once."""
+
 
 class PackedProduct:
     """`x @ weight.T + bias` in bfloat16 with float32 sums; a row's result does not depend on the other rows.
@@ -41,6 +44,13 @@ class PackedProduct:
             return product
         return _product(x, self.packed, bias, self.outputs)
 
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """(...) to (..., inputs): the weights of those outputs, which for an embedding are its vectors."""
+        if torch.compiler.is_compiling():
+            rows: torch.Tensor = torch.ops.twogear.packed_rows(ids, self.packed, self.inputs)
+            return rows
+        return _rows(ids, self.packed, self.inputs)
+
 
 class PackedLinearMethod(UnquantizedLinearMethod):
     """vLLM's method for unquantized projections, with a packed product where the weight fits it."""
@@ -50,8 +60,7 @@ class PackedLinearMethod(UnquantizedLinearMethod):
         if not _pack(layer):
             super().process_weights_after_loading(layer)
             return
-        empty = torch.empty(0, dtype=torch.bfloat16)
-        layer.weight = nn.Parameter(empty, requires_grad=False)
+        layer.weight = _nothing()
 
 
 class PackedHeadMethod(UnquantizedEmbeddingMethod):
@@ -70,15 +79,85 @@ class TableMethod(UnquantizedEmbeddingMethod):
         """The weight stays as it was loaded."""
 
 
-def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module) -> None:
-    """Gives all unquantized layers of a model that was just built the methods above; noted once weights are loaded."""
+class SharedTableMethod(UnquantizedEmbeddingMethod):
+    """The input embedding that a large `head` is tied to: packed once, for both, and looked up as it lies there."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self._head = head
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Packs the loaded weight, which both then give up; nothing where that was done."""
+        shared: Any = layer.weight
+        if shared.numel() > 0 and _pack(layer):
+            layer.weight = self._head.weight = _nothing()
+
+    def embedding(self, layer: nn.Module, input_: torch.Tensor) -> torch.Tensor:
+        """Ids to vectors."""
+        product = _product_of(layer)
+        if product is not None:
+            return product.rows(input_)
+        rows: torch.Tensor = super().embedding(layer, input_)
+        return rows
+
+
+class SharedHeadMethod(PackedHeadMethod):
+    """The output head that is tied to a large input embedding, `table`."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self._table = table
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Nothing, where the table has packed the weight."""
+        if _product_of(self._table) is None:
+            super().process_weights_after_loading(layer)
+
+    def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """(rows, inputs) to (rows, outputs)."""
+        product = _product_of(self._table)
+        if product is not None:
+            return product(x, x, bias)
+        y: torch.Tensor = super().apply(layer, x, bias)
+        return y
+
+
+def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module, *, share: bool) -> None:
+    """Gives all unquantized layers of a model that was just built the methods above; noted once weights are loaded.
+
+    `share`: a large weight that embedding and head share is there once. Adapters need it as rows.
+    """
     layer: Any
     for layer in model.modules():
         if type(getattr(layer, "quant_method", None)) is UnquantizedLinearMethod:
             layer.quant_method = PackedLinearMethod()
-    for layer, method in ((embedding, TableMethod), (head, PackedHeadMethod)):
+    shared = share and _are_tied(embedding, head)
+    for layer, method in (
+        (embedding, SharedTableMethod(head) if shared else TableMethod()),
+        (head, SharedHeadMethod(embedding) if shared else PackedHeadMethod()),
+    ):
         if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod:
-            layer.quant_method = method()
+            layer.quant_method = method
+
+
+def _are_tied(embedding: Any, head: Any) -> bool:
+    """Whether they have the same weight, and a large one: a small one is looked up sooner as rows."""
+    weight = getattr(embedding, "weight", None)
+    return (
+        weight is not None
+        and head is not embedding
+        and getattr(head, "weight", None) is weight
+        and weight.numel() * weight.element_size() >= LARGE
+    )
+
+
+def _nothing() -> nn.Parameter:
+    return nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False)
+
+
+def _product_of(layer: Any) -> PackedProduct | None:
+    product = getattr(layer, "cpu_linear", None)
+    return product if isinstance(product, PackedProduct) else None
 
 
 def _pack(layer: Any) -> bool:
@@ -104,6 +183,15 @@ def _fits(weight: torch.Tensor) -> bool:
         and weight.numel() > 0
         and weight.shape[1] % 2 == 0
     )
+
+
+def _rows(ids: torch.Tensor, packed: torch.Tensor, inputs: int) -> torch.Tensor:
+    library = kernels()
+    assert library is not None
+    ids = ids.long().contiguous()
+    y = torch.empty(*ids.shape, inputs, dtype=torch.bfloat16)
+    library.packed_lookup(packed.data_ptr(), ids.data_ptr(), ids.numel(), y.data_ptr())
+    return y
 
 
 def _product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
@@ -149,3 +237,13 @@ def _packed_product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | 
 @_packed_product.register_fake
 def _(x: torch.Tensor, _packed: torch.Tensor, _bias: torch.Tensor | None, outputs: int) -> torch.Tensor:
     return x.new_empty(*x.shape[:-1], outputs)
+
+
+@torch.library.custom_op("twogear::packed_rows", mutates_args=())
+def _packed_rows(ids: torch.Tensor, packed: torch.Tensor, inputs: int) -> torch.Tensor:
+    return _rows(ids, packed, inputs)
+
+
+@_packed_rows.register_fake
+def _(ids: torch.Tensor, _packed: torch.Tensor, inputs: int) -> torch.Tensor:
+    return ids.new_empty(*ids.shape, inputs, dtype=torch.bfloat16)

@@ -50,7 +50,7 @@ class Rig:
     def prepare(self, lengths: Sequence[int], pages: int | None = None) -> None:
         """Requests of so many tokens, the new one included, in tables and pages that are random."""
         self.lengths = torch.tensor(lengths, dtype=torch.int32)
-        self.ids = torch.randint(self.model.embed_tokens.weight.shape[0], (len(lengths),), dtype=torch.int32)
+        self.ids = torch.randint(self.model.embed_tokens.num_embeddings, (len(lengths),), dtype=torch.int32)
         most = -(-max(lengths) // self.page_tokens)
         count = 1 + len(lengths) * most
         self.tables = [1 + torch.randperm(count - 1, dtype=torch.int32).view(len(lengths), most) for _ in self.groups]

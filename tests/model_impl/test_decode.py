@@ -1,5 +1,6 @@
 """A native decode step beside the same step through vLLM's layers: hidden states, pages, windows, rows and threads."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import torch
 from model_impl.cpu.native import KernelsUnavailableError, load
 from tests.model_impl.config_fields import fields
 from tests.model_impl.decode_rig import Rig, one_process, rig
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from model_impl.cpu import packed
 
 WINDOW = 40
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -86,6 +91,15 @@ def test_other_shapes(tmp_path: Path, changes: dict[str, Any]) -> None:
     with rig(tmp_path, shape(**config), **options) as made:
         made.prepare([700, 1, 90, 1300, 33])
         assert_alike(made, 5)
+
+
+def test_an_embedding_that_is_packed_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "LARGE", 0)
+    torch.manual_seed(4)
+    with rig(tmp_path, shape(tie_word_embeddings=True)) as made:
+        assert made.model.embed_tokens.weight.numel() == 0
+        made.prepare([700, 1, 90])
+        assert_alike(made, 3)
 
 
 def test_a_row_has_the_same_bits_alone_and_in_any_batch_and_team(usual: Rig) -> None:

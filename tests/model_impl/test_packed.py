@@ -114,6 +114,21 @@ def test_large_weights_take_three_quarters_of_their_bytes_and_lose_nothing(
     assert (whole.packed.numel() < 0.76 * 2 * weight.numel()) is not in_tiles  # these are read as they are
     for rows in (1, 2, 8, 9, 33, 150):
         assert_as_in_parts(library, whole, weight, rows)
+    assert torch.equal(whole.rows(torch.arange(columns)).view(torch.int16), weight.view(torch.int16))
+
+
+@settings(max_examples=50, deadline=None)
+@given(columns=COLUMNS, pairs=PAIRS, seed=st.integers(0, 2**31))
+def test_rows_of_any_shape_are_looked_up_bit_by_bit(library: ctypes.CDLL, columns: int, pairs: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    weight = randn(columns, 2 * pairs)
+    ids = torch.randint(columns, (3, 5))
+    assert torch.equal(PackedProduct(library, weight).rows(ids), weight[ids])
+
+
+def test_a_row_that_is_not_there_is_zeros(library: ctypes.CDLL) -> None:
+    rows = PackedProduct(library, randn(40, 64)).rows(torch.tensor([-1, 40, 2**40]))
+    assert not rows.any()
 
 
 @pytest.mark.parametrize(

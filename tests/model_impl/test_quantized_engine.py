@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -20,6 +21,10 @@ from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import LLM, SamplingParams, engine, generate
 from tests.model_impl.tiny import save_checkpoint
 from tests.styles import STYLES
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
+    from model_impl.cpu.quantized import use_quantized_products
 
 pytestmark = pytest.mark.engine
 ITEMS, TOKENS = 8, 48
@@ -134,3 +139,28 @@ def test_a_file_without_room_is_not_written(
     quantized_cache.keep(tmp_path / "some.bin", {"layer": matrix})
     assert list(tmp_path.iterdir()) == []
     assert "no room" in caplog.text
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cut_off(path: Path, _matrices: object) -> None:
+        path.write_bytes(b"twogear")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(quantized_cache, "SMALLEST", 1)
+    monkeypatch.setattr(quantized_cache, "_write", cut_off)
+    matrix = quantized_cache.Matrix(torch.zeros(100, dtype=torch.uint8), 10, 10)
+    quantized_cache.keep(tmp_path / "some.bin", {"layer": matrix})
+    assert list(tmp_path.iterdir()) == []
+    assert "not kept for the next start: No space left on device" in caplog.text
+
+
+def test_a_machine_without_kernels_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here() -> None:
+        raise KernelsUnavailableError("ours need a compiler, and there is no g++")
+
+    monkeypatch.setattr("model_impl.cpu.quantized.quantized_kernels", none_here)
+    empty = torch.nn.Module()
+    with pytest.raises(ValueError, match=r"^--weights int4 needs kernels .* there is no g\+\+$"):
+        use_quantized_products(empty, empty, empty, "int4", None)

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from model_impl.cpu import native
-from model_impl.weights import BITS, TABLE_BITS, VARIABLE, Format
+from model_impl.weights import VARIABLE, Format
+from tests.held_weights import held_weights
 from tests.model_impl.config_fields import Fields, fields
 from tests.model_impl.decode_rig import one_process
 from tests.model_impl.engines import engine, generate
@@ -25,6 +26,8 @@ with warnings.catch_warnings():
     from vllm.model_executor.model_loader import get_model
     from vllm.model_executor.model_loader.reload.inplace import reload_weights
 
+    from model_impl.cpu import packed
+    from model_impl.cpu.packed import PackedProduct
     from model_impl.cpu.quantized import QuantizedProduct
 
 
@@ -47,19 +50,6 @@ def two_checkpoints(folder: Path, config: Fields) -> tuple[PreTrainedModel, dict
     return model, changed
 
 
-def meant(weights: dict[str, torch.Tensor], held: Format) -> dict[str, torch.Tensor]:
-    """What weights are once they are held so."""
-    if held == "bf16":
-        return weights
-    rounded = {}
-    for name, weight in weights.items():
-        bits = TABLE_BITS[held] if "embed" in name or "lm_head" in name else BITS[held]
-        rounded[name] = (
-            weight if weight.ndim == 1 else QuantizedProduct.of(weight, bits).rows(torch.arange(len(weight)))
-        )
-    return rounded
-
-
 @pytest.mark.engine
 @pytest.mark.parametrize(("tied", "held"), [(True, "bf16"), (False, "bf16"), (True, "int8"), (False, "int4")])
 def test_a_reloaded_model_computes_with_the_new_weights(
@@ -77,18 +67,19 @@ def test_a_reloaded_model_computes_with_the_new_weights(
         (scored,) = generate(llm, [prompt], [20])
     old = reference_logprobs(model.float(), scored.ids)
     # In 4 bits weights are rounded by a quarter of what the two checkpoints differ by: the reference has them rounded.
-    model.load_state_dict(meant(changed, held), strict=False)
+    model.load_state_dict(held_weights(changed, held), strict=False)
     new = reference_logprobs(model, scored.ids)
     to_new, to_old = ((scored.logprobs - reference).abs().mean() for reference in (new, old))
     assert to_new < to_old / 5, (to_new, to_old)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("held", ["int8", "int4"])
+@pytest.mark.parametrize("held", ["bf16", "int8", "int4"])
 def test_reloaded_weights_are_packed_as_those_of_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tied: bool, held: Format
 ) -> None:
     monkeypatch.setenv(VARIABLE, held)
+    monkeypatch.setattr(packed, "LARGE", 0)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)  # as vLLM's CPU worker does
     config = fields(tie_word_embeddings=tied, dtype="bfloat16")
     two_checkpoints(tmp_path, config)
@@ -104,6 +95,24 @@ def test_reloaded_weights_are_packed_as_those_of_a_start(
         assert not torch.equal(before[name], tensor), name
 
 
+def test_a_large_weight_of_embedding_and_head_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)  # as vLLM's CPU worker does
+    config = fields(tie_word_embeddings=True, dtype="bfloat16")
+    two_checkpoints(tmp_path, config)
+    ids, hidden = torch.arange(101).view(1, -1), torch.randn(7, config["hidden_size"]).to(torch.bfloat16)
+    computed = []
+    with one_process(tmp_path):
+        for large in (1 << 40, 0):
+            monkeypatch.setattr(packed, "LARGE", large)
+            _, model = loaded(tmp_path / "old", config)
+            computed.append((model.embed_input_ids(ids), model.compute_logits(hidden)))
+            rows = sum(weight.numel() for name, weight in model.named_parameters() if "embed" in name)
+            assert (rows == 0) == (large == 0)
+    (vectors, logits), (vectors_of_packed, logits_of_packed) = computed
+    assert torch.equal(vectors, vectors_of_packed)
+    assert torch.equal(logits, logits_of_packed)
+
+
 def loaded(folder: Path, config: Fields) -> tuple[VllmConfig, nn.Module]:
     """A checkpoint as an engine loads it."""
     vllm_config = engine_config(folder, config, dtype="bfloat16")
@@ -115,5 +124,6 @@ def loaded(folder: Path, config: Fields) -> tuple[VllmConfig, nn.Module]:
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """By name, all that a model computes with, as it is now."""
     linear = {name: getattr(module, "cpu_linear", None) for name, module in model.named_modules()}
-    packed = {name: product.packed for name, product in linear.items() if isinstance(product, QuantizedProduct)}
-    return packed | {name: weight.clone() for name, weight in model.named_parameters() if weight.numel()}
+    kinds = (PackedProduct, QuantizedProduct)
+    held = {name: product.packed.clone() for name, product in linear.items() if isinstance(product, kinds)}
+    return held | {name: weight.clone() for name, weight in model.named_parameters() if weight.numel()}

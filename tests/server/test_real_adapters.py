@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from engine.adapter_files import WEIGHTS
+from model_impl.weights import weights_format
 from server.settings import EMBEDDED_MODEL
+from tests.held_weights import held_weights
 from tests.lora_adapters import save_adapter
 from tests.real_server import RealServer
 
@@ -76,6 +78,7 @@ def reference(served: Served) -> Callable[[str, dict[str, Any]], list[float]]:
     @functools.cache
     def merged(name: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
+        model.load_state_dict(held_weights(model.state_dict(), weights_format()))
         tensors = {} if name == MODEL else load_file(served.root / name / WEIGHTS)
         with torch.no_grad():
             for parameter, weight in model.named_parameters():

@@ -13,6 +13,7 @@
 #include "product.h"
 #include "rows.h"
 #include "single.h"
+#include "weights.h"
 
 namespace {
 
@@ -27,8 +28,9 @@ struct Layer {
 
 struct Model {
   const Layer* layers;
-  const uint16_t* embedding;          // (vocabulary, hidden), or null where
-  const uint8_t* quantized_embedding;  // it is one of quantized.h
+  const uint16_t* embedding;           // (vocabulary, hidden), or null where
+  const uint8_t* quantized_embedding;  // it is one of quantized.h,
+  const uint8_t* packed_embedding;     // or of weights.h
   const uint16_t* norm;
   int64_t count, hidden, intermediate, queries, keys, size, page_tokens;
   float scale, eps;
@@ -181,6 +183,8 @@ class Step {
   void embed(int64_t id, uint16_t* to) const {
     if (model.quantized_embedding)
       restore_column(*QuantizedWeights::of(model.quantized_embedding), id, to);
+    else if (model.packed_embedding)
+      Weights(model.packed_embedding).column(id, to);
     else
       memcpy(to, model.embedding + id * model.hidden, model.hidden * sizeof(uint16_t));
   }

@@ -26,6 +26,8 @@ struct Group {
   int64_t first_rare, rares;
 };
 
+constexpr int64_t THREADED = 1'000'000;  // weights of looked-up columns that are worth a thread
+
 bool wanted = true;  // tests ask for the other way
 
 struct Matrix {
@@ -142,6 +144,23 @@ CompactReader Weights::reader(int64_t group) const {
   return {at(group, 0), own.keys, first, first + own.rares, 0};
 }
 
+void Weights::column(int64_t column, uint16_t* to) const {
+  const int64_t group = column / COLUMNS, first = column % COLUMNS * 2, stride = width(group) * LANES * 2;
+  if (!compact()) {
+    const uint16_t* from = (const uint16_t*)at(group, 0) + first;
+    for (int64_t p = 0; p < header().pairs; p++) memcpy(to + 2 * p, from + p * stride, 2 * sizeof(uint16_t));
+    return;
+  }
+  const CompactReader own = reader(group);
+  for (int64_t k = 0; k < 2 * header().pairs; k++) {
+    const int64_t i = k / 2 * stride + first + k % 2, place = place_in_block(i % BLOCK);
+    const uint8_t* block = own.from + i / BLOCK * BLOCK_BYTES;
+    to[k] = (uint16_t)(own.keys[block[BLOCK + place % 64] >> (place / 64 * 4) & 0x0f] << 8 | block[place]);
+  }
+  for (const Rare* rare = own.rare; rare < own.end; rare++)
+    if (rare->place % stride / 2 == first / 2) to[rare->place / stride * 2 + rare->place % 2] = rare->weight;
+}
+
 extern "C" {
 
 // Whether weights that are packed from now on are multiplied in tiles: where `want` and the processor say so.
@@ -176,6 +195,20 @@ void pack(const uint16_t* weight, int64_t columns, int64_t k, uint8_t* packed) {
         compact_group(values.data(), matrix.width(g) * k, groups[g], to,
                       (Rare*)(packed + header.rare_at) + groups[g].first_rare);
     }
+  }
+}
+
+// The columns `ids`, weights of an embedding, to y (count, k). Those that there are not, are zeros.
+void packed_lookup(const uint8_t* packed, const int64_t* ids, int64_t count, uint16_t* y) {
+  const Header& header = *(const Header*)packed;
+  const int64_t k = 2 * header.pairs;
+  const int threads = k * count < THREADED ? 1 : omp_get_max_threads();
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t i = 0; i < count; i++) {
+    if (ids[i] >= 0 && ids[i] < header.columns)
+      Weights(packed).column(ids[i], y + i * k);
+    else
+      memset(y + i * k, 0, k * sizeof(uint16_t));
   }
 }
 

@@ -74,6 +74,7 @@ class Weights {
   const uint8_t* at(int64_t group, int64_t pair) const;     // of compact weights: pairs at multiples of UNIT
   int64_t unit_bytes(int64_t group) const;                  // that UNIT pairs of a group take
   CompactReader reader(int64_t group) const;                // of a compact group
+  void column(int64_t column, uint16_t* to) const;          // its weights as they were before
 
  private:
   const struct Header& header() const { return *(const Header*)bytes_; }
