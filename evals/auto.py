@@ -85,6 +85,9 @@ class Extras(NamedTuple):
         return trials + (f" --profile {self.profile}" if self.profile is not None else "")
 
 
+NO_EXTRAS = Extras()
+
+
 class Looked(NamedTuple):
     """A signal of all drafts, and the mean of the tokens that were drawn for it `beside` them."""
 
@@ -119,7 +122,7 @@ async def evaluate(
     most_tokens: int | None = None,
     *,
     level: int | None = None,
-    extras: Extras = Extras(),
+    extras: Extras = NO_EXTRAS,
 ) -> dict[str, Any]:
     """The result of `twogear eval auto` with so many items of these families, `level` as in `tasks.families.draw`."""
     version, kinds = await server.version(), await kinds_of(server)

@@ -169,7 +169,7 @@ async def test_choosing_is_told_by_every_signal(tmp_path: Path) -> None:
     assert "by fitted" in _plot_of(found, tmp_path)
 
 
-async def test_drafts_that_trials_agree_with(tmp_path: Path) -> None:
+async def test_drafts_that_trials_agree_with() -> None:
     """Where a question is a right draft's, all answers are the same; else each is another."""
     items = list(held_out_items(("chain_sum",), 12, 1))
     answers = {item.question.strip(): item.answer for item in items}
@@ -181,9 +181,7 @@ async def test_drafts_that_trials_agree_with(tmp_path: Path) -> None:
         draft = right if question in sure else f"no {next(drawn)}"
         yield from writes(f"{right}</think>\n\n{right}" if thinks else draft)
 
-    path = tmp_path / "auto.toml"
-    path.write_text(Path("examples/twogear_tiny_auto.toml").read_text())
-    mode = eval_auto._mode_of(path)
+    mode = eval_auto._mode_of(Path("examples/twogear_tiny_auto.toml"))
     async with server_of(script) as (server, _):
         extras = eval_auto.Extras(3, "auto.toml", mode)
         found = await eval_auto.evaluate(server, ("chain_sum",), 12, 1, extras=extras)

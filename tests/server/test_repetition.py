@@ -40,6 +40,15 @@ def test_a_loop_that_counts_is_one_too() -> None:
     assert closed_after(ids, Repetition(window=64, ngram=2, share=0.8)) is not None
 
 
+def test_a_loop_that_stumbles_is_seen_by_the_rule_as_it_is() -> None:
+    """As the embedded model misspells a word without end: `ANDANDANagANDANag…`, drawn, after 74 tokens of a thought."""
+    drawn = random.Random(3)
+    loop = [token_id for _ in range(700) for token_id in ((7, 8, 9) if drawn.random() < 0.8 else (7, 5, 6))]
+    found = closed_after([*range(1000, 1074), *loop], Repetition())
+    assert found is not None
+    assert found <= 1024 + 74 + 20
+
+
 def test_what_only_looks_like_one_is_none() -> None:
     thrice = [*range(100)] * 3
     drawn = random.Random(1).choices(range(20), k=5000)
