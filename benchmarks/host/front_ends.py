@@ -41,6 +41,8 @@ _ENGINE_OPTIONS = (
     *("--max-num-seqs", "1024", "--max-num-batched-tokens", "8192", "--max-model-len", "8192", "--block-size", "16"),
 )
 _PACING = "from server.pacer import MANY, Pacer; Pacer.__init__.__defaults__ = ({many}, {seconds})"
+_AHEAD = ("--scheduler-cls", "vllm.v1.core.sched.async_scheduler.AsyncScheduler")
+"""Ours takes its place, as on a GPU; on a CPU another is our default."""
 _TEMPLATE = Path(__file__).parents[1] / "peers" / "chat_template.jinja"
 _SCRIPTED = """
 import asyncio
@@ -71,7 +73,7 @@ def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
         lines = [_PACING.format(many=many, seconds=rest_ms / 1000)]
         lines += [_SCRIPTED] if name.startswith("scripted") else []
         code = "\n".join([*lines, "import sys", "from server.cli import main", "sys.exit(main())"])
-        return Start((python, "-c", code, "serve", folder, *place, "--", *_ENGINE_OPTIONS), environment)
+        return Start((python, "-c", code, "serve", folder, *place, "--", *_ENGINE_OPTIONS, *_AHEAD), environment)
     own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "4"}
     template = ("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3")
     options = ("--host", "127.0.0.1", *place, *template, *_ENGINE_OPTIONS)
