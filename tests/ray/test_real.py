@@ -372,7 +372,7 @@ def test_more_replicas_than_there_are_cores_are_refused(network: None, tmp_path:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--served-model-name another", "models is 'another"),
+        ("--served-model-name another", "another:standard"),
         ("--profile {profile}", "profile is "),
     ],
 )
