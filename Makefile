@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 400
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ui screenshots docs ray soak test test-families test-open-webui test-ray test-vllm fuzz coverage check bench bench-peers train lock clean
+.PHONY: help setup serve ui screenshots docs ray soak test test-families test-open-webui test-ray test-routers test-vllm fuzz coverage check bench bench-peers train lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,10 @@ ray: ## the environment of Ray in .venv-ray/ (docs/ray.md): 500 MB
 test-ray: setup ray ## two servers on Ray with the embedded model, in a network of their own, minutes (needs root; ARGS= for pytest)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m pytest tests/ray $(ARGS)
 
+test-routers: setup ## vllm-router, smg and LiteLLM's proxy in front of two servers each, minutes (ARGS= for pytest)
+	@$(PYTHON) requirements/install.py --venv .venv-routers --no-project requirements/routers.txt
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(BIN)/python -m pytest tests/routers $(ARGS)
+
 fuzz: setup ## coverage-guided fuzzing of bodies, templates, streams and grammars, an hour in all (FUZZ_SECONDS=, of each of nine)
 	@for target in bodies messages responses plans templates streams stops schemas grammars; do \
 		mkdir -p runs/fuzz/$$target && nice $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
@@ -89,5 +93,5 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt (ARGS=--upgrade re
 	requirements/lock.sh $(ARGS)
 
 clean: ## back to a fresh clone: the environment and all caches go, training runs stay
-	rm -rf .venv .venv-open-webui .venv-ray .venv-vllm-* site ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
+	rm -rf .venv .venv-open-webui .venv-ray .venv-routers .venv-vllm-* site ui/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

