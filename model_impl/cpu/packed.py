@@ -142,7 +142,7 @@ def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module,
 
 def _are_tied(embedding: Any, head: Any) -> bool:
     """Whether they have the same weight, and a large one: a small one is looked up sooner as rows."""
-    weight = getattr(embedding, "weight", None)
+    weight: torch.Tensor | None = getattr(embedding, "weight", None)
     return (
         weight is not None
         and head is not embedding
