@@ -140,15 +140,10 @@ def use_packed_products(model: nn.Module, embedding: nn.Module, head: nn.Module,
             layer.quant_method = method
 
 
-def _are_tied(embedding: Any, head: Any) -> bool:
+def _are_tied(embedding: nn.Module, head: nn.Module) -> bool:
     """Whether they have the same weight, and a large one: a small one is looked up sooner as rows."""
-    weight: torch.Tensor | None = getattr(embedding, "weight", None)
-    return (
-        weight is not None
-        and head is not embedding
-        and getattr(head, "weight", None) is weight
-        and weight.numel() * weight.element_size() >= LARGE
-    )
+    weight, other = (getattr(layer, "weight", None) for layer in (embedding, head))
+    return head is not embedding and other is weight and int(getattr(weight, "nbytes", 0)) >= LARGE
 
 
 def _nothing() -> nn.Parameter:
