@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -112,9 +111,10 @@ def _run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stopped.set())
     rays = (ray.exceptions.RayError, serve.exceptions.RayServeException, TimeoutError)
     try:
-        _deploy(ray, serve, args)
-        head = ray.get_runtime_context().gcs_address
-        print(f"Ready at http://{args.host}:{args.port} (Ray's head is {head})", flush=True)  # noqa: T201 - a command
+        _deploy(ray, serve, args, stopped)
+        if not stopped.is_set():
+            head = ray.get_runtime_context().gcs_address
+            print(f"Ready at http://{args.host}:{args.port} (Ray's head is {head})", flush=True)  # noqa: T201 - a command
         if args.address is None:
             stopped.wait()
     except rays as error:
@@ -196,8 +196,8 @@ def _connect(ray: Any, args: argparse.Namespace) -> None:
         raise StartError(f"no Ray answers at {args.address or 'this machine'}: {_line(error)}") from error
 
 
-def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
-    """Raises StartError."""
+def _deploy(ray: Any, serve: Any, args: argparse.Namespace, stopped: threading.Event) -> None:
+    """Returns once it serves, or is `stopped`. Raises StartError."""
     from deploy.ray.app import Scale, Served, application  # noqa: PLC0415 - Ray has to be set up
 
     if args.address is None:  # a cluster may grow
@@ -220,7 +220,7 @@ def _deploy(ray: Any, serve: Any, args: argparse.Namespace) -> None:
         raise StartError(f"HAProxy did not start at {args.host}:{args.port}: {_line(error)}") from error
     target = serve.RunTarget(application(served, scale, NAME), name=NAME, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
-    _await_running(serve, served.version)
+    _await_running(serve, served.version, stopped)
 
 
 def check_room(replicas: int, each: Mapping[str, float], there: Mapping[str, float]) -> None:
@@ -235,13 +235,13 @@ def check_room(replicas: int, each: Mapping[str, float], there: Mapping[str, flo
             )
 
 
-def _await_running(serve: Any, version: str) -> None:
-    """Until all replicas are those of this version. Raises StartError."""
+def _await_running(serve: Any, version: str, stopped: threading.Event) -> None:
+    """Until all replicas are those of this version, or `stopped` is set. Raises StartError."""
     from deploy.ray.app import ENGINE, ROUTER  # noqa: PLC0415
 
     router = serve.get_deployment_handle(ROUTER, NAME)
     said = ""
-    while True:
+    while not stopped.wait(POLL_SECONDS):
         told = serve.status().applications[NAME]
         if told.status == "RUNNING":
             return
@@ -254,7 +254,6 @@ def _await_running(serve: Any, version: str) -> None:
         if engines and NO_ROOM in engines.message and engines.message != said:
             said = engines.message
             print(f"twogear: it waits for room: {_line(said)}", file=sys.stderr)  # noqa: T201 - a command
-        time.sleep(POLL_SECONDS)
 
 
 def _line(error: object) -> str:

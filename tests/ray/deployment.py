@@ -146,6 +146,10 @@ class Deployment:
         """Every `twogear serve` that has a URL."""
         return [one for one in self._serves() if _listens(one)]
 
+    def starts_a_server(self) -> bool:
+        """Whether there is a `twogear serve`, be it ready or not."""
+        return bool(self._serves())
+
     def serves_alone(self, number: int) -> bool:
         """Whether there are so many children, and all take requests."""
         serves = self._serves()

@@ -334,6 +334,13 @@ def test_at_its_end_nothing_is_left(ray: Deployment) -> None:
     until(lambda: not any(one.is_running() and one.status() != "zombie" for one in children), "they have ended", 60)
 
 
+def test_it_can_be_ended_before_it_is_ready(network: None, tmp_path: Path) -> None:
+    deployment = Deployment(PORT + 1, tmp_path)
+    until(deployment.starts_a_server, "a replica starts")
+    assert deployment.stop() == 0
+    assert not deployment.head
+
+
 def refused(network: None, tmp_path: Path, *arguments: str) -> str:
     """What the command says that does not start: one line."""
     for _ in range(TRIES):

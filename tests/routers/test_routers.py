@@ -97,6 +97,7 @@ def test_a_misspelt_field_is_refused_in_our_words(client: httpx.Client) -> None:
 
 def test_a_client_that_leaves_frees_the_engine(client: httpx.Client, servers: list[str]) -> None:
     with client.stream("POST", CHAT, json={**ASKED, **ENDLESS}) as response:
+        assert response.status_code == httpx.codes.OK, response.read()
         next(response.iter_lines())
         until(servers, 1)
     until(servers, 0)
