@@ -58,7 +58,7 @@ logger = logging.getLogger("twogear.server")
 
 POLL_SECONDS = 0.1
 FETCHED = ["tokenizer*.json", "config.json", "generation_config.json", "chat_template.*", "hf_quant_config.json"]
-TRY_SECONDS = 60
+TRY_SECONDS = 60.0  # of processor time: a machine may stand still
 THINKING_SHARE = 0.5  # of the time that requests have after SIGTERM
 
 
@@ -414,12 +414,14 @@ def try_format(folder: Path, profile: Profile, settings: Settings) -> None:
     if child == 0:
         status = 1
         try:
-            signal.alarm(TRY_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, TRY_SECONDS)
             _try(folder, profile, settings)
             status = 0
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) == -signal.SIGPROF:
+        raise UsageError(f"the tokenizer of {settings.model} cannot be used: reading it takes over {TRY_SECONDS:g} s")
     if status != 0:
         raise UsageError(f"the tokenizer of {settings.model} cannot be used: the tokenizers library fails on its files")
 

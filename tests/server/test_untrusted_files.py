@@ -6,6 +6,7 @@ No engine is started; what it makes of a config is told by itself, in a line (`t
 import copy
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from engine.checkpoint import check_model
 from engine.defaults import engine_defaults
-from server import cli
+from server import cli, launch
 from server.cli_errors import UsageError
 from server.launch import choose_profile, load_format, try_format
 from server.modes.mode import Modes
@@ -68,6 +69,18 @@ def problem(model: Path, **settings: Any) -> str:
         assert "\n" not in said
         return said
     return ""
+
+
+def test_a_tokenizer_may_take_so_long_but_a_machine_may_stand_still(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "TRY_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "_try", lambda *_: time.sleep(0.5))
+    profile, chosen = load_profile(choose_profile(model, Settings())), Settings()
+    try_format(model, profile, chosen)
+    monkeypatch.setattr(launch, "_try", lambda *_: sum(count()))
+    with pytest.raises(UsageError, match=r"reading it takes over 0\.2 s"):
+        try_format(model, profile, chosen)
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
