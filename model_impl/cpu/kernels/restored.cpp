@@ -1,8 +1,7 @@
 // Products with weights that are restored to bfloat16; restored.h says what they become.
 //
-// Up to two tiles of rows pass once by W, whose
-// tiles are each restored while the one before is multiplied. Of more rows, blocks of x stay in L2, and a chunk of W that was
-// restored for the first two tiles stays in L1 for the others.
+// Up to two tiles of rows pass once by W, whose tiles are each restored while the one before is multiplied. Of more rows,
+// blocks of x stay in L2, and a chunk of W that was restored for the first two tiles stays in L1 for the others.
 //
 // A lane of a vector of W has four of k of a column (in 4 bits also the four 16 further on), of which the first and the third
 // become a pair, then the second and the fourth, so x is arranged in that order.
@@ -16,7 +15,7 @@
 #include "halves.h"
 #include "tiles.h"
 
-constexpr int RAISED = 80;     // x is multiplied by two to the power of it, since tiles know no number under 2^-126
+constexpr int RAISED = 80;  // x is multiplied by two to the power of it, since tiles know no number under 2^-126
 constexpr uint16_t SMALLEST = (127 - 60) << 7;  // of x, 2^-60 in bfloat16; less is zero
 constexpr uint16_t INFINITE = 0x7f80;
 constexpr float enlarged(int64_t bits) { return bits == 8 ? 32 : 16; }  // weights, to 2^15 or so, as float16 has room for
