@@ -29,6 +29,7 @@ with warnings.catch_warnings():
     from model_impl.cpu.ready_made import TwogearWNA16LinearKernel, use_kernel_for_ready_made
 
 OUTPUTS, INPUTS = 48, 192
+ROUNDED = 2**-8 + 2**-11  # a weight, to float16 and to bfloat16
 AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 """Of eight outputs in a word."""
 GROUPS_OF_96 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 96}
@@ -87,8 +88,7 @@ def test_weights_mean_what_the_checkpoint_says(
     kernel.process_weights_after_loading(layer)
     assert sum(parameter.numel() for parameter in layer.parameters()) == 0
     meant = layer.twogear_product.rows(torch.arange(OUTPUTS)).float()
-    rounded = 2**-8 + (2**-11 if bits == 8 else 0)  # to bfloat16, and 8 bits to float16 before
-    assert torch.allclose(meant, weight.flatten(1), rtol=rounded, atol=0.01 * 2**-7)
+    assert torch.allclose(meant, weight.flatten(1), rtol=ROUNDED, atol=0.01 * 2**-7)
     x, bias = torch.randn(5, INPUTS).to(torch.bfloat16), torch.randn(OUTPUTS).to(torch.bfloat16)
     exact = x.float() @ weight.flatten(1).T
     off = kernel.apply_weights(layer, x, bias).float() - bias.float() - exact
@@ -167,7 +167,7 @@ def test_an_awq_layer_as_vllm_loads_it(group: int, tmp_path: Path) -> None:
         layer.quant_method.process_weights_after_loading(layer)
     assert isinstance(layer.quant_method.kernel, TwogearWNA16LinearKernel)
     meant = layer.twogear_product.rows(torch.arange(OUTPUTS)).float()
-    assert torch.allclose(meant, weight.T, rtol=2**-8, atol=0.01 * 2**-7)
+    assert torch.allclose(meant, weight.T, rtol=ROUNDED, atol=0.01 * 2**-7)
 
 
 def test_it_comes_first(first_in_the_list: list[Any]) -> None:
