@@ -151,6 +151,7 @@ IMPORT_VLLM = {
         "benchmarks/gpu/kernels.py",
         "benchmarks/gpu/parity.py",
         "benchmarks/host/fake_engine.py",
+        "benchmarks/host/paced.py",
         "benchmarks/host/steps.py",
         "benchmarks/peers/vllm_bench.py",
         "benchmarks/quantized_cost.py",
