@@ -3,6 +3,8 @@
 `twogear bench` starts one server after another, so that each has the machine's memory to itself, and what else the
 machine does in these minutes falls on one of them alone. Here it falls on all: a server that waits costs nothing. There
 has to be memory for all of them. Writes the raw samples as `twogear bench` does.
+
+With `--streams 32` the load is so many streams at once, half of them thinking, in place of the three loads.
 """
 
 import argparse
@@ -37,24 +39,29 @@ LOADS = (
 )
 
 
+def _streams(count: int) -> Load:
+    return Load(streams=count, mode="half", prompt_tokens=40, output_tokens=32, requests=count, limit=600, warm_up=0)
+
+
 def main() -> int:
     """Measures, writes the file, prints its table."""
     args = _arguments()
     names = tuple(args.servers.split(","))
+    loads = LOADS if args.streams is None else (_streams(args.streams),)
     machine = measure_apart()
     with tempfile.TemporaryDirectory(prefix="twogear-turns-") as folder:
-        in_turns = list(_rounds(args.model, names, args.rounds, Path(folder)))
+        in_turns = list(_rounds(args.model, names, loads, args.rounds, Path(folder)))
     result = Result(
         what="turns",
         date=records.today(),
         command=f"python -m benchmarks.servers_in_turns --model {args.model} --servers {args.servers} "
-        f"--rounds {args.rounds}",
+        f"--rounds {args.rounds}" + (f" --streams {args.streams}" if args.streams else ""),
         commit=records.commit(),
         machine=machine,
         versions=records.versions(),
         model={"name": args.model, "shape": asdict(Shape.of(checkpoint(args.model)))},
         starts={},
-        loads=LOADS,
+        loads=loads,
         rounds=in_turns,
         beside={},
     )
@@ -102,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="large")
     parser.add_argument("--servers", required=True, metavar="A,B", help=f"of {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=5, help="how often each takes the loads")
+    parser.add_argument("--streams", type=int, help="requests at once, in place of the three loads")
     parser.add_argument("--json", type=Path, help="a dated file under benchmarks/results/ if not given")
     args = parser.parse_args()
     if unknown := set(args.servers.split(",")) - set(known):
@@ -109,17 +117,19 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _rounds(model: str, names: Sequence[str], rounds: int, folder: Path) -> Iterator[ServerRecord]:
+def _rounds(
+    model: str, names: Sequence[str], loads: Sequence[Load], rounds: int, folder: Path
+) -> Iterator[ServerRecord]:
     """One record a server and round; the order turns round from one round to the next. Ends early where one fails."""
-    prompts = Prompts(checkpoint(model))
+    prompts, most = Prompts(checkpoint(model)), max(load.streams for load in loads)
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(_serving(name, model, folder)) for name in names}
-        for load in LOADS:
+        servers = {name: stack.enter_context(_serving(name, model, folder, most)) for name in names}
+        for load in loads:
             for server in servers.values():
                 measured(server, load, requests(load, prompts, "warm-up"))
         for number in range(rounds):
             found: dict[str, dict[str, LoadRecord]] = {name: {} for name in names}
-            for load in LOADS:
+            for load in loads:
                 for name in names[:: -1 if number % 2 else 1]:
                     try:
                         found[name][load.name] = measured(servers[name], load, requests(load, prompts, str(number)))
@@ -131,9 +141,8 @@ def _rounds(model: str, names: Sequence[str], rounds: int, folder: Path) -> Iter
 
 
 @contextmanager
-def _serving(name: str, model: str, folder: Path) -> Iterator[RunningServer]:
+def _serving(name: str, model: str, folder: Path, most: int) -> Iterator[RunningServer]:
     port = free_port()
-    most = max(load.streams for load in LOADS)
     start = {**SERVERS, **OTHERS}[name](Target(model, checkpoint(model), port, folder / name, most))
     with RunningServer(start, port, folder / f"{name}.log") as server:
         server.wait_until_ready(START_LIMIT)

@@ -47,7 +47,7 @@ def test_whole_rounds_count_where_a_server_fails_in_a_later_one(
 
     monkeypatch.setattr(servers_in_turns, "_serving", serve)
     monkeypatch.setattr(servers_in_turns, "measured", drive)
-    done = list(servers_in_turns._rounds("embedded", ("a", "b"), 5, tmp_path))
+    done = list(servers_in_turns._rounds("embedded", ("a", "b"), LOADS, 5, tmp_path))
     assert [(one.server, one.round) for one in done] == [("a", 0), ("b", 0)]
     assert order[6:8] == ["a", "b"]
     assert order[12:14] == ["b", "a"]
