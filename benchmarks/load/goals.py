@@ -7,6 +7,8 @@ from benchmarks.load import tables
 from benchmarks.load.records import Result
 from benchmarks.load.statistics import Figures
 
+_LLAMA_CPP = ("llama.cpp", "llama.cpp-q8_0", "llama.cpp-q4_k_m")
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -36,7 +38,10 @@ class Goal:
 
 def goals(result: Result) -> list[Goal]:
     """The goals for a result of this kind."""
-    return list(_large(result) if result.what == "large" else _embedded(result))
+    if result.what != "large":
+        return list(_embedded(result))
+    fewer_bits = _fewer_bits(result) if "twogear-int8" in tables.servers(result) else ()
+    return [*_large(result), *fewer_bits]
 
 
 def table(result: Result) -> tables.Cells:
@@ -80,6 +85,23 @@ def _large(result: Result) -> Iterator[Goal]:
         yield Goal("prompt of 2,000 tokens, speed", server, bound, _ratio(result, prompt, _first, server, "twogear"))
     sampled = _divide(_figure(result, "twogear", "1 reasoning 100", _per_token), ours)
     yield Goal("1 stream, sampled over greedy time per token", "", 1.03, sampled, at_most=True)
+
+
+def _fewer_bits(result: Result) -> Iterator[Goal]:
+    """Of weights in 8 and 4 bits, beside bfloat16's and llama.cpp's."""
+    one, prompt = "1 standard 100", "1 standard 2000"
+    for ours, theirs, bound in (("twogear-int8", "llama.cpp-q8_0", 0.85), ("twogear-int4", "llama.cpp-q4_k_m", 0.75)):
+        measured = _ratio(result, one, _per_token, ours, theirs)
+        yield Goal(f"1 stream, {ours}'s time per token", theirs, bound, measured, at_most=True)
+    for load in ("8 half 100", "32 half 100"):
+        figure = f"{load}, twogear-int8's tokens/s"
+        yield Goal(figure, "twogear", 1.1, _ratio(result, load, _speed, "twogear-int8", "twogear"))
+        speeds = [_figure(result, name, load, _speed) for name in _LLAMA_CPP]
+        best = max((speed for speed in speeds if speed is not None), default=None)
+        ours_speed = _figure(result, "twogear-int8", load, _speed)
+        yield Goal(figure, "the best llama.cpp", 2.0, _divide(ours_speed, best))
+    first = _ratio(result, prompt, _first, "twogear-int8", "twogear")
+    yield Goal("prompt of 2,000 tokens, twogear-int8's time", "twogear", 1.0, first, at_most=True)
 
 
 def _ratio(result: Result, load: str, what: Callable[[Figures], float | None], over: str, under: str) -> float | None:

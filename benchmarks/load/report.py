@@ -14,6 +14,7 @@ from benchmarks.load.records import RESULTS, ROOT, Result, read
 from server.cli_errors import UsageError
 
 DOCUMENT = ROOT / "docs" / "performance.md"
+_FEWER_BITS = ("twogear-int8", "twogear-int4", "llama.cpp-q8_0", "llama.cpp-q4_k_m")
 _BLOCK = re.compile(r"<!-- bench (?P<table>[\w-]+) (?P<file>\S+\.json) -->\n(?P<content>.*?)<!-- end -->\n", re.DOTALL)
 
 
@@ -91,10 +92,14 @@ def _machine(result: Result) -> str:
 
 
 def _limits(result: Result) -> str:
-    """Latency at one load beside its limit, in milliseconds: the first token, and one token after another."""
+    """Latency at one load beside its limit, in milliseconds: the first token, and one token after another.
+
+    The limit counts two bytes a weight, so servers with fewer bits are not beside it.
+    """
     rows = []
     for load in result.loads:
-        best = [one for name in tables.servers(result) if (one := tables.of_load(result, name, load.name)) is not None]
+        names = [name for name in tables.servers(result) if name not in _FEWER_BITS]
+        best = [one for name in names if (one := tables.of_load(result, name, load.name)) is not None]
         first = [one.first for one in best if one.first is not None]
         per_token = [one.per_token for one in best if one.per_token is not None]
         rows.append(

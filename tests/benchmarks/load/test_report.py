@@ -98,6 +98,24 @@ def test_goals_are_reached_missed_or_unknown() -> None:
     assert rows["1 stream, sampled over greedy time per token", "≤ 1.03×"] == [tables.NOTHING, tables.NOTHING]
 
 
+def test_goals_of_fewer_bits_come_with_their_servers() -> None:
+    large = replace(result(), what="large")
+    assert not any("int8" in goal.figure for goal in goals.goals(large))
+    measured = {"twogear": 3.0, "twogear-int8": 2.0, "llama.cpp-q8_0": 4.0}
+    rounds = [ServerRecord(name, 1, loads={LOADS[0].name: record(s, sample(s))}) for name, s in measured.items()]
+    rows = {(row[0], row[1]): row[2:] for row in goals.table(replace(large, rounds=rounds)).rows}
+    assert rows["1 stream, twogear-int8's time per token", "≤ 0.85× llama.cpp-q8_0"] == ["0.50×", "yes"]
+    assert rows["1 stream, twogear-int4's time per token", "≤ 0.75× llama.cpp-q4_k_m"] == [tables.NOTHING] * 2
+    many = "8 half 100, twogear-int8's tokens/s"
+    assert rows[many, "≥ 2× the best llama.cpp"] == [tables.NOTHING] * 2
+
+
+def test_what_has_fewer_bits_is_not_beside_the_limit_of_bf16() -> None:
+    rounds = [ServerRecord("twogear-int8", 1, loads={LOADS[0].name: record(1.0, sample(1.0))})]
+    both = replace(result(), rounds=[*result().rounds, *rounds])
+    assert report._limits(both) == report._limits(result())
+
+
 def test_the_cross_check_stands_beside_the_same_round() -> None:
     assert tables.cross_check(result()).rows == []
     other = {"load": LOADS[0].name, "output_throughput": 4.25}
