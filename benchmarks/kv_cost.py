@@ -85,7 +85,8 @@ def _measure(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, A
 
 def _layers(weights: str) -> list[dict[str, torch.Tensor]]:
     """What each layer has of its own. With `attention`, products have one column of tiles on their other side."""
-    from model_impl.cpu.native import load  # noqa: PLC0415 - seconds that --help need not wait
+    from model_impl.cpu.demand_zero import room  # noqa: PLC0415 - seconds that --help need not wait
+    from model_impl.cpu.native import load  # noqa: PLC0415
     from model_impl.cpu.packed import PackedProduct  # noqa: PLC0415
     from model_impl.cpu.quantized import QuantizedProduct  # noqa: PLC0415
 
@@ -101,14 +102,17 @@ def _layers(weights: str) -> list[dict[str, torch.Tensor]]:
         weight = torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
         bits = {"int8": 8, "int4": 4}.get(weights)
         packed[name] = (PackedProduct(load(), weight) if bits is None else QuantizedProduct.of(weight, bits)).packed
-    norms = {name: SIZE for name in ("query_norm", "key_norm")} | dict.fromkeys(("attention_norm", "mlp_norm"), hidden)
+    norms = dict.fromkeys(("query_norm", "key_norm"), SIZE) | dict.fromkeys(("attention_norm", "mlp_norm"), hidden)
     vectors = {name: torch.ones(width, dtype=torch.bfloat16) for name, width in norms.items()}
-    return [vectors | {name: weight.clone() for name, weight in packed.items()} for _ in range(LAYERS)]
+    return [
+        vectors | {name: room(weight.numel()).copy_(weight) for name, weight in packed.items()} for _ in range(LAYERS)
+    ]
 
 
 def _steps(layers: list[dict[str, torch.Tensor]], tokens: int, requests: int) -> dict[str, Callable[[], object]]:
     """By kind of pages, a step. Both kinds have the same memory, of which one leaves half alone."""
     from model_impl.cpu.decode import _Layer, _Model, _View  # noqa: PLC0415
+    from model_impl.cpu.demand_zero import room  # noqa: PLC0415
     from model_impl.cpu.native import load  # noqa: PLC0415
 
     hidden = layers[0]["mlp_norm"].shape[0]
@@ -123,9 +127,7 @@ def _steps(layers: list[dict[str, torch.Tensor]], tokens: int, requests: int) ->
         table[:, -held:] = torch.randperm(requests * held, dtype=torch.int32).view(requests, held)
         tables[window] = table
         slots[window] = table[:, -1].long() * PAGE + (tokens - 1) % PAGE
-    pages = [
-        torch.randint(*_NUMBERS, (int(tables[window].max()) + 1, page_bytes), dtype=torch.uint8) for window in windows
-    ]
+    pages = [room((int(tables[window].max()) + 1) * page_bytes).random_(*_NUMBERS) for window in windows]
     views = (_View * 2)(
         *(
             _View(tables[w].data_ptr(), tables[w].stride(0), slots[w].data_ptr(), lengths.data_ptr(), w)

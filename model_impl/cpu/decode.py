@@ -247,9 +247,9 @@ def _page_of(attention: Any) -> tuple[torch.dtype, torch.Size]:
 
 def _has_vec_pages(attention: Any) -> bool:
     """(pages, K, tokens, 2 C), each page in one piece, of numbers that all who write them round alike."""
-    pages = attention.kv_cache
+    pages, are_ours = attention.kv_cache, isinstance(attention.impl, PrefillAttentionImpl)
     return (
-        (pages.dtype is torch.bfloat16 or (isinstance(attention.impl, PrefillAttentionImpl) and has_byte_pages(attention)))
+        (pages.dtype is torch.bfloat16 or (are_ours and has_byte_pages(attention)))
         and pages.ndim == 4
         and pages.shape[2] % _PAGE_TOKENS == 0
         and pages[0].is_contiguous()

@@ -2,7 +2,7 @@
 
 Takes the place of vLLM's operation in a layer's attention for steps in which a request has several new tokens; what it
 is not written for (other types and CPUs) and steps that only decode stay with vLLM's. Pages in bfloat16 are written by
-vLLM. Those in 8 bits (`--kv-cache-dtype fp8`) are written here (`kernels/pages.h`): to the nearest, where vLLM cuts off.
+vLLM, those in 8 bits (`--kv-cache-dtype fp8`) here: to the nearest, where vLLM cuts off (`kernels/pages.h`).
 """
 
 from typing import Any

@@ -139,9 +139,7 @@ def one_process(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def rig(
-    folder: Path, config: Fields, *, page_tokens: int = 32, groups: int = 2, pages: str = "auto"
-) -> Iterator[Rig]:
+def rig(folder: Path, config: Fields, *, page_tokens: int = 32, groups: int = 2, pages: str = "auto") -> Iterator[Rig]:
     """A rig of that shape, in bfloat16, eager, within `one_process`; `folder` is for files."""
     options: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "block_size": page_tokens}
     options["kv_cache_dtype"] = pages

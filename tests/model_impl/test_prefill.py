@@ -197,7 +197,9 @@ def test_a_number_is_rounded_to_the_nearest_byte() -> None:
     keep_tokens(every, every, slots, ours)
     rounded, expected = in_bytes(every), ours.clone().zero_()
     _written_by_vllm(rounded.view(torch.float8_e4m3fn).bfloat16(), every * 0, slots, expected)
-    keys, expected_keys = (pages.view(len(pages), 2, 2, -1)[:, :, 0].view(torch.float8_e4m3fn) for pages in (ours, expected))
+    keys, expected_keys = (
+        pages.view(len(pages), 2, 2, -1)[:, :, 0].view(torch.float8_e4m3fn) for pages in (ours, expected)
+    )
     assert torch.equal(keys.float(), expected_keys.float())
     _written_by_vllm(every, every, slots, theirs)  # cuts off
     here, there = (pages.view(torch.float8_e4m3fn).float().abs() for pages in (ours, theirs))
