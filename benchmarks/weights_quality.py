@@ -7,7 +7,8 @@ same kernels. It needs no server, and takes any architecture of transformers. Wh
 second half of each window is scored, for which there is something to go by.
 
 `--llama-cpp` measures llama.cpp's Q8_0 and Q4_K_M too: by its own tool, beside its own bf16, over the same windows and
-positions (`peers/llama_cpp_divergence.py`).
+positions (`peers/llama_cpp_divergence.py`). `--formats kv-fp8` has bfloat16 weights, and keys and values rounded as
+`--kv-cache-dtype fp8` keeps them.
 
 The embedded model is measured on conversations of its own tasks in both modes, or on their plain text with llama.cpp,
 another on the documentation that ships with Python, or on `--text FILE`. bfloat16 itself is measured beside the same
@@ -33,6 +34,8 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from benchmarks.load.tables import Cells
 from benchmarks.peers import llama_cpp
@@ -51,6 +54,8 @@ from tasks.families import EMBEDDED, held_out_items
 FORMATS: tuple[Format, ...] = ("int8", "int4")
 BESIDE_FLOAT32 = "bf16 beside float32"
 MEASURED = (*FORMATS, BESIDE_FLOAT32)
+KV_FP8 = "kv-fp8"
+CHOICES = (*MEASURED, KV_FP8)
 SMALLEST_WINDOW = 100
 """Tokens; of fewer, llama.cpp tells no mean."""
 
@@ -172,6 +177,21 @@ def quantize(model: nn.Module, weights: Format) -> float:
     return 8 * sum(packed for packed, _ in sizes.values()) / sum(count for _, count in sizes.values())
 
 
+def round_pages(model: nn.Module) -> None:
+    """Has a model of transformers attend to keys and values that are rounded to float8_e4m3fn, in place."""
+    transformers.AttentionInterface.register(KV_FP8, _attend_to_rounded)
+    transformers.AttentionMaskInterface.register(KV_FP8, sdpa_mask)
+    cast("Any", model).set_attn_implementation(KV_FP8)
+
+
+def _attend_to_rounded(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    most = torch.finfo(torch.float8_e4m3fn).max
+    rounded = (x.float().clamp(-most, most).to(torch.float8_e4m3fn).to(x.dtype) for x in (key, value))
+    return sdpa_attention_forward(module, query, *rounded, *args, **kwargs)
+
+
 def main() -> None:
     """Measures, prints a table, and writes the result where one is asked for."""
     args = _arguments()
@@ -240,6 +260,8 @@ def measure(
         progress.sums.setdefault(name, Sums())
         if name == BESIDE_FLOAT32:
             other.float()
+        elif name == KV_FP8:
+            round_pages(other)
         else:
             bits[name] = quantize(other, cast("Format", name))
     for number in range(progress.windows, len(windows)):
@@ -271,7 +293,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=20_000, help="that are scored, at least")
     parser.add_argument("--window", type=int, default=512, metavar="TOKENS", help="each is read without those before")
     parser.add_argument(
-        "--formats", type=_formats, default=list(MEASURED), metavar="A,B", help=f"of {', '.join(MEASURED)}"
+        "--formats", type=_formats, default=list(MEASURED), metavar="A,B", help=f"of {', '.join(CHOICES)}"
     )
     parser.add_argument("--llama-cpp", action="store_true", help="llama.cpp's Q8_0 and Q4_K_M too; it is built first")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -283,8 +305,8 @@ def _arguments() -> argparse.Namespace:
 
 def _formats(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := set(names) - set(MEASURED):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(MEASURED)}")
+    if unknown := set(names) - set(CHOICES):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(CHOICES)}")
     return names
 
 

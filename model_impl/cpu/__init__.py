@@ -61,9 +61,17 @@ PREFILL = FastPath(
         PrivateName(
             "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl",
             (
-                *("alibi_slopes", "head_size", "logits_soft_cap", "num_kv_heads", "num_queries_per_kv"),
-                *("scale", "sinks", "sliding_window"),
+                *("alibi_slopes", "head_size", "kv_cache_dtype", "logits_soft_cap", "num_kv_heads"),
+                *("num_queries_per_kv", "scale", "sinks", "sliding_window"),
             ),
+        ),
+        PrivateName(
+            "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.do_kv_cache_update",
+            parameters=("self", "layer", "key", "value", "kv_cache", "slot_mapping"),
+        ),
+        PrivateName(
+            "vllm.model_executor.layers.attention.attention:set_default_quant_scales",
+            ("_k_scale_float", "_v_scale_float"),
         ),
         PrivateName(
             "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",

@@ -17,6 +17,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 from model_impl.cpu import DECODE, note
 from model_impl.cpu.native import kernels
 from model_impl.cpu.packed import PackedProduct
+from model_impl.cpu.prefill import PAGES, PrefillAttentionImpl, has_byte_pages
 from model_impl.cpu.quantized import QuantizedProduct
 
 _PAGE_TOKENS = 32
@@ -46,7 +47,7 @@ class _Model(ctypes.Structure):
         ),
         *(
             (name, ctypes.c_int64)
-            for name in ("count", "hidden", "intermediate", "queries", "keys", "size", "page_tokens")
+            for name in ("count", "hidden", "intermediate", "queries", "keys", "size", "page_tokens", "page_number")
         ),
         ("scale", ctypes.c_float),
         ("eps", ctypes.c_float),
@@ -168,7 +169,7 @@ class DecodeStep:
                 yield "a projection is not one of our packed weights"
             if not isinstance(attention.impl, CPUAttentionBackendImpl) or attention.isa != "vec":
                 yield "another kind of attention"
-            if not _has_vec_pages(attention.kv_cache) or attention.kv_cache.shape[1:] != first.attn.kv_cache.shape[1:]:
+            if not _has_vec_pages(attention) or _page_of(attention) != _page_of(first.attn):
                 yield f"pages are {attention.kv_cache.dtype} {tuple(attention.kv_cache.shape)}"
             of_layer = metadata[attention.layer_name]
             types = (of_layer.block_table.dtype, of_layer.seq_lens.dtype)
@@ -207,6 +208,7 @@ class DecodeStep:
             keys=attention.num_kv_heads,
             size=attention.head_size,
             page_tokens=attention.kv_cache.shape[2],
+            page_number=attention.kv_cache.element_size(),
             scale=attention.impl.scale,
             eps=self._norm.variance_epsilon,
         )
@@ -239,10 +241,15 @@ def _weights(layer: Any) -> tuple[torch.Tensor | None, ...]:
     )
 
 
-def _has_vec_pages(pages: torch.Tensor) -> bool:
-    """(pages, K, tokens, 2 C), each page in one piece."""
+def _page_of(attention: Any) -> tuple[torch.dtype, torch.Size]:
+    return attention.kv_cache.dtype, attention.kv_cache.shape[1:]
+
+
+def _has_vec_pages(attention: Any) -> bool:
+    """(pages, K, tokens, 2 C), each page in one piece, of numbers that all who write them round alike."""
+    pages, are_ours = attention.kv_cache, isinstance(attention.impl, PrefillAttentionImpl)
     return (
-        pages.dtype is torch.bfloat16
+        (pages.dtype is torch.bfloat16 or (are_ours and has_byte_pages(attention)))
         and pages.ndim == 4
         and pages.shape[2] % _PAGE_TOKENS == 0
         and pages[0].is_contiguous()
@@ -265,6 +272,6 @@ def _obstacle(vllm_config: Any) -> str | None:
         return "LoRA adapters are enabled"
     if vllm_config.kv_transfer_config is not None:
         return "pages are transferred between engines"
-    if vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16"):
+    if vllm_config.cache_config.cache_dtype not in PAGES:
         return f"the KV cache is in {vllm_config.cache_config.cache_dtype}"
     return None

@@ -47,9 +47,10 @@ _ARGUMENTS: Arguments = {
     "norm_rope": [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _FLOAT, _POINTER, _POINTER],
     "silu_mul": [_POINTER, _SIZE, _SIZE, _POINTER],
     "attend": [
-        *(_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER),
+        *(_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER),
         *(_SIZE, _SIZE, _SIZE, _SIZE, _FLOAT, _SIZE),
     ],
+    "keep_tokens": [_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, *[_SIZE] * 4],
     "draw": [_POINTER, _POINTER, _SIZE, _SIZE, *[_POINTER] * 6],
     "decode_step": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER],
 }

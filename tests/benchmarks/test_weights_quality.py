@@ -20,7 +20,7 @@ from tests.model_impl.tiny import reference_logprobs, save_checkpoint
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
     from benchmarks import weights_quality
-    from benchmarks.weights_quality import MEASURED, Progress
+    from benchmarks.weights_quality import CHOICES, MEASURED, Progress
 
 TOOL = f'''#!{sys.executable}
 """Does what llama-perplexity does with these options; a token is a letter."""
@@ -125,8 +125,9 @@ def test_the_second_half_of_each_window_is_scored(tmp_path: Path) -> None:
     model = save_checkpoint(tmp_path, config, torch.bfloat16)
     torch.manual_seed(0)
     windows = torch.randint(0, 101, (2, 21)).tolist()
-    found = weights_quality.measure(tmp_path, MEASURED, windows, Progress(None, ""))
-    eight, four, rounded = (found[name] for name in MEASURED)
+    found = weights_quality.measure(tmp_path, CHOICES, windows, Progress(None, ""))
+    eight, four, rounded, pages = (found[name] for name in CHOICES)
+    assert rounded["kl"] / 2 < pages["kl"] < four["kl"]
     assert eight["tokens"] == 2 * (20 - first_scored(21)) == 20
     scored = torch.cat([reference_logprobs(model, window)[first_scored(21) :] for window in windows])
     assert math.log(eight["perplexity_bf16"]) == pytest.approx(-float(scored.mean()), abs=0.1)

@@ -112,9 +112,11 @@ def prompt(length: int, seed: int) -> list[int]:
     return [rng.randrange(10, VOCABULARY) for _ in range(length)]
 
 
-def options_of(dtype: str) -> dict[str, Any]:
+def options_of(numbers: str) -> dict[str, Any]:
+    """`numbers`: of weights and pages, or `fp8`, which is bfloat16 with pages of bytes."""
     return {
-        "dtype": dtype,
+        "dtype": "bfloat16" if numbers == "fp8" else numbers,
+        "kv_cache_dtype": numbers if numbers == "fp8" else "auto",
         "worker_cls": "engine.vllm_internals.cpu_worker.TwogearCPUWorker",
         "scheduler_cls": "engine.vllm_internals.scheduler.MultiStepScheduler",
         "max_model_len": CONTEXT,
@@ -124,13 +126,13 @@ def options_of(dtype: str) -> dict[str, Any]:
 
 
 def all_outcomes(
-    folder: Path, dtype: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, numbers: str, milliseconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, list[Outcome]]:
     """What an engine makes of everything that the tests below look at."""
     monkeypatch.setenv("TWOGEAR_MULTI_STEP_MS", str(milliseconds))
     questions = [prompt(20 + 7 * number, number) for number in range(len(CASES))]
     found = {}
-    with engine(folder, **options_of(dtype)) as llm:
+    with engine(folder, **options_of(numbers)) as llm:
         (status,) = [path for path in attach(llm.llm_engine).fast_paths if path.name == MULTI_STEP.name]
         assert status.on == (milliseconds > 0), status
         server = Server(llm)
@@ -145,13 +147,13 @@ def all_outcomes(
     return found
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])  # by vLLM's attention, and by native steps
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "fp8"])  # by vLLM's attention, and by native steps
 def outcomes(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[dict[str, list[Outcome]], dict[str, list[Outcome]]]:
     """With several steps at once, and with single ones."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, fields(), getattr(torch, request.param))
+    save_checkpoint(folder, fields(), torch.float32 if request.param == "float32" else torch.bfloat16)
     with pytest.MonkeyPatch.context() as monkeypatch:
         several, single = (all_outcomes(folder, request.param, most, monkeypatch) for most in (10_000, 0))
         return several, single
@@ -160,7 +162,7 @@ def outcomes(
 @pytest.mark.engine
 @pytest.mark.parametrize("case", [*CASES, "all together", "one after another", "follow-up"])
 def test_several_steps_draw_what_single_steps_draw(outcomes: Any, case: str, request: pytest.FixtureRequest) -> None:
-    if case == "one after another" and "bfloat16" in request.node.name and kernels() is None:
+    if case == "one after another" and "float32" not in request.node.name and kernels() is None:
         # Requests come at other times beside several steps than beside single ones, so that batches differ.
         pytest.skip("no kernels of ours on this CPU: vLLM's bfloat16 products depend on what else is in a batch")
     for several, single in zip(outcomes[0][case], outcomes[1][case], strict=True):

@@ -20,6 +20,8 @@ with warnings.catch_warnings():
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.v1.attention.backend import CommonAttentionMetadata
 
+    from model_impl.cpu.prefill import has_byte_pages
+
 POISON = 1e4
 """What keys and values are where no request may look."""
 
@@ -71,7 +73,8 @@ class Rig:
                         store[at] = content
                 whole = torch.stack([keys.transpose(2, 3).flatten(2), values.flatten(2)], 2)
                 shape = (count, layer.num_kv_heads, self.page_tokens, 2 * layer.head_size)
-                self.pages[layer.layer_name] = whole.to(torch.bfloat16).view(shape)
+                whole = in_bytes(whole) if has_byte_pages(layer) else whole.to(torch.bfloat16)
+                self.pages[layer.layer_name] = whole.view(shape)
             if window:
                 for row, length in enumerate(lengths):
                     table[row, : max(0, length - window) // self.page_tokens] = 0
@@ -121,6 +124,12 @@ class Rig:
         return metadata, slots
 
 
+def in_bytes(values: torch.Tensor) -> torch.Tensor:
+    """Any numbers, as pages in 8 bits have them."""
+    most = torch.finfo(torch.float8_e4m3fn).max
+    return values.float().clamp(-most, most).to(torch.float8_e4m3fn).view(torch.uint8)
+
+
 @contextmanager
 def one_process(folder: Path) -> Iterator[None]:
     """The process groups that rigs need, for any number of them; `folder` is for a file."""
@@ -130,9 +139,10 @@ def one_process(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def rig(folder: Path, config: Fields, *, page_tokens: int = 32, groups: int = 2) -> Iterator[Rig]:
+def rig(folder: Path, config: Fields, *, page_tokens: int = 32, groups: int = 2, pages: str = "auto") -> Iterator[Rig]:
     """A rig of that shape, in bfloat16, eager, within `one_process`; `folder` is for files."""
     options: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "block_size": page_tokens}
+    options["kv_cache_dtype"] = pages
     vllm_config = engine_config(folder / "model", config, max_model_len=4096, **options)
     before = torch.get_default_dtype()
     with warnings.catch_warnings(), set_current_vllm_config(vllm_config):

@@ -1,8 +1,7 @@
 // Attention of one token over the pages of its request, in chunks that do not depend on anything but its position.
 //
-// A page holds for each KV head the keys, [size][tokens], and then the values, [tokens][size]: the layout of vLLM's CPU
-// attention for vectors ("vec"; csrc/cpu/cpu_attn_vec.hpp), which fills and reads the same pages. Logits, probabilities
-// and sums are float32. Pages of many requests fit into no cache: while one is computed with, the next one is fetched.
+// Logits, probabilities and sums are float32; over pages of bytes, probabilities are rounded to bfloat16 for the products
+// with values. Pages of many requests fit into no cache: while one is computed with, the next one is fetched.
 
 #pragma once
 
@@ -11,29 +10,19 @@
 #include <cstring>
 #include <limits>
 
+#include "pages.h"
 #include "product.h"
 #include "rows.h"
 
 namespace {
 
 constexpr int64_t CHUNK_TOKENS = 512;
-constexpr int GROUP = 32;  // tokens, or values of a head, in 512 bits of bfloat16
 constexpr int MOST_HEADS = 4;
 
 struct Heads {
   int64_t queries, keys, size;
   float scale;
   int64_t per_key() const { return queries / keys; }
-};
-
-// A layer's pages and one request's table of them.
-struct Pages {
-  uint16_t* first;
-  int64_t stride, tokens;  // values between pages, tokens in one
-  uint16_t* key(int64_t page, int64_t head, int64_t size) const {
-    return first + page * stride + head * 2 * tokens * size;
-  }
-  uint16_t* value(int64_t page, int64_t head, int64_t size) const { return key(page, head, size) + tokens * size; }
 };
 
 // Tokens of a chunk that lie in one page: `place` counts from where the chunk starts, `offset` in the page.
@@ -72,21 +61,27 @@ struct Partial {
 };
 
 // A head's new key and value into their slot.
-inline void keep(const Heads& heads, const Pages& pages, int64_t slot, int64_t head, const uint16_t* key,
-                 const uint16_t* value) {
+template <class Number>
+void keep(const Heads& heads, const Pages<Number>& pages, int64_t slot, int64_t head, const uint16_t* key,
+          const uint16_t* value) {
   const int64_t page = slot / pages.tokens, offset = slot % pages.tokens, size = heads.size;
-  uint16_t* to = pages.key(page, head, size) + offset;
-  for (int64_t i = 0; i < size; i++) to[i * pages.tokens] = key[i];
-  memcpy(pages.value(page, head, size) + offset * size, value, size * sizeof(uint16_t));
+  Number* to = pages.key(page, head, size) + offset;
+  for (int64_t i = 0; i < size; i += GROUP) {
+    Number part[GROUP];
+    to_pages(key + i, GROUP, part);
+    for (int64_t j = 0; j < GROUP; j++) to[(i + j) * pages.tokens] = part[j];
+  }
+  to_pages(value, size, pages.value(page, head, size) + offset * size);
 }
 
-inline void fetch(const uint16_t* at) { _mm_prefetch((const char*)at, _MM_HINT_T0); }
+inline void fetch(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T0); }
 
 // Logits of G heads of queries with N groups of keys; pairs of the head's values are summed at a time. `lines` groups of
 // the keys `ahead` are fetched.
-template <int G, int N>
-void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t tokens, float* logits,
-          const uint16_t* ahead, int64_t lines) {
+template <int G, int N, class Number>
+void dots(const Pair* query, const Number* key, const Heads& heads, int64_t tokens, float* logits, const Number* ahead,
+          int64_t lines) {
+  constexpr int64_t LINE = 64 / sizeof(Number);
   const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i high = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
   const int64_t pairs = heads.size / 2;
@@ -96,13 +91,13 @@ void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t to
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) sum[g][n][0] = sum[g][n][1] = _mm512_setzero_ps();
   for (int64_t p = 0; p < pairs; p++, key += 2 * tokens, ahead += 2 * tokens) {
-    for (int64_t line = 0; line < lines; line++) {
-      fetch(ahead + line * GROUP);
-      fetch(ahead + tokens + line * GROUP);
+    for (int64_t at = 0; at < lines * GROUP; at += LINE) {
+      fetch(ahead + at);
+      if (tokens >= LINE) fetch(ahead + tokens + at);
     }
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
-      const __m512i even = _mm512_loadu_si512(key + n * GROUP), odd = _mm512_loadu_si512(key + tokens + n * GROUP);
+      const __m512i even = load_group(key + n * GROUP), odd = load_group(key + tokens + n * GROUP);
       const __m512bh a = (__m512bh)_mm512_unpacklo_epi16(even, odd), b = (__m512bh)_mm512_unpackhi_epi16(even, odd);
 #pragma GCC unroll 4
       for (int g = 0; g < G; g++) {
@@ -112,7 +107,7 @@ void dots(const Pair* query, const uint16_t* key, const Heads& heads, int64_t to
       }
     }
   }
-  const __m512 scale = _mm512_set1_ps(heads.scale);
+  const __m512 scale = _mm512_set1_ps(heads.scale * UNIT_OF<Number>);
 #pragma GCC unroll 4
   for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
@@ -148,7 +143,7 @@ inline void exponentials(float* logits, int64_t first, int64_t last, float* larg
 // Of G heads: W groups of a head's values, each token's weighted by its exponential. Several sums take turns where few
 // would wait for themselves.
 template <int G, int W>
-void weigh(const float* weights, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
+void weigh(const float* weights, const Chunk& chunk, const Heads& heads, const Pages<uint16_t>& pages, int64_t head,
            int64_t column, float* out, Ahead next) {
   constexpr int TURNS = G * W >= 4 ? 1 : 4 / (G * W);
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -206,10 +201,94 @@ void weigh(const float* weights, const Chunk& chunk, const Heads& heads, const P
     }
 }
 
-// G query heads of one KV head over a chunk.
+// The same of bytes: two tokens at a time, whose exponentials are pairs of bfloat16, CHUNK_TOKENS of each head. Those
+// outside of the chunk are zeros.
+template <int G, int W>
+void weigh(const uint16_t* weights, const Chunk& chunk, const Heads& heads, const Pages<uint8_t>& pages, int64_t head,
+           int64_t column, float* out, Ahead next) {
+  constexpr int TURNS = G * W >= 4 ? 1 : 4 / (G * W);
+  const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i high = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  const int64_t size = heads.size;
+  __m512 sum[TURNS][G][W][2];
+#pragma GCC unroll 4
+  for (int s = 0; s < TURNS; s++)
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) sum[s][g][w][0] = sum[s][g][w][1] = _mm512_setzero_ps();
+  for (int64_t number = 0; number < chunk.count; number++) {
+    const Run *run = chunk.runs + number, *run_ahead = next.run(number);
+    const int64_t odd = run->offset % 2, pairs = (odd + run->count + 1) / 2;
+    const uint8_t* value = pages.value(run->page, head, size) + (run->offset - odd) * size + column;
+    const uint8_t* ahead = value;
+    int64_t pairs_ahead = 0;
+    if (run_ahead) {
+      ahead = pages.value(run_ahead->page, next.head, size) + run_ahead->offset * size + column;
+      pairs_ahead = (run_ahead->count + 1) / 2;
+    }
+    const uint16_t* weight = weights + run->place - odd;
+    auto add = [&](int64_t t, int s) __attribute__((always_inline)) {
+      if (t < pairs_ahead && column % (2 * GROUP) == 0) {
+#pragma GCC unroll 4
+        for (int w = 0; w < W; w += 2) {
+          fetch(ahead + 2 * t * size + w * GROUP);
+          if (size > GROUP) fetch(ahead + (2 * t + 1) * size + w * GROUP);
+        }
+      }
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) {
+        const __m512i first = load_group(value + 2 * t * size + w * GROUP);
+        const __m512i second = load_group(value + (2 * t + 1) * size + w * GROUP);
+        const __m512bh a = (__m512bh)_mm512_unpacklo_epi16(first, second);
+        const __m512bh b = (__m512bh)_mm512_unpackhi_epi16(first, second);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) {
+          const __m512bh factor = (__m512bh)_mm512_set1_epi32(((const Pair*)(weight + g * CHUNK_TOKENS))[t]);
+          sum[s][g][w][0] = _mm512_dpbf16_ps(sum[s][g][w][0], a, factor);
+          sum[s][g][w][1] = _mm512_dpbf16_ps(sum[s][g][w][1], b, factor);
+        }
+      }
+    };
+    int64_t t = 0;
+    for (; t + TURNS <= pairs; t += TURNS)
+#pragma GCC unroll 4
+      for (int s = 0; s < TURNS; s++) add(t + s, s);
+    for (; t < pairs; t++) add(t, 0);
+  }
+  const __m512 unit = _mm512_set1_ps(UNIT_OF<uint8_t>);
+#pragma GCC unroll 4
+  for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) {
+#pragma GCC unroll 4
+      for (int s = 1; s < TURNS; s++)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) sum[0][g][w][i] = _mm512_add_ps(sum[0][g][w][i], sum[s][g][w][i]);
+      const __m512 a = _mm512_mul_ps(sum[0][g][w][0], unit), b = _mm512_mul_ps(sum[0][g][w][1], unit);
+      float* to = out + g * size + column + w * GROUP;
+      _mm512_storeu_ps(to, _mm512_permutex2var_ps(a, low, b));
+      _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(a, high, b));
+    }
+}
+
+// Exponentials as pages of such numbers are weighed with: as they are, or the same place's bfloat16 of G heads.
 template <int G>
-void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
-                  float* largest, float* sum, float* values, Ahead next) {
+const float* weights_for(const Pages<uint16_t>&, float* exponentials, int64_t, int64_t) { return exponentials; }
+
+template <int G>
+const uint16_t* weights_for(const Pages<uint8_t>&, float* exponentials, int64_t first, int64_t last) {
+  uint16_t* weights = (uint16_t*)exponentials;
+  for (int g = 0; g < G; g++)
+    for (int64_t i = first / LANES * LANES; i < last; i += LANES)
+      store(weights + g * CHUNK_TOKENS + i, _mm512_load_ps(exponentials + g * CHUNK_TOKENS + i));
+  return weights;
+}
+
+// G query heads of one KV head over a chunk.
+template <int G, class Number>
+void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages<Number>& pages,
+                  int64_t head, float* largest, float* sum, float* values, Ahead next) {
   alignas(64) float logits[G * CHUNK_TOKENS];
   constexpr int MOST = 8 / G < 4 ? 8 / G : 4;  // groups of keys at once
   auto groups_of = [](const Run& run) { return (run.offset % GROUP + run.count + GROUP - 1) / GROUP; };
@@ -218,13 +297,13 @@ void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads,
   };
   for (int64_t number = 0; number < chunk.count; number++) {
     const Run &run = chunk.runs[number], *run_ahead = next.run(number);
-    const uint16_t *key = keys_of(run, head), *ahead = run_ahead ? keys_of(*run_ahead, next.head) : key;
+    const Number *key = keys_of(run, head), *ahead = run_ahead ? keys_of(*run_ahead, next.head) : key;
     int64_t lines = run_ahead ? groups_of(*run_ahead) : 0;
     float* to = logits + run.place / GROUP * GROUP;
     for (int64_t groups = groups_of(run), n; groups > 0; groups -= n, key += n * GROUP, to += n * GROUP) {
       n = groups >= MOST ? MOST : 1;
       const int64_t share = n < groups ? std::min(n, lines) : lines;  // the last one fetches what is left
-      (n == MOST ? dots<G, MOST> : dots<G, 1>)((const Pair*)query, key, heads, pages.tokens, to, ahead, share);
+      (n == MOST ? dots<G, MOST, Number> : dots<G, 1, Number>)((const Pair*)query, key, heads, pages.tokens, to, ahead, share);
       ahead += share * GROUP;
       lines -= share;
     }
@@ -232,21 +311,23 @@ void attend_heads(const uint16_t* query, const Chunk& chunk, const Heads& heads,
   const Run& end = chunk.runs[chunk.count - 1];
   for (int g = 0; g < G; g++)
     exponentials(logits + g * CHUNK_TOKENS, chunk.runs[0].place, end.place + end.count, largest + g, sum + g);
+  const auto* weights = weights_for<G>(pages, logits, chunk.runs[0].place, end.place + end.count);
   int64_t column = 0;
   constexpr int WIDE = MOST_HEADS / G;
   for (; column + WIDE * GROUP <= heads.size; column += WIDE * GROUP)
-    weigh<G, WIDE>(logits, chunk, heads, pages, head, column, values, next);
+    weigh<G, WIDE>(weights, chunk, heads, pages, head, column, values, next);
   for (; column < heads.size; column += GROUP)
-    weigh<G, 1>(logits, chunk, heads, pages, head, column, values, next);
+    weigh<G, 1>(weights, chunk, heads, pages, head, column, values, next);
 }
 
 // The query heads of one KV head over a chunk of their row's tokens.
-inline void attend(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages& pages, int64_t head,
-                   Partial to, Ahead next) {
+template <class Number>
+void attend(const uint16_t* query, const Chunk& chunk, const Heads& heads, const Pages<Number>& pages, int64_t head,
+            Partial to, Ahead next) {
   const int64_t per_key = heads.per_key();
   for (int64_t done = 0; done < per_key; next = {nullptr, 0}) {
     const int64_t q = head * per_key + done, left = per_key - done;
-    auto part = left >= 4 ? attend_heads<4> : left >= 2 ? attend_heads<2> : attend_heads<1>;
+    auto part = left >= 4 ? attend_heads<4, Number> : left >= 2 ? attend_heads<2, Number> : attend_heads<1, Number>;
     part(query + q * heads.size, chunk, heads, pages, head, to.largest + q, to.sum + q, to.values + q * heads.size,
          next);
     done += left >= 4 ? 4 : left >= 2 ? 2 : 1;

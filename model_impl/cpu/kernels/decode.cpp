@@ -22,8 +22,8 @@ constexpr int64_t THREADED = 4'000'000;  // products of two numbers in a layer t
 struct Layer {
   const uint8_t *qkv, *attention_out, *gate_up, *down;  // weights.h or quantized.h
   const uint16_t *query_norm, *key_norm, *turns, *attention_norm, *mlp_norm;
-  uint16_t* pages;
-  int64_t page_stride, view;  // values between pages; which View of the requests it has
+  void* pages;
+  int64_t page_stride, view;  // numbers between pages; which View of the requests it has
 };
 
 struct Model {
@@ -32,7 +32,7 @@ struct Model {
   const uint8_t* quantized_embedding;  // it is one of quantized.h,
   const uint8_t* packed_embedding;     // or of weights.h
   const uint16_t* norm;
-  int64_t count, hidden, intermediate, queries, keys, size, page_tokens;
+  int64_t count, hidden, intermediate, queries, keys, size, page_tokens, page_number;  // the last: bytes of a page's number
   float scale, eps;
 };
 
@@ -93,6 +93,8 @@ struct Batch {
   uint16_t* out;
 };
 
+// `Number`: of the pages.
+template <class Number>
 class Step {
  public:
   // `units`: the most of a view. What is computed lies in `buffer`.
@@ -174,7 +176,9 @@ class Step {
   int64_t width_of_queries() const { return model.queries * model.size; }
   int64_t width_of_qkv() const { return (model.queries + 2 * model.keys) * model.size; }
   float* partial(int64_t unit) const { return (float*)partials_ + unit * Partial::floats(heads()); }
-  Pages pages(const Layer& layer) const { return {layer.pages, layer.page_stride, model.page_tokens}; }
+  Pages<Number> pages(const Layer& layer) const {
+    return {(Number*)layer.pages, layer.page_stride, model.page_tokens};
+  }
 
   Product product(const uint16_t* x, int64_t k, const uint8_t* packed, int64_t columns, uint16_t* y) const {
     return {x, rows, k / 2, k, packed, columns, nullptr, y, (Pair*)arranged_};
@@ -244,12 +248,11 @@ bool worth_a_team(const Model& model, int64_t rows, const Work* works) {
   return std::max<int64_t>(rows, Product::ROWS) * weights + 8 * tokens / model.count * wide >= THREADED;
 }
 
-}  // namespace
-
-void attend_token(const Layout& layout, const Token& token) {
+template <class Number>
+void attend_over(const Layout& layout, const Token& token) {
   static thread_local Buffer buffer;
   const Heads heads{layout.queries, layout.keys, layout.size, layout.scale};
-  const Pages pages{layout.pages, layout.page_stride, layout.page_tokens};
+  const Pages<Number> pages{(Number*)layout.pages, layout.page_stride, layout.page_tokens};
   const int32_t length = (int32_t)token.length;
   Work work;
   work.plan({nullptr, 0, nullptr, &length, layout.window}, 1);
@@ -261,6 +264,24 @@ void attend_token(const Layout& layout, const Token& token) {
       attend(token.query, chunk, heads, pages, head, Partial(partials + number * floats, heads), {nullptr, 0});
   }
   merge(partials, count, heads, token.out);
+}
+
+// The step of a thread's team.
+template <class Number>
+void run(const Model& model, const Batch& batch, int64_t units, std::vector<Work>& works, int64_t views, int threads) {
+  const Step<Number> step(model, batch, units, memory);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#pragma omp single
+    for (int64_t v = 0; v < views; v++) works[v].deal(omp_get_num_threads());
+    step.run(omp_get_thread_num(), omp_get_num_threads());
+  }
+}
+
+}  // namespace
+
+void attend_token(const Layout& layout, const Token& token) {
+  (layout.page_number == 1 ? attend_over<uint8_t> : attend_over<uint16_t>)(layout, token);
 }
 
 extern "C" {
@@ -275,14 +296,8 @@ void decode_step(const Model* model, const View* views, int64_t count_of_views, 
     units = std::max(units, plans[v].units.size());
   }
   const int threads = worth_a_team(*model, rows, plans.data()) ? omp_get_max_threads() : 1;
-  std::vector<Work>& works = plans;  // this thread's, for all of the team
-  const Step step(*model, {rows, ids, positions, views, works.data(), out}, units, memory);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-#pragma omp single
-    for (int64_t v = 0; v < count_of_views; v++) works[v].deal(omp_get_num_threads());
-    step.run(omp_get_thread_num(), omp_get_num_threads());
-  }
+  auto step = model->page_number == 1 ? run<uint8_t> : run<uint16_t>;
+  step(*model, {rows, ids, positions, views, plans.data(), out}, units, plans, count_of_views, threads);
 }
 
 }  // extern "C"

@@ -1,7 +1,6 @@
 // Attention of many new tokens over vLLM's pages on CPU: bfloat16 products with float32 sums, softmax in one pass
 // (Milakov & Gimelshein, arXiv 1805.02867, as in FlashAttention), so that scores never leave the L1 cache.
 //
-// A page of a KV head is keys [size][tokens], then values [tokens][size], as vLLM's operation for this CPU writes them.
 // Keys are taken in blocks of KEYS at multiples of KEYS: a token's result depends neither on the other tokens of the
 // batch nor on how its prompt was cut, but for what is left of it being a single token. That, as the token of a request
 // that decodes, is computed as in a decode step, so that what is drawn does not depend on whose prompts are computed beside.
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "pages.h"
 #include "product.h"
 #include "rows.h"
 #include "single.h"
@@ -36,8 +36,8 @@ struct Job {
   int64_t query_stride;
   uint16_t* out;  // as query
   int64_t out_stride;
-  const uint16_t* pages;  // [page][KV head], strides in numbers
-  int64_t page_stride, head_stride, page;
+  const void* pages;  // [page][KV head], strides in numbers
+  int64_t page_number, page_stride, head_stride, page;  // the first: bytes of a number
   const int32_t* table;  // [request][page of its context]
   int64_t table_stride;
   const int32_t* starts;   // [requests + 1] first token of each
@@ -75,21 +75,22 @@ inline void pair_up(__m512i a, __m512i b, uint16_t* to) {
 }
 
 // Keys and values [from, to) to pairs; `from` is a multiple of STEP, and beyond `to` values are zeros up to the next.
+template <class Number>
 void pack(const Job& job, const Unit& unit, int64_t from, int64_t to, Scratch& scratch) {
   const int64_t size = job.size;
   for (int64_t at = from; at < to; at += STEP) {
     const int32_t number = job.table[unit.request * job.table_stride + at / job.page];
-    const uint16_t* keys = job.pages + number * job.page_stride + unit.kv_head * job.head_stride;
-    const uint16_t* values = keys + size * job.page + at % job.page * size;
+    const Number* keys = (const Number*)job.pages + number * job.page_stride + unit.kv_head * job.head_stride;
+    const Number* values = keys + size * job.page + at % job.page * size;
     keys += at % job.page;
     uint16_t* packed = scratch.keys + (at - from) * size;
     for (int64_t d = 0; d < size; d += 2)
-      pair_up(_mm512_loadu_si512(keys + d * job.page), _mm512_loadu_si512(keys + (d + 1) * job.page), packed + d * STEP);
+      pair_up(load_group(keys + d * job.page), load_group(keys + (d + 1) * job.page), packed + d * STEP);
     for (int64_t t = 0; t < STEP; t += 2)
       for (int64_t d = 0; d < size; d += STEP) {
         const __m512i zero = _mm512_setzero_si512();
-        const __m512i a = at + t < to ? _mm512_loadu_si512(values + t * size + d) : zero;
-        const __m512i b = at + t + 1 < to ? _mm512_loadu_si512(values + (t + 1) * size + d) : zero;
+        const __m512i a = at + t < to ? load_group(values + t * size + d) : zero;
+        const __m512i b = at + t + 1 < to ? load_group(values + (t + 1) * size + d) : zero;
         pair_up(a, b, scratch.values + d * KEYS + (at - from + t) * STEP);
       }
   }
@@ -189,6 +190,7 @@ void mix(const Scratch& scratch, float* mixed, const float* factor, int64_t coun
 }
 
 // Rows are the tokens' heads, the heads of a token behind each other; those beyond the last repeat it.
+template <class Number>
 void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
   const int64_t size = job.size, pairs = size / 2, group = job.group;
   const int64_t rows = (unit.last - unit.first) * group, tiles = (rows + ROWS - 1) / ROWS;
@@ -211,7 +213,7 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
   const int64_t begin = job.window ? std::max<int64_t>(0, offset + unit.first - job.window + 1) : 0;
   for (int64_t from = begin / STEP * STEP, to; from < end; from = to) {
     to = std::min((from / KEYS + 1) * KEYS, end);
-    pack(job, unit, from, to, scratch);
+    pack<Number>(job, unit, from, to, scratch);
     const int64_t count = (to - from + STEP - 1) / STEP * STEP;
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t lowest = job.window ? offset + token(tile * ROWS) - job.window + 1 : 0;
@@ -222,14 +224,14 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
         const int64_t row = tile * ROWS + r, position = offset + token(row);
         const int64_t low = job.window ? position - job.window + 1 - from : -from;
         factor[r] = weigh(scratch.scores + r * KEYS, scratch.weights + r * KEYS, count, low, position + 1 - from,
-                          job.scale, scratch.largest + row, scratch.total + row);
+                          job.scale * UNIT_OF<Number>, scratch.largest + row, scratch.total + row);
       }
       mix(scratch, scratch.mixed + tile * ROWS * size, factor, count, size);
     }
   }
 
   for (int64_t row = 0; row < rows; row++) {
-    const __m512 factor = _mm512_set1_ps(1.0f / scratch.total[row]);
+    const __m512 factor = _mm512_set1_ps(UNIT_OF<Number> / scratch.total[row]);
     const float* mixed = scratch.mixed + row * size;
     uint16_t* out = job.out + place(row, job.out_stride);
     for (int64_t d = 0; d < size; d += LANES)
@@ -239,8 +241,8 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
 }
 
 void attend_single(const Job& job, int64_t request) {
-  const Layout layout{(uint16_t*)job.pages, job.page_stride,           job.page,  job.group * job.kv_heads,
-                      job.kv_heads,         job.size, job.scale, job.window};
+  const Layout layout{job.pages,    job.page_number, job.page_stride, job.page, job.group * job.kv_heads,
+                      job.kv_heads, job.size,        job.scale,       job.window};
   attend_token(layout, {job.query + job.starts[request] * job.query_stride,
                         job.out + job.starts[request] * job.out_stride, job.table + request * job.table_stride,
                         job.lengths[request]});
@@ -266,11 +268,12 @@ Scratch scratch_of(Buffer& buffer, int64_t size, int64_t rows) {
 
 // Arguments as in Job; heads of a multiple of 32 numbers, pages of a multiple of 32 tokens.
 extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* out, int64_t out_stride,
-                       const uint16_t* pages, int64_t page_stride, int64_t head_stride, int64_t page,
+                       const void* pages, int64_t page_number, int64_t page_stride, int64_t head_stride, int64_t page,
                        const int32_t* table, int64_t table_stride, const int32_t* starts, const int32_t* lengths,
                        int64_t requests, int64_t group, int64_t kv_heads, int64_t size, float scale, int64_t window) {
-  const Job job{query, query_stride, out,    out_stride, pages, page_stride, head_stride, page,  table,
-                table_stride, starts, lengths, group,     kv_heads, size,     scale,       window};
+  const Job job{query,  query_stride, out,          out_stride, pages,   page_number, page_stride, head_stride, page,
+                table,  table_stride, starts,       lengths,    group,   kv_heads,    size,        scale,       window};
+  auto attend_some = page_number == 1 ? attend_unit<uint8_t> : attend_unit<uint16_t>;
   const int64_t tokens = std::max<int64_t>(UNIT / group, 1);
   static thread_local std::vector<Unit> units;
   units.clear();
@@ -295,7 +298,7 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
       if (all[i].kv_head == ALL)
         attend_single(job, all[i].request);
       else
-        attend_unit(job, all[i], scratch);
+        attend_some(job, all[i], scratch);
     }
   }
 }

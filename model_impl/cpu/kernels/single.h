@@ -12,8 +12,8 @@ struct Token {
 };
 
 struct Layout {
-  uint16_t* pages;
-  int64_t page_stride, page_tokens;
+  const void* pages;
+  int64_t page_number, page_stride, page_tokens;  // bytes of a number, numbers between pages
   int64_t queries, keys, size;
   float scale;
   int64_t window;  // 0: everything
