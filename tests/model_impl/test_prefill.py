@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,15 @@ try:
     LIBRARY = load()
 except KernelsUnavailableError:
     pytest.skip("no kernels on this machine", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["tiles", "vectors"])
+def _by_tiles_or_vectors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test by both ways of multiplying, where the processor has both."""
+    if LIBRARY.use_tiles(request.param) != request.param:
+        pytest.skip("no tiles here")
+    yield
+    LIBRARY.use_tiles(True)
 
 
 class Heads(NamedTuple):

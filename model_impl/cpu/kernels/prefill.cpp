@@ -1,5 +1,6 @@
 // Attention of many new tokens over vLLM's pages on CPU: bfloat16 products with float32 sums, softmax in one pass
-// (Milakov & Gimelshein, arXiv 1805.02867, as in FlashAttention), so that scores never leave the L1 cache.
+// (Milakov & Gimelshein, arXiv 1805.02867, as in FlashAttention), so that scores never leave the L1 cache. Products are in
+// vectors, or in tiles (AMX) where the processor has them; their last bits differ, as those of its other products do.
 //
 // Keys are taken in blocks of KEYS at multiples of KEYS: a token's result depends neither on the other tokens of the
 // batch nor on how its prompt was cut, but for what is left of it being a single token. That, as the token of a request
@@ -11,7 +12,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
+#include <optional>
 #include <vector>
 
 #include "memory.h"
@@ -19,10 +22,11 @@
 #include "product.h"
 #include "rows.h"
 #include "single.h"
+#include "tiles.h"
 
 namespace {
 
-constexpr int ROWS = 8;           // of a tile; a row is one head of one token
+constexpr int MOST_ROWS = 16;     // of a tile; a row is one head of one token
 constexpr int STEP = 2 * LANES;   // keys, or numbers of a value, that a tile takes at a time
 constexpr int64_t KEYS = 256;     // of a block: packed, 64 KiB for heads of 128
 constexpr int64_t UNIT = 128;     // rows that a block is packed for
@@ -53,7 +57,7 @@ struct Unit {
 };
 
 struct Scratch {
-  Pair* query;       // [tiles][size / 2][ROWS]
+  Pair* query;       // [tiles], each as `Vectors` or `Tiles` arrange it
   float* mixed;      // [tiles][ROWS][size]: sums over values so far, times the weights of the largest score so far
   float* largest;    // [tiles][ROWS]
   float* total;      // [tiles][ROWS]
@@ -96,30 +100,137 @@ void pack(const Job& job, const Unit& unit, int64_t from, int64_t to, Scratch& s
   }
 }
 
-// scores[r][k] for `count` keys, a multiple of STEP.
-void score(const Pair* query, const Scratch& scratch, int64_t count, int64_t pairs) {
-  for (int64_t k = 0; k < count; k += STEP) {
-    const uint16_t* keys = scratch.keys + k * 2 * pairs;
-    __m512 sum[ROWS][2];
+// The products of a tile of 8 rows in vectors.
+struct Vectors {
+  static constexpr int ROWS = 8;
+
+  // A row of a tile's queries, [size / 2][ROWS].
+  static void arrange(const uint16_t* row, int64_t number, int64_t size, Pair* to) {
+    for (int64_t p = 0; p < size / 2; p++) to[p * ROWS + number] = ((const Pair*)row)[p];
+  }
+
+  // scores[r][k] for `count` keys, a multiple of STEP.
+  static void score(const Pair* query, const Scratch& scratch, int64_t count, int64_t pairs) {
+    for (int64_t k = 0; k < count; k += STEP) {
+      const uint16_t* keys = scratch.keys + k * 2 * pairs;
+      __m512 sum[ROWS][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    for (int64_t p = 0; p < pairs; p++) {
-      const __m512bh a = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP);
-      const __m512bh b = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP + STEP);
+      for (int r = 0; r < ROWS; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+      for (int64_t p = 0; p < pairs; p++) {
+        const __m512bh a = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP);
+        const __m512bh b = (__m512bh)_mm512_load_si512(keys + p * 2 * STEP + STEP);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+          const __m512bh q = (__m512bh)_mm512_set1_epi32(query[p * ROWS + r]);
+          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], q, a);
+          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], q, b);
+        }
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        const __m512bh q = (__m512bh)_mm512_set1_epi32(query[p * ROWS + r]);
-        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], q, a);
-        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], q, b);
+        _mm512_store_ps(scratch.scores + r * KEYS + k, sum[r][0]);
+        _mm512_store_ps(scratch.scores + r * KEYS + k + LANES, sum[r][1]);
       }
     }
+  }
+
+  // mixed[r] = mixed[r] * factor[r] + weights[r] · values.
+  static void mix(const Scratch& scratch, float* mixed, const float* factor, int64_t count, int64_t size) {
+    for (int64_t d = 0; d < size; d += STEP) {
+      const uint16_t* values = scratch.values + d * KEYS;
+      __m512 sum[ROWS][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      _mm512_store_ps(scratch.scores + r * KEYS + k, sum[r][0]);
-      _mm512_store_ps(scratch.scores + r * KEYS + k + LANES, sum[r][1]);
+      for (int r = 0; r < ROWS; r++) {
+        const __m512 f = _mm512_set1_ps(factor[r]);
+        sum[r][0] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d));
+        sum[r][1] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d + LANES));
+      }
+      for (int64_t t = 0; t < count / 2; t++) {
+        const __m512bh a = (__m512bh)_mm512_load_si512(values + t * 2 * STEP);
+        const __m512bh b = (__m512bh)_mm512_load_si512(values + t * 2 * STEP + STEP);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+          const __m512bh w = (__m512bh)_mm512_set1_epi32(((const Pair*)(scratch.weights + r * KEYS))[t]);
+          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], w, a);
+          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], w, b);
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        _mm512_store_ps(mixed + r * size + d, sum[r][0]);
+        _mm512_store_ps(mixed + r * size + d + LANES, sum[r][1]);
+      }
     }
   }
-}
+};
+
+#define WITH_TILES __attribute__((target("amx-tile,amx-bf16")))
+
+// The same of 16 rows where the processor has registers of that shape. All their shapes are full: 16 rows of 64 bytes.
+struct Tiles {
+  static constexpr int ROWS = 16;
+
+  // While it lives, this thread has them.
+  class Use {
+   public:
+    Use() {
+      alignas(64) TileShapes shapes{};
+      for (int tile = 0; tile < 8; tile++) shapes.set(tile, TILE_ROWS, 64);
+      shapes.use();
+    }
+    WITH_TILES ~Use() { _tile_release(); }
+  };
+
+  // [ROWS][size].
+  static void arrange(const uint16_t* row, int64_t number, int64_t size, Pair* to) {
+    memcpy(to + number * size / 2, row, size * sizeof(uint16_t));
+  }
+
+  // scores[r][k] for `count` keys, a multiple of STEP.
+  WITH_TILES static void score(const Pair* query, const Scratch& scratch, int64_t count, int64_t pairs) {
+    constexpr int64_t STRIDE = KEYS * sizeof(float), PACKED = 2 * STEP * sizeof(uint16_t);
+    for (int64_t k = 0; k < count; k += STEP) {
+      const uint16_t* keys = scratch.keys + k * 2 * pairs;
+      _tile_zero(0);
+      _tile_zero(1);
+      for (int64_t p = 0; p < pairs; p += TILE_ROWS) {
+        _tile_loadd(2, query + p, pairs * sizeof(Pair));
+        _tile_loadd(3, keys + p * 2 * STEP, PACKED);
+        _tile_loadd(4, keys + p * 2 * STEP + STEP, PACKED);
+        _tile_dpbf16ps(0, 2, 3);
+        _tile_dpbf16ps(1, 2, 4);
+      }
+      _tile_stored(0, scratch.scores + k, STRIDE);
+      _tile_stored(1, scratch.scores + k + LANES, STRIDE);
+    }
+  }
+
+  // mixed[r] = mixed[r] * factor[r] + weights[r] · values.
+  WITH_TILES static void mix(const Scratch& scratch, float* mixed, const float* factor, int64_t count, int64_t size) {
+    constexpr int64_t PACKED = 2 * STEP * sizeof(uint16_t);
+    const int64_t stride = size * sizeof(float);
+    for (int r = 0; r < ROWS; r++) {
+      const __m512 f = _mm512_set1_ps(factor[r]);
+      float* row = mixed + r * size;
+      for (int64_t d = 0; factor[r] != 1 && d < size; d += LANES)
+        _mm512_store_ps(row + d, _mm512_mul_ps(f, _mm512_load_ps(row + d)));
+    }
+    for (int64_t d = 0; d < size; d += STEP) {
+      const uint16_t* values = scratch.values + d * KEYS;
+      _tile_loadd(0, mixed + d, stride);
+      _tile_loadd(1, mixed + d + LANES, stride);
+      for (int64_t t = 0; t < count; t += STEP) {
+        _tile_loadd(2, scratch.weights + t, KEYS * sizeof(uint16_t));
+        _tile_loadd(3, values + t * STEP, PACKED);
+        _tile_loadd(4, values + t * STEP + STEP, PACKED);
+        _tile_dpbf16ps(0, 2, 3);
+        _tile_dpbf16ps(1, 2, 4);
+      }
+      _tile_stored(0, mixed + d, stride);
+      _tile_stored(1, mixed + d + LANES, stride);
+    }
+  }
+};
 
 // 2^x, to 3e-6 of it; nothing where x is below what float32 can hold.
 inline __m512 power_of_two(__m512 x) {
@@ -160,38 +271,10 @@ float weigh(float* scores, uint16_t* weights, int64_t count, int64_t low, int64_
   return less;
 }
 
-// mixed[r] = mixed[r] * factor[r] + weights[r] · values.
-void mix(const Scratch& scratch, float* mixed, const float* factor, int64_t count, int64_t size) {
-  for (int64_t d = 0; d < size; d += STEP) {
-    const uint16_t* values = scratch.values + d * KEYS;
-    __m512 sum[ROWS][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      const __m512 f = _mm512_set1_ps(factor[r]);
-      sum[r][0] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d));
-      sum[r][1] = _mm512_mul_ps(f, _mm512_load_ps(mixed + r * size + d + LANES));
-    }
-    for (int64_t t = 0; t < count / 2; t++) {
-      const __m512bh a = (__m512bh)_mm512_load_si512(values + t * 2 * STEP);
-      const __m512bh b = (__m512bh)_mm512_load_si512(values + t * 2 * STEP + STEP);
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; r++) {
-        const __m512bh w = (__m512bh)_mm512_set1_epi32(((const Pair*)(scratch.weights + r * KEYS))[t]);
-        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], w, a);
-        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], w, b);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      _mm512_store_ps(mixed + r * size + d, sum[r][0]);
-      _mm512_store_ps(mixed + r * size + d + LANES, sum[r][1]);
-    }
-  }
-}
-
 // Rows are the tokens' heads, the heads of a token behind each other; those beyond the last repeat it.
-template <class Number>
+template <class Number, class Products>
 void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
+  constexpr int ROWS = Products::ROWS;
   const int64_t size = job.size, pairs = size / 2, group = job.group;
   const int64_t rows = (unit.last - unit.first) * group, tiles = (rows + ROWS - 1) / ROWS;
   const int64_t start = job.starts[unit.request], length = job.lengths[unit.request];
@@ -201,9 +284,8 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
     return (start + token(row)) * stride + (unit.kv_head * group + std::min(row, rows - 1) % group) * size;
   };
   for (int64_t row = 0; row < tiles * ROWS; row++) {
-    const Pair* query = (const Pair*)(job.query + place(row, job.query_stride));
-    Pair* to = scratch.query + row / ROWS * pairs * ROWS + row % ROWS;
-    for (int64_t p = 0; p < pairs; p++) to[p * ROWS] = query[p];
+    const uint16_t* query = job.query + place(row, job.query_stride);
+    Products::arrange(query, row % ROWS, size, scratch.query + row / ROWS * pairs * ROWS);
     scratch.largest[row] = LEAST;
     scratch.total[row] = 0;
   }
@@ -218,7 +300,7 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t lowest = job.window ? offset + token(tile * ROWS) - job.window + 1 : 0;
       if (offset + token(tile * ROWS + ROWS - 1) < from || lowest >= to) continue;  // the last row of a tile sees most
-      score(scratch.query + tile * pairs * ROWS, scratch, count, pairs);
+      Products::score(scratch.query + tile * pairs * ROWS, scratch, count, pairs);
       float factor[ROWS];
       for (int r = 0; r < ROWS; r++) {
         const int64_t row = tile * ROWS + r, position = offset + token(row);
@@ -226,7 +308,7 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
         factor[r] = weigh(scratch.scores + r * KEYS, scratch.weights + r * KEYS, count, low, position + 1 - from,
                           job.scale * UNIT_OF<Number>, scratch.largest + row, scratch.total + row);
       }
-      mix(scratch, scratch.mixed + tile * ROWS * size, factor, count, size);
+      Products::mix(scratch, scratch.mixed + tile * ROWS * size, factor, count, size);
     }
   }
 
@@ -240,6 +322,11 @@ void attend_unit(const Job& job, const Unit& unit, Scratch& scratch) {
   }
 }
 
+template <class Number>
+auto attend_units(bool in_tiles) {
+  return in_tiles ? attend_unit<Number, Tiles> : attend_unit<Number, Vectors>;
+}
+
 void attend_single(const Job& job, int64_t request) {
   const Layout layout{job.pages,    job.page_number, job.page_stride, job.page, job.group * job.kv_heads,
                       job.kv_heads, job.size,        job.scale,       job.window};
@@ -249,9 +336,9 @@ void attend_single(const Job& job, int64_t request) {
 }
 
 Scratch scratch_of(Buffer& buffer, int64_t size, int64_t rows) {
-  rows = (rows + ROWS - 1) / ROWS * ROWS;
+  rows = (rows + MOST_ROWS - 1) / MOST_ROWS * MOST_ROWS;
   const int64_t counts[] = {rows * size * 2, rows * size * 4, rows * 4,          rows * 4,
-                            KEYS * size * 2, KEYS * size * 2, ROWS * KEYS * 4, ROWS * KEYS * 2};
+                            KEYS * size * 2, KEYS * size * 2, MOST_ROWS * KEYS * 4, MOST_ROWS * KEYS * 2};
   int64_t bytes = 0;
   for (int64_t count : counts) bytes += (count + 63) / 64 * 64;
   char* at = (char*)buffer.need((size_t)bytes);
@@ -273,7 +360,8 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
                        int64_t requests, int64_t group, int64_t kv_heads, int64_t size, float scale, int64_t window) {
   const Job job{query,  query_stride, out,          out_stride, pages,   page_number, page_stride, head_stride, page,
                 table,  table_stride, starts,       lengths,    group,   kv_heads,    size,        scale,       window};
-  auto attend_some = page_number == 1 ? attend_unit<uint8_t> : attend_unit<uint16_t>;
+  const bool in_tiles = multiplies_in_tiles();
+  auto attend_some = page_number == 1 ? attend_units<uint8_t>(in_tiles) : attend_units<uint16_t>(in_tiles);
   const int64_t tokens = std::max<int64_t>(UNIT / group, 1);
   static thread_local std::vector<Unit> units;
   units.clear();
@@ -293,6 +381,8 @@ extern "C" void attend(const uint16_t* query, int64_t query_stride, uint16_t* ou
   {
     static thread_local Buffer buffer;
     Scratch scratch = scratch_of(buffer, job.size, tokens * job.group);
+    std::optional<Tiles::Use> use;
+    if (in_tiles) use.emplace();
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; i++) {
       if (all[i].kv_head == ALL)

@@ -11,6 +11,9 @@
 
 constexpr int64_t TILE_ROWS = 16;
 
+// Whether products are computed in tiles (weights.cpp).
+bool multiplies_in_tiles();
+
 // The shapes of a thread's tiles.
 struct TileShapes {
   uint8_t palette, start_row, reserved[14];

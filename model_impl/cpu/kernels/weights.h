@@ -58,9 +58,6 @@ struct CompactReader {
   }
 };
 
-// Whether products are computed in tiles (AMX-BF16).
-bool multiplies_in_tiles();
-
 class Weights {
  public:
   // `packed`: what `pack` wrote.
