@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chat_templates.format import ChatFormat
-from model_impl.cpu import DECODE, PREFILL, verdicts
+from model_impl.cpu import DECODE, PREFILL, forget_verdicts, verdicts
 from model_impl.cpu.native import kernels
 from server.settings import EMBEDDED_MODEL
 from tasks.families import held_out_items
@@ -57,13 +57,15 @@ def test_answers_of_the_embedded_model() -> None:
     asked = prompts()
     with engine(EMBEDDED_MODEL, dtype="bfloat16") as llm:
         expected, pages = greedy(llm, asked), pages_of(llm)
+    forget_verdicts()
     with engine(EMBEDDED_MODEL, dtype="bfloat16", kv_cache_dtype="fp8") as llm:
         answers = greedy(llm, asked)
         assert [greedy(llm, [ids])[0] for ids in asked[:4]] == answers[:4]  # alone as in a batch
         assert pages_of(llm) == 2 * pages
         assert all(verdicts()[path.name].on for path in (PREFILL, DECODE))
     same = sum(one[:16] == other[:16] for (one, _), (other, _) in zip(answers, expected, strict=True))
-    assert same >= ITEMS // 2, f"{same} of {ITEMS}"
+    print(f"first 16 tokens the same: {same} of {ITEMS}")
+    assert same >= ITEMS // 2
 
 
 def test_a_prompt_that_was_there_before_has_the_same_answer(tmp_path: Path) -> None:
@@ -79,6 +81,7 @@ def test_a_prompt_that_was_there_before_has_the_same_answer(tmp_path: Path) -> N
 
 def test_other_bytes_are_left_to_vllm(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, fields(), torch.bfloat16)
+    forget_verdicts()
     with engine(tmp_path, dtype="bfloat16", kv_cache_dtype="fp8_e5m2") as llm:
         (scored,) = generate(llm, [list(range(40))], [4])
         assert scored.logprobs.isfinite().all()
