@@ -21,8 +21,9 @@ from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
 from server.app import create_app
 from server.core.grammar_pool import POOL
+from server.draining import DrainingServer
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.offload import LONG
 from server.settings import Settings

@@ -16,9 +16,10 @@ import yaml
 from chat_templates.format import ChatFormat
 from engine.messages import STEP_TOKENS, PageGroup, Stats
 from server.app import create_app
+from server.draining import DrainingServer
 from server.engine_client import EngineStatus
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -17,8 +17,9 @@ from chat_templates.format import ChatFormat
 from chat_templates.limits import TooSlowError
 from server.app import create_app
 from server.core.serving import Serving
+from server.draining import DrainingServer
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -8,8 +8,9 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
+from server.draining import DrainingServer
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
