@@ -9,6 +9,7 @@ import pytest
 from benchmarks.gpu import pack
 from benchmarks.gpu.check import STAGES, Stage, run
 from benchmarks.gpu.servers import compiled_late
+from engine.defaults import Machine
 
 ROOT = Path(__file__).parents[2]
 ON_THE_MACHINE = {"httpx", "jinja2", "prometheus-client", "tokenizers"}
@@ -37,6 +38,14 @@ def test_a_stage_that_fails_shows_its_end_and_the_next_command_runs(tmp_path: Pa
 
 def test_a_stage_over_its_limit_ends(tmp_path: Path) -> None:
     assert run("three", Stage(0, (("http.server", "0"),)), tmp_path)["exit"] is None
+
+
+def test_without_a_gpu_a_stage_that_needs_one_says_so(
+    tmp_path: Path, finds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "detect", lambda: Machine("cpu", (0,), 1 << 30))
+    told = run("four", Stage(60, ((finds,),), needs_gpu=True), tmp_path)
+    assert (told["exit"], told["found"]) == (1, ["not run: there is no GPU here"])
 
 
 @pytest.mark.parametrize("name", STAGES)
