@@ -102,7 +102,7 @@ async def test_a_client_that_leaves_ends_the_draft(engine: ProcessEngineClient) 
 async def test_a_draft_that_is_told_to_end_is_the_answer(engine: ProcessEngineClient) -> None:
     app = create_app(engine, Settings(), with_auto(PROFILE, DROPPED, 4096, signal=UNFORESEEN), FORMAT)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear", timeout=120) as http:
-        asked = asyncio.create_task(ask(http, "auto", max_tokens=6000, ignore_eos=True))
+        asked = asyncio.create_task(ask(http, "auto", max_tokens=1500, ignore_eos=True))
         await until(lambda: app.state.serving.choices)
         (name,) = app.state.serving.choices
         told = (await http.post(f"{CHAT}/{name}/control", json={"action": "end_reasoning"})).json()
