@@ -40,6 +40,7 @@ from server.modes.thinking import ThinkingPlan
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script
 from tests.server.conftest import HELLO, body
+from tests.server.rig import Rig
 from tests.server.test_http import error_of
 from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
 
@@ -116,33 +117,12 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-class Rig:
-    """One app with a mode for each of RULES, and one event loop, for many requests: an app takes a while to make."""
-
-    def __init__(self, fmt: ChatFormat, profile: Profile) -> None:
-        autos = {f"auto{n}": AutoMode(direct="standard", thinking="reasoning", **rule) for n, rule in enumerate(RULES)}
-        self.engine = FakeEngine(lambda _prompt: iter(()), (fmt.end_of_turn_id,))
-        both = msgspec.structs.replace(profile, modes={**profile.modes, **autos})
-        transport = httpx.ASGITransport(create_app(self.engine, Settings(), both, fmt), raise_app_exceptions=False)
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://twogear")
-        self._loop = asyncio.new_event_loop()
-
-    def ask(self, script: Script, chunks: list[int], asked: dict[str, Any]) -> httpx.Response:
-        self.engine.script, self.engine.chunks = script, chunks
-        response = self._loop.run_until_complete(self._http.post(CHAT, json=asked))
-        assert response.status_code == 200, response.text
-        return response
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self._http.aclose())
-        self._loop.close()
-
-
 @pytest.fixture(scope="module")
 def rig(fmt: ChatFormat, profile: Profile) -> Iterator[Rig]:
-    rig = Rig(fmt, profile)
-    yield rig
-    rig.close()
+    """With a mode for each of RULES."""
+    autos = {f"auto{n}": AutoMode(direct="standard", thinking="reasoning", **rule) for n, rule in enumerate(RULES)}
+    with Rig.opened(fmt, msgspec.structs.replace(profile, modes={**profile.modes, **autos})) as rig:
+        yield rig
 
 
 @given(data=st.data())
