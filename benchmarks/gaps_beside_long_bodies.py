@@ -36,9 +36,10 @@ from benchmarks.result_text import result_text
 from chat_templates.format import ChatFormat
 from engine.messages import PROTOCOL_VERSION, Adapter, Delta, Generate, Ready, Stats, TokenLogprob, encode
 from server.app import create_app
+from server.draining import DrainingServer
 from server.engine_client import EngineStatus
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.offload import prefer_event_loop
 from server.settings import EMBEDDED_MODEL, Settings

@@ -34,7 +34,8 @@ from engine.follower import end_with_first_machine
 from engine.messages import PROTOCOL_VERSION, Ready
 from engine.ray_head import check_head
 from engine.vllm_internals.attach import Internals
-from engine.vllm_internals.contract import ONE_TOKENIZER, POOL_SIZE, possible
+from engine.vllm_internals.contract import JIT_MONITOR, ONE_TOKENIZER, POOL_SIZE, possible
+from engine.vllm_internals.jit_monitor import as_asked, only_told
 from engine.vllm_internals.one_tokenizer import one_tokenizer
 from engine.weights import advice
 from model_impl.private_names import verdict_of_names
@@ -84,7 +85,10 @@ def _load(model: str, options: Sequence[str], defaults: Sequence[Choice], report
     several = config.parallel_config.nnodes > 1
     report("waiting for the other machines" if several else "loading the weights", _LOAD_WEIGHTS)
     gc.freeze()  # vLLM collects garbage several times while it loads, which need not go through all modules
-    with contextlib.nullcontext() if verdict_of_names(ONE_TOKENIZER) else one_tokenizer():
+    with (
+        contextlib.nullcontext() if verdict_of_names(ONE_TOKENIZER) else one_tokenizer(),
+        contextlib.nullcontext() if verdict_of_names(JIT_MONITOR) else only_told(config),
+    ):
         engine = LLMEngine(
             vllm_config=config,
             executor_class=_reporting(Executor.get_class(config), report, _most_tokens(config)),
@@ -195,6 +199,8 @@ def warm(engine: LLMEngine, internals: Internals, model: str) -> None:
 
     try:
         warm_up(engine, internals, eos_token_ids(engine), compiles=Machine.detect().platform == "gpu")
+        if verdict_of_names(JIT_MONITOR) is None:
+            as_asked(engine)
     except Exception as error:
         raise ModelError(_explain(error, model)) from error
 

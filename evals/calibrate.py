@@ -77,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draft-tokens", type=int, default=32, help="so many tokens of a draft are looked at, at most")
     parser.add_argument("--most-tokens", type=int, help="thought and answer at most")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the part of the profile goes, else printed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the curve goes; to no file if not given")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where the curve goes, for a plot; to no file if not given"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,8 +99,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         args.output.write_text(part)
     if args.json is not None:
-        told = {"what": "calibrate", "curve": [_told(one) for one in fit.curve]}
-        args.json.write_text(json.dumps(told, indent=1) + "\n")
+        args.json.write_text(json.dumps(curve_of(asked.kinds, fit), indent=1) + "\n")
     return 0
 
 
@@ -159,6 +160,17 @@ def profile_part(asked: Asked, fit: Fit, draft_tokens: int) -> str:
     )
 
 
+def curve_of(kinds: Kinds, fit: Fit) -> dict[str, Any]:
+    """What is drawn: all thresholds on all questions; both modes and the threshold on those that were held out."""
+    held = {kinds.direct: fit.direct, kinds.thinking: fit.thinking, "auto": fit.held_out}
+    return {
+        "what": "calibrate",
+        "threshold": fit.fitted.threshold,
+        "held_out": {name: _told(point) for name, point in held.items()},
+        "curve": [_told(one) for one in fit.curve],
+    }
+
+
 def _signal(pairs: Sequence[Pair], name: str, draft_tokens: int) -> Signal:
     if name != FITTED:
         return cast("Named", name)
@@ -203,7 +215,7 @@ def _table(fit: Fit, kinds: Kinds) -> Table:
 
 def _told(point: Point) -> dict[str, Any]:
     return {
-        "threshold": point.threshold if point.threshold <= 0 else None,
+        "threshold": point.threshold if -math.inf < point.threshold <= 0 else None,
         "accuracy": point.accuracy,
         "tokens": point.tokens,
     }

@@ -1,7 +1,7 @@
 """Draws a result: `python -m evals.plots RESULT OUTPUT`.
 
-There are plots of `twogear eval auto`, `budgets` and `needles`, and of the study of mixes (training/mixes.py). Those in
-the docs are made with it; the format is the output's suffix (.svg, .png).
+There are plots of `twogear calibrate`, of `twogear eval auto`, `budgets` and `needles`, and of the study of mixes
+(training/mixes.py). Those in the docs are made with it; the format is the output's suffix (.svg, .png).
 """
 
 import json
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 def draw(result: dict[str, Any], output: Path) -> None:
     """Writes the plot of a result. Raises ValueError for one that has none."""
     draws = {
+        "calibrate": _draw_calibrate,
         "eval auto": _draw_auto,
         "eval budgets": _draw_budgets,
         "eval needles": _draw_needles,
@@ -44,6 +45,18 @@ def _draw_auto(figure: Figure, result: dict[str, Any]) -> None:
     best = result["oracle"]
     axes.plot(best["tokens"], best["accuracy"], color="black", marker="*", linestyle="", label="oracle")
     axes.axhline(0.99 * modes[-1][1], color="grey", linestyle=":", label="99 % of the thinking mode's accuracy")
+    axes.set(title="choosing by the draft's confidence", xlabel="tokens per question", ylabel="right")
+    axes.legend(fontsize="small", loc="lower right")
+
+
+def _draw_calibrate(figure: Figure, result: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    points = [(point["tokens"], point["accuracy"]) for point in result["curve"]]
+    axes.plot(*zip(*points, strict=True), label="all thresholds, on all questions")
+    direct, thinking, chosen = ((one["tokens"], one["accuracy"]) for one in result["held_out"].values())
+    mixed = zip(direct, thinking, strict=True)
+    axes.plot(*mixed, color="grey", linestyle="--", marker="o", label="both modes, held out, mixed at random")
+    axes.plot(*chosen, color="black", marker="*", linestyle="", label=f"{result['threshold']:.4g}, held out")
     axes.set(title="choosing by the draft's confidence", xlabel="tokens per question", ylabel="right")
     axes.legend(fontsize="small", loc="lower right")
 

@@ -12,7 +12,8 @@ from engine.defaults import Nodes
 from server.cli_errors import UsageError
 from server.engine_client import EngineUnavailable
 from server.engine_supervisor import EngineSupervisor, OfRequests
-from server.launch import POLL_SECONDS, configure_logging, tokenizer_folder, with_weights
+from server.launch import POLL_SECONDS, configure_logging
+from server.model_files import tokenizer_folder, with_weights
 from server.process_engine_client import ENVIRONMENT
 from server.settings import Settings
 from server.start_display import StartDisplay

@@ -33,7 +33,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     weights: str = DEFAULT
-    """In how many bits the engine holds the weights, as clients are told; `server.launch` asks the checkpoint."""
+    """In how many bits the engine holds the weights, as clients are told; `server.model_files` asks the checkpoint."""
     weights_asked: str | None = None
     """What flag or environment say of it; None if neither does."""
     served_model_name: str | None = None

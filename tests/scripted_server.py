@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_templates.format import ChatFormat
 from server.app import create_app
 from server.engine_client import EngineStatus
-from server.launch import bind
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

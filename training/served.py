@@ -10,7 +10,7 @@ from typing import Self
 import httpx
 
 from evals.asking import Server
-from server import launch
+from server import model_files
 from server.app import create_app
 from server.modes.profile import load_profile
 from server.process_engine_client import ProcessEngineClient  # noqa: TC001  (types are read where they are used)
@@ -50,8 +50,8 @@ class ServedCheckpoint:
             await self._engine.reload(self._folder)
             return Server(self._client, at_once)
         settings = Settings(model=str(self._folder))
-        profile = load_profile(launch.choose_profile(self._folder, settings))
-        fmt = launch.load_format(self._folder, profile, settings)
+        profile = load_profile(model_files.choose_profile(self._folder, settings))
+        fmt = model_files.load_format(self._folder, profile, settings)
         self._engine = await self._stack.enter_async_context(running_engine(str(self._folder)))
         transport = httpx.ASGITransport(create_app(self._engine, settings, profile, fmt))
         client = httpx.AsyncClient(transport=transport, base_url="http://twogear", timeout=_TIMEOUT_SECONDS)

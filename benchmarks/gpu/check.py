@@ -3,7 +3,7 @@
 Run in the repository's root, with vLLM and this repository importable (`pack.py` makes a folder for a machine that
 lacks them). Each stage is a process group of its own with a limit, and writes STAGE.log into the folder that OUT names.
 What it found is printed at the end and written to check.json. A stage that fails does not keep the others from running;
-the exit status is 1 then.
+the exit status is 1 then. On a machine without a GPU the stages that need one are left out, which is a failure too.
 """
 
 import argparse
@@ -19,17 +19,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.results import PREFIX, results_folder
+from engine.defaults import Machine
+
+NO_GPU = "not run: there is no GPU here"
 
 
 class Stage(NamedTuple):
-    """`python -m` and its arguments, one command after the other, and how long they may take together, in seconds."""
+    """`python -m` and its arguments, one command after the other, and how long they may take together, in seconds.
+
+    What does not need a GPU may be tried without one: whether it runs through, not what it comes to.
+    """
 
     seconds: int
     commands: tuple[tuple[str, ...], ...]
+    needs_gpu: bool = False
 
 
 STAGES = {
-    "kernels": Stage(45, (("benchmarks.gpu.kernels",),)),
+    "kernels": Stage(45, (("benchmarks.gpu.kernels",),), needs_gpu=True),
     "parity": Stage(
         160,
         (
@@ -46,16 +53,19 @@ STAGES = {
             ("benchmarks.gpu.parity", "embedded", "--", "--enforce-eager", "--kv-cache-dtype", "fp8"),
             ("benchmarks.gpu.parity", "embedded", "--", "--enforce-eager", "--quantization", "fp8"),
         ),
+        needs_gpu=True,
     ),
     "host": Stage(120, (("benchmarks.host.steps", "--json", "host.json"),)),
-    "large": Stage(110, (("benchmarks.gpu.parity", "large", "--", "--gpu-memory-utilization=0.6"),)),
-    "speed": Stage(420, (("benchmarks.gpu.servers", "speed"),)),
+    "large": Stage(110, (("benchmarks.gpu.parity", "large", "--", "--gpu-memory-utilization=0.6"),), needs_gpu=True),
+    "speed": Stage(420, (("benchmarks.gpu.servers", "speed"),), needs_gpu=True),
 }
 """In the order in which they tell most for the time."""
 
 
 def run(name: str, stage: Stage, folder: Path) -> dict[str, Any]:
     """Exit status (None: over its limit), seconds and findings of a stage."""
+    if stage.needs_gpu and Machine.detect().platform != "gpu":
+        return {"stage": name, "exit": 1, "seconds": 0.0, "found": [NO_GPU], "tail": []}
     began = time.monotonic()
     code: int | None = 0
     log = folder / f"{name}.log"

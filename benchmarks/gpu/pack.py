@@ -1,7 +1,7 @@
 """Packs vLLM's CUDA build for a Hopper machine that has no network: `python -m benchmarks.gpu.pack`.
 
 The machine has torch 2.11.0+cu130 and CPython 3.12. What it lacks, without code for other GPUs, goes into folders of at
-most `--limit` MiB: `.gpu/N/*.tar.xz` and `.gpu/N/install.sh` (about six minutes of one core and 3 GB of memory; needs
+most `--limit` MiB: `.gpu/N/*.tar.xz` and `.gpu/N/install.sh` (about eight minutes of one core and 3 GB of memory; needs
 pip and strip). Take the folders along with the working tree (git does not see them) and begin the command there
 with `. .gpu/1/install.sh`. The last folder has vLLM's front end in Rust, a peer of the stage `speed`: where there is
 time for it, it goes along with a further command on the same machine. Nothing is downloaded there.
@@ -21,7 +21,7 @@ import sys
 import tarfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.load.checkpoints import cache_folder
@@ -113,6 +113,9 @@ DROPPED = re.compile(
 )
 PRUNED = ("vllm/_C_stable_libtorch.abi3.so", "vllm/_moe_C_stable_libtorch.abi3.so")
 FATBIN, ELF, PTX, HOPPER = 0xBA55ED50, 2, 1, 90
+MIB = 1 << 20
+TRAVELS = 64
+"""MiB that the working tree and a folder may have together."""
 
 
 def download(lock: Path, wheels: Path, packages: list[str], more: list[str]) -> list[Path]:
@@ -297,6 +300,29 @@ print('vLLM', vllm.__version__, 'torch', torch.__version__, p.get_device_name(),
 """
 
 
+def folders(archives: Sequence[Path], limit: int) -> list[list[Path]]:
+    """Which archives travel together, in at most `limit` bytes where each alone is not more; the largest first, and the
+    front end in Rust last and alone.
+    """
+    made: list[list[Path]] = []
+    filled = 0
+    for archive in sorted(archives, key=lambda path: (_is_rust(path), -path.stat().st_size)):
+        size = archive.stat().st_size
+        if not made or filled + size > limit or _is_rust(archive):
+            made.append([])
+            filled = 0
+        made[-1].append(archive)
+        filled += size
+    return made
+
+
+def tree_bytes() -> int:
+    """Of the working tree as it travels: what git tracks, and what it does not ignore."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    return sum(Path(name).stat().st_size for name in set(names) if name and Path(name).is_file())
+
+
 def _is_rust(archive: Path) -> bool:
     return archive.name.startswith("rust.")
 
@@ -309,9 +335,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=cache_folder() / "gpu-pack", help="wheels and the unpacked packages"
     )
-    parser.add_argument(
-        "--limit", type=float, default=46, help="MiB of a folder; with the tree of some 14 it travels at once"
-    )
+    parser.add_argument("--limit", type=float, default=46, help="MiB of a folder")
     parser.add_argument("--more", nargs="*", default=[], help="further NAME==VERSION")
     parser.add_argument("--keep-ptx", action="store_true", help="also kernels that have no code for Hopper (Marlin)")
     arguments = parser.parse_args()
@@ -329,17 +353,15 @@ def main() -> None:
         prune(stage / name, arguments.keep_ptx)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         archives = list(pool.map(lambda item: compress(item[0], item[1], stage, arguments.out), groups(stage).items()))
-    limit = arguments.limit * (1 << 20)
-    chunk, filled = 1, 0
-    for archive in sorted(archives, key=lambda path: (_is_rust(path), -path.stat().st_size)):
-        size = archive.stat().st_size
-        if filled and (filled + size > limit or _is_rust(archive)):
-            chunk, filled = chunk + 1, 0
-        folder = arguments.out / str(chunk)
-        folder.mkdir(exist_ok=True)
-        archive.rename(folder / archive.name)
-        filled += size
-        print(f"{folder / archive.name}: {size / (1 << 20):.1f} MiB")
+    travels = tree_bytes() / MIB
+    for number, together in enumerate(folders(archives, int(arguments.limit * MIB)), 1):
+        folder = arguments.out / str(number)
+        folder.mkdir()
+        for archive in together:
+            print(f"{folder / archive.name}: {archive.stat().st_size / MIB:.1f} MiB")
+            archive.rename(folder / archive.name)
+        size = sum(path.stat().st_size for path in folder.iterdir()) / MIB
+        print(f"{folder}: {size:.1f} MiB, with the tree {size + travels:.1f} of {TRAVELS}")
     for folder in arguments.out.iterdir():
         (folder / "install.sh").write_text(INSTALL)
 

@@ -5,8 +5,7 @@ limits   what once ended the engine is refused, and those beside it get their an
 speed    the same loads on Twogear and on vLLM's own server with its own model class, one after the other
 
 vLLM tells of each kernel that is compiled after its own warm-up (`--jit-monitor-verbose`). What it tells of Twogear
-after `Ready` makes the command fail. `--jit-monitor-mode error` would meet the requests before `Ready` too, which are
-there to have kernels compiled.
+after `Ready` makes the command fail, at its end: `--jit-monitor-mode error` would end a step at the first one.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from engine.vllm_internals.contract import (
     DIRECT_OUTPUTS,
     EXTENSION,
     FAST_PATHS,
+    JIT_MONITOR,
     LIMITS,
     MULTI_STEP,
     ONE_TOKENIZER,
@@ -118,6 +119,7 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     limits, verdicts[LIMITS.name] = _limits(engine)
     verdicts[POOL_SIZE.name] = _pool_size(engine)
     verdicts[ONE_TOKENIZER.name] = verdict_of_names(ONE_TOKENIZER) or Verdict(True, "prompts come as tokens")
+    verdicts[JIT_MONITOR.name] = _jit_monitor(engine)
     verdicts[PROMPT_PARTS.name] = _prompt_parts(core)
     verdicts |= _ahead(core)
     steps, verdicts[DIRECT_OUTPUTS.name] = _steps(engine, core)
@@ -267,6 +269,13 @@ def _pool_size(engine: Any) -> Verdict:
         return Verdict(False, "it is for GPUs")
     off = verdict_of_names(POOL_SIZE)
     return off or Verdict(True, f"at most as many tokens as {KV_CACHE_TOKENS} says, unless the options say how much")
+
+
+def _jit_monitor(engine: Any) -> Verdict:
+    """`engine.loading` has seen to it, and does again once all is warm."""
+    if engine.vllm_config.device_config.device_type == "cpu":
+        return Verdict(False, "it is for GPUs")
+    return verdict_of_names(JIT_MONITOR) or Verdict(True, "none of them is an error, whatever --jit-monitor-mode says")
 
 
 def _statuses(verdicts: dict[str, Verdict]) -> Iterator[FastPathStatus]:

@@ -405,6 +405,14 @@ ONE_TOKENIZER = FastPath(
     "one tokenizer",
     (PrivateName("vllm.renderers.hf:maybe_make_thread_pool", parameters=("tokenizer", "copies")),),
 )
+JIT_MONITOR = FastPath(
+    "compilations before Ready",
+    (
+        PrivateName("vllm.config.observability:ObservabilityConfig", ("jit_monitor_mode",)),
+        PrivateName("vllm.utils.jit_monitor:_mode"),
+        PrivateName("vllm.utils.jit_monitor:_handle_jit_event"),
+    ),
+)
 DEMAND_ZERO = FastPath(
     "demand-zero KV cache",
     (PrivateName(f"{_CPU_WORKER}._maybe_get_memory_pool_context", parameters=("self", "tag")),),
@@ -458,6 +466,7 @@ FAST_PATHS = (
         LIMITS,
         POOL_SIZE,
         ONE_TOKENIZER,
+        JIT_MONITOR,
         DEMAND_ZERO,
         TIED_HEADS,
         ADAPTERS,

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.launch import bind
+from server.listeners import bind
 from tests.clients.scenarios import REPLY
 from tests.setup.test_house import ROOT
 

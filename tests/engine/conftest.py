@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,24 @@ MAX_CONTEXT = 8192
 PAGE = 32
 
 _ids = count()
+
+
+@pytest.fixture
+def vllm_ignoring_warnings() -> Iterator[None]:
+    """What torch and vLLM deprecate of each other is not for tests to fail on that import vLLM themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture
+def fresh_environment(vllm_ignoring_warnings: None) -> Iterator[None]:
+    """As every engine of a process keeps the environment that vLLM has read for the first, it is read anew."""
+    from vllm import envs
+
+    envs.disable_envs_cache()
+    yield
+    envs.disable_envs_cache()
 
 
 def config() -> dict[str, Any]:

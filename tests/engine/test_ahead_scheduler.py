@@ -8,8 +8,6 @@ against those of the manager.
 import hashlib
 import os
 import random
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +16,8 @@ import pytest
 from engine.messages import Abort, Continuation, Delta, Failed, FromEngine, Generate, Sampling, Step
 from engine.vllm_internals.attach import Extends, Internals, Recovers, attach
 from engine.vllm_internals.contract import AHEAD_PATHS, AHEAD_ROOM, DIRECT_OUTPUTS, SHORT_SCHEDULE, SHORT_UPDATE
+
+pytestmark = pytest.mark.usefixtures("fresh_environment")
 
 STOP, THINK_END = 2, 1
 STEPS, ARRIVALS_END = 300, 220
@@ -33,14 +33,6 @@ SHAPES = {
 SWITCHES = ("TWOGEAR_PAGE_ROOM", "TWOGEAR_SHORT_UPDATE", "TWOGEAR_SHORT_SCHEDULE", "TWOGEAR_DIRECT_OUTPUTS")
 PARTS = {"room": 1, "room and update": 2, "all in the scheduler": 3, "all": 4}
 """How many of the switches are on."""
-
-
-@pytest.fixture(autouse=True)
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def draw(seed: int, position: int) -> int:
@@ -223,6 +215,7 @@ def test_random_work_comes_out_the_same(
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "V2")))
     monkeypatch.setattr("vllm.config.vllm.VllmConfig._validate_v2_model_runner", lambda _self: None)
     plain = new_engine(tmp_path, SHAPES[shape])
+    assert plain.vllm_config.use_v2_model_runner is (runner == "V2")
     internals = vllms_own(plain)
     engines = []
     for on in PARTS.values():

@@ -1,5 +1,6 @@
 """Modes of kind `auto` on the real engine: the chosen mode's answer, on the pages that the draft has left."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,8 @@ from server.app import create_app
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.process_engine_client import ProcessEngineClient
 from server.settings import EMBEDDED_MODEL, Settings
-from tests.server.test_auto import CHAT, CHOSEN, DROPPED, KEPT, with_auto, without_choice
+from tests.engine.conftest import until
+from tests.server.test_auto import CHAT, CHOSEN, DROPPED, KEPT, UNFORESEEN, with_auto, without_choice
 from tests.server.test_streaming import events_of, gathered, plain
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -29,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
     "a call": {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
     "a limit": {"max_tokens": 2},
+    "a grammar": {"structured_outputs": {"regex": "(12|34)( and [a-z]{3}){1,4}"}, "temperature": 1.0},
+    "a stop string": {"stop": ["1"], "temperature": 0},
 }
 
 
@@ -82,3 +86,29 @@ async def test_a_thought_that_takes_over_computes_no_page_of_the_prompt_again(
         assert details["draft_tokens"] > 0
         assert details["found_again_tokens"] > usage["prompt_tokens"] - 64  # all but the last pages of 32
     assert usage["prompt_tokens_details"]["cached_tokens"] < 64
+
+
+async def test_a_client_that_leaves_ends_the_draft(engine: ProcessEngineClient) -> None:
+    app = create_app(engine, Settings(), with_auto(PROFILE, KEPT, 4096), FORMAT)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear") as http:
+        asked = asyncio.create_task(ask(http, "auto", max_tokens=7000, ignore_eos=True))
+        await until(lambda: engine.stats is not None and engine.stats.running)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+    await until(lambda: engine.stats is not None and engine.stats.running == engine.stats.waiting == 0)
+
+
+async def test_a_draft_that_is_told_to_end_is_the_answer(engine: ProcessEngineClient) -> None:
+    app = create_app(engine, Settings(), with_auto(PROFILE, DROPPED, 4096, signal=UNFORESEEN), FORMAT)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twogear", timeout=120) as http:
+        asked = asyncio.create_task(ask(http, "auto", max_tokens=1500, ignore_eos=True))
+        await until(lambda: app.state.serving.choices)
+        (name,) = app.state.serving.choices
+        told = (await http.post(f"{CHAT}/{name}/control", json={"action": "end_reasoning"})).json()
+        answer = await asked
+    assert told["choices"] == [0]
+    (choice,) = answer["choices"]
+    assert choice["content"]
+    assert (choice["reasoning"], choice["reasoning_finish_reason"]) == ("", None)
+    assert answer["usage"]["completion_tokens_details"]["draft_tokens"] == 0

@@ -7,7 +7,6 @@ import ast
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -37,20 +36,14 @@ from model_impl.private_names import FastPath, PrivateName, Verdict, missing
 from server.engine_supervisor import EngineSupervisor
 from server.process_engine_client import ProcessEngineClient
 
+pytestmark = pytest.mark.usefixtures("vllm_ignoring_warnings")
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine/vllm_internals", "model_impl/cpu")
 README = (ROOT / "engine" / "vllm_internals" / "README.md").read_text()
 DOCUMENTED = {"vllm.sampling_params.SamplingParams"}
 """Imported by the files that reach inside, without being private."""
 ON = Verdict(True, "fits")
-
-
-@pytest.fixture(autouse=True)
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def needs() -> set[PrivateName]:

@@ -87,3 +87,41 @@ def test_sampling_fields_all_reach_vllm() -> None:
     assert {name: getattr(params, name) for name in values} == values | {
         "stop_token_ids": [7], "allowed_token_ids": [1, 8],
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("vllm_ignoring_warnings")
+def test_kernels_that_are_compiled_before_ready_are_no_errors(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor of vLLM's workers is on before our own requests: until all is warm it only tells."""
+    from vllm.utils import jit_monitor
+
+    from engine import loading
+
+    class Engine:
+        """As far as a worker's monitor goes."""
+
+        def __init__(self, vllm_config: Any, **_options: Any) -> None:
+            self.vllm_config = vllm_config
+            monkeypatch.setattr(jit_monitor, "_mode", vllm_config.observability_config.jit_monitor_mode)
+
+        def collective_rpc(self, method: Callable[[Any], None]) -> None:
+            method(self)
+
+    def compile_one(*_args: Any, **_options: Any) -> None:
+        jit_monitor._handle_jit_event(backend="Triton", event="kernel JIT compilation", fn_name="kernel")
+
+    monkeypatch.setattr(loading, "LLMEngine", Engine)
+    monkeypatch.setattr(loading, "_warm_up", compile_one)
+    monkeypatch.setattr(loading, "eos_token_ids", lambda _engine: ())
+    monkeypatch.setattr("engine.warm_up.warm_up", compile_one)
+    for mode in ("warn", "error"):
+        options = ("--jit-monitor-mode", mode)
+        defaults = engine_defaults(str(checkpoint), options)
+        engine = loading.load_engine(str(checkpoint), options, defaults, lambda stage, fraction: None)
+        assert engine.vllm_config.observability_config.jit_monitor_mode == mode
+        internals: Any = None
+        loading.warm(engine, internals, str(checkpoint))
+        assert jit_monitor._mode == mode
+    with pytest.raises(RuntimeError, match="during inference: kernel"):
+        compile_one()

@@ -1,22 +1,12 @@
 """Page counts against vLLM's own KV cache manager, without a model: fails when an upgrade moves what `pages` reads."""
 
 import random
-import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 PAGE, WINDOW, POOL = 32, 128, 101
-
-
-@pytest.fixture
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """A small model's KV cache takes no more of a GPU than it is worth; and every start draws anew. No engine is loaded."""
 
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,16 +9,10 @@ import pytest
 from engine.checkpoint import ModelError
 from engine.defaults import GIB, KV_CACHE_TOKENS, MOST_CACHED_TOKENS, Machine, engine_defaults
 
+pytestmark = pytest.mark.usefixtures("vllm_ignoring_warnings")
+
 GPU = Machine("gpu", cpus=(0, 1), available_memory=64 * GIB)
 PAGE = 16
-
-
-@pytest.fixture(autouse=True)
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def specs(layers: int, heads: int, size: int) -> dict[str, Any]:

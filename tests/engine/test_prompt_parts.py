@@ -4,8 +4,6 @@ The device computes one step behind another. A scheduler that runs ahead has giv
 tokens are asked for, so that to schedule a step takes no time and says nothing of how long it takes.
 """
 
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,18 +13,12 @@ import pytest
 from engine.vllm_internals.attach import attach
 from engine.vllm_internals.contract import PROMPT_PARTS
 
+pytestmark = pytest.mark.usefixtures("vllm_ignoring_warnings")
+
 SWITCHES = {True: "TWOGEAR_PROMPT_PART_MS", False: "TWOGEAR_MULTI_STEP_MS"}
 LEAST = {True: 512, False: 128}
 BUDGET, LONG = 8192, 30000
 """Tokens of a step, and of a long prompt."""
-
-
-@pytest.fixture(autouse=True)
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class Server:

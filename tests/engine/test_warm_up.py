@@ -1,7 +1,5 @@
 """What is computed before Ready: every kind that a client can ask for, and nothing of it stays. No model is needed."""
 
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,7 @@ import pytest
 from engine.messages import Generate
 from engine.sampling import SAMPLING_FIELDS
 
-
-@pytest.fixture(autouse=True)
-def vllm_ignoring_warnings() -> Iterator[None]:
-    """What torch and vLLM deprecate of each other is not for these tests to fail on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("vllm_ignoring_warnings")
 
 
 def run(

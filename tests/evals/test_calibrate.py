@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from evals.auto import Kinds, Question
-from evals.calibrate import Asked, Wish, _ask, _same, fitted, profile_part, read_questions
+from evals.calibrate import Asked, Wish, _ask, _same, curve_of, fitted, profile_part, read_questions
 from evals.fitting import FITTED
+from evals.plots import draw
 from evals.thresholds import Drawn, Pair, halves
 from server.cli import main
 from server.cli_errors import UsageError
 from server.modes.confidence import ENTROPY_TOP, Weights
 from server.modes.profile import PROFILE_FOLDER, AutoMode, load_profile
 from tests.evals.test_eval import reading, server_of, writes
+from tests.real_server import RealServer
 
 SURE = [Pair("sums", 1, 1, 2, 100, [Drawn(-0.1)])] * 2
 UNSURE = [Pair("sums", 0, 1, 2, 100, [Drawn(-3.0)])] * 2
@@ -82,6 +84,16 @@ def test_where_no_signal_can_be_fitted() -> None:
         fitted(UNSURE * 5, Wish(1.0, None), FITTED, 32)
 
 
+def test_the_curve_is_drawn(tmp_path: Path) -> None:
+    curve = json.loads(json.dumps(curve_of(KINDS, fitted(PAIRS, Wish(1.0, None), "sum", 32)), allow_nan=False))
+    assert curve["threshold"] == pytest.approx(-0.1)
+    assert curve["held_out"]["auto"] == {"threshold": pytest.approx(-0.1), "accuracy": 1.0, "tokens": 51.5}
+    draw(curve, tmp_path / "curve.svg")
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert "all thresholds, on all questions" in drawn
+    assert "-0.1, held out" in drawn
+
+
 def test_questions_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text("\n".join(json.dumps({"question": f"{n}?", "answer": "Rome"}) for n in range(20)))
@@ -112,3 +124,17 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.engine
+def test_a_running_server_is_calibrated(real_server: RealServer, tmp_path: Path) -> None:
+    part, curve = tmp_path / "auto.toml", tmp_path / "curve.json"
+    asked = ["--url", real_server.url, "--items", "20", "--families", "spell_backward"]
+    asked += ["--signal", "sum", "--accuracy-loss", "50"]
+    assert main(["calibrate", *asked, "--draft-tokens", "8", "--output", str(part), "--json", str(curve)]) == 0
+    path = tmp_path / "profile.toml"
+    path.write_text(f"{(PROFILE_FOLDER / 'twogear_tiny.toml').read_text()}\n{part.read_text()}")
+    auto = load_profile(path).modes["auto"]
+    assert isinstance(auto, AutoMode)
+    assert (auto.direct, auto.thinking, auto.calibrated_for) == ("standard", "reasoning", "twogear-tiny")
+    assert auto.threshold == pytest.approx(json.loads(curve.read_text())["threshold"], abs=1e-6)

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from engine.messages import Generate
 from server.app import create_app
-from server.launch import load_format
+from server.model_files import load_format
 from server.modes.profile import load_profile, shipped_profile
 from server.modes.start_report import report, warnings
 from server.settings import Settings

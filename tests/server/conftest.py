@@ -11,9 +11,10 @@ import pytest
 from chat_templates.format import ChatFormat
 from chat_templates.settings import THINKING
 from server.app import create_app
+from server.draining import DrainingServer
 from server.engine_client import EngineClient
 from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.listeners import bind
 from server.modes.profile import PROFILE_FOLDER, Profile, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, Script

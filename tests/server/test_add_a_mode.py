@@ -13,7 +13,7 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
-from server.launch import load_format
+from server.model_files import load_format
 from server.modes.profile import load_profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine, script_of

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from server.modes.thinking import ThinkingPlan
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, Script
 from tests.server.conftest import HELLO, body
+from tests.server.rig import Rig
 from tests.server.test_http import error_of
 from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
 
@@ -115,33 +117,12 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-class Rig:
-    """One app with a mode for each of RULES, and one event loop, for many requests: an app takes a while to make."""
-
-    def __init__(self, fmt: ChatFormat, profile: Profile) -> None:
-        autos = {f"auto{n}": AutoMode(direct="standard", thinking="reasoning", **rule) for n, rule in enumerate(RULES)}
-        self.engine = FakeEngine(lambda _prompt: iter(()), (fmt.end_of_turn_id,))
-        both = msgspec.structs.replace(profile, modes={**profile.modes, **autos})
-        transport = httpx.ASGITransport(create_app(self.engine, Settings(), both, fmt), raise_app_exceptions=False)
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://twogear")
-        self._loop = asyncio.new_event_loop()
-
-    def ask(self, script: Script, chunks: list[int], asked: dict[str, Any]) -> httpx.Response:
-        self.engine.script, self.engine.chunks = script, chunks
-        response = self._loop.run_until_complete(self._http.post(CHAT, json=asked))
-        assert response.status_code == 200, response.text
-        return response
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self._http.aclose())
-        self._loop.close()
-
-
 @pytest.fixture(scope="module")
 def rig(fmt: ChatFormat, profile: Profile) -> Iterator[Rig]:
-    rig = Rig(fmt, profile)
-    yield rig
-    rig.close()
+    """With a mode for each of RULES."""
+    autos = {f"auto{n}": AutoMode(direct="standard", thinking="reasoning", **rule) for n, rule in enumerate(RULES)}
+    with Rig.opened(fmt, msgspec.structs.replace(profile, modes={**profile.modes, **autos})) as rig:
+        yield rig
 
 
 @given(data=st.data())
@@ -182,8 +163,9 @@ def test_what_is_answered_is_the_chosen_modes(rig: Rig, fmt: ChatFormat, data: s
     if chosen != [mode] * fields.get("n", 1):  # only where no token is left for thinking
         thought = rig.ask(script, chunks[2], {**asked, "reasoning_mode": "reasoning"}).json()
         assert (mode, thought["usage"]["completion_tokens_details"]["reasoning_tokens"]) == ("reasoning", 0)
-    told = [event["choices"][0]["reasoning_mode"] for event in events[:-2] if "reasoning_mode" in event["choices"][0]]
-    assert told == chosen
+    first = {parts["index"]: parts for event in reversed(events[:-2]) for parts in event["choices"]}
+    assert [first[index]["reasoning_mode"] for index in sorted(first)] == chosen
+    assert sum("reasoning_mode" in event["choices"][0] for event in events[:-2]) == len(chosen)
     for choice in whole["choices"]:
         assert ("reasoning" in choice["message"]) == (choice["reasoning_mode"] == "reasoning")
 
@@ -411,6 +393,44 @@ async def test_a_draft_that_is_told_to_end_is_the_answer(auto: Served, fmt: Chat
     assert len(engine.seen) == 1
 
 
+async def test_a_thought_that_took_over_is_told_to_end(auto: Served, fmt: ChatFormat) -> None:
+    """As in the mode that thinks."""
+    thought = fmt.encode_text("hm ") * 500
+    answer = [*fmt.encode_text(ANSWER), fmt.end_of_turn_id]
+
+    def write(prompt: list[int]) -> Iterator[int]:
+        return iter([*thought, *fmt.close_thinking(), *answer] if fmt.is_thinking_open(prompt) else answer)
+
+    engine = FakeEngine(write, (fmt.end_of_turn_id,), step=partial(asyncio.sleep, 0.001))
+    async with auto(engine, DROPPED) as http:
+        asked = asyncio.create_task(http.post(CHAT, json=body(reasoning_mode="auto")))
+        while len(engine.seen) < 2:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+        name = engine.seen[0].request_id.removesuffix("-0-0")
+        told = (await http.post(f"{CHAT}/{name}/control", json={"action": "end_reasoning"})).json()
+        (choice,) = (await asked).json()["choices"]
+    assert told["choices"] == [0]
+    assert (choice["reasoning_mode"], choice["reasoning_finish_reason"]) == ("reasoning", "stopped")
+    assert choice["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("threshold", [KEPT, DROPPED])
+async def test_an_answer_without_end_ends_with_the_limit_of_its_mode(
+    auto: Served, fmt: ChatFormat, threshold: float
+) -> None:
+    """Of a client that names none."""
+    words, written = fmt.encode_text("and so "), [*fmt.encode_text(THOUGHT), *fmt.close_thinking()]
+
+    def write(prompt: list[int]) -> Iterator[int]:
+        return itertools.chain(written if fmt.is_thinking_open(prompt) else [], itertools.cycle(words))
+
+    async with auto(FakeEngine(write, (fmt.end_of_turn_id,)), threshold) as http:
+        answer = (await http.post(CHAT, json=body(reasoning_mode="auto"))).json()
+    (choice,), usage = answer["choices"], answer["usage"]
+    assert (choice["reasoning_mode"], choice["finish_reason"]) == (CHOSEN[threshold], "length")
+    assert usage["completion_tokens"] == (256 if threshold == KEPT else 4096 - usage["prompt_tokens"])
+
+
 async def test_a_thought_waits_in_the_line_of_its_mode(fmt: ChatFormat, profile: Profile) -> None:
     """The draft holds a direct mode's place, and the thought one of a thinker's, as if each had been asked for."""
     engine = engine_of(fmt)
@@ -455,6 +475,7 @@ def in_toml(value: Any) -> str:
         ({"direct": "auto"}, "modes.auto.direct is 'auto', which must be one of standard"),
         ({"direct": "reasoning"}, "modes.auto.direct is 'reasoning', which must be one of standard"),
         ({"thinking": "deep"}, "modes.auto.thinking is 'deep', which must be one of reasoning"),
+        ({"thinking": "auto"}, "modes.auto.thinking is 'auto', which must be one of reasoning"),
         ({"threshold": 0.5}, "<= 0.0"),
         ({"threshold": None}, "threshold"),
         ({"signal": "luck"}, "luck"),

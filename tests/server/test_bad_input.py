@@ -19,15 +19,12 @@ from server.api.chat.body import ChatRequest
 from server.api.common.fields import Fields
 from server.api.completions.body import CompletionRequest
 from server.api.tokens.body import DetokenizeRequest, TokenizeTextRequest
-from server.app import create_app
 from server.core.grammar_pool import POOL
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.offload import LONG
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import HELLO, MODEL, Client, always, body
+from tests.server.conftest import HELLO, MODEL, Client, always, body, served
 from tests.server.test_http import error_of
 from tests.server.test_streaming import events_of
 
@@ -402,14 +399,7 @@ async def test_tokenizing_megabytes_lets_the_event_loop_turn(client: Client, eng
 
 async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
     """What never reaches the app is answered in the same shape, and other connections go on."""
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, Settings(), profile, fmt)
-    server = DrainingServer(app.state.serving, server_config(app, Settings()))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    port = listener.getsockname()[1]
-    try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
+    async with served(engine, profile, fmt, Settings()) as (_, port):
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         for sent, status in [
             (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
@@ -427,9 +417,6 @@ async def test_nonsense_on_the_wire(engine: FakeEngine, profile: Profile, fmt: C
             assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
                 assert (await http.post(CHAT, json={"model": MODEL, "messages": HELLO})).status_code == 200
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def exchange(port: int, sent: bytes) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import chain, cycle
 from typing import Any
 
 import pytest
@@ -88,3 +89,28 @@ async def test_no_budget_within_a_limit_too_small_for_an_answer(client: Client, 
             found = plain((await http.post(CHAT, json=asked)).json())
     assert found["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
     assert [choice["finish_reason"] for choice in found["choices"]] == ["length"]
+
+
+@pytest.mark.parametrize("limit", [None, 600])
+@pytest.mark.parametrize("how", ["natural", "budget", "repetition"])
+async def test_an_answer_without_end_ends_with_the_limit(
+    client: Client, fmt: ChatFormat, how: str, limit: int | None
+) -> None:
+    """However the thought before it was closed; without a limit of the client's, with the mode's or the context."""
+    thought = fmt.encode_text("so ") * (2000 if how == "repetition" else 20)
+    words = fmt.encode_text("and so ")
+    written = [*thought, *fmt.close_thinking()]
+
+    def write(prompt: list[int]) -> Iterator[int]:
+        return chain(written if fmt.is_thinking_open(prompt) else [], cycle(words))
+
+    fields: dict[str, Any] = {"thinking_token_budget": 12} if how == "budget" else {}
+    if limit is not None:
+        fields["max_tokens"] = limit
+    async with client(FakeEngine(write, (fmt.end_of_turn_id,), chunks=(7,))) as http:
+        answer = (await http.post(CHAT, json=body(reasoning_mode="reasoning", **fields))).json()
+    (choice,), usage = answer["choices"], answer["usage"]
+    closed = "length" if how == "repetition" and limit is not None else how  # a loop is one after 1,024 tokens
+    assert (choice["finish_reason"], choice["reasoning_finish_reason"]) == ("length", closed)
+    assert usage["completion_tokens"] == (limit or 4096 - usage["prompt_tokens"])
+    assert "and so and so" in choice["message"]["content"]

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from chat_templates.format import ChatFormat
+from server.draining import DrainingServer
 from server.http.connections import SPARE_FILES, Connections
 from server.http.protocol import MAX_AHEAD, MAX_HEAD
-from server.launch import DrainingServer
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

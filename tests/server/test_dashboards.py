@@ -15,16 +15,13 @@ import yaml
 
 from chat_templates.format import ChatFormat
 from engine.messages import STEP_TOKENS, PageGroup, Stats
-from server.app import create_app
 from server.engine_client import EngineStatus
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.prometheus import SCRAPE_SECONDS, Prometheus, program
 from tests.real_server import RealServer
-from tests.server.conftest import body
+from tests.server.conftest import body, served
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARD = json.loads((FOLDER / "twogear.json").read_text())
@@ -103,15 +100,8 @@ async def ask(http: httpx.AsyncClient) -> None:
 @asynccontextmanager
 async def scripted(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> AsyncIterator[str]:
     """The URL of a server around a scripted engine, over real connections."""
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, Settings(), profile, fmt)
-    server = DrainingServer(app.state.serving, server_config(app, Settings()))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    async with served(engine, profile, fmt, Settings()) as (_, port):
+        yield f"http://127.0.0.1:{port}"
 
 
 @asynccontextmanager

@@ -28,8 +28,9 @@ from server.modes.mode import Modes
 from server.modes.profile import PROFILE_FOLDER, Profile, ThinkingMode, load_profile
 from server.modes.start_report import report, warnings
 from server.settings import Settings
-from tests.fake_engine import FakeEngine, Script
+from tests.fake_engine import FakeEngine
 from tests.server.conftest import HELLO, body
+from tests.server.rig import Rig
 from tests.server.test_auto import DROPPED, with_auto
 from tests.server.test_keys import HASHES, bearer, connected
 from tests.server.test_streaming import CALL, TOOLS, events_of, gathered, plain
@@ -112,9 +113,13 @@ async def begun(engine: FakeEngine) -> None:
 async def ask(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     response = await http.post(CHAT, json=body(reasoning_mode="reasoning", **fields))
     assert response.status_code == 200, response.text
-    if fields.get("stream"):
-        return gathered(events_of(response.text))
-    return plain(response.json())
+    return answer_of(response)
+
+
+def answer_of(response: httpx.Response) -> dict[str, Any]:
+    """The same whether it was streamed or not."""
+    is_streamed = response.headers["content-type"].startswith("text/event-stream")
+    return gathered(events_of(response.text)) if is_streamed else plain(response.json())
 
 
 def ends_at(fmt: ChatFormat, text: str = ANSWER, began: int = 16) -> int:
@@ -179,31 +184,10 @@ async def test_else_it_goes_on(early: Served, fmt: ChatFormat, rule: EarlyEnd, a
     assert answer["usage"]["completion_tokens_details"]["trial_tokens"] > 0
 
 
-class Rig:
-    """One app and one event loop, for many requests."""
-
-    def __init__(self, fmt: ChatFormat, profile: Profile) -> None:
-        self.engine = engine_of(fmt)
-        app = create_app(self.engine, Settings(), with_rule(profile, RULE), fmt)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://twogear")
-        self._loop = asyncio.new_event_loop()
-
-    def ask(self, script: Script, chunks: list[int], asked: dict[str, Any]) -> dict[str, Any]:
-        self.engine.script, self.engine.chunks = script, chunks
-        self.engine.seen.clear()
-        return self._loop.run_until_complete(ask(self._http, **asked))
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self._http.aclose())
-        self._loop.close()
-
-
 @pytest.fixture(scope="module")
 def rig(fmt: ChatFormat, profile: Profile) -> Iterator[Rig]:
-    rig = Rig(fmt, profile)
-    yield rig
-    rig.close()
+    with Rig.opened(fmt, with_rule(profile, RULE)) as rig:
+        yield rig
 
 
 @given(data=st.data())
@@ -230,8 +214,9 @@ def test_where_it_ends_does_not_depend_on_the_deltas(rig: Rig, fmt: ChatFormat, 
     answers = {0: data.draw(st.sampled_from(["1", ANSWER])), data.draw(st.integers(0, 40)): ANSWER}
     script = Thinker(fmt, thought, answers, tools="tools" in fields)
     chunks = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in range(2)]
-    whole = rig.ask(script, chunks[0], fields)
-    streamed = rig.ask(script, chunks[1], {**fields, "stream": True, "stream_options": {"include_usage": True}})
+    asked = body(reasoning_mode="reasoning", **fields)
+    streaming = {**asked, "stream": True, "stream_options": {"include_usage": True}}
+    whole, streamed = (answer_of(rig.ask(script, *one)) for one in zip(chunks, (asked, streaming), strict=True))
     for answer in (whole, streamed):  # a trial that the thought's own end breaks off has drawn what it has drawn
         answer["usage"]["completion_tokens_details"].pop("trial_tokens")
     assert streamed == whole

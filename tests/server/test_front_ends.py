@@ -17,10 +17,11 @@ from chat_templates.format import ChatFormat
 from server.access.keys import Key, KeyFile, Limits, hash_of
 from server.app import create_app
 from server.cli_errors import UsageError
+from server.draining import DrainingServer
 from server.http.config import server_config
 from server.http.front_ends.messages import WINDOW, decode_settings, encode_settings, framed
 from server.http.front_ends.processes import FrontEnds, share
-from server.launch import DrainingServer, bind, bind_all
+from server.listeners import bind, bind_all
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

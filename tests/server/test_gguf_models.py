@@ -11,8 +11,9 @@ from engine.defaults import engine_defaults
 from model_impl.weights import DEFAULT, VARIABLE
 from server.cli import main
 from server.commands.arguments.gguf import opened
-from server.launch import load_format, load_profile_and_keys, with_weights
+from server.model_files import load_format, with_weights
 from server.modes.mode import Modes
+from server.reloading import load_profile_and_keys
 from server.settings import Settings
 from tests.model_impl.gguf_files import q4_k_m, write
 from tests.server.test_cli import error_of

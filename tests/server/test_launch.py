@@ -16,9 +16,11 @@ import uvloop
 from chat_templates.format import ChatFormat
 from engine.messages import PROTOCOL_VERSION, Delta, Generate, PageNeed, Ready
 from server.app import create_app
+from server.draining import DrainingServer
 from server.engine_client import EngineUnavailable
 from server.http.config import server_config
-from server.launch import DrainingServer, bind, committed_warning, connections_warning
+from server.launch import committed_warning, connections_warning
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine, script_of

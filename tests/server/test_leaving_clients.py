@@ -15,14 +15,12 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from chat_templates.limits import TooSlowError
-from server.app import create_app
 from server.core.serving import Serving
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
+from server.draining import DrainingServer
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import always, body
+from tests.server.conftest import always, body, served
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CONTENT = json.dumps(body(stream=True)).encode()
@@ -43,15 +41,8 @@ Running = tuple[DrainingServer, Serving, tuple[str, int]]
 @asynccontextmanager
 async def server(profile: Profile, fmt: ChatFormat) -> AsyncIterator[Running]:
     engine = FakeEngine(always(fmt.encode_text("a") * 500), (fmt.end_of_turn_id,), step=lambda: asyncio.sleep(0.01))
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, Settings(), profile, fmt)
-    running = DrainingServer(app.state.serving, server_config(app, Settings()))
-    task = asyncio.create_task(running.serve(sockets=[listener]))
-    while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    yield running, app.state.serving, listener.getsockname()
-    running.should_exit = True
-    await task
+    async with served(engine, profile, fmt, Settings()) as (running, port):
+        yield running, running.serving, ("127.0.0.1", port)
 
 
 async def _leave(one: Running, pieces: Sequence[bytes], *, reset: bool) -> None:

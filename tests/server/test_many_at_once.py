@@ -8,13 +8,10 @@ from collections import Counter
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.app import create_app
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import body
+from tests.server.conftest import body, served
 
 REQUESTS = 2000
 FILES = 2 * REQUESTS + 500  # both ends of each connection are in this process
@@ -46,18 +43,11 @@ async def ask(address: tuple[str, int], content: bytes) -> tuple[int, dict[str, 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_all_end_in_an_answer_or_a_503(profile: Profile, fmt: ChatFormat, *, stream: bool) -> None:
     engine = FakeEngine(lambda _: iter([*fmt.encode_text("so"), fmt.end_of_turn_id]), (fmt.end_of_turn_id,))
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, SETTINGS, profile, fmt)
-    server = DrainingServer(app.state.serving, server_config(app, SETTINGS))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
     modes = ("standard", "reasoning")
     contents = [json.dumps(body(stream=stream, reasoning_mode=mode, max_tokens=64)).encode() for mode in modes]
-    address = listener.getsockname()
-    answers = await asyncio.gather(*(ask(address, contents[number % 2]) for number in range(REQUESTS)))
-    server.should_exit = True
-    await serving
+    async with served(engine, profile, fmt, SETTINGS) as (_, port):
+        asked = [ask(("127.0.0.1", port), contents[number % 2]) for number in range(REQUESTS)]
+        answers = await asyncio.gather(*asked)
     statuses = Counter(status for status, _, _ in answers)
     assert set(statuses) <= {200, 503}
     assert statuses[200] >= 256

@@ -16,9 +16,10 @@ from chat_templates.format import ChatFormat
 from server.access.keys import hash_of, keys_of
 from server.app import create_app
 from server.core.serving import Serving
+from server.draining import DrainingServer
 from server.http.config import server_config
-from server.launch import DrainingServer, Reloading
 from server.modes.profile import PROFILE_FOLDER, load_profile
+from server.reloading import Reloading
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.real_server import RealServer
@@ -181,19 +182,19 @@ async def test_a_signal_while_files_are_read_counts_for_another_time(server: Ser
 
 async def test_a_terminal_that_is_gone_ends_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would without a handler: nobody could end it any more."""
-    monkeypatch.setattr("server.launch._has_terminal", lambda: True)
+    monkeypatch.setattr("server.reloading._has_terminal", lambda: True)
     monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_DFL)
     reloading = Reloading(server.server)
-    monkeypatch.setattr("server.launch._has_terminal", lambda: False)
+    monkeypatch.setattr("server.reloading._has_terminal", lambda: False)
     reloading.begin()
     assert server.serving.draining
 
 
 async def test_under_nohup_it_does_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.launch._has_terminal", lambda: True)
+    monkeypatch.setattr("server.reloading._has_terminal", lambda: True)
     monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)
     server.reloading = Reloading(server.server)
-    monkeypatch.setattr("server.launch._has_terminal", lambda: False)
+    monkeypatch.setattr("server.reloading._has_terminal", lambda: False)
     await server.hang_up()
     assert not server.serving.draining
 

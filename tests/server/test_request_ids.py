@@ -8,12 +8,10 @@ import pytest
 
 from chat_templates.format import ChatFormat
 from server.app import create_app
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import Client, always, body
+from tests.server.conftest import Client, always, body, served
 
 CHAT = "/v1/chat/completions"
 
@@ -77,15 +75,10 @@ async def test_a_request_without_a_sane_id_gets_one(client: Client, engine: Fake
 
 
 async def test_what_is_no_request_has_one(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, Settings(), profile, fmt)
-    server = DrainingServer(app.state.serving, server_config(app, Settings()))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    reader, writer = await asyncio.open_connection(*listener.getsockname())
-    writer.write(b"nonsense\r\n\r\n")
-    response = await reader.read()
-    writer.close()
-    server.should_exit = True
-    await serving
+    async with served(engine, profile, fmt, Settings()) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"nonsense\r\n\r\n")
+        response = await reader.read()
+        writer.close()
     assert response.startswith(b"HTTP/1.1 400 ")
     assert re.search(rb"\r\nx-request-id: req-\w{24}\r\n\r\n\{", response)

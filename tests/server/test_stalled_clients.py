@@ -12,13 +12,10 @@ import httpx
 import pytest
 
 from chat_templates.format import ChatFormat
-from server.app import create_app
-from server.http.config import server_config
-from server.launch import DrainingServer, bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine
-from tests.server.conftest import body
+from tests.server.conftest import body, served
 
 LONG = 100_000  # tokens
 SETTINGS = Settings(stall_seconds=0.5)
@@ -35,25 +32,16 @@ async def stream(
     engine: FakeEngine, profile: Profile, fmt: ChatFormat, settings: Settings = SETTINGS, **fields: Any
 ) -> AsyncIterator[socket.socket]:
     """A connection over which a long stream has been asked for, with little room for what comes."""
-    listener = bind("127.0.0.1", 0)
-    app = create_app(engine, settings, profile, fmt)
-    server = DrainingServer(app.state.serving, server_config(app, settings))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
     asked = {"stream": True, "logprobs": True, "top_logprobs": 20, "max_tokens": LONG, **fields}
     content = json.dumps(body(**asked)).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
+    async with served(engine, profile, fmt, settings) as (_, port):
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(listener.getsockname())
+            connection.connect(("127.0.0.1", port))
             connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
             connection.setblocking(False)
             yield connection
-    finally:
-        server.should_exit = True
-        await serving
 
 
 async def test_a_client_that_does_not_read_is_ended(engine: FakeEngine, profile: Profile, fmt: ChatFormat) -> None:

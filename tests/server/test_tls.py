@@ -20,7 +20,9 @@ from benchmarks.load.client import HttpError, post
 from chat_templates.format import ChatFormat
 from server.app import create_app
 from server.cli_errors import UsageError
-from server.launch import DrainingServer, bind, loaded_config, open_address_warning
+from server.draining import DrainingServer
+from server.launch import loaded_config, open_address_warning
+from server.listeners import bind
 from server.modes.profile import Profile
 from server.settings import Settings
 from tests.fake_engine import FakeEngine

@@ -16,9 +16,9 @@ import pytest
 
 from engine.checkpoint import check_model
 from engine.defaults import engine_defaults
-from server import cli, launch
+from server import cli, model_files
 from server.cli_errors import UsageError
-from server.launch import choose_profile, load_format, try_format
+from server.model_files import choose_profile, load_format, try_format
 from server.modes.mode import Modes
 from server.modes.profile import PROFILE_FOLDER, load_profile
 from server.settings import EMBEDDED_MODEL, Settings
@@ -74,11 +74,11 @@ def problem(model: Path, **settings: Any) -> str:
 def test_a_tokenizer_may_take_so_long_but_a_machine_may_stand_still(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "TRY_SECONDS", 0.2)
-    monkeypatch.setattr(launch, "_try", lambda *_: time.sleep(0.5))
+    monkeypatch.setattr(model_files, "TRY_SECONDS", 0.2)
+    monkeypatch.setattr(model_files, "_try", lambda *_: time.sleep(0.5))
     profile, chosen = load_profile(choose_profile(model, Settings())), Settings()
     try_format(model, profile, chosen)
-    monkeypatch.setattr(launch, "_try", lambda *_: sum(count()))
+    monkeypatch.setattr(model_files, "_try", lambda *_: sum(count()))
     with pytest.raises(UsageError, match=r"reading it takes over 0\.2 s"):
         try_format(model, profile, chosen)
 

@@ -19,7 +19,7 @@ from server.app import create_app
 from server.cli import main
 from server.cli_errors import UsageError
 from server.commands.arguments import weights as arguments
-from server.launch import with_weights
+from server.model_files import with_weights
 from server.modes.profile import Profile
 from server.settings import EMBEDDED_MODEL, Settings
 from tests.fake_engine import FakeEngine
@@ -124,7 +124,7 @@ def test_the_engine_is_told_the_default(
     folder = Path(checkpoint(tmp_path))
     monkeypatch.setenv(VARIABLE, asked or "bf16")
     monkeypatch.setattr("engine.weights.LARGE", 1 << 20)
-    monkeypatch.setattr("server.launch.cpu_flags", lambda: VNNI)
+    monkeypatch.setattr("server.model_files.cpu_flags", lambda: VNNI)
     settings = Settings(model=str(folder), weights=asked or "bf16", weights_asked=asked)
     found = with_weights(settings, folder, [])
     assert (found.weights, os.environ[VARIABLE], found.system_fingerprint) == (held, held, f"twogear-{held}")
@@ -135,7 +135,7 @@ def test_the_engine_is_told_the_default(
 def test_nothing_is_chosen_for_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "int8")
     monkeypatch.setattr("engine.weights.LARGE", 1 << 20)
-    monkeypatch.setattr("server.launch.cpu_flags", lambda: VNNI)
+    monkeypatch.setattr("server.model_files.cpu_flags", lambda: VNNI)
     folder = Path(checkpoint(tmp_path, architectures=["LlamaForCausalLM"]))
     assert with_weights(Settings(model=str(folder)), folder, []).weights == os.environ[VARIABLE] == "bf16"
 

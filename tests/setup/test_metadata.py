@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from requirements.install import PYTHONS
+
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [pattern.rstrip("*") for pattern in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
@@ -44,9 +46,11 @@ def compiled() -> list[str]:
 
 
 def test_the_public_workflow_runs_what_ci_runs() -> None:
-    (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
-    assert job["steps"][-1] == {"run": ".ci/run"}
-    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
     assert all(action.partition("@v")[2].isdigit() for action in actions)
-    (python,) = [step["with"]["python-version"] for step in job["steps"] if "python" in step.get("uses", "")]
-    assert python == "3.11"
+    assert jobs["ci"]["steps"][-1] == {"run": ".ci/run"}
+    (python,) = [step["with"]["python-version"] for step in jobs["ci"]["steps"] if "python" in step.get("uses", "")]
+    others = jobs["other-pythons"]["strategy"]["matrix"]["python"]
+    assert [python, *others] == [f"{major}.{minor}" for major, minor in PYTHONS]
