@@ -1,7 +1,7 @@
 """Which replicas may serve, as the router knows it, and how each says so: also to a router that was started anew.
 
-That one knows nothing. So a replica says again and again what it serves, and as long as its engine takes no requests, that
-it does not. Who asks for the others meanwhile gets those of before.
+That one knows nothing. So a replica says again and again what it serves and, as long as its engine takes no requests,
+that it does not. Who asks for the others meanwhile gets those of before.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
