@@ -35,8 +35,10 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = "Count the letters of this text. " + "the quick brown fox jumps over the lazy dog " * 40
 THINK = {"reasoning_mode": "reasoning", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 THINKS = 'twogear_requests_running{mode="reasoning"} 1.0'
-ENDLESS: dict[str, Any] = {"logit_bias": {"8": -100}, "temperature": 1.0, "thinking_token_budget": 3400}
-"""The tag that ends the thinking is never drawn."""
+ENDLESS: dict[str, Any] = {
+    "logit_bias": {"8": -100}, "ignore_eos": True, "temperature": 1.0, "thinking_token_budget": 3400,
+}  # fmt: skip
+"""The tag that ends the thinking is never drawn, and the end of the turn is none."""
 DRAIN = ("--drain-seconds", "600")
 
 
