@@ -93,6 +93,11 @@ def test_answers_are_those_of_a_plain_server(ray: Deployment, plain: str, fields
         assert said(ask(ray.url, **asked)) == said(ask(plain, **asked))
 
 
+def test_engines_come_after_nothing_else_on_the_machine(ray: Deployment) -> None:
+    """Ray starts its workers with a niceness of 15, and what they start has it too."""
+    assert {child.nice() for child in ray.children()} == {psutil.Process(ray.process.pid).nice()}
+
+
 def test_a_stream_says_what_the_whole_says(ray: Deployment) -> None:
     whole = ask(ray.url).json()["choices"][0]["message"]["content"]
     with httpx.stream("POST", ray.url + "/v1/chat/completions", json={"messages": SUM, "stream": True}) as response:
