@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -67,8 +66,8 @@ async def test_a_command_that_is_not_there_is_told() -> None:
         await Child(["/no/such", "serve"], {}, lambda: None).start()
 
 
-async def test_no_handler_of_a_library_runs_between_fork_and_exec(tmp_path: Path) -> None:
-    """GRPC's would start threads there: in a replica on Ray, a child aborted once in about ten starts."""
+async def test_no_handler_of_a_library_runs_between_fork_and_exec() -> None:
+    """Those of gRPC start threads there: in a replica on Ray, one of them aborted the child."""
     forked: list[int] = []
     os.register_at_fork(before=lambda: forked.append(1))
     one = child(READY + "; time.sleep(600)")
