@@ -1,11 +1,13 @@
 """What routing gains a fleet of engines: a simulation that runs the server's own router, `python -m benchmarks.fleet`.
 
 The router is `server.routing`, unchanged, beside others that people use (`server.commands.fleet.simulation`). Steps are
-assumed, not measured: the figures say which way of routing is better, and not how fast a machine is.
+assumed, not measured: the figures say which way of routing is better, and not how fast a machine is. Only `decision_us`
+is measured: processor time of this machine for one choice.
 """
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -71,6 +73,22 @@ POLICIES: dict[str, Callable[[int, Engine], Policy]] = {
 }
 
 
+class Timed:
+    """A policy, and the processor time that its choices took, in seconds."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.seconds = 0.0
+        self.drew, self.end = policy.drew, policy.end
+        self._begin = policy.begin
+
+    def begin(self, request: Request) -> int:
+        """The policy's choice."""
+        before = time.thread_time()
+        chosen = self._begin(request)
+        self.seconds += time.thread_time() - before
+        return chosen
+
+
 @dataclass(frozen=True)
 class Figures:
     """What came of it. Seconds; `cached`: the share of later turns' prompts that was found; tokens drawn a second."""
@@ -122,8 +140,9 @@ def main() -> None:
     for replicas in args.replicas:
         clients = Clients(args.conversations * replicas, args.rate * replicas)
         for name in args.policies:
-            done = Simulation(replicas, engine, clients, POLICIES[name](replicas, engine), args.seed).run()
-            told.append(asdict(figures(name, replicas, done)))
+            policy = Timed(POLICIES[name](replicas, engine))
+            done = Simulation(replicas, engine, clients, policy, args.seed).run()
+            told.append(asdict(figures(name, replicas, done)) | {"decision_us": policy.seconds / len(done) * 1e6})
             print(json.dumps(told[-1]), flush=True)
     if args.json is not None:
         options = f"--rate {args.rate} --conversations {args.conversations} --places {args.places} --seed {args.seed}"

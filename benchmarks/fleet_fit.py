@@ -3,7 +3,8 @@
 Step times are measured at several numbers of streams, reading at several lengths of prompts, on all engines of the
 server at once, as they will run. With `--check` the server then gets requests of both kinds at random moments, and the
 simulation, with the fitted times and the lengths that were measured, the same: throughput and the 95th percentiles of
-both are compared. The client shares the machine with the server. Run it where nothing else runs.
+both are compared. The client shares the machine with the server. Run it where nothing else runs, and start the server
+with `-- --max-num-seqs N`, the most of --streams: an engine has as many places in the simulation.
 """
 
 import argparse

@@ -7,6 +7,7 @@ The machine may have more to do than it can: figures for a token, and their rati
 
 twogear         `twogear serve`
 scripted        the same with an engine that has no vLLM in it (`scripted_engine.py`), so that the front end is alone
+scripted-two    scripted with `--api-server-count 2`; the busiest process's µs for a token say where it stops
 …-unpaced       either of them with an event for each token, however many stream
 vllm            vLLM's API server; the engine is a process of its own there too
 vllm-rust       vLLM's front end in Rust before the same engine; VLLM_RUST_FRONTEND_PATH names its file
@@ -33,7 +34,7 @@ from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
 from benchmarks.peers.servers import Start
 from benchmarks.result_text import result_text
 
-SERVERS = ("twogear", "twogear-unpaced", "scripted", "scripted-unpaced", "vllm", "vllm-rust")
+SERVERS = ("twogear", "twogear-unpaced", "scripted", "scripted-unpaced", "scripted-two", "vllm", "vllm-rust")
 PARTS = ("front end", "engine", "clients")
 PROMPT_TOKENS, LIMIT, START_LIMIT = 100, 300.0, 900.0
 _ENGINE_OPTIONS = (
@@ -56,11 +57,15 @@ _ENGINES = {"engine", "benchmarks.host.scripted_engine"}
 
 
 class Spent(NamedTuple):
-    """Microseconds of CPU time for a token, of each of PARTS; tokens a second; the busiest client's share of a core."""
+    """Microseconds of CPU time for a token, of each of PARTS; tokens a second; the busiest client's share of a core.
+
+    `busiest`: of the front end's process that took most, the same as the part where it is one process.
+    """
 
     parts: Mapping[str, float]
     rate: float
     client: float
+    busiest: float
 
 
 def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
@@ -73,16 +78,17 @@ def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
         lines = [_PACING.format(many=many, seconds=rest_ms / 1000)]
         lines += [_SCRIPTED] if name.startswith("scripted") else []
         code = "\n".join([*lines, "import sys", "from server.cli import main", "sys.exit(main())"])
-        return Start((python, "-c", code, "serve", folder, *place, "--", *_ENGINE_OPTIONS, *_AHEAD), environment)
-    own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "4"}
+        own = (*place, "--api-server-count", "2") if name.endswith("-two") else place
+        return Start((python, "-c", code, "serve", folder, *own, "--", *_ENGINE_OPTIONS, *_AHEAD), environment)
+    peers = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "4"}
     template = ("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3")
     options = ("--host", "127.0.0.1", *place, *template, *_ENGINE_OPTIONS)
     if name == "vllm-rust":
-        own["VLLM_USE_RUST_FRONTEND"] = "1"
-        return Start((python, "-m", "vllm.entrypoints.cli.main", "serve", folder, *options), environment | own)
+        peers["VLLM_USE_RUST_FRONTEND"] = "1"
+        return Start((python, "-m", "vllm.entrypoints.cli.main", "serve", folder, *options), environment | peers)
     return Start(
         (python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, *options),
-        environment | own,
+        environment | peers,
     )
 
 
@@ -110,23 +116,24 @@ def spent(server: RunningServer, load: Load, number: int, prompts: Prompts, clie
     if failed := [sample.error for sample in samples if sample.error is not None]:
         raise RuntimeError(f"{load.name}: {len(failed)} failed: {failed[0]}")
     tokens = sum(sample.completion_tokens for sample in samples)
-    cpu = {part: after[part] - before[part] for part in after} | {
-        "clients": sum(outcome.client_cpu for outcome in outcomes)
-    }
+    took = {one: seconds - before.get(one, 0.0) for one, seconds in after.items()}
+    cpu = {part: sum(seconds for (of, _), seconds in took.items() if of == part) for part in PARTS[:2]}
+    cpu["clients"] = sum(outcome.client_cpu for outcome in outcomes)
     return Spent(
         {part: seconds / tokens * 1e6 for part, seconds in cpu.items()},
         tokens / max(outcome.seconds for outcome in outcomes),
         max(outcome.client_cpu / outcome.seconds for outcome in outcomes),
+        max(seconds for (part, _), seconds in took.items() if part == PARTS[0]) / tokens * 1e6,
     )
 
 
-def _cpu(server: RunningServer) -> dict[str, float]:
-    """Seconds so far, of the engine's process and of all others."""
-    found = dict.fromkeys(PARTS[:2], 0.0)
+def _cpu(server: RunningServer) -> dict[tuple[str, int], float]:
+    """Seconds so far, by part and process: the engine's, and all others, which are the front end's."""
+    found = {}
     for pid in server.tree.pids():
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         is_engine = "EngineCore" in words[0] or not _ENGINES.isdisjoint(words[2:3])
-        found[PARTS[is_engine]] += cpu_seconds(pid)
+        found[PARTS[is_engine], pid] = cpu_seconds(pid)
     return found
 
 
@@ -155,6 +162,7 @@ def _entry(streams: int, server: str, found: Sequence[Spent]) -> dict[str, Any]:
         "streams": streams,
         "server": server,
         "us_per_token": {part: round(statistics.median(one.parts[part] for one in found), 1) for part in PARTS},
+        "us_of_busiest_front_end": round(statistics.median(one.busiest for one in found), 1),
         "tokens_per_second": round(statistics.median(one.rate for one in found)),
         "busiest_client": round(max(one.client for one in found), 2),
     }

@@ -145,6 +145,7 @@ def _set_environment(args: argparse.Namespace) -> None:
     folder = Path(tempfile.gettempdir()) / f"twogear-ray-{os.getuid()}-{args.port}"
     chosen = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 otherwise: whatever else runs on the machine would come before the engines
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": str(ROUTED_BYTES),

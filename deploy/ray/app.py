@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from deploy.ray.asked import Asked
 from deploy.ray.child import Child, ChildError
 from deploy.ray.fleet import Fleet, Told
 from deploy.ray.load import STAT, Expected, TokensPerReplica
+from deploy.ray.members import Members, Peers, Telling
 from deploy.ray.proxy import TICKET, Message, Proxy, Receive, Scope, Send, settled
 from ray import serve
 from ray.exceptions import RayError
@@ -26,8 +26,6 @@ from ray.serve.deployment import Application
 ENGINE = "engine"
 ROUTER = "router"
 TELL_SECONDS = 0.25
-JOIN_SECONDS = 5.0
-"""How often a replica says again what it serves: a router that was started anew knows of none."""
 LOOK_BACK_SECONDS = 11.0
 """The shortest time over which Ray takes the mean of what replicas tell."""
 LAST_WORDS = 0.2
@@ -73,10 +71,8 @@ class Engine:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         self._child = Child(served.command, inherited | served.environment, self._lose)
         self._facts: dict[str, Any] = {}
-        self._others: Sequence[str] = ()
         self._url = await self._join()
-        self._proxy = Proxy(self._url, self._peers, self._end)
-        self._is_ready = True
+        self._proxy = Proxy(self._url, Peers(self._peers, RayError), self._end)
         self._telling = asyncio.create_task(self._tell())
 
     def __serve_build_asgi_app__(self) -> Proxy:
@@ -105,23 +101,19 @@ class Engine:
         return {STAT: self._expected.read(text)}
 
     async def _peers(self) -> Sequence[str]:
-        """While the router is started anew, those that it told of last. Raises ConnectionError where there are none."""
-        try:
-            self._others = await self._router.peers.remote(self._name)
-        except RayError as error:
-            if not self._others:
-                raise ConnectionError("the router is being started") from error
-        return self._others
+        """Raises RayError where the router is gone."""
+        urls: Sequence[str] = await self._router.peers.remote(self._name)
+        return urls
 
     async def _tell(self) -> None:
-        for turn in count(1):
+        telling = Telling(
+            lambda told, is_ready: self._router.tell.remote(self._name, told, is_ready),
+            lambda: self._router.join.remote(self._served.version, self._facts),
+        )
+        while True:
             await asyncio.sleep(TELL_SECONDS)
             told = self._proxy.ledger.take()
-            was_ready, self._is_ready = self._is_ready, await _is_ready(self._url)
-            if told or not (self._is_ready and was_ready):
-                self._router.tell.remote(self._name, told, self._is_ready)
-            if turn % round(JOIN_SECONDS / TELL_SECONDS) == 0:
-                self._router.join.remote(self._served.version, self._facts)
+            telling.turn(told, is_ready=await _is_ready(self._url))
 
     async def _end(self) -> None:
         self._telling.cancel()
@@ -144,9 +136,7 @@ class Router:
     def __init__(self, application: str, places: int) -> None:
         self._engines = serve.get_deployment_handle(ENGINE, application)
         self._fleet = Fleet(places)
-        self._facts: dict[str, dict[str, Any]] = {}
-        self._failures: dict[str, str] = {}
-        self._unready = set[str]()
+        self._members = Members()
 
     def __serve_build_asgi_app__(self) -> Callable[[Scope, Receive, Send], Any]:
         """Called by Ray."""
@@ -158,22 +148,15 @@ class Router:
 
     async def join(self, version: str, facts: dict[str, Any]) -> str:
         """Empty if a replica of this version may serve beside the others; else what is wrong, in words."""
-        known = self._facts.setdefault(version, facts)
-        differing = [name for name in facts if facts[name] != known.get(name)]
-        if not differing:
-            return ""
-        told = "; ".join(f"{name} is {facts[name]!r} and not {known.get(name)!r}" for name in differing)
-        refusal = f"a replica serves something else than the others: {told}; give all machines the same files."
-        self._failures[version] = refusal
-        return refusal
+        return self._members.join(version, facts)
 
     async def fail(self, version: str, reason: str) -> None:
         """A replica of this version did not start."""
-        self._failures[version] = reason
+        self._members.fail(version, reason)
 
     async def failure(self, version: str) -> str:
         """Why a replica of this version did not start; empty if none failed. It is told once."""
-        return self._failures.pop(version, "")
+        return self._members.failure(version)
 
     async def peers(self, name: str) -> list[str]:
         """The URLs of all replicas but the one of this name."""
@@ -183,10 +166,7 @@ class Router:
     async def tell(self, name: str, told: dict[str, Told], is_ready: bool) -> None:
         """What a replica tells of its requests, and whether its engine takes more: one that was lost is coming back."""
         self._fleet.tell(told)
-        if is_ready:
-            self._unready.discard(name)
-        else:
-            self._unready.add(name)
+        self._members.note(name, is_ready=is_ready)
 
     async def loads(self) -> dict[str, float]:
         """The tokens that are yet to come, by replica."""
@@ -210,8 +190,7 @@ class Router:
 
     async def _route(self, body: bytes) -> tuple[str, str]:
         there = await self._there()
-        self._unready &= there.keys()
-        names = [name for name in there if name not in self._unready] or list(there)
+        names = self._members.able(there)
         asked = Asked.of(body)
         if asked is None:
             return self._fleet.least(names), ""

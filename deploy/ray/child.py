@@ -1,7 +1,6 @@
 """A `twogear serve` as the child of a replica: started, watched, ended. It dies with its parent."""
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
@@ -11,12 +10,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-PR_SET_PDEATHSIG = 1
+DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL; it outlives exec
+try:
+    os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"twogear: error: cannot run {sys.argv[2]}: {error.strerror}")
+"""
+"""Run by an interpreter of its own. A function between fork and exec would have Python fork with all handlers of the
+libraries here: gRPC's starts threads in the child, which then abort."""
 END_SECONDS = 15.0
 """Beyond the time to drain, until a child that does not end is killed."""
 LAST_LINES = 20
 _READY = re.compile(r"Ready after .* at (http://\S+) ")
-_libc = ctypes.CDLL(None)
 
 
 class ChildError(Exception):
@@ -37,6 +44,7 @@ class Child:
         self._url: asyncio.Future[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_ending = False
+        self._code: int | None = None
         self._ended = threading.Event()
         self.pid = 0
 
@@ -45,14 +53,13 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._url = self._loop.create_future()
         process = subprocess.Popen(  # noqa: ASYNC220 - in this thread: the child dies with it
-            self._command,
+            [sys.executable, "-ISc", DIE_WITH_PARENT, str(os.getpid()), *self._command],
             env=dict(self._environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into the C library, which takes no lock
         )
         self.pid = process.pid
         threading.Thread(target=self._watch, args=(process,), daemon=True).start()
@@ -75,7 +82,7 @@ class Child:
                 self._last.append(line.strip())
                 if found := _READY.match(line):
                     self._settle(found[1])
-        process.wait()
+        self._code = process.wait()
         self._ended.set()
         if not self._settle(None) and not self._is_ending:
             self._lost()
@@ -95,10 +102,7 @@ class Child:
             return
         if url is None:
             said = next((line for line in reversed(self._last) if line.startswith("twogear: error:")), "")
-            self._url.set_exception(ChildError(said or " / ".join(self._last) or "it ended without a word"))
+            ended = f"{self._command[0]} ended with {self._code}"
+            self._url.set_exception(ChildError(said or ": ".join([ended, *filter(None, [" / ".join(self._last)])])))
         else:
             self._url.set_result(url)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

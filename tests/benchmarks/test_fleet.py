@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fleet_plot
-from benchmarks.fleet import POLICIES, Figures, figures
+from benchmarks.fleet import POLICIES, Figures, Timed, figures
 from server.commands.fleet.simulation import Clients, Engine, Own, Request, Simulation
 
 ENGINE = Engine(places=8, cache=60_000)
@@ -23,6 +23,12 @@ def test_every_request_ends_and_each_run_is_the_same(policy: str) -> None:
     assert one.requests == CLIENTS.conversations * CLIENTS.turns
     assert one == told(policy)
     assert 0 < one.first_direct_p50 <= one.first_direct_p95 < one.direct_p95
+
+
+def test_what_choices_took_is_counted_and_changes_nothing() -> None:
+    policy = Timed(POLICIES["twogear"](2, ENGINE))
+    assert figures("twogear", 2, Simulation(2, ENGINE, CLIENTS, policy).run()) == told("twogear")
+    assert policy.seconds > 0
 
 
 def test_all_policies_get_the_same_requests() -> None:

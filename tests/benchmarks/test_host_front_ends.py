@@ -44,6 +44,7 @@ def test_every_server_is_started_with_what_it_is_named_for(name: str, monkeypatc
     words = " ".join(start.command)
     assert ("scripted_engine" in words) == name.startswith("scripted")
     assert (f"{1 << 30}, 0.02" in words) == name.endswith("-unpaced")
-    assert ("MANY, 0.02" in words) == (name in {"twogear", "scripted"})
+    assert ("MANY, 0.02" in words) == (name in {"twogear", "scripted", "scripted-two"})
+    assert ("--api-server-count 2" in words) == (name == "scripted-two")
     assert ("VLLM_USE_RUST_FRONTEND" in start.environment) == (name == "vllm-rust")
     assert ("vllm.entrypoints.cli.main serve" in words) == (name == "vllm-rust")

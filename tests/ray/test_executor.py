@@ -58,6 +58,7 @@ def environment() -> Iterator[None]:
             "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled",
             "RAY_ADDRESS": HEAD, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+            "RAY_worker_niceness": "0",
         }.items():  # fmt: skip
             patch.setenv(name, value)
         yield

@@ -66,3 +66,9 @@ def test_what_is_over_weighs_nothing() -> None:
     assert fleet.loads()["a"] > 0
     fleet.tell({ticket: Told(0, over=False)})
     assert fleet.loads()["a"] == 0
+
+
+def test_a_router_that_is_started_anew_gives_no_ticket_twice() -> None:
+    """A replica still tells of those that the one before gave."""
+    before, after = (Fleet(8).choose(asked(), ["a"], 0)[1] for _ in range(2))
+    assert before != after

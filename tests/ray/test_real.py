@@ -35,8 +35,10 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = "Count the letters of this text. " + "the quick brown fox jumps over the lazy dog " * 40
 THINK = {"reasoning_mode": "reasoning", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 THINKS = 'twogear_requests_running{mode="reasoning"} 1.0'
-ENDLESS: dict[str, Any] = {"logit_bias": {"8": -100}, "temperature": 1.0, "thinking_token_budget": 3400}
-"""The tag that ends the thinking is never drawn."""
+ENDLESS: dict[str, Any] = {
+    "logit_bias": {"8": -100}, "ignore_eos": True, "temperature": 1.0, "thinking_token_budget": 3400,
+}  # fmt: skip
+"""The tag that ends the thinking is never drawn, and the end of the turn is none."""
 DRAIN = ("--drain-seconds", "600")
 
 
@@ -89,6 +91,11 @@ def test_answers_are_those_of_a_plain_server(ray: Deployment, plain: str, fields
     for number in range(6):
         asked = {"messages": [{"role": "user", "content": f"What is {number} + 25?"}], **fields}
         assert said(ask(ray.url, **asked)) == said(ask(plain, **asked))
+
+
+def test_engines_come_after_nothing_else_on_the_machine(ray: Deployment) -> None:
+    """Ray starts its workers with a niceness of 15, and what they start has it too."""
+    assert {child.nice() for child in ray.children()} == {psutil.Process(ray.process.pid).nice()}
 
 
 def test_a_stream_says_what_the_whole_says(ray: Deployment) -> None:
