@@ -45,14 +45,15 @@ _PACING = "from server.pacer import MANY, Pacer; Pacer.__init__.__defaults__ = (
 _AHEAD = ("--scheduler-cls", "vllm.v1.core.sched.async_scheduler.AsyncScheduler")
 """Ours takes its place, as on a GPU; on a CPU another is our default."""
 _TEMPLATE = Path(__file__).parents[1] / "peers" / "chat_template.jinja"
-_SCRIPTED = """
+_ANOTHER_ENGINE = """
 import asyncio
 start = asyncio.create_subprocess_exec
-def start_scripted(*words, **options):
-    return start(*["benchmarks.host.scripted_engine" if word == "engine" else word for word in words], **options)
-asyncio.create_subprocess_exec = start_scripted
+def start_another(*words, **options):
+    return start(*["{engine}" if word == "engine" else word for word in words], **options)
+asyncio.create_subprocess_exec = start_another
 """
-_ENGINES = {"engine", "benchmarks.host.scripted_engine"}
+_SCRIPTED, _PACED = "benchmarks.host.scripted_engine", "benchmarks.host.paced_engine"
+_ENGINES = {_SCRIPTED, _PACED}
 """Modules that a process with an engine runs; vLLM's has a name instead."""
 
 
@@ -76,7 +77,7 @@ def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
     if name.startswith(("twogear", "scripted")):
         many = 1 << 30 if name.endswith("-unpaced") else "MANY"
         lines = [_PACING.format(many=many, seconds=rest_ms / 1000)]
-        lines += [_SCRIPTED] if name.startswith("scripted") else []
+        lines.append(_ANOTHER_ENGINE.format(engine=_SCRIPTED if name.startswith("scripted") else _PACED))
         code = "\n".join([*lines, "import sys", "from server.cli import main", "sys.exit(main())"])
         own = (*place, "--api-server-count", "2") if name.endswith("-two") else place
         return Start((python, "-c", code, "serve", folder, *own, "--", *_ENGINE_OPTIONS, *_AHEAD), environment)

@@ -150,7 +150,6 @@ IMPORT_VLLM = {
     *("model_impl/cpu/decode.py", "model_impl/cpu/packed.py", "model_impl/cpu/prefill.py"),
     *("model_impl/cpu/quantized.py", "model_impl/cpu/ready_made.py", "model_impl/gguf/loading.py"),
     *(
-        "benchmarks/kv_cost.py",
         "benchmarks/linear_cost.py",
         "benchmarks/gpu/kernels.py",
         "benchmarks/gpu/parity.py",
