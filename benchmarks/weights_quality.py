@@ -187,9 +187,12 @@ def round_pages(model: nn.Module) -> None:
 def _attend_to_rounded(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
+    return sdpa_attention_forward(module, query, _rounded(key), _rounded(value), *args, **kwargs)
+
+
+def _rounded(numbers: torch.Tensor) -> torch.Tensor:
     most = torch.finfo(torch.float8_e4m3fn).max
-    rounded = (x.float().clamp(-most, most).to(torch.float8_e4m3fn).to(x.dtype) for x in (key, value))
-    return sdpa_attention_forward(module, query, *rounded, *args, **kwargs)
+    return numbers.float().clamp(-most, most).to(torch.float8_e4m3fn).to(numbers.dtype)
 
 
 def main() -> None:
