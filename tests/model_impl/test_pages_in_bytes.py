@@ -2,22 +2,19 @@
 
 import random
 import warnings
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from chat_templates.format import ChatFormat
 from model_impl.cpu import DECODE, PREFILL, forget_verdicts, verdicts
 from model_impl.cpu.native import kernels
 from server.settings import EMBEDDED_MODEL
-from tasks.families import held_out_items
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import LLM, PAGE, SamplingParams, engine, generate
+from tests.model_impl.questions import prompts
 from tests.model_impl.tiny import save_checkpoint
-from tests.styles import STYLES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
@@ -28,16 +25,6 @@ pytestmark = [
     pytest.mark.skipif(kernels() is None, reason="no kernels of ours on this machine"),
 ]
 ITEMS, TOKENS = 12, 48
-
-
-def prompts() -> list[list[int]]:
-    """Of both modes, by turns."""
-    fmt = ChatFormat.from_folder(EMBEDDED_MODEL)
-    items = held_out_items(["chain_sum", "spell_backward", "count_bits"], ITEMS, 0)
-    return [
-        fmt.render([{"role": "user", "content": item.question}], style)
-        for item, style in zip(items, cycle(STYLES.values()), strict=False)
-    ]
 
 
 def greedy(llm: LLM, asked: list[list[int]], tokens: int = TOKENS) -> list[tuple[list[int], int]]:
@@ -54,7 +41,7 @@ def pages_of(llm: LLM) -> int:
 
 
 def test_answers_of_the_embedded_model() -> None:
-    asked = prompts()
+    asked = prompts(ITEMS)
     with engine(EMBEDDED_MODEL, dtype="bfloat16") as llm:
         expected, pages = greedy(llm, asked), pages_of(llm)
     forget_verdicts()

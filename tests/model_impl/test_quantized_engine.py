@@ -4,23 +4,20 @@ import math
 import random
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chat_templates.format import ChatFormat
 from model_impl.cpu import native, quantized_cache
 from model_impl.cpu.native import KernelsUnavailableError, quantized_kernels
 from model_impl.weights import FORMATS, VARIABLE, Format
 from server.settings import EMBEDDED_MODEL
-from tasks.families import held_out_items
 from tests.model_impl.config_fields import fields
 from tests.model_impl.engines import LLM, SamplingParams, engine, generate
+from tests.model_impl.questions import prompts
 from tests.model_impl.tiny import save_checkpoint
-from tests.styles import STYLES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM and torch deprecate of each other
@@ -42,16 +39,6 @@ def kernels_of_their_own() -> Iterator[None]:
     native.kernels.cache_clear()
 
 
-def prompts() -> list[list[int]]:
-    """Of both modes, by turns."""
-    fmt = ChatFormat.from_folder(EMBEDDED_MODEL)
-    items = held_out_items(["chain_sum", "spell_backward", "count_bits"], ITEMS, 0)
-    return [
-        fmt.render([{"role": "user", "content": item.question}], style)
-        for item, style in zip(items, cycle(STYLES.values()), strict=False)
-    ]
-
-
 def greedy(llm: LLM, asked: Sequence[list[int]]) -> list[list[int]]:
     params = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
     inputs: list[dict[str, list[int]]] = [{"prompt_token_ids": ids} for ids in asked]
@@ -67,7 +54,7 @@ def agreement(answers: list[list[int]], others: list[list[int]]) -> float:
 
 
 def test_answers_of_the_embedded_model_beside_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = prompts()
+    asked = prompts(ITEMS)
     answers: dict[Format, list[list[int]]] = {}
     for weights in FORMATS:
         monkeypatch.setenv(VARIABLE, weights)
