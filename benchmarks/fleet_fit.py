@@ -90,7 +90,7 @@ def fitted(
         raise ValueError(f"the steps {steps} are on no line that begins above zero; measure where nothing else runs")
     alone, read = line(reads)
     tokens, seconds = beside
-    reading = max(0.0, seconds - read * tokens)
+    reading = max(0.0, seconds - read * tokens - row)
     latency = max(0.0, alone - step - row - reading)
     at_once = max(1, min(_AT_ONCE, int(_AT_ONCE_SECONDS / (step + row))))
     error = max(abs(step + row * streams - seconds) / seconds for streams, seconds in steps)
@@ -131,10 +131,15 @@ async def _beside(load: Load, replicas: int, tokens: int) -> tuple[float, float]
         begin, end = max(map(_first, streams)), min(one.ended for one in streams)
         prompts = _whole([one for some in readers for one in some])
         prompt = statistics.fmean(one.prompt_tokens for one in prompts)
-        among = sum(begin <= one.started and one.ended <= end for one in prompts) / replicas
+        among = sum(_within(one, begin, end) for one in prompts) / replicas
         later = statistics.median(map(_per_token, streams)) - statistics.median(map(_per_token, alone))
         found.append(later * (tokens - 1) / among if among else 0.0)
     return prompt, statistics.fmean(found)
+
+
+def _within(sample: Sample, begin: float, end: float) -> float:
+    """The share of its time."""
+    return max(0.0, min(sample.ended, end) - max(sample.started, begin)) / (sample.ended - sample.started)
 
 
 def _first(sample: Sample) -> float:

@@ -39,7 +39,10 @@ places = 32
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    modes = {"standard": ModeLoad(4.0, 300, 60, first_token_p95=0.35), "thinking": ModeLoad(0.5, 300, 60, 200, 300)}
+    modes = {
+        "standard": ModeLoad(4.0, 300, 60, first_token_p95=0.35, whole_p95=4.4),
+        "thinking": ModeLoad(0.5, 300, 60, 200, 300),
+    }
     return Workload(modes, (EngineTimes(0.02, 0.001, 0.0002, places=8),), turns=1)
 
 
@@ -96,7 +99,7 @@ def test_each_replica_may_be_a_server_and_reading_may_cost_more(workload: Worklo
     dearer = msgspec.structs.replace(times, reading=0.05, latency=0.01)
     alone = msgspec.structs.replace(workload, servers=True)
     one, other, late = (
-        sizing.reached(asked, engine.engine(8, 100_000), 4)
+        sizing.reached(asked, engine.engine(8, 100_000), 3)
         for asked, engine in ((workload, times), (alone, times), (alone, dearer))
     )
     assert one != other
