@@ -98,7 +98,7 @@ def test_an_empty_replica_draws_no_conversation_from_its_pages() -> None:
         begin(router, f"busy {number}", candidates=range(9), places=64)
     prompt = [5] * (BLOCK * 40)
     home = begin(router, "first", prompt, candidates=range(9), places=64)
-    router.end("first", is_whole=True)
+    router.end("first", is_whole=False)
     assert begin(router, "again", [*prompt, 1, 2, 3], candidates=range(10), places=64) == home
     assert begin(router, "new", [6] * (BLOCK * 40), candidates=range(10), places=64) == 9
 
