@@ -9,9 +9,10 @@ front of several engines can route by it, and a simulation too.
 - **Affinity** is the longest part of a prompt, in blocks of BLOCK tokens, that a replica has read before. The kind is
   no part of it: modes share prompts.
 - **The choice** is the least delay, in steps, of all together. What has to be read keeps up the generation itself and
-  all that run there, or as many as run in the others on average: who has few now will not stay so empty. While they draw side by side, each makes the other's steps a little longer. Where all places are
-  taken, it waits for one. So a conversation goes back to its pages until these cost more than reading anew where
-  there is less to do. Equals take turns.
+  all that run there, or as many as run in the others on average: who has few now will not stay so empty. While they
+  draw side by side, each makes the other's steps a little longer. Where all places are taken, it waits for one. So a
+  conversation goes back to its pages until these cost more than reading anew where there is less to do. Equals take
+  turns.
 """
 
 import math
@@ -138,7 +139,7 @@ class Router:
             replica = self._replicas[one]
             if replica.running > best.running and replica.load > best.load and first not in replica.blocks:
                 continue
-            cost = _cost(replica, blocks, tokens, places, expected, mean)
+            cost = _cost(replica, blocks, tokens, places, expected, mean=mean)
             if cost < least or (cost == least and replica.turn < best.turn):
                 chosen, best, least = one, replica, cost
         return chosen
@@ -151,7 +152,7 @@ class Router:
             replica.blocks.popitem(last=False)
 
 
-def _cost(replica: _Replica, blocks: Sequence[int], tokens: int, places: int, expected: float, mean: float) -> float:
+def _cost(replica: _Replica, blocks: Sequence[int], tokens: int, places: int, expected: float, *, mean: float) -> float:
     """What a generation there delays, in steps; `mean` generations run in each replica."""
     known = 0
     for block in blocks:

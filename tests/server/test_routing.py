@@ -169,7 +169,7 @@ def test_the_choice_is_the_least_cost_of_all(steps: list[tuple[int, int, bool]])
         prompt = [talk] * (BLOCK * blocks)
         keys, expected = list(routing._blocks(prompt, None)), router._mean("")
         mean = len(router._running) / 5
-        costs = [routing._cost(one, keys, len(prompt), 3, expected, mean) for one in router._replicas]
+        costs = [routing._cost(one, keys, len(prompt), 3, expected, mean=mean) for one in router._replicas]
         turns = [one.turn for one in router._replicas]
         chosen = begin(router, str(number), prompt, candidates=range(5), places=3)
         assert chosen == min(range(5), key=lambda one: (costs[one], turns[one]))
