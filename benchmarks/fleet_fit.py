@@ -304,6 +304,8 @@ def main() -> None:
     print("\n[[engines]]", *(f"{key} = {engine[key]:.6g}" for key in _PRINTED), sep="\n")
     if args.json is not None:
         args.json.write_text(result_text(result))
+    if result["error"] > BOUND:
+        print(f"a step is up to {result['error']:.0%} off this line: measure where nothing else runs")
     if args.check:
         print(json.dumps(result["check"]))
         raise SystemExit(0 if result["check"]["is_within_bound"] else 1)
