@@ -1,8 +1,10 @@
-"""What routing gains a fleet of engines: a simulation that runs the server's own router, `python -m benchmarks.fleet`.
+"""What routing gains a fleet of engines: a simulation that runs the server's own router and admission,
+`python -m benchmarks.fleet`.
 
-The router is `server.routing`, unchanged, beside others that people use (`server.commands.fleet.simulation`). Steps are
-assumed, not measured: the figures say which way of routing is better, and not how fast a machine is. Only `decision_us`
-is measured: processor time of this machine for one choice.
+The router is `server.routing`, unchanged, beside others that people use; who has a place is `server.core.scheduler`'s
+with all of them (`server.commands.fleet.simulation`). Steps are assumed, not measured: the figures say which way of
+routing is better, and not how fast a machine is. Only `decision_us` and `seconds` are measured: processor time of this
+machine for one choice, and for the simulation.
 """
 
 import argparse
@@ -13,10 +15,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.load.statistics import percentile
 from benchmarks.result_text import result_text
-from server.commands.fleet.simulation import Clients, Engine, Own, Policy, Request, Simulation
+from server.commands.fleet.engine import Engine, Request
+from server.commands.fleet.simulation import Clients, Own, Policy, Simulation
 
 
 class InTurn:
@@ -77,7 +81,7 @@ class Timed:
     """A policy, and the processor time that its choices took, in seconds."""
 
     def __init__(self, policy: Policy) -> None:
-        self.seconds = 0.0
+        self.seconds, self.choices = 0.0, 0
         self.drew, self.end = policy.drew, policy.end
         self._begin = policy.begin
 
@@ -86,12 +90,16 @@ class Timed:
         before = time.thread_time()
         chosen = self._begin(request)
         self.seconds += time.thread_time() - before
+        self.choices += 1
         return chosen
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it. Seconds; `cached`: the share of later turns' prompts that was found; tokens drawn a second."""
+    """What came of it. Seconds; `cached`: the share of later turns' prompts that was found; tokens drawn a second.
+
+    `whole_mean`: of all requests. `set_back`: how often a thinker was, on average.
+    """
 
     policy: str
     replicas: int
@@ -101,6 +109,8 @@ class Figures:
     first_thinker_p95: float
     direct_p95: float
     thinker_p95: float
+    whole_mean: float
+    set_back: float
     cached: float
     tokens_per_second: float
 
@@ -120,6 +130,8 @@ def figures(policy: str, replicas: int, done: Sequence[Request]) -> Figures:
         percentile(firsts["reasoning"], 0.95),
         percentile(wholes["standard"], 0.95),
         percentile(wholes["reasoning"], 0.95),
+        fmean(one.ended - one.arrived for one in done),
+        fmean(one.set_back for one in of["reasoning"]),
         sum(one.known for one in later) / max(1, sum(one.prompt for one in later)),
         sum(one.length for one in done) / max(one.ended for one in done),
     )
@@ -133,6 +145,7 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=100, help="for each replica")
     parser.add_argument("--places", type=int, default=Engine.places, help="of each engine")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES), help="ways of routing")
+    parser.add_argument("--servers", action="store_true", help="each engine has a server of its own, as on Ray")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="a file for the result")
     args = parser.parse_args()
@@ -140,13 +153,19 @@ def main() -> None:
     for replicas in args.replicas:
         clients = Clients(args.conversations * replicas, args.rate * replicas)
         for name in args.policies:
-            policy = Timed(POLICIES[name](replicas, engine))
-            done = Simulation(replicas, engine, clients, policy, args.seed).run()
-            told.append(asdict(figures(name, replicas, done)) | {"decision_us": policy.seconds / len(done) * 1e6})
+            policy, before = Timed(POLICIES[name](replicas, engine)), time.process_time()
+            done = Simulation(replicas, engine, clients, policy, args.seed, servers=args.servers).run()
+            costs = {
+                "decision_us": policy.seconds / policy.choices * 1e6,
+                "seconds": time.process_time() - before,
+            }
+            told.append(asdict(figures(name, replicas, done)) | costs)
             print(json.dumps(told[-1]), flush=True)
     if args.json is not None:
         options = f"--rate {args.rate} --conversations {args.conversations} --places {args.places} --seed {args.seed}"
         options += f" --replicas {' '.join(map(str, args.replicas))}"
+        if args.servers:
+            options += " --servers"
         if args.policies != list(POLICIES):
             options += " --policies " + " ".join(f"'{name}'" for name in args.policies)
         result = {

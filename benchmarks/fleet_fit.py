@@ -1,7 +1,9 @@
 """Fits the simulated engine to a running server, and holds a simulation to it: `python -m benchmarks.fleet_fit URL`.
 
 Step times are measured at several numbers of streams, reading at several lengths of prompts, on all engines of the
-server at once, as they will run. With `--check` the server then gets requests of both kinds at random moments, and the
+server at once, as they will run. What a step that reads costs beyond that is measured where it counts: short prompts
+are read beside streams, and keep these up. What a lone prompt takes longer is a request's way, and keeps up no engine.
+With `--check` the server then gets requests of both kinds at random moments, and the
 simulation, with the fitted times and the lengths that were measured, the same: throughput and the 95th percentiles of
 both are compared. The client shares the machine with the server. Run it where nothing else runs, and start the server
 with `-- --max-num-seqs N`, the most of --streams: an engine has as many places in the simulation.
@@ -14,7 +16,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +32,16 @@ from benchmarks.load.workload import Prompts
 from benchmarks.result_text import result_text
 from benchmarks.short_beside_thinkers import Load
 from server.access.keys import client_headers
-from server.commands.fleet.simulation import Engine, Own, Request, Simulation, around
+from server.commands.fleet.engine import Engine, Request
+from server.commands.fleet.simulation import Own, Simulation, Turn, around
+from server.commands.fleet.sizing import work
 from server.settings import EMBEDDED_MODEL
 
 _AT_ONCE, _AT_ONCE_SECONDS = 32, 0.04  # multi-step decoding (docs/request.md)
 _PROMPT = 32
+_BESIDE, _BESIDE_PROMPTS, _BESIDE_WORDS, _BESIDE_ROUNDS = 8, 24, 200, 2
+"""Streams on each engine, the prompts that are read beside them, one after the other, and how often that is done."""
+_PRINTED = ("step", "row", "read", "reading", "latency", "places")
 BOUND = 0.15
 """How far the simulation may be from what was measured."""
 
@@ -43,13 +50,15 @@ BOUND = 0.15
 class Fit:
     """An engine with the points that it was fitted to: of each replica (streams, seconds a step), (tokens, seconds).
 
-    `error`: the largest of a step's, relative.
+    `beside`: tokens of a prompt, and seconds by which it kept up those that draw. `error`: the largest of a step's,
+    relative.
     """
 
     engine: Engine
     replicas: int
     steps: list[tuple[float, float]]
     reads: list[tuple[float, float]]
+    beside: tuple[float, float]
     error: float
 
 
@@ -69,16 +78,24 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def fitted(
-    steps: Sequence[tuple[float, float]], reads: Sequence[tuple[float, float]], replicas: int, places: int
+    steps: Sequence[tuple[float, float]],
+    reads: Sequence[tuple[float, float]],
+    beside: tuple[float, float],
+    replicas: int,
+    places: int,
 ) -> Fit:
     """The engine of these points. Raises ValueError where a step would take no time."""
     step, row = line(steps)
     if step <= 0:
         raise ValueError(f"the steps {steps} are on no line that begins above zero; measure where nothing else runs")
-    _, read = line(reads)
+    alone, read = line(reads)
+    tokens, seconds = beside
+    reading = max(0.0, seconds - read * tokens - row)
+    latency = max(0.0, alone - step - row - reading)
     at_once = max(1, min(_AT_ONCE, int(_AT_ONCE_SECONDS / (step + row))))
     error = max(abs(step + row * streams - seconds) / seconds for streams, seconds in steps)
-    return Fit(Engine(step, row, read, places, at_once=at_once), replicas, list(steps), list(reads), error)
+    engine = Engine(step, row, read, places, at_once=at_once, reading=reading, latency=latency)
+    return Fit(engine, replicas, list(steps), list(reads), beside, error)
 
 
 async def fit(load: Load, replicas: int, streams: Sequence[int], lengths: Sequence[int], tokens: int) -> Fit:
@@ -87,15 +104,50 @@ async def fit(load: Load, replicas: int, streams: Sequence[int], lengths: Sequen
     await _all(load, replicas, _PROMPT, tokens)  # warms up
     for count in streams:
         done = await _all(load, count * replicas, _PROMPT, tokens)
-        per_token = [(one.ended - one.first) / (one.completion_tokens - 1) for one in done if one.first is not None]
-        steps.append((float(count), statistics.median(per_token)))
+        steps.append((float(count), statistics.median(map(_per_token, done))))
         print(f"{count} streams on each of {replicas}: {steps[-1][1] * 1000:.2f} ms a step", flush=True)
     for length in lengths:
         done = await _all(load, replicas, length, 1)
         prompt = statistics.fmean(one.prompt_tokens for one in done)
         reads.append((prompt, statistics.median(one.ended - one.started for one in done)))
         print(f"prompts of {prompt:.0f} tokens: {reads[-1][1] * 1000:.1f} ms", flush=True)
-    return fitted(steps, reads, replicas, max(streams))
+    beside = await _beside(load, replicas, 2 * tokens)
+    print(f"a prompt of {beside[0]:.0f} tokens beside {_BESIDE} streams: {beside[1] * 1000:.1f} ms", flush=True)
+    return fitted(steps, reads, beside, replicas, max(streams))
+
+
+async def _beside(load: Load, replicas: int, tokens: int) -> tuple[float, float]:
+    """By how many seconds a prompt keeps up streams that draw so many tokens: its own, and the seconds."""
+    found, prompt = [], 0.0
+
+    async def read() -> list[Sample]:
+        return [await load.ask(_BESIDE_WORDS, 1, thinks=False) for _ in range(_BESIDE_PROMPTS)]
+
+    for _ in range(_BESIDE_ROUNDS):
+        alone = await _all(load, _BESIDE * replicas, _PROMPT, tokens)
+        streams, *readers = await asyncio.gather(
+            _all(load, _BESIDE * replicas, _PROMPT, tokens), *(read() for _ in range(replicas))
+        )
+        begin, end = max(map(_first, streams)), min(one.ended for one in streams)
+        prompts = _whole([one for some in readers for one in some])
+        prompt = statistics.fmean(one.prompt_tokens for one in prompts)
+        among = sum(_within(one, begin, end) for one in prompts) / replicas
+        later = statistics.median(map(_per_token, streams)) - statistics.median(map(_per_token, alone))
+        found.append(later * (tokens - 1) / among if among else 0.0)
+    return prompt, statistics.fmean(found)
+
+
+def _within(sample: Sample, begin: float, end: float) -> float:
+    """The share of its time."""
+    return max(0.0, min(sample.ended, end) - max(sample.started, begin)) / (sample.ended - sample.started)
+
+
+def _first(sample: Sample) -> float:
+    return sample.ended if sample.first is None else sample.first
+
+
+def _per_token(sample: Sample) -> float:
+    return (sample.ended - _first(sample)) / (sample.completion_tokens - 1)
 
 
 async def _all(load: Load, count: int, words: int, tokens: int) -> list[Sample]:
@@ -122,12 +174,18 @@ class Single:
     turns: int = 1
     pause: float = 1.0
 
-    def draw(self, conversation: int, _turn: int, _rng: Random) -> tuple[str, int, int]:
-        """A request's kind, prompt and tokens; all from its number."""
+    @property
+    def kinds(self) -> Mapping[str, bool]:
+        """The embedded model's modes."""
+        return {"standard": False, "reasoning": True}
+
+    def draw(self, conversation: int, _turn: int, _rng: Random) -> Turn:
+        """All from its number."""
         rng = Random(f"check {conversation}")
         thinks = rng.random() < 0.5
-        length = around(self.answer, rng) + (around(self.thought, rng) if thinks else 0)
-        return ("reasoning" if thinks else "standard"), around(self.prompt, rng), length
+        answer = around(self.answer, rng)
+        thought = around(self.thought, rng) if thinks else 0
+        return Turn("reasoning" if thinks else "standard", around(self.prompt, rng), thought, answer)
 
 
 @dataclass(frozen=True)
@@ -157,10 +215,16 @@ class Measured:
         """Of no account."""
         return self.asked.pause
 
-    def draw(self, conversation: int, _turn: int, _rng: Random) -> tuple[str, int, int]:
-        """As it was measured."""
-        sample = self.samples[conversation]
-        return ("reasoning" if sample.thinks else "standard"), sample.prompt_tokens, sample.completion_tokens
+    @property
+    def kinds(self) -> Mapping[str, bool]:
+        """Those that were asked."""
+        return self.asked.kinds
+
+    def draw(self, conversation: int, turn: int, rng: Random) -> Turn:
+        """As it was measured; how much of it was thought is as it was asked."""
+        sample, asked = self.samples[conversation], self.asked.draw(conversation, turn, rng)
+        thought = min(asked.thought, sample.completion_tokens)
+        return Turn(asked.kind, sample.prompt_tokens, thought, sample.completion_tokens - thought)
 
 
 async def play(load: Load, asked: Single, seed: int) -> list[Sample]:
@@ -169,8 +233,8 @@ async def play(load: Load, asked: Single, seed: int) -> list[Sample]:
     for number in range(asked.conversations):
         at += rng.expovariate(asked.rate)
         await asyncio.sleep(max(0.0, started + at - time.perf_counter()))
-        kind, prompt, length = asked.draw(number, 0, rng)
-        tasks.append(asyncio.create_task(load.ask(prompt, length, thinks=kind == "reasoning")))
+        kind, prompt, thought, answer = asked.draw(number, 0, rng)
+        tasks.append(asyncio.create_task(load.ask(prompt, thought + answer, thinks=asked.kinds[kind])))
     return _whole(await asyncio.gather(*tasks))
 
 
@@ -201,22 +265,20 @@ def compared(measured: Found, simulated: Found) -> dict[str, Any]:
     return {"measured": asdict(measured), "simulated": asdict(simulated), "ratios": ratios, "is_within_bound": within}
 
 
-async def check(load: Load, found: Fit, requests: int, share: float, seed: int) -> dict[str, Any]:
-    """Plays requests that take `share` of what the engines can do, by the fit, and simulates them."""
-    engine, kinds = found.engine, Single(requests, 1.0)
+def asked_of(found: Fit, requests: int, share: float) -> Single:
+    """So many requests that take `share` of what the engines can do, by the fit."""
+    kinds, engine = Single(requests, 1.0), found.engine
     drawn = [kinds.draw(number, 0, Random(0)) for number in range(requests)]
-    work = statistics.fmean(
-        length * (engine.step / engine.places + engine.row) + prompt * engine.read for _, prompt, length in drawn
+    seconds = statistics.fmean(work(engine, one.prompt, one.thought + one.answer) for one in drawn) + engine.reading
+    return Single(requests, share * found.replicas / seconds)
+
+
+def check(found: Fit, asked: Single, samples: list[Sample], seed: int) -> dict[str, Any]:
+    """Simulates the requests that a server was asked, and compares."""
+    simulation = Simulation(
+        found.replicas, found.engine, Measured(asked, samples), Own(found.replicas, found.engine), seed
     )
-    asked = Single(requests, share * found.replicas / work)
-    print(f"{asked.conversations} requests, {asked.rate:.2f} a second", flush=True)
-    samples = await play(load, asked, seed)
-    simulation = Simulation(found.replicas, engine, Measured(asked, samples), Own(found.replicas, engine), seed)
-    return {
-        "requests": asdict(asked),
-        "share": share,
-        **compared(found_by_server(samples), found_by_simulation(simulation.run())),
-    }
+    return {"requests": asdict(asked), **compared(found_by_server(samples), found_by_simulation(simulation.run()))}
 
 
 def replicas_of(metrics: str) -> int:
@@ -239,9 +301,11 @@ def main() -> None:
     args = parser.parse_args()
     result = measured(args)
     engine = result["engine"]
-    print("\n[[engines]]", *(f"{key} = {engine[key]:.6g}" for key in ("step", "row", "read", "places")), sep="\n")
+    print("\n[[engines]]", *(f"{key} = {engine[key]:.6g}" for key in _PRINTED), sep="\n")
     if args.json is not None:
         args.json.write_text(result_text(result))
+    if result["error"] > BOUND:
+        print(f"a step is up to {result['error']:.0%} off this line: measure where nothing else runs")
     if args.check:
         print(json.dumps(result["check"]))
         raise SystemExit(0 if result["check"]["is_within_bound"] else 1)
@@ -264,9 +328,12 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(fit(load, replicas, args.streams, args.lengths, args.tokens))
         result |= asdict(found)
-        if args.check:
-            result["check"] = runner.run(check(load, found, args.requests, args.share, args.seed))
-    return result
+        if not args.check:
+            return result
+        asked = asked_of(found, args.requests, args.share)
+        print(f"{asked.conversations} requests, {asked.rate:.2f} a second", flush=True)
+        samples = runner.run(play(load, asked, args.seed))
+    return {**result, "check": check(found, asked, samples, args.seed)}
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ front of several engines can route by it, and a simulation too.
 - **Affinity** is the longest part of a prompt, in blocks of BLOCK tokens, that a replica has read before. The kind is
   no part of it: modes share prompts.
 - **The choice** is the least delay, in steps, of all together. What has to be read keeps up the generation itself and
-  all that run there. While they draw side by side, each makes the other's steps a little longer. Where all places are
-  taken, it waits for one. So a conversation goes back to its pages until these cost more than reading anew where
-  there is less to do. Equals take turns.
+  all that run there, or as many as run in the others on average: who has few now will not stay so empty. While they
+  draw side by side, each makes the other's steps a little longer. Where all places are taken, it waits for one. So a
+  conversation goes back to its pages until these cost more than reading anew where there is less to do. Equals take
+  turns.
 """
 
 import math
@@ -129,15 +130,16 @@ class Router:
     ) -> int:
         """The least delay; of equals, the one that was chosen longest ago.
 
-        One that has read nothing of the prompt, runs more than the best so far and has no less to do costs more.
+        One that has read nothing of the prompt, runs more than the best so far and has more to do costs more.
         """
         first = blocks[0] if blocks else None
+        mean = len(self._running) / len(candidates)
         chosen, best, least = candidates[0], self._replicas[candidates[0]], math.inf
         for one in candidates:
             replica = self._replicas[one]
-            if replica.running > best.running and replica.load >= best.load and first not in replica.blocks:
+            if replica.running > best.running and replica.load > best.load and first not in replica.blocks:
                 continue
-            cost = _cost(replica, blocks, tokens, places, expected)
+            cost = _cost(replica, blocks, tokens, places, expected, mean=mean)
             if cost < least or (cost == least and replica.turn < best.turn):
                 chosen, best, least = one, replica, cost
         return chosen
@@ -150,15 +152,17 @@ class Router:
             replica.blocks.popitem(last=False)
 
 
-def _cost(replica: _Replica, blocks: Sequence[int], tokens: int, places: int, expected: float) -> float:
-    """What a generation there delays, in steps."""
+def _cost(replica: _Replica, blocks: Sequence[int], tokens: int, places: int, expected: float, *, mean: float) -> float:
+    """What a generation there delays, in steps; `mean` generations run in each replica."""
     known = 0
     for block in blocks:
         if block not in replica.blocks:
             break
         known += 1
     others, load = replica.running, replica.load
-    cost = (others + 1) * READ_STEPS * (tokens - known * BLOCK) + 2 * ROW_STEPS * min(expected * others, load)
+    cost = (max(others, mean) + 1) * READ_STEPS * (tokens - known * BLOCK) + 2 * ROW_STEPS * min(
+        expected * others, load
+    )
     return cost if others < places else cost + (others + 1 - places) * load / others / places
 
 

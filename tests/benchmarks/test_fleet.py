@@ -7,21 +7,24 @@ import pytest
 
 from benchmarks import fleet_plot
 from benchmarks.fleet import POLICIES, Figures, Timed, figures
-from server.commands.fleet.simulation import Clients, Engine, Own, Request, Simulation
+from server.commands.fleet.engine import Engine, Request
+from server.commands.fleet.simulation import Clients, Own, Simulation
 
 ENGINE = Engine(places=8, cache=60_000)
 CLIENTS = Clients(40, 1.0, turns=3, thought=300, answer=40)
 
 
-def told(policy: str, clients: Clients = CLIENTS, replicas: int = 2) -> Figures:
-    return figures(policy, replicas, Simulation(replicas, ENGINE, clients, POLICIES[policy](replicas, ENGINE)).run())
+def told(policy: str, clients: Clients = CLIENTS, replicas: int = 2, *, servers: bool = False) -> Figures:
+    simulation = Simulation(replicas, ENGINE, clients, POLICIES[policy](replicas, ENGINE), servers=servers)
+    return figures(policy, replicas, simulation.run())
 
 
+@pytest.mark.parametrize("servers", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_request_ends_and_each_run_is_the_same(policy: str) -> None:
-    one = told(policy)
+def test_every_request_ends_and_each_run_is_the_same(policy: str, servers: bool) -> None:
+    one = told(policy, servers=servers)
     assert one.requests == CLIENTS.conversations * CLIENTS.turns
-    assert one == told(policy)
+    assert one == told(policy, servers=servers)
     assert 0 < one.first_direct_p50 <= one.first_direct_p95 < one.direct_p95
 
 
@@ -29,6 +32,7 @@ def test_what_choices_took_is_counted_and_changes_nothing() -> None:
     policy = Timed(POLICIES["twogear"](2, ENGINE))
     assert figures("twogear", 2, Simulation(2, ENGINE, CLIENTS, policy).run()) == told("twogear")
     assert policy.seconds > 0
+    assert policy.choices >= CLIENTS.conversations * CLIENTS.turns
 
 
 def test_all_policies_get_the_same_requests() -> None:

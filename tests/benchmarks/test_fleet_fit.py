@@ -1,40 +1,54 @@
 """The fit of an engine finds the rule that made its points, and the check sees a simulation that is off."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from itertools import count
+from random import Random
 
 import pytest
 
 from benchmarks import fleet_fit
-from benchmarks.fleet_fit import Found, Measured, Single, compared, fit, fitted, found_by_simulation, replicas_of
+from benchmarks.fleet_fit import Fit, Found, Measured, Single, compared, fit, fitted, found_by_simulation, replicas_of
 from benchmarks.load.accounting import Sample
-from server.commands.fleet.simulation import Engine, Own, Simulation
+from server.commands.fleet.engine import Engine, Replica, Request
+from server.commands.fleet.simulation import Own, Simulation
+from server.commands.fleet.virtual_time import VirtualTimeLoop
+from server.core.scheduler import ModeLoad, Scheduler
 
 RULE = Engine(step=0.01, row=0.0005, read=0.0002, places=32)
 
 
 def test_a_fit_finds_the_rule() -> None:
     steps = [(float(n), RULE.step + RULE.row * n) for n in (1, 8, 32)]
-    reads = [(float(n), 0.02 + RULE.read * n) for n in (100, 1000, 4000)]
-    found = fitted(steps, reads, 2, 32)
+    reads = [(float(n), 0.06 + RULE.read * n) for n in (100, 1000, 4000)]
+    found = fitted(steps, reads, (200.0, 0.03 + RULE.read * 200 + RULE.row), 2, 32)
     assert (found.engine.step, found.engine.row, found.engine.read) == pytest.approx((RULE.step, RULE.row, RULE.read))
     assert found.error == pytest.approx(0.0, abs=1e-9)
     assert found.engine.at_once == 3
+    assert found.engine.reading == pytest.approx(0.03)
+    assert found.engine.latency == pytest.approx(0.06 - RULE.step - RULE.row - 0.03)
 
 
 def test_steps_that_grow_shorter_with_more_streams_have_no_slope() -> None:
-    found = fitted([(1.0, 0.011), (8.0, 0.009)], [(1.0, 0.1), (2.0, 0.1)], 1, 8)
-    assert (found.engine.row, found.engine.read) == (0.0, 0.0)
+    found = fitted([(1.0, 0.011), (8.0, 0.009)], [(1.0, 0.1), (2.0, 0.1)], (200.0, -0.01), 1, 8)
+    assert (found.engine.row, found.engine.read, found.engine.reading) == (0.0, 0.0, 0.0)
     assert found.engine.step == pytest.approx(0.01)
 
 
 def sample(
-    prompt: int, length: int, *, thinks: bool, first: float = 0.0, ended: float = 0.0, error: str | None = None
+    prompt: int,
+    length: int,
+    *,
+    thinks: bool,
+    started: float = 0.0,
+    first: float = 0.0,
+    ended: float = 0.0,
+    error: str | None = None,
 ) -> Sample:
-    """That began at 0."""
+    """One request."""
     return Sample(
         thinks=thinks,
-        started=0.0,
+        started=started,
         first=first,
         first_answer=None,
         ended=ended,
@@ -46,31 +60,57 @@ def sample(
     )
 
 
-@dataclass
-class Ruled:
-    """In the load's place: requests that take what the rule says, each in a replica of its own."""
+class Simulated:
+    """In the load's place: replicas that are simulated, in turn, on a loop whose clock is, too."""
 
-    fails: bool = False
+    def __init__(self, engine: Engine, replicas: int, error: str | None = None) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(lambda: engine.places * replicas, {"standard": ModeLoad(thinks=False)})
+        self._replicas = [Replica(engine, self._scheduler, lambda _request, _tokens: None) for _ in range(replicas)]
+        self._numbers = count()
+        self._error = error
 
     async def ask(self, words: int, tokens: int, *, thinks: bool) -> Sample:
-        """One that begins at 0."""
-        first = 0.01 + words * RULE.read
-        ended = first + (tokens - 1) * RULE.step
-        return sample(words, tokens, thinks=thinks, first=first, ended=ended, error="lost" if self.fails else None)
+        """A request, once it has drawn so many tokens."""
+        loop, number = asyncio.get_running_loop(), next(self._numbers)
+        started = loop.time()
+        await asyncio.sleep(self._engine.latency)
+        request = Request(str(number), number, 0, "standard", words, 0, tokens, started)
+        claim = self._scheduler.claim("standard", choices=1, prompt_tokens=words)
+        async with self._scheduler.place(claim, thinking=False, can_set_back=True) as place:
+            await self._replicas[number % len(self._replicas)].draw(request, place)
+        self._scheduler.close(claim)
+        return sample(
+            words, tokens, thinks=thinks, started=started, first=request.first, ended=loop.time(), error=self._error
+        )
 
 
-def test_measuring_fits_what_the_server_took() -> None:
-    found = asyncio.run(fit(Ruled(), 2, [1, 4], [100, 1000], 50))  # type: ignore[arg-type]
-    assert (found.engine.step, found.engine.row, found.engine.read) == pytest.approx((RULE.step, 0.0, RULE.read))
-    assert found.engine.places == 4
+def measured(engine: Engine, replicas: int, error: str | None = None) -> Fit:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        load = Simulated(engine, replicas, error)
+        return runner.run(fit(load, replicas, [1, 4, 32], [100, 1000], 200))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_measuring_finds_the_engine_that_was_measured(replicas: int) -> None:
+    rule = replace(RULE, reading=0.015, latency=0.004)
+    found = measured(rule, replicas)
+    assert found.error < 0.01
+    for name in ("step", "row", "read", "places"):
+        assert getattr(found.engine, name) == pytest.approx(getattr(rule, name), rel=0.01), name
+    assert found.engine.reading == pytest.approx(rule.reading, rel=0.1)
+    assert found.engine.latency == pytest.approx(rule.latency, abs=0.1 * rule.reading)
+
+
+def test_requests_that_fail_measure_nothing() -> None:
     with pytest.raises(ValueError, match="requests failed: lost"):
-        asyncio.run(fit(Ruled(fails=True), 1, [1, 4], [100, 1000], 50))  # type: ignore[arg-type]
+        measured(RULE, 1, "lost")
 
 
 def test_the_check_is_missed_where_the_simulation_is_off() -> None:
     asked = Single(60, 8.0)
-    kinds = [asked.draw(number, 0, None) for number in range(60)]  # type: ignore[arg-type]
-    samples = [sample(prompt, length, thinks=kind == "reasoning") for kind, prompt, length in kinds]
+    drawn = [asked.draw(number, 0, Random(0)) for number in range(60)]
+    samples = [sample(one.prompt, one.thought + one.answer, thinks=one.kind == "reasoning", ended=1.0) for one in drawn]
     played = Measured(asked, samples)
 
     def found(engine: Engine) -> Found:
@@ -78,6 +118,7 @@ def test_the_check_is_missed_where_the_simulation_is_off() -> None:
 
     real = found(RULE)
     assert compared(real, real)["is_within_bound"]
+    assert fleet_fit.check(Fit(RULE, 2, [], [], (0.0, 0.0), 0.0), asked, samples, 1)["simulated"] == asdict(real)
     slower = compared(real, found(replace(RULE, step=0.02)))
     assert not slower["is_within_bound"]
     assert slower["ratios"]["whole_p95"] > 1 + fleet_fit.BOUND

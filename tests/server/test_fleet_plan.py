@@ -1,7 +1,6 @@
 """`twogear plan --fleet`: the fewest replicas that meet the goals, and what is refused in one line."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,7 +8,6 @@ import pytest
 
 from server.cli import main
 from server.commands.fleet import sizing
-from server.commands.fleet.simulation import Engine
 from server.commands.fleet.sizing import EngineTimes, ModeLoad, Workload
 
 LARGE = "tests/model_impl/configs/exaone-4.0-32b.json"
@@ -41,14 +39,17 @@ places = 32
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    modes = {"standard": ModeLoad(4.0, 300, 60, first_token_p95=0.35), "thinking": ModeLoad(0.5, 300, 60, 200, 300)}
+    modes = {
+        "standard": ModeLoad(4.0, 300, 60, first_token_p95=0.35, whole_p95=4.4),
+        "thinking": ModeLoad(0.5, 300, 60, 200, 300),
+    }
     return Workload(modes, (EngineTimes(0.02, 0.001, 0.0002, places=8),), turns=1)
 
 
 def test_one_replica_fewer_misses_a_goal(workload: Workload) -> None:
     (times,) = workload.engines
     found = sizing.fewest(workload, times, times.places, 100_000)
-    engine = Engine(times.step, times.row, times.read, times.places, times.chunk, 100_000, times.at_once)
+    engine = times.engine(times.places, 100_000)
     assert found.replicas > sizing.least(workload, engine) >= 1
     fewer = sizing.reached(workload, engine, found.replicas - 1)
     assert found.modes["standard"].meets(workload.modes["standard"])
@@ -93,6 +94,18 @@ def test_what_cannot_be_planned_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_each_replica_may_be_a_server_and_reading_may_cost_more(workload: Workload) -> None:
+    (times,) = workload.engines
+    dearer = msgspec.structs.replace(times, reading=0.05, latency=0.01)
+    alone = msgspec.structs.replace(workload, servers=True)
+    one, other, late = (
+        sizing.reached(asked, engine.engine(8, 100_000), 3)
+        for asked, engine in ((workload, times), (alone, times), (alone, dearer))
+    )
+    assert one != other
+    assert late["standard"].first_token_p95 > other["standard"].first_token_p95 + 0.05
+
+
 def test_of_several_ways_the_one_with_the_fewest_devices_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,5 +120,5 @@ def test_more_work_needs_no_fewer_replicas(workload: Workload) -> None:
     (times,) = workload.engines
     standard = msgspec.structs.replace(workload.modes["standard"], rate=8.0)
     more = msgspec.structs.replace(workload, modes=workload.modes | {"standard": standard})
-    engine = replace(Engine(), step=times.step, row=times.row, read=times.read, places=times.places)
+    engine = times.engine(times.places, 500_000)
     assert sizing.least(more, engine) >= sizing.least(workload, engine)

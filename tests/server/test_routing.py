@@ -75,20 +75,32 @@ def test_a_conversation_goes_back_to_its_pages() -> None:
 
 def test_it_leaves_where_reading_anew_is_cheaper() -> None:
     router = Router(2)
-    prompt = [5] * (BLOCK * 8)
+    prompt = [5] * (BLOCK * 4)
     home = begin(router, "first", prompt)
     router.end("first", is_whole=False)
     assert begin(router, "second", prompt) == home
     router.end("second", is_whole=False)
     router.forget(1 - home)
-    company = 2 * ROW_STEPS * FIRST_GUESS  # what each that runs there costs, in steps
-    stays = int(len(prompt) * READ_STEPS / company)
+    company, read = 2 * ROW_STEPS * FIRST_GUESS, len(prompt) * READ_STEPS  # of each that runs there, in steps
+    stays = int(read / (company - read / 2))  # where the other has none, reading keeps up half of them, and itself
     for number in range(stays):
         begin(router, f"busy {number}", candidates=(home,))
     assert begin(router, "third", prompt) == home
     router.end("third", is_whole=False)
     begin(router, "busier", candidates=(home,))
     assert begin(router, "fourth", prompt) != home
+
+
+def test_an_empty_replica_draws_no_conversation_from_its_pages() -> None:
+    """It will be as full as the others, which reading anew then has kept up for nothing."""
+    router = Router(10)
+    for number in range(144):
+        begin(router, f"busy {number}", candidates=range(9), places=64)
+    prompt = [5] * (BLOCK * 40)
+    home = begin(router, "first", prompt, candidates=range(9), places=64)
+    router.end("first", is_whole=False)
+    assert begin(router, "again", [*prompt, 1, 2, 3], candidates=range(10), places=64) == home
+    assert begin(router, "new", [6] * (BLOCK * 40), candidates=range(10), places=64) == 9
 
 
 def test_reading_counts_for_all_that_run_beside_it() -> None:
@@ -156,7 +168,8 @@ def test_the_choice_is_the_least_cost_of_all(steps: list[tuple[int, int, bool]])
     for number, (talk, blocks, stays) in enumerate(steps):
         prompt = [talk] * (BLOCK * blocks)
         keys, expected = list(routing._blocks(prompt, None)), router._mean("")
-        costs = [routing._cost(one, keys, len(prompt), 3, expected) for one in router._replicas]
+        mean = len(router._running) / 5
+        costs = [routing._cost(one, keys, len(prompt), 3, expected, mean=mean) for one in router._replicas]
         turns = [one.turn for one in router._replicas]
         chosen = begin(router, str(number), prompt, candidates=range(5), places=3)
         assert chosen == min(range(5), key=lambda one: (costs[one], turns[one]))

@@ -1,39 +1,34 @@
-"""A fleet of engines, simulated: the server's own router over engines that are a rule of how long a step takes.
+"""A fleet of engines, simulated: the server's own router and admission over engines that are a rule of how long a step
+takes.
 
-No engine runs. Clients are conversations of several turns, some of which think. The router is `server.routing`,
-unchanged. Who waits is taken in the order of arrival: the server's shares between modes and clients are not in it.
-A heap of events is all that this needs.
+No engine runs. Clients are conversations of several turns, some of which think. Who goes where is `server.routing`'s,
+who has a place, who waits and who is set back `server.core.scheduler`'s; both run unchanged, the second on an event
+loop whose clock is simulated. Requests go through them as in `server.core.generate`. All are of one client. What the
+server refuses beforehand (`server.core.intake`) is not in it: here all may wait.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import count
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import log
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from server.commands.fleet.engine import Engine, Replica, Request
+from server.commands.fleet.virtual_time import VirtualTimeLoop
+from server.core.scheduler import ModeLoad, Place, Scheduler
 from server.routing import Router
 
 CONTEXT = 131_072
 
 
-@dataclass(frozen=True)
-class Engine:
-    """How long things take. A step draws a token for each of the `places` that are taken, and reads up to `chunk` more.
+class Turn(NamedTuple):
+    """Tokens: what it adds to the prompt, and what is drawn; `thought` is 0 in a kind that does not think."""
 
-    `step`, `row` and `read` in seconds: of a step, for each token that it draws, and for each that it reads. `cache`:
-    tokens whose pages are kept. `at_once`: steps that are simulated together, where nothing is to be read.
-    """
-
-    step: float = 0.02
-    row: float = 0.0002
-    read: float = 0.0001
-    places: int = 64
-    chunk: int = 2048
-    cache: int = 500_000
-    at_once: int = 8
+    kind: str
+    prompt: int
+    thought: int
+    answer: int
 
 
 class Workload(Protocol):
@@ -55,8 +50,12 @@ class Workload(Protocol):
     def pause(self) -> float:
         """Mean seconds from an answer to the next turn."""
 
-    def draw(self, conversation: int, turn: int, rng: Random) -> tuple[str, int, int]:
-        """A turn's kind, the tokens that it adds to the prompt, and those that are generated."""
+    @property
+    def kinds(self) -> Mapping[str, bool]:
+        """Whether each kind thinks."""
+
+    def draw(self, conversation: int, turn: int, rng: Random) -> Turn:
+        """A turn of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -73,30 +72,17 @@ class Clients:
     answer: int = 150
     pause: float = 20.0
 
-    def draw(self, _conversation: int, turn: int, rng: Random) -> tuple[str, int, int]:
+    @property
+    def kinds(self) -> Mapping[str, bool]:
+        """The two modes that profiles have."""
+        return {"standard": False, "reasoning": True}
+
+    def draw(self, _conversation: int, turn: int, rng: Random) -> Turn:
         """Whether a turn thinks, what it adds to the prompt, and how long the generation is."""
         thinks = rng.random() < self.thinkers
         more = around(self.later_prompt if turn else self.first_prompt, rng)
-        length = around(self.answer, rng) + (around(self.thought, rng) if thinks else 0)
-        return ("reasoning" if thinks else "standard"), more, length
-
-
-@dataclass(eq=False)
-class Request:
-    """A turn of a conversation. `known`: tokens of its prompt that the replica had; times in seconds."""
-
-    id: str
-    conversation: int
-    turn: int
-    kind: str
-    prompt: int
-    length: int
-    arrived: float
-    replica: int = -1
-    known: int = 0
-    unread: int = 0
-    first: float = 0.0
-    ended: float = 0.0
+        answer = around(self.answer, rng)
+        return Turn("reasoning" if thinks else "standard", more, around(self.thought, rng) if thinks else 0, answer)
 
 
 class Policy(Protocol):
@@ -109,7 +95,7 @@ class Policy(Protocol):
         """It has drawn more."""
 
     def end(self, request: Request) -> None:
-        """It is over."""
+        """It has drawn all, or was set back, and comes again."""
 
 
 class Own:
@@ -126,7 +112,7 @@ class Own:
         start = request.conversation * CONTEXT
         return self.router.begin(
             request.id,
-            range(start, start + request.prompt),
+            range(start, start + request.prompt + request.drawn),
             self._candidates,
             kind=request.kind if self._knows_modes else "",
             limit=CONTEXT,
@@ -139,142 +125,102 @@ class Own:
 
     def end(self, request: Request) -> None:
         """Tells the router."""
-        self.router.end(request.id, is_whole=True)
-
-
-@dataclass(eq=False)
-class Replica:
-    """An engine: what waits, what is read, what draws, and which conversations' pages it has.
-
-    `drawn`: the steps that have drawn. `ends`: those with which the requests that draw end, the next one first.
-    """
-
-    engine: Engine
-    waiting: deque[Request] = field(default_factory=deque)
-    reading: list[Request] = field(default_factory=list)
-    drawing: dict[Request, None] = field(default_factory=dict)
-    drawn: int = 0
-    ends: list[tuple[int, int, Request]] = field(default_factory=list)
-    cached: OrderedDict[int, int] = field(default_factory=OrderedDict)
-    tokens_cached: int = 0
-    is_busy: bool = False
-    _order: Iterator[int] = field(default_factory=count)
-
-    def step(self) -> tuple[float, int, list[Request]]:
-        """Takes in what has a place; seconds of the next step or steps, how many they are, and who begins to draw."""
-        while self.waiting and len(self.reading) + len(self.drawing) < self.engine.places:
-            request = self.waiting.popleft()
-            request.known = min(self.cached.get(request.conversation, 0), request.prompt - 1)
-            request.unread = request.prompt - request.known
-            self.reading.append(request)
-        read = self._read() if self.reading else 0
-        begin = [one for one in self.reading if not one.unread] if read else []
-        for request in begin:
-            self.reading.remove(request)
-            self.drawing[request] = None
-            heappush(self.ends, (self.drawn + request.length, next(self._order), request))
-        steps = 1
-        if not read and self.ends:
-            steps = max(1, min(self.engine.at_once, self.ends[0][0] - self.drawn))
-        self.drawn += steps
-        seconds = steps * (self.engine.step + self.engine.row * len(self.drawing)) + self.engine.read * read
-        return seconds, steps, begin
-
-    def ended(self) -> list[Request]:
-        """Those that have drawn all, after a step. Their places are free, their pages stay as long as there is room."""
-        done = []
-        while self.ends and self.ends[0][0] <= self.drawn:
-            *_, request = heappop(self.ends)
-            del self.drawing[request]
-            self._keep(request)
-            done.append(request)
-        return done
-
-    def _read(self) -> int:
-        left = self.engine.chunk
-        for request in self.reading:
-            part = min(left, request.unread)
-            request.unread -= part
-            left -= part
-        return self.engine.chunk - left
-
-    def _keep(self, request: Request) -> None:
-        self.tokens_cached -= self.cached.pop(request.conversation, 0)
-        self.cached[request.conversation] = request.prompt + request.length
-        self.tokens_cached += request.prompt + request.length
-        while self.tokens_cached > self.engine.cache:
-            _, tokens = self.cached.popitem(last=False)
-            self.tokens_cached -= tokens
+        self.router.end(request.id, is_whole=request.drawn == request.length)
 
 
 class Simulation:
-    """Clients, a policy, and as many replicas. The same seed gives every policy the same conversations."""
+    """Clients, a policy, and as many replicas. The same seed gives every policy the same conversations.
 
-    def __init__(self, replicas: int, engine: Engine, clients: Workload, policy: Policy, seed: int = 1) -> None:
+    One front end gives out the places of all replicas, and routes what has one, as `--data-parallel-size` does. With
+    `servers`, each replica is a server: a request is routed as it comes, and gets a place of that server's, as on Ray.
+    """
+
+    def __init__(
+        self,
+        replicas: int,
+        engine: Engine,
+        clients: Workload,
+        policy: Policy,
+        seed: int = 1,
+        *,
+        servers: bool = False,
+    ) -> None:
         self.policy = policy
         self.done: list[Request] = []
-        self._replicas = [Replica(engine) for _ in range(replicas)]
+        self._engine = engine
         self._clients = clients
         self._seed = seed
-        self._order = count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._now = 0.0
+        self._servers = servers
+        number, places = (replicas, engine.places) if servers else (1, engine.places * replicas)
+        schedulers = [Scheduler(lambda: places, _modes(clients.kinds)) for _ in range(number)]
+        self._replicas = [Replica(engine, schedulers[one % number], policy.drew) for one in range(replicas)]
 
     def run(self) -> list[Request]:
-        """All requests, in the order in which they ended."""
-        rng, at = Random(self._seed), 0.0
-        for number in range(self._clients.conversations):
-            at += rng.expovariate(self._clients.rate)
-            self._at(at, self._turn(number, 0, 0))
-        while self._events:
-            self._now, _, happens = heappop(self._events)
-            happens()
+        """All requests, in the order in which they ended. Not to be called where an event loop runs."""
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(self._play())
         return self.done
 
-    def _at(self, time: float, happens: Callable[[], None]) -> None:
-        heappush(self._events, (time, next(self._order), happens))
+    async def _play(self) -> None:
+        rng, begins = Random(self._seed), 0.0
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._clients.conversations):
+                begins += rng.expovariate(self._clients.rate)
+                group.create_task(self._converse(number, begins))
 
-    def _turn(self, number: int, turn: int, before: int) -> Callable[[], None]:
-        return lambda: self._arrive(self._request(number, turn, before))
+    async def _converse(self, number: int, begins: float) -> None:
+        await asyncio.sleep(begins)
+        said = 0
+        for turn in range(self._clients.turns):
+            if turn:
+                pause = Random(f"{self._seed} pause {number}-{turn - 1}")
+                await asyncio.sleep(pause.expovariate(1 / self._clients.pause))
+            request = self._request(number, turn, said)
+            await self._serve(request)
+            said = request.prompt + request.length
 
     def _request(self, number: int, turn: int, before: int) -> Request:
         """What a turn is depends on its numbers alone. `before`: tokens of the turns before it."""
-        kind, more, length = self._clients.draw(number, turn, Random(f"{self._seed} {number} {turn}"))
-        return Request(f"{number}-{turn}", number, turn, kind, before + more, length, self._now)
+        kind, more, thought, answer = self._clients.draw(number, turn, Random(f"{self._seed} {number} {turn}"))
+        return Request(f"{number}-{turn}", number, turn, kind, before + more, thought, answer, _now())
 
-    def _arrive(self, request: Request) -> None:
-        request.replica = self.policy.begin(request)
-        replica = self._replicas[request.replica]
-        replica.waiting.append(request)
-        if not replica.is_busy:
-            self._step(replica)
-
-    def _step(self, replica: Replica) -> None:
-        seconds, steps, begin = replica.step()
-        replica.is_busy = bool(replica.reading or replica.drawing)
-        if replica.is_busy:
-            self._at(self._now + seconds, lambda: self._stepped(replica, steps, begin))
-
-    def _stepped(self, replica: Replica, steps: int, begin: Sequence[Request]) -> None:
-        for request in begin:
-            request.first = self._now
-        drew = self.policy.drew
-        for request in replica.drawing:
-            drew(request, steps)
-        for request in replica.ended():
-            self._end(request)
-        self._step(replica)
-
-    def _end(self, request: Request) -> None:
-        request.ended = self._now
-        self.policy.end(request)
+    async def _serve(self, request: Request) -> None:
+        """As `server.core.generate` does: in a place, and where that is wanted, in another, from the tokens so far."""
+        if self._engine.latency:
+            await asyncio.sleep(self._engine.latency)
+        if self._servers:
+            request.replica = self.policy.begin(request)
+        scheduler = self._replicas[request.replica if self._servers else 0].scheduler
+        claim = scheduler.claim(request.kind, choices=1, prompt_tokens=request.prompt)
+        while True:
+            async with scheduler.place(claim, thinking=request.thinks, can_set_back=True) as place:
+                if not place.revoked:
+                    await self._generate(request, place)
+            if request.drawn == request.length:
+                break
+            request.set_back += 1
+        scheduler.close(claim)
+        if self._servers:
+            self.policy.end(request)
+        request.ended = _now()
         self.done.append(request)
-        if request.turn + 1 < self._clients.turns:
-            pause = Random(f"{self._seed} pause {request.id}").expovariate(1 / self._clients.pause)
-            said = request.prompt + request.length
-            self._at(self._now + pause, self._turn(request.conversation, request.turn + 1, said))
+
+    async def _generate(self, request: Request, place: Place) -> None:
+        if not self._servers:
+            request.replica = self.policy.begin(request)
+        await self._replicas[request.replica].draw(request, place)
+        if not self._servers:
+            self.policy.end(request)
 
 
 def around(median: int, rng: Random) -> int:
     """Log-normal: some are many times as long as most."""
     return max(1, min(20_000, round(rng.lognormvariate(log(median), 0.7))))
+
+
+def _modes(kinds: Mapping[str, bool]) -> dict[str, ModeLoad]:
+    return {kind: ModeLoad(thinks) for kind, thinks in kinds.items()}
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""How many replicas a workload needs to reach its goals, by simulation of the server's own router.
+"""How many replicas a workload needs to reach its goals, by simulation of the server's own router and admission.
 
 The workload is a TOML file: what each mode is asked and what it is to reach, and step times that were measured
 (`python -m benchmarks.fleet_fit`) for one or several ways to divide the model. No speed is guessed: a way of which
@@ -7,7 +7,7 @@ nothing was measured is not considered.
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +17,8 @@ from typing import Annotated
 import msgspec
 
 from server.cli_errors import UsageError
-from server.commands.fleet.simulation import Engine, Own, Request, Simulation, around
+from server.commands.fleet.engine import Engine, Request
+from server.commands.fleet.simulation import Own, Simulation, Turn, around
 
 _MOST_TIMES = 16
 """Replicas are tried up to so many times what the work alone needs; where that is too few, more do not help."""
@@ -44,7 +45,7 @@ class ModeLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured of an engine on `tensor_parallel` devices; fields as of `simulation.Engine`."""
+    """What was measured of an engine on `tensor_parallel` devices; fields as of `engine.Engine`."""
 
     step: Positive
     row: Annotated[float, msgspec.Meta(ge=0.0)]
@@ -53,15 +54,27 @@ class EngineTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     places: Annotated[int, msgspec.Meta(ge=1)] = Engine.places
     chunk: Annotated[int, msgspec.Meta(ge=1)] = Engine.chunk
     at_once: Annotated[int, msgspec.Meta(ge=1)] = Engine.at_once
+    reading: Annotated[float, msgspec.Meta(ge=0.0)] = Engine.reading
+    latency: Annotated[float, msgspec.Meta(ge=0.0)] = Engine.latency
+
+    def engine(self, places: int, cache: int) -> Engine:
+        """As it is simulated, with so many places and tokens in its cache."""
+        return Engine(
+            self.step, self.row, self.read, places, self.chunk, cache, self.at_once, self.reading, self.latency
+        )
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Conversations of `turns`, `pause` seconds (the mean) between an answer and the next turn, in several modes."""
+    """Conversations of `turns`, `pause` seconds (the mean) between an answer and the next turn, in several modes.
+
+    `servers`: whether each replica is a server of its own, behind a router, or all are behind one front end.
+    """
 
     modes: Annotated[dict[str, ModeLoad], msgspec.Meta(min_length=1)]
     engines: Annotated[tuple[EngineTimes, ...], msgspec.Meta(min_length=1)]
     turns: Annotated[int, msgspec.Meta(ge=1)] = 1
     pause: Positive = 20.0
+    servers: bool = False
 
     @property
     def requests_a_second(self) -> float:
@@ -99,13 +112,19 @@ class Conversations:
         """Mean seconds between turns."""
         return self.workload.pause
 
-    def draw(self, _conversation: int, turn: int, rng: Random) -> tuple[str, int, int]:
+    @property
+    def kinds(self) -> Mapping[str, bool]:
+        """A mode thinks that has tokens for it."""
+        return {name: mode.thinking > 0 for name, mode in self.workload.modes.items()}
+
+    def draw(self, _conversation: int, turn: int, rng: Random) -> Turn:
         """Modes in the shares of their rates; lengths are log-normal around their medians."""
         modes = self.workload.modes
         (name,) = rng.choices(list(modes), [mode.rate for mode in modes.values()])
         mode = modes[name]
         more = around(mode.later_prompt if turn else mode.prompt, rng)
-        return name, more, around(mode.answer, rng) + (around(mode.thinking, rng) if mode.thinking else 0)
+        answer = around(mode.answer, rng)
+        return Turn(name, more, around(mode.thinking, rng) if mode.thinking else 0, answer)
 
 
 @dataclass(frozen=True)
@@ -151,7 +170,7 @@ def fewest(workload: Workload, times: EngineTimes, places: int, cache: int) -> S
 
     Raises UsageError where more replicas do not help.
     """
-    engine = Engine(times.step, times.row, times.read, places, times.chunk, cache, times.at_once)
+    engine = times.engine(places, cache)
     low = least(workload, engine)
     most = low * _MOST_TIMES
     high, met = low, reached(workload, engine, low)
@@ -174,12 +193,15 @@ def least(workload: Workload, engine: Engine) -> int:
     """Replicas without which the work is more than they can do, with all places taken and all pages found."""
     spread = math.exp(0.7**2 / 2)  # the mean of what `around` draws, in medians
     seconds = sum(
-        mode.rate
-        * spread
-        * ((mode.thinking + mode.answer) * (engine.step / engine.places + engine.row) + mode.later_prompt * engine.read)
+        mode.rate * spread * work(engine, mode.later_prompt, mode.thinking + mode.answer)
         for mode in workload.modes.values()
     )
     return max(1, math.ceil(seconds))
+
+
+def work(engine: Engine, prompt: float, drawn: float) -> float:
+    """The least seconds of an engine for a request of so many tokens, which are those where all places are taken."""
+    return drawn * (engine.step / engine.places + engine.row) + prompt * engine.read
 
 
 def reached(workload: Workload, engine: Engine, replicas: int) -> dict[str, Reached]:
@@ -191,7 +213,7 @@ def reached(workload: Workload, engine: Engine, replicas: int) -> dict[str, Reac
         3 * workload.turns * (workload.pause + _SECONDS_OF_A_TURN),
     )
     asked = Conversations(workload, math.ceil(seconds * workload.requests_a_second / workload.turns))
-    done = Simulation(replicas, engine, asked, Own(replicas, engine)).run()
+    done = Simulation(replicas, engine, asked, Own(replicas, engine), servers=workload.servers).run()
     counted = [one for one in done if seconds / 3 <= one.arrived <= seconds]
     return {name: _of([one for one in counted if one.kind == name]) for name in workload.modes}
 
