@@ -157,7 +157,7 @@ EXTENSION = FastPath(
             (
                 *("arrival_time", "drop_stale_output", "num_computed_tokens", "num_in_flight_tokens"),
                 *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "num_stale_output_tokens"),
-                *("num_tokens", "priority", "sampling_params", "status"),
+                *("num_tokens", "priority", "sampling_params", "spec_token_ids", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
