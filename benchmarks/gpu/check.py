@@ -55,7 +55,7 @@ STAGES = {
         ),
         needs_gpu=True,
     ),
-    "host": Stage(120, (("benchmarks.host.steps", "--json", "host.json"),)),
+    "host": Stage(120, (("benchmarks.host.steps", "--rounds", "3", "--json", "host.json"),)),
     "large": Stage(110, (("benchmarks.gpu.parity", "large", "--", "--gpu-memory-utilization=0.6"),), needs_gpu=True),
     "speed": Stage(420, (("benchmarks.gpu.servers", "speed"),), needs_gpu=True),
 }

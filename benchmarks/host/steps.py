@@ -163,8 +163,12 @@ class _Bench:
         self.engine.reset_prefix_cache()
 
 
-def measure(streams: Sequence[int], rounds: int, steps: int) -> list[dict[str, Any]]:
-    """One entry for each number of streams and way: microseconds in a step, by part."""
+def measure(
+    streams: Sequence[int], rounds: int, steps: int, keep: Callable[[list[dict[str, Any]]], object]
+) -> list[dict[str, Any]]:
+    """One entry for each number of streams and way: microseconds in a step, by part. `keep`: given all so far after
+    each number, since a GPU machine's time may end before the last one.
+    """
     results = []
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder))
@@ -183,6 +187,7 @@ def measure(streams: Sequence[int], rounds: int, steps: int) -> list[dict[str, A
             bench.take(WAYS[1])
             bench.end(names)
             results += [_entry(number, name, spent) for name, spent in samples.items()]
+            keep(results)
     return results
 
 
@@ -222,10 +227,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    results = measure([int(number) for number in args.streams.split(",")], args.rounds, args.steps)
-    print(table(results))
-    if args.json is not None:
-        args.json.write_text(result_text(_result(args, results)), encoding="utf-8")
+
+    def keep(results: list[dict[str, Any]]) -> None:
+        if args.json is not None:
+            args.json.write_text(result_text(_result(args, results)), encoding="utf-8")
+
+    print(table(measure([int(number) for number in args.streams.split(",")], args.rounds, args.steps, keep)))
 
 
 def _result(args: argparse.Namespace, results: list[dict[str, Any]]) -> dict[str, Any]:

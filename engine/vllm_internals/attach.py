@@ -16,6 +16,7 @@ from engine.vllm_internals.contract import (
     DIRECT_OUTPUTS,
     EXTENSION,
     FAST_PATHS,
+    FEWER_COPIES,
     JIT_MONITOR,
     LIMITS,
     MULTI_STEP,
@@ -117,6 +118,7 @@ def attach(engine: Any, interrupted: Callable[[], bool] | None = None) -> Intern
     extender, verdicts[EXTENSION.name] = _extender(core)
     recovery, verdicts[RECOVERY.name] = _recovery(engine, core)
     limits, verdicts[LIMITS.name] = _limits(engine)
+    verdicts[FEWER_COPIES.name] = _fewer_copies(engine)
     verdicts[POOL_SIZE.name] = _pool_size(engine)
     verdicts[ONE_TOKENIZER.name] = verdict_of_names(ONE_TOKENIZER) or Verdict(True, "prompts come as tokens")
     verdicts[JIT_MONITOR.name] = _jit_monitor(engine)
@@ -227,6 +229,17 @@ def _limits(engine: Any) -> tuple[SamplingLimits, Verdict]:
     from engine.vllm_internals.runner_limits import v2_limits  # noqa: PLC0415 - stands on names that were checked
 
     return v2_limits(), Verdict(True, "longer lists than the runner has room for are refused before they reach it")
+
+
+def _fewer_copies(engine: Any) -> Verdict:
+    if not getattr(engine.vllm_config, "use_v2_model_runner", False):
+        return Verdict(False, "the model runner copies what has changed")
+    if (verdict := verdict_of_names(FEWER_COPIES)) is not None:
+        return verdict
+    from engine.vllm_internals.fewer_copies import take_over  # noqa: PLC0415 - stands on names that were checked
+
+    obstacle = next(filter(None, engine.collective_rpc(take_over)), None)
+    return Verdict(obstacle is None, obstacle or "in steps that bring a request")
 
 
 def _prompt_parts(core: Any) -> Verdict:

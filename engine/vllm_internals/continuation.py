@@ -8,6 +8,9 @@ inputs is done here.
 
 Where the scheduler runs ahead, the next step of the request is under way when its budget is seen to be spent. What that
 draws is dropped when it comes, as vLLM does between two inputs; what it writes is overwritten by the forced tokens.
+
+With speculation, what was drafted behind the last token is dropped too. Where the scheduler runs ahead of drafts, pages
+that hold accepted tokens beyond the budget may be in the prefix cache by then, so requests are ended and added again.
 """
 
 import copy
@@ -53,6 +56,7 @@ class Extender:
         request.drop_stale_output = True
         request.num_stale_output_tokens = request.num_in_flight_tokens
         request.num_output_placeholders = 0
+        request.spec_token_ids = []
         request.num_computed_tokens = request.num_prompt_tokens + then.after_tokens
         self._scheduler.running.remove(request)
         self._scheduler._update_request_as_session(request, _update(request, then))
@@ -74,8 +78,8 @@ class Extender:
 
     def _obstacle(self) -> str | None:
         config = self._core.vllm_config
-        if config.speculative_config is not None:
-            return "speculative decoding is on"
+        if config.speculative_config is not None and config.scheduler_config.async_scheduling:
+            return "speculative decoding runs ahead"
         if config.parallel_config.pipeline_parallel_size > 1:
             return "the model's layers are spread over several processes"
         return None

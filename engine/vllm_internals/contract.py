@@ -157,7 +157,7 @@ EXTENSION = FastPath(
             (
                 *("arrival_time", "drop_stale_output", "num_computed_tokens", "num_in_flight_tokens"),
                 *("num_output_placeholders", "num_output_tokens", "num_prompt_tokens", "num_stale_output_tokens"),
-                *("num_tokens", "priority", "sampling_params", "status"),
+                *("num_tokens", "priority", "sampling_params", "spec_token_ids", "status"),
             ),
         ),
         PrivateName("vllm.v1.request:RequestStatus", ("RUNNING",)),
@@ -391,6 +391,21 @@ LIMITS = FastPath(
         PrivateName("vllm.envs:VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"),
     ),
 )
+FEWER_COPIES = FastPath(
+    "copies of sampling parameters",
+    (
+        PrivateName("vllm.config.vllm:VllmConfig.use_v2_model_runner"),
+        PrivateName("vllm.v1.worker.gpu.model_runner:GPUModelRunner", ("sampler",)),
+        PrivateName("vllm.v1.worker.gpu.sample.sampler:Sampler", ("logits_processors",)),
+        PrivateName(
+            "vllm.v1.worker.gpu.sample.sampler:Sampler.add_request", parameters=("self", "req_idx", "sampling_params")
+        ),
+        PrivateName("vllm.v1.worker.gpu.sample.sampler:Sampler.apply_staged_writes", parameters=("self",)),
+        PrivateName("vllm.v1.worker.gpu.sample.bad_words:BadWordsState"),
+        PrivateName("vllm.v1.worker.gpu.sample.logit_bias:LogitBiasState"),
+        PrivateName("vllm.v1.worker.gpu.sample.penalties:PenaltiesState"),
+    ),
+)
 POOL_SIZE = FastPath(
     "size of the KV cache",
     (
@@ -464,6 +479,7 @@ FAST_PATHS = (
         PAGE_COUNTS,
         RECOVERY,
         LIMITS,
+        FEWER_COPIES,
         POOL_SIZE,
         ONE_TOKENIZER,
         JIT_MONITOR,

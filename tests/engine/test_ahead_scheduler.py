@@ -53,7 +53,7 @@ class Recorder:
             self.steps[-1] += message.deltas
 
 
-class _NoExtender:
+class NoExtender:
     def extend(self, *_args: Any) -> bool:
         return False
 
@@ -188,11 +188,15 @@ def compared(steps: list[list[Delta]]) -> list[list[tuple[Any, ...]]]:
     ]
 
 
-def new_engine(folder: Path, shape: dict[str, Any], ahead: bool = True) -> Any:
+def shape_with(pages: int) -> dict[str, Any]:
+    return {"pages": pages, "max_num_seqs": 32, "window": 256, "max_num_batched_tokens": 512}
+
+
+def new_engine(folder: Path, shape: dict[str, Any], ahead: bool = True, make_executor: Any = checking_executor) -> Any:
     from benchmarks.host.fake_engine import fake_engine
 
     options = {name: value for name, value in shape.items() if name not in {"pages", "window"}}
-    executor = checking_executor(shape["pages"], shape["window"])
+    executor = make_executor(shape["pages"], shape["window"])
     engine = fake_engine(folder, executor, ahead=ahead, max_model_len=1000, **options)
     core: Any = engine.engine_core
     core.engine_core.model_executor.scheduler = core.engine_core.scheduler
@@ -205,7 +209,7 @@ def vllms_own(engine: Any) -> Internals:
     from engine.vllm_internals.steps import PlainSteps
 
     core = engine.engine_core.engine_core
-    return Internals(PageCounter(core), cast("Extends", _NoExtender()), cast("Recovers", None), PlainSteps(engine), ())
+    return Internals(PageCounter(core), cast("Extends", NoExtender()), cast("Recovers", None), PlainSteps(engine), ())
 
 
 @pytest.mark.parametrize(("shape", "runner"), [*((shape, "V2") for shape in SHAPES), ("scarce pages", "V1")])
@@ -263,7 +267,7 @@ def test_a_scheduler_that_waits_for_tokens_keeps_its_own(tmp_path: Path) -> None
     assert found[DIRECT_OUTPUTS.name].on
 
 
-class _Counting:
+class Counting:
     """The extender of an engine, and how often it extended."""
 
     def __init__(self, extender: Extends) -> None:
@@ -290,6 +294,25 @@ def by_request(steps: list[list[Delta]]) -> dict[str, list[Any]]:
     return told
 
 
+def with_budgets(engine: Any, internals: Internals, extender: Any) -> list[list[Delta]]:
+    """What becomes of sixty requests at once, of which `b7` may draw 7 tokens before it goes on."""
+    rng = random.Random(5)
+    play = Play(engine, internals._replace(extender=extender), seed=5)
+    for number in range(60):
+        ids = [rng.randint(3, 900) for _ in range(rng.randint(1, 60))]
+        second = Sampling(max_tokens=1 + number % 30, stop_token_ids=(9,))
+        then = Continuation(number % 41, THINK_END, (5, 6, 7), second)
+        play._loop._handle(Generate(f"b{number}", ids, Sampling(max_tokens=300, stop_token_ids=(9,)), 0, then))
+    return play.run(quiet=True)
+
+
+def budgets_spent(told: dict[str, list[Any]]) -> int:
+    """How many were. Each of them to the last token, and not one more."""
+    spent = {name: row.index("goes on") - 1 for name, row in told.items() if "goes on" in row}
+    assert all(number == int(name[1:]) % 41 for name, number in spent.items())
+    return len(spent)
+
+
 @pytest.mark.parametrize(("ahead", "switched"), [(True, "1"), (True, "0"), (False, "1")])
 @pytest.mark.parametrize("pages", [320, 20000])
 def test_budgets_that_are_extended_in_place_are_as_if_added_again(
@@ -298,22 +321,10 @@ def test_budgets_that_are_extended_in_place_are_as_if_added_again(
     """Where the scheduler runs ahead a token is under way that nobody asked for; without, it is the same test."""
     for switch in SWITCHES:
         monkeypatch.setenv(switch, switched)
-    shape = {"pages": pages, "max_num_seqs": 32, "window": 256, "max_num_batched_tokens": 512}
-    engine = new_engine(tmp_path, shape, ahead)
+    engine = new_engine(tmp_path, shape_with(pages), ahead)
     ours = attach(engine)
-    counting = _Counting(ours.extender)
-    told = []
-    for extender in (counting, _NoExtender()):
-        rng = random.Random(5)
-        play = Play(engine, ours._replace(extender=cast("Extends", extender)), seed=5)
-        for number in range(60):
-            ids = [rng.randint(3, 900) for _ in range(rng.randint(1, 60))]
-            second = Sampling(max_tokens=1 + number % 30, stop_token_ids=(9,))
-            then = Continuation(number % 41, THINK_END, (5, 6, 7), second)
-            play._loop._handle(Generate(f"b{number}", ids, Sampling(max_tokens=300, stop_token_ids=(9,)), 0, then))
-        told.append(by_request(play.run(quiet=True)))
-    assert told[0] == told[1]
-    budgets = {name: row.index("goes on") - 1 for name, row in told[0].items() if "goes on" in row}
-    assert len(budgets) > 10
-    assert all(spent == int(name[1:]) % 41 for name, spent in budgets.items())  # not one token more
+    counting = Counting(ours.extender)
+    extended, added = (by_request(with_budgets(engine, ours, extender)) for extender in (counting, NoExtender()))
+    assert extended == added
+    assert budgets_spent(extended) > 10
     assert counting.extended > 10 * max(counting.refused, 1) or pages < 1000

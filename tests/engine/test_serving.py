@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from engine.messages import PageGroup
-from engine.vllm_internals.contract import AHEAD_PATHS, FAST_PATHS, JIT_MONITOR, LIMITS, POOL_SIZE
+from engine.vllm_internals.contract import AHEAD_PATHS, FAST_PATHS, FEWER_COPIES, JIT_MONITOR, LIMITS, POOL_SIZE
 from model_impl.cpu import DECODE, READY_MADE
 from model_impl.cpu import FAST_PATHS as KERNEL_PATHS
 from model_impl.cpu.native import KernelsUnavailableError, load
@@ -51,7 +51,7 @@ async def test_ready_tells_which_fast_paths_are_taken(engine: ProcessEngineClien
     assert off == ({} if reason is None else {path.name: reason for path in kernels} | {DECODE.name: NOT_FUSED})
 
 
-NOT_FOR_THIS = (*AHEAD_PATHS, JIT_MONITOR, LIMITS, POOL_SIZE, READY_MADE)
+NOT_FOR_THIS = (*AHEAD_PATHS, FEWER_COPIES, JIT_MONITOR, LIMITS, POOL_SIZE, READY_MADE)
 """For GPUs, where the scheduler runs ahead, and for checkpoints that are quantized."""
 NOT_FUSED = "the fused passes are off"
 

@@ -1,6 +1,10 @@
-"""Budgets on the real engine, whatever the model writes: with choices, stop strings, tools, grammars; streamed too."""
+"""Budgets on the real engine, whatever the model writes: with choices, stop strings, tools, grammars; streamed too.
+
+The same with speculative tokens, of n-grams that come again.
+"""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -22,6 +26,19 @@ CASES: dict[str, dict[str, Any]] = {
     "tools": {"tools": [NOTE_TOOL], "tool_choice": "required", "parallel_tool_calls": False},
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
 }
+SPECULATION = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+
+
+@pytest.fixture(scope="module")
+def speculating_server() -> Iterator[RealServer]:
+    with RealServer("--", "--speculative-config", json.dumps(SPECULATION)) as server:
+        yield server
+
+
+@pytest.fixture(params=["real_server", "speculating_server"])
+def server(request: pytest.FixtureRequest) -> RealServer:
+    found: RealServer = request.getfixturevalue(request.param)
+    return found
 
 
 def ask(server: RealServer, *, stream: bool, **fields: Any) -> dict[str, Any]:
@@ -34,12 +51,12 @@ def ask(server: RealServer, *, stream: bool, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_budgets_hold(real_server: RealServer, case: str) -> None:
+def test_budgets_hold(server: RealServer, case: str) -> None:
     wrap_up = "Time is up"
     for number, budget in enumerate((0, 1, 2, 3, 17, 40, 90)):
         limit = budget + 120
         fields = {**CASES[case], "thinking_token_budget": budget, "max_tokens": limit}
-        result = ask(real_server, stream=number % 2 == 1, **fields)
+        result = ask(server, stream=number % 2 == 1, **fields)
         thought = 0
         for choice in result["choices"]:
             ids = choice["ids"]

@@ -138,7 +138,7 @@ IMPORT_VLLM = {
     "engine/vllm_internals/ahead_scheduler.py",
     "engine/vllm_internals/adapter_kernels.py",
     *("engine/vllm_internals/continuation.py", "engine/vllm_internals/counted_pool.py"),
-    "engine/vllm_internals/cpu_worker.py",
+    *("engine/vllm_internals/cpu_worker.py", "engine/vllm_internals/fewer_copies.py"),
     "engine/vllm_internals/kv_cache_manager.py",
     "engine/vllm_internals/model_runner.py",
     *("engine/vllm_internals/page_counter.py", "engine/vllm_internals/pool_size.py"),
