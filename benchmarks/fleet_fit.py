@@ -3,10 +3,11 @@
 Step times are measured at several numbers of streams, reading at several lengths of prompts, on all engines of the
 server at once, as they will run. What a step that reads costs beyond that is measured where it counts: short prompts
 are read beside streams, and keep these up. What a lone prompt takes longer is a request's way, and keeps up no engine.
-With `--check` the server then gets requests of both kinds at random moments, and the
-simulation, with the fitted times and the lengths that were measured, the same: throughput and the 95th percentiles of
-both are compared. The client shares the machine with the server. Run it where nothing else runs, and start the server
-with `-- --max-num-seqs N`, the most of --streams: an engine has as many places in the simulation.
+With `--check` the server gets requests of both kinds at random moments after each round, and the simulation, with the
+fitted times and the lengths that were measured, the same: throughput and the 95th percentiles of both are compared. A
+machine's speed changes, and requests wait the longer the nearer it is to its limit, so medians over rounds count. The
+client shares the machine with the server. Run it where nothing else runs, and start the server with
+`-- --max-num-seqs N`, the most of --streams: an engine has as many places in the simulation.
 """
 
 import argparse
@@ -17,8 +18,9 @@ import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,26 +41,33 @@ from server.settings import EMBEDDED_MODEL
 
 _AT_ONCE, _AT_ONCE_SECONDS = 32, 0.04  # multi-step decoding (docs/request.md)
 _PROMPT = 32
-_BESIDE, _BESIDE_PROMPTS, _BESIDE_WORDS, _BESIDE_ROUNDS = 8, 24, 200, 2
-"""Streams on each engine, the prompts that are read beside them, one after the other, and how often that is done."""
+_BESIDE, _BESIDE_PROMPTS, _BESIDE_WORDS = 8, 24, 200
+"""Streams on each engine, and the prompts that are read beside them, one after the other."""
+_KINDS = ((False, True), (True, False))
+"""Which streams think, in turn; a single one does half of the times."""
 _PRINTED = ("step", "row", "read", "reading", "latency", "places")
 BOUND = 0.15
 """How far the simulation may be from what was measured."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """An engine with the points that it was fitted to: of each replica (streams, seconds a step), (tokens, seconds).
-
-    `beside`: tokens of a prompt, and seconds by which it kept up those that draw. `error`: the largest of a step's,
-    relative.
+class Points:
+    """Of each replica (streams, seconds a step), (tokens, seconds); tokens of a prompt, and seconds by which it kept up
+    those that draw beside it.
     """
 
-    engine: Engine
-    replicas: int
     steps: list[tuple[float, float]]
     reads: list[tuple[float, float]]
     beside: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An engine with the points that it was fitted to. `error`: the largest of a step's, relative."""
+
+    engine: Engine
+    replicas: int
+    points: Points
     error: float
 
 
@@ -77,64 +86,73 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (begin, slope) if slope >= 0 else (statistics.fmean(y for _, y in points), 0.0)
 
 
-def fitted(
-    steps: Sequence[tuple[float, float]],
-    reads: Sequence[tuple[float, float]],
-    beside: tuple[float, float],
-    replicas: int,
-    places: int,
-) -> Fit:
-    """The engine of these points. Raises ValueError where a step would take no time."""
-    step, row = line(steps)
+def fitted(points: Points, replicas: int) -> Fit:
+    """The engine of these points, with as many places as the most streams. Raises ValueError where a step would take no
+    time.
+    """
+    step, row = line(points.steps)
     if step <= 0:
+        steps = points.steps
         raise ValueError(f"the steps {steps} are on no line that begins above zero; measure where nothing else runs")
-    alone, read = line(reads)
-    tokens, seconds = beside
+    alone, read = line(points.reads)
+    tokens, seconds = points.beside
     reading = max(0.0, seconds - read * tokens - row)
     latency = max(0.0, alone - step - row - reading)
     at_once = max(1, min(_AT_ONCE, int(_AT_ONCE_SECONDS / (step + row))))
-    error = max(abs(step + row * streams - seconds) / seconds for streams, seconds in steps)
+    error = max(abs(step + row * streams - seconds) / seconds for streams, seconds in points.steps)
+    places = int(max(streams for streams, _ in points.steps))
     engine = Engine(step, row, read, places, at_once=at_once, reading=reading, latency=latency)
-    return Fit(engine, replicas, list(steps), list(reads), beside, error)
+    return Fit(engine, replicas, points, error)
 
 
-async def fit(load: Load, replicas: int, streams: Sequence[int], lengths: Sequence[int], tokens: int) -> Fit:
-    """Measures and fits; `streams` are of each replica. Raises ValueError where a request failed."""
+def middle(rounds: Sequence[Points]) -> Points:
+    """The medians over rounds."""
+    beside = [one.beside for one in rounds]
+    return Points(
+        [_median(steps) for steps in zip(*(one.steps for one in rounds), strict=True)],
+        [_median(reads) for reads in zip(*(one.reads for one in rounds), strict=True)],
+        _median(beside),
+    )
+
+
+def _median(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    first, second = map(statistics.median, zip(*points, strict=True))
+    return first, second
+
+
+async def measure(load: Load, replicas: int, streams: Sequence[int], lengths: Sequence[int], tokens: int) -> Points:
+    """One round. `streams` are of each replica, half of which think: drawn tokens cost more than the likeliest. Raises
+    ValueError where a request failed.
+    """
     steps, reads = [], []
     await _all(load, replicas, _PROMPT, tokens)  # warms up
     for count in streams:
-        done = await _all(load, count * replicas, _PROMPT, tokens)
-        steps.append((float(count), statistics.median(map(_per_token, done))))
-        print(f"{count} streams on each of {replicas}: {steps[-1][1] * 1000:.2f} ms a step", flush=True)
+        rounds = [
+            await _all(load, count * replicas, _PROMPT, tokens, kinds) for kinds in ((False, True), (True, False))
+        ]
+        steps.append((float(count), statistics.fmean(statistics.median(map(_per_token, one)) for one in rounds)))
     for length in lengths:
         done = await _all(load, replicas, length, 1)
         prompt = statistics.fmean(one.prompt_tokens for one in done)
         reads.append((prompt, statistics.median(one.ended - one.started for one in done)))
-        print(f"prompts of {prompt:.0f} tokens: {reads[-1][1] * 1000:.1f} ms", flush=True)
-    beside = await _beside(load, replicas, 2 * tokens)
-    print(f"a prompt of {beside[0]:.0f} tokens beside {_BESIDE} streams: {beside[1] * 1000:.1f} ms", flush=True)
-    return fitted(steps, reads, beside, replicas, max(streams))
+    return Points(steps, reads, await _beside(load, replicas, 2 * tokens))
 
 
 async def _beside(load: Load, replicas: int, tokens: int) -> tuple[float, float]:
     """By how many seconds a prompt keeps up streams that draw so many tokens: its own, and the seconds."""
-    found, prompt = [], 0.0
 
     async def read() -> list[Sample]:
         return [await load.ask(_BESIDE_WORDS, 1, thinks=False) for _ in range(_BESIDE_PROMPTS)]
 
-    for _ in range(_BESIDE_ROUNDS):
-        alone = await _all(load, _BESIDE * replicas, _PROMPT, tokens)
-        streams, *readers = await asyncio.gather(
-            _all(load, _BESIDE * replicas, _PROMPT, tokens), *(read() for _ in range(replicas))
-        )
-        begin, end = max(map(_first, streams)), min(one.ended for one in streams)
-        prompts = _whole([one for some in readers for one in some])
-        prompt = statistics.fmean(one.prompt_tokens for one in prompts)
-        among = sum(_within(one, begin, end) for one in prompts) / replicas
-        later = statistics.median(map(_per_token, streams)) - statistics.median(map(_per_token, alone))
-        found.append(later * (tokens - 1) / among if among else 0.0)
-    return prompt, statistics.fmean(found)
+    alone = await _all(load, _BESIDE * replicas, _PROMPT, tokens)
+    streams, *readers = await asyncio.gather(
+        _all(load, _BESIDE * replicas, _PROMPT, tokens), *(read() for _ in range(replicas))
+    )
+    begin, end = max(map(_first, streams)), min(one.ended for one in streams)
+    prompts = _whole([one for some in readers for one in some])
+    among = sum(_within(one, begin, end) for one in prompts) / replicas
+    later = statistics.median(map(_per_token, streams)) - statistics.median(map(_per_token, alone))
+    return statistics.fmean(one.prompt_tokens for one in prompts), later * (tokens - 1) / among if among else 0.0
 
 
 def _within(sample: Sample, begin: float, end: float) -> float:
@@ -150,9 +168,10 @@ def _per_token(sample: Sample) -> float:
     return (sample.ended - _first(sample)) / (sample.completion_tokens - 1)
 
 
-async def _all(load: Load, count: int, words: int, tokens: int) -> list[Sample]:
-    done = await asyncio.gather(*(load.ask(words, tokens, thinks=False) for _ in range(count)))
-    return _whole(done)
+async def _all(load: Load, count: int, words: int, tokens: int, thinks: Sequence[bool] = (False,)) -> list[Sample]:
+    """Requests at once, which think or do not by turns."""
+    kinds = islice(cycle(thinks), count)
+    return _whole(await asyncio.gather(*(load.ask(words, tokens, thinks=kind) for kind in kinds)))
 
 
 def _whole(done: Sequence[Sample]) -> list[Sample]:
@@ -273,12 +292,26 @@ def asked_of(found: Fit, requests: int, share: float) -> Single:
     return Single(requests, share * found.replicas / seconds)
 
 
-def check(found: Fit, asked: Single, samples: list[Sample], seed: int) -> dict[str, Any]:
-    """Simulates the requests that a server was asked, and compares."""
-    simulation = Simulation(
-        found.replicas, found.engine, Measured(asked, samples), Own(found.replicas, found.engine), seed
-    )
-    return {"requests": asdict(asked), **compared(found_by_server(samples), found_by_simulation(simulation.run()))}
+def check(found: Fit, asked: Single, plays: Sequence[Sequence[Sample]], seed: int) -> dict[str, Any]:
+    """Simulates the requests that a server was asked, each time that it was, and compares the medians."""
+    simulated = [
+        found_by_simulation(
+            Simulation(
+                found.replicas, found.engine, Measured(asked, list(samples)), Own(found.replicas, found.engine), seed
+            ).run()
+        )
+        for samples in plays
+    ]
+    measured = [found_by_server(samples) for samples in plays]
+    return {
+        "requests": asdict(asked),
+        **compared(_found(measured), _found(simulated)),
+        "rounds": [[asdict(one), asdict(other)] for one, other in zip(measured, simulated, strict=True)],
+    }
+
+
+def _found(rounds: Sequence[Found]) -> Found:
+    return Found(*map(statistics.median, zip(*map(astuple, rounds), strict=True)))
 
 
 def replicas_of(metrics: str) -> int:
@@ -291,9 +324,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of a running server")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 32], help="on each engine")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 4096], help="of prompts, in tokens")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024], help="of prompts, in tokens")
     parser.add_argument("--tokens", type=int, default=256, help="that each stream draws")
-    parser.add_argument("--check", action="store_true", help="then plays requests, and simulates them")
+    parser.add_argument("--rounds", type=int, default=5, help="of all measurements, whose medians count")
+    parser.add_argument("--check", action="store_true", help="plays requests in each round, and simulates them")
     parser.add_argument("--requests", type=int, default=400, help="of the check")
     parser.add_argument("--share", type=float, default=0.6, help="of the engines' work, by the fit, that these take")
     parser.add_argument("--seed", type=int, default=1)
@@ -318,22 +352,28 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     replicas = replicas_of(httpx.get(f"{url}/metrics", headers=client_headers(), timeout=10).raise_for_status().text)
     load = Load(url, model["id"], Prompts(EMBEDDED_MODEL))
     options = f"--streams {' '.join(map(str, args.streams))} --lengths {' '.join(map(str, args.lengths))}"
-    options += f" --tokens {args.tokens}" + (f" --check --requests {args.requests}" if args.check else "")
+    options += f" --tokens {args.tokens} --rounds {args.rounds}"
+    options += f" --check --requests {args.requests}" if args.check else ""
     result: dict[str, Any] = {
         "what": "fleet_fit",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m benchmarks.fleet_fit URL {options} --share {args.share} --seed {args.seed}",
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
     }
+    rounds: list[Points] = []
+    plays: list[list[Sample]] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(fit(load, replicas, args.streams, args.lengths, args.tokens))
-        result |= asdict(found)
-        if not args.check:
-            return result
-        asked = asked_of(found, args.requests, args.share)
-        print(f"{asked.conversations} requests, {asked.rate:.2f} a second", flush=True)
-        samples = runner.run(play(load, asked, args.seed))
-    return {**result, "check": check(found, asked, samples, args.seed)}
+        for number in range(args.rounds):
+            rounds.append(runner.run(measure(load, replicas, args.streams, args.lengths, args.tokens)))
+            print(f"round {number + 1}: {rounds[-1]}", flush=True)
+            if args.check and not plays:
+                asked = asked_of(fitted(rounds[0], replicas), args.requests, args.share)
+                print(f"{asked.conversations} requests, {asked.rate:.2f} a second", flush=True)
+            if args.check:
+                plays.append(runner.run(play(load, asked, args.seed)))
+    found = fitted(middle(rounds), replicas)
+    result |= {**asdict(found), "rounds": [asdict(one) for one in rounds]}
+    return {**result, "check": check(found, asked, plays, args.seed)} if args.check else result
 
 
 if __name__ == "__main__":

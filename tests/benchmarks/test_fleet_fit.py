@@ -8,7 +8,19 @@ from random import Random
 import pytest
 
 from benchmarks import fleet_fit
-from benchmarks.fleet_fit import Fit, Found, Measured, Single, compared, fit, fitted, found_by_simulation, replicas_of
+from benchmarks.fleet_fit import (
+    Fit,
+    Found,
+    Measured,
+    Points,
+    Single,
+    compared,
+    fitted,
+    found_by_simulation,
+    measure,
+    middle,
+    replicas_of,
+)
 from benchmarks.load.accounting import Sample
 from server.commands.fleet.engine import Engine, Replica, Request
 from server.commands.fleet.simulation import Own, Simulation
@@ -21,7 +33,7 @@ RULE = Engine(step=0.01, row=0.0005, read=0.0002, places=32)
 def test_a_fit_finds_the_rule() -> None:
     steps = [(float(n), RULE.step + RULE.row * n) for n in (1, 8, 32)]
     reads = [(float(n), 0.06 + RULE.read * n) for n in (100, 1000, 4000)]
-    found = fitted(steps, reads, (200.0, 0.03 + RULE.read * 200 + RULE.row), 2, 32)
+    found = fitted(Points(steps, reads, (200.0, 0.03 + RULE.read * 200 + RULE.row)), 2)
     assert (found.engine.step, found.engine.row, found.engine.read) == pytest.approx((RULE.step, RULE.row, RULE.read))
     assert found.error == pytest.approx(0.0, abs=1e-9)
     assert found.engine.at_once == 3
@@ -30,9 +42,14 @@ def test_a_fit_finds_the_rule() -> None:
 
 
 def test_steps_that_grow_shorter_with_more_streams_have_no_slope() -> None:
-    found = fitted([(1.0, 0.011), (8.0, 0.009)], [(1.0, 0.1), (2.0, 0.1)], (200.0, -0.01), 1, 8)
+    found = fitted(Points([(1.0, 0.011), (8.0, 0.009)], [(1.0, 0.1), (2.0, 0.1)], (200.0, -0.01)), 1)
     assert (found.engine.row, found.engine.read, found.engine.reading) == (0.0, 0.0, 0.0)
     assert found.engine.step == pytest.approx(0.01)
+
+
+def test_what_counts_is_the_median_of_rounds() -> None:
+    rounds = [Points([(1.0, one)], [(100.0, 2 * one)], (200.0, 3 * one)) for one in (1.0, 9.0, 2.0)]
+    assert middle(rounds) == Points([(1.0, 2.0)], [(100.0, 4.0)], (200.0, 6.0))
 
 
 def sample(
@@ -88,7 +105,7 @@ class Simulated:
 def measured(engine: Engine, replicas: int, error: str | None = None) -> Fit:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         load = Simulated(engine, replicas, error)
-        return runner.run(fit(load, replicas, [1, 4, 32], [100, 1000], 200))  # type: ignore[arg-type]
+        return fitted(runner.run(measure(load, replicas, [1, 4, 32], [100, 1000], 200)), replicas)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -118,7 +135,9 @@ def test_the_check_is_missed_where_the_simulation_is_off() -> None:
 
     real = found(RULE)
     assert compared(real, real)["is_within_bound"]
-    assert fleet_fit.check(Fit(RULE, 2, [], [], (0.0, 0.0), 0.0), asked, samples, 1)["simulated"] == asdict(real)
+    assert fleet_fit.check(Fit(RULE, 2, Points([], [], (0.0, 0.0)), 0.0), asked, [samples] * 3, 1)[
+        "simulated"
+    ] == asdict(real)
     slower = compared(real, found(replace(RULE, step=0.02)))
     assert not slower["is_within_bound"]
     assert slower["ratios"]["whole_p95"] > 1 + fleet_fit.BOUND
