@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.config import CompilationMode
     from vllm.lora.request import LoRARequest
+    from vllm.triton_utils import dispatcher
 
 __all__ = [
     "LLM",
@@ -30,6 +31,18 @@ __all__ = [
 
 # An engine's worker replaces this function in its process, which here is everybody's.
 _set_num_threads = torch.set_num_threads
+
+_register_kernels = dispatcher.register_kernels
+
+
+def _register_new_kernels(overrides: Mapping[str, Callable[..., Any]]) -> None:
+    """Each engine puts what CPUs have for Triton's kernels in their place, and looks through all modules of the process
+    for them. It is alone there as a rule; a second one would meet numba, which n-grams import and which bears no look.
+    """
+    new = {name: kernel for name, kernel in overrides.items() if name not in dispatcher._registry}
+    if new:
+        _register_kernels(new)
+
 
 # The engine's worker lives in the test process, so that tests can look into it, and leaves its CPU affinity alone,
 # which every process started later would inherit.
@@ -60,6 +73,7 @@ def engine(folder: Path, **options: Any) -> Iterator[LLM]:
     with (
         warnings.catch_warnings(),
         patch.dict(os.environ, _ENVIRONMENT),
+        patch.object(dispatcher, "register_kernels", _register_new_kernels),
         # Eager also for the few functions that vLLM compiles even in an eager engine (ranks of log-probabilities).
         torch.compiler.set_stance("force_eager"),
     ):
