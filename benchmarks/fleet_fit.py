@@ -127,10 +127,8 @@ async def measure(load: Load, replicas: int, streams: Sequence[int], lengths: Se
     steps, reads = [], []
     await _all(load, replicas, _PROMPT, tokens)  # warms up
     for count in streams:
-        rounds = [
-            await _all(load, count * replicas, _PROMPT, tokens, kinds) for kinds in ((False, True), (True, False))
-        ]
-        steps.append((float(count), statistics.fmean(statistics.median(map(_per_token, one)) for one in rounds)))
+        found = [await _all(load, count * replicas, _PROMPT, tokens, kinds) for kinds in _KINDS]
+        steps.append((float(count), statistics.fmean(statistics.median(map(_per_token, one)) for one in found)))
     for length in lengths:
         done = await _all(load, replicas, length, 1)
         prompt = statistics.fmean(one.prompt_tokens for one in done)
@@ -139,7 +137,7 @@ async def measure(load: Load, replicas: int, streams: Sequence[int], lengths: Se
 
 
 async def _beside(load: Load, replicas: int, tokens: int) -> tuple[float, float]:
-    """By how many seconds a prompt keeps up streams that draw so many tokens: its own, and the seconds."""
+    """A prompt's tokens, and by how many seconds it keeps up streams that draw `tokens` each."""
 
     async def read() -> list[Sample]:
         return [await load.ask(_BESIDE_WORDS, 1, thinks=False) for _ in range(_BESIDE_PROMPTS)]
@@ -161,6 +159,7 @@ def _within(sample: Sample, begin: float, end: float) -> float:
 
 
 def _first(sample: Sample) -> float:
+    """When its first token came, or its end where none was seen."""
     return sample.ended if sample.first is None else sample.first
 
 
@@ -262,7 +261,7 @@ def found_by_server(samples: Sequence[Sample]) -> Found:
     begin, end = min(one.started for one in samples), max(one.ended for one in samples)
     return Found(
         sum(one.completion_tokens for one in samples) / (end - begin),
-        percentile([(one.first or one.ended) - one.started for one in samples], 0.95),
+        percentile([_first(one) - one.started for one in samples], 0.95),
         percentile([one.ended - one.started for one in samples], 0.95),
     )
 

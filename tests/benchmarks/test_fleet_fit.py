@@ -127,7 +127,10 @@ def test_requests_that_fail_measure_nothing() -> None:
 def test_the_check_is_missed_where_the_simulation_is_off() -> None:
     asked = Single(60, 8.0)
     drawn = [asked.draw(number, 0, Random(0)) for number in range(60)]
-    samples = [sample(one.prompt, one.thought + one.answer, thinks=one.kind == "reasoning", ended=1.0) for one in drawn]
+    samples = [
+        sample(one.prompt, one.thought + one.answer, thinks=one.kind == "reasoning", first=1.0, ended=1.0)
+        for one in drawn
+    ]
     played = Measured(asked, samples)
 
     def found(engine: Engine) -> Found:
